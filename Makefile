@@ -1,0 +1,34 @@
+# make demo   draw flowers, train on them, predict one, show the picture
+# make test   everything that CI checks
+# Both need Python 3.10 or newer and make; what else they need goes into .venv, once.
+
+PYTHON ?= python3
+BIN = .venv/bin
+SHOWN = demo/flowers/test/54/drawn_000.jpg
+
+.PHONY: setup demo test lint format
+
+setup: .venv/installed
+
+.venv/installed: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 10) and sys.exit("Python 3.10 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -r requirements-dev.txt
+	@touch $@
+
+demo: setup
+	$(BIN)/python demo.py demo/flowers
+	$(BIN)/python train.py demo/flowers --arch cnn --epochs 20 --views 4 --save_dir demo --category_names cat_to_name.json
+	$(BIN)/python predict.py $(SHOWN) demo/checkpoint.pth --top_k 3 --plot demo/prediction.png
+	@echo "The picture shows a sunflower. Look at demo/prediction.png."
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
