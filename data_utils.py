@@ -1,0 +1,223 @@
+"""The user's folders: which photos a run has, which classes they belong to, and what people call those.
+
+`load_splits` finds the photos of a run; what happens to a single photo is told in images.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from images import photo_endings
+from terminal import InputError, counted, few, nearest, note, warn
+
+VALID_NAMES = ("valid", "val", "validation", "validate")
+SPLIT_NAMES = {"train": "train", "test": "test", **dict.fromkeys(VALID_NAMES, "valid")}
+NOT_CLASSES = (
+    "__MACOSX",
+    "@eaDir",
+)  # left behind by macOS's zip and by Synology; hidden folders go by their dot
+
+
+def fold_seed(*parts: object) -> int:
+    """Hash a seed and whatever else a random choice depends on into a seed of its own (63 bits).
+
+    Randomness is a function of its arguments, never of what was drawn before: a resumed run needs no generator
+    state, and the number of workers cannot change a result.
+    """
+    text = "\0".join(str(part) for part in parts).encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+# ---------------------------------------------------------------------------------------------- folders and classes
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of the data: its photos in a fixed order (class by class, names sorted) and their labels."""
+
+    name: str  # train, valid or test
+    root: Path  # the data folder
+    photos: tuple[str, ...]  # paths below root, with "/": what a photo is known by, wherever the folder lies
+    labels: tuple[int, ...]  # indices into Splits.classes
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def fingerprint(self) -> str:
+        """Return a digest that changes when a photo is added, removed, renamed or moved to another class."""
+        rows = "\0".join(f"{photo}\0{label}" for photo, label in zip(self.photos, self.labels, strict=True))
+        return hashlib.blake2b(rows.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a run. Classes, and their order, come from the training photos alone."""
+
+    classes: tuple[str, ...]
+    train: Split
+    valid: Split
+    test: Split | None
+
+
+def load_splits(data_dir: Path, valid_share: float = 0.2, seed: int = 0) -> Splits:
+    """Find the photos below `data_dir`: `train/`, a validation folder and perhaps `test/`, or class folders alone.
+
+    Without a validation folder a stratified, seeded `valid_share` of the training photos is held out.
+    Raises InputError where there is nothing to learn from, or where the folders contradict each other.
+    """
+    if not data_dir.is_dir():
+        what = "is not a folder" if data_dir.exists() else "does not exist"
+        raise InputError(f"{data_dir} {what}; give the folder that holds train/ and valid/, or a folder a class")
+    folders = split_folders(data_dir)
+    train = find_classes(data_dir, folders.get("train", data_dir))
+    refuse_too_few_classes(data_dir, tuple(train))
+    if "valid" in folders:
+        valid = find_classes(data_dir, folders["valid"])
+    else:
+        train, valid = hold_out(train, valid_share, seed)
+        number = counted(sum(map(len, valid.values())), "training photo")
+        note(f"no validation folder in {data_dir}: held out {number} ({valid_share:.0%} of each class) as one")
+    test = find_classes(data_dir, folders["test"]) if "test" in folders else {}
+    if "test" in folders and not test:
+        warn(f"{folders['test']} holds no class folders with photos: there will be no test result")
+    return Splits(
+        classes=tuple(train),
+        train=make_split("train", data_dir, train, train),
+        valid=make_split("valid", data_dir, train, valid),
+        test=make_split("test", data_dir, train, test) if test else None,
+    )
+
+
+def split_folders(data_dir: Path) -> dict[str, Path]:
+    """Map train, valid and test to their folders, or return {} where class folders lie in `data_dir` itself.
+
+    A split folder holds folders and a class folder holds photos: so a class may well be called "train".
+    """
+    found: dict[str, Path] = {}
+    for folder in visible_folders(data_dir):
+        split = SPLIT_NAMES.get(folder.name.lower())
+        if split is None or (not visible_folders(folder) and any(is_photo(file) for file in folder.iterdir())):
+            continue
+        if split in found:
+            raise InputError(f"{data_dir} holds both {found[split].name}/ and {folder.name}/; keep one of them")
+        found[split] = folder
+    if found and "train" not in found:
+        raise InputError(f"{data_dir} holds {few([f.name + '/' for f in found.values()])} but no train/")
+    return found
+
+
+def find_classes(data_dir: Path, folder: Path) -> dict[str, list[str]]:
+    """Map each class folder of `folder` that holds photos to their paths below `data_dir`, everything sorted.
+
+    Names sort as strings ("1", "10", "2"), as torchvision's ImageFolder sorts them.
+    """
+    photos = {path.name: find_photos(path) for path in visible_folders(folder)}
+    if empty := [name for name, found in photos.items() if not found]:
+        warn(f"{folder}: {counted(len(empty), 'folder')} without photos left out: {few(empty)}")
+    return {name: [f.relative_to(data_dir).as_posix() for f in found] for name, found in photos.items() if found}
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """Return the folders in `folder`, sorted by name as a string, without hidden ones and other tools' litter."""
+    try:
+        return sorted((path for path in folder.iterdir() if path.is_dir() and not is_litter(path.name)), key=by_name)
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror}") from None
+
+
+def find_photos(folder: Path) -> list[Path]:
+    """Return every photo below `folder`, sorted; a loop of symbolic links is walked once."""
+    found, seen = [], set()
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse_unreadable):
+        status = Path(root).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not is_litter(name))
+        found += [path for path in (Path(root, name) for name in sorted(files)) if is_photo(path)]
+    return found
+
+
+def refuse_unreadable(error: OSError) -> None:
+    """Stop where os.walk would silently skip a folder."""
+    raise InputError(f"cannot read {error.filename}: {error.strerror}")
+
+
+def is_litter(name: str) -> bool:
+    """Say whether a folder is no part of the data, whatever lies in it."""
+    return name.startswith(".") or name in NOT_CLASSES
+
+
+def is_photo(path: Path) -> bool:
+    """Say whether a file is taken for a photo: a regular file, not hidden, with an image's ending."""
+    return not path.name.startswith(".") and path.suffix.lower() in photo_endings() and path.is_file()
+
+
+def by_name(path: Path) -> str:
+    """Sort key: the name as a string, whatever the platform thinks of upper and lower case."""
+    return path.name
+
+
+def hold_out(by_class: dict[str, list[str]], share: float, seed: int) -> tuple[dict, dict]:
+    """Split every class into what stays and a seeded `share` (at least one photo, if that leaves one to train on)."""
+    kept, held = {}, {}
+    for name, photos in by_class.items():
+        number = min(max(1, round(share * len(photos))), len(photos) - 1)
+        order = np.random.default_rng(fold_seed(seed, "hold out", name)).permutation(len(photos))
+        chosen = {photos[i] for i in order[:number]}
+        kept[name] = [photo for photo in photos if photo not in chosen]
+        held[name] = [photo for photo in photos if photo in chosen]
+    return kept, {name: photos for name, photos in held.items() if photos}
+
+
+def make_split(name: str, root: Path, classes: Iterable[str], by_class: dict[str, list[str]]) -> Split:
+    """Lay a split's photos out in a row, class by class. Raises InputError where there are none, or strangers."""
+    index = {class_name: i for i, class_name in enumerate(classes)}
+    if not by_class:
+        raise InputError(f"{root}: no photos to validate on; fill the validation folder, or give classes two photos")
+    if strangers := [class_name for class_name in by_class if class_name not in index]:
+        raise InputError(f"{root}: {name} photos of classes that train/ lacks: {few(strangers)}; remove or rename them")
+    rows = [(photo, index[class_name]) for class_name, photos in by_class.items() for photo in photos]
+    return Split(name, root, photos=tuple(photo for photo, _ in rows), labels=tuple(label for _, label in rows))
+
+
+def refuse_too_few_classes(data_dir: Path, classes: tuple[str, ...]) -> None:
+    """Raise InputError unless there are two classes to tell apart."""
+    if len(classes) >= 2:
+        return
+    found = f"only one class ({classes[0]})" if classes else "no class folders with photos"
+    nested = [path.parent for path in sorted(data_dir.glob("*/train")) if path.is_dir()]
+    hint = f"did you mean {nested[0]}?" if nested else "a class is a folder of photos, and there must be two at least"
+    raise InputError(f"{data_dir} holds {found}: {hint}")
+
+
+def load_category_names(path: Path | None, classes: tuple[str, ...] | list[str]) -> dict[str, str]:
+    """Read a JSON mapping from class folder to the name that people use, such as cat_to_name.json.
+
+    Returns the names of these classes alone. Raises InputError for a file that is no such mapping.
+    """
+    if path is None:
+        return {}
+    try:
+        names = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"--category_names: cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"--category_names: {path} is not JSON: {error}") from None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(f'--category_names: {path} must map class folders to names, as in {{"21": "fire lily"}}')
+    if missing := [name for name in classes if name not in names]:
+        close = nearest(missing[0], names, most=1)
+        warn(
+            f"{path} names {len(classes) - len(missing)} of {counted(len(classes), 'class', 'classes')}; "
+            f"without a name: {few(missing)}" + (f" ({close[0]!r} has one)" if close else "")
+        )
+    return {name: names[name] for name in classes if name in names}

@@ -1,0 +1,173 @@
+"""One photo, from its file to the pixels a model takes; train and predict share every line of it.
+
+`load_image` opens a file as upright RGB. `Preprocessing` says in plain numbers what a backbone expects, and travels
+with the weights inside the checkpoint. `preset_view` and `random_view` cut the square of pixels out of the photo.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from terminal import InputError
+
+FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "AVIF",
+    "HEIF",
+)  # the last two where Pillow has them
+MAX_PIXELS = 180_000_000  # about Pillow's own limit: 0.5 GB as RGB, and more than nearly every camera's
+LONGEST_ASPECT = 3  # what lies further out than this many short sides is trimmed before resizing
+CROP_AREA = (
+    0.4,
+    1.0,
+)  # share of the photo that a random view shows; found on validation photos, see the README
+CROP_ASPECT = (3 / 4, 4 / 3)  # of a random view's crop, as in Szegedy et al. 2015, section 6
+
+Image.MAX_IMAGE_PIXELS = None  # open_upright() checks the header itself, and says more
+
+
+# ------------------------------------------------------------------------------------------------- file to RGB image
+
+
+class ImageError(InputError):
+    """A file that cannot be used as a photo."""
+
+
+@functools.cache
+def photo_formats() -> tuple[str, ...]:
+    """Return the allowed formats that this Pillow can open."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@functools.cache
+def photo_endings() -> frozenset[str]:
+    """Return the file-name endings (".jpg", …) under which photos are looked for in a folder."""
+    return frozenset(end for end, name in Image.registered_extensions().items() if name in photo_formats())
+
+
+def load_image(path: Path) -> Image.Image:
+    """Open a photo as RGB, upright by its EXIF orientation; of an animation, the first frame.
+
+    The format is told by the content, not by the name. Transparent pixels show white, 16-bit grey is scaled to 8.
+    Raises ImageError, with the path and the reason, for whatever cannot be opened.
+    """
+    try:
+        return open_upright(path)
+    except UnidentifiedImageError:
+        reason = "it is empty" if path.stat().st_size == 0 else f"it is no {', '.join(photo_formats())} image"
+    except FileNotFoundError:
+        reason = "there is no such file"
+    except IsADirectoryError:
+        reason = "it is a folder"
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise ImageError(f"cannot open {path}: {reason}")
+
+
+def open_upright(path: Path) -> Image.Image:
+    """Decode a photo, turn it upright, and make RGB of it."""
+    with Image.open(path, formats=photo_formats()) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels are too many (at most {MAX_PIXELS:,})")
+        image.load()
+        return as_rgb(upright(image))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn the picture as its EXIF orientation says; unreadable EXIF turns nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a good photo must not fail for its damaged metadata
+        return image
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Make RGB of any of Pillow's modes, looking as a person would see it on white paper."""
+    if image.mode.startswith(("I", "F")):  # 16-bit grey, 32-bit grey, float: Pillow's own conversion clips these
+        image = Image.fromarray(eight_bits(np.asarray(image)))
+    elif image.has_transparency_data:
+        overlay = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), overlay)
+    return image.convert("RGB")
+
+
+def eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Scale grey values (H, W) to 0…255 by the range their type and size imply: 1.0, 255, 65535, or their own."""
+    values = np.nan_to_num(grey.astype(np.float64))
+    is_float = np.issubdtype(grey.dtype, np.floating)
+    highest, lowest = values.max(), min(values.min(), 0.0)
+    ranges = (1.0, 255.0, 65535.0) if is_float else (65535.0,)
+    top = next((limit for limit in ranges if highest <= limit), highest)
+    return np.round((values - lowest) * (255.0 / (top - lowest))).astype(np.uint8)
+
+
+# --------------------------------------------------------------------------------------------- RGB image to model input
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a backbone expects of its input, in plain numbers that a checkpoint holds.
+
+    Pixels: the shorter side is resized to `resize_size`, the centre `crop_size` square is cut out (view 0). Values:
+    (uint8 / 255 - mean) / std for each of R, G and B, done on the device as part of the model.
+    """
+
+    resize_size: int  # pixels
+    crop_size: int  # pixels
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str  # bilinear or bicubic; always antialiased
+
+
+def to_pixels(image: Image.Image) -> torch.Tensor:
+    """Copy an RGB image into a uint8 tensor (3, H, W), trimming a panorama's far ends.
+
+    A strip of 20,000 x 3 would otherwise be resized to 1,700,000 x 256 before its centre is cut out.
+    """
+    pixels = F.pil_to_tensor(image)  # (3, H, W)
+    limit = LONGEST_ASPECT * min(image.size)
+    return F.center_crop(pixels, [min(image.height, limit), min(image.width, limit)])
+
+
+def preset_view(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
+    """View 0, the weights' own preset: resize the shorter side, cut the centre. Returns uint8 (3, crop, crop)."""
+    mode = InterpolationMode(preprocessing.interpolation)
+    resized = F.resize(to_pixels(image), [preprocessing.resize_size], interpolation=mode, antialias=True)
+    return F.center_crop(resized, [preprocessing.crop_size, preprocessing.crop_size])
+
+
+def random_view(image: Image.Image, preprocessing: Preprocessing, rng: np.random.Generator) -> torch.Tensor:
+    """Cut a random crop, mirrored half of the time, drawn from `rng` alone. Returns uint8 (3, crop, crop)."""
+    pixels = to_pixels(image)
+    top, left, height, width = random_crop(pixels.shape[1], pixels.shape[2], rng)
+    size = [preprocessing.crop_size, preprocessing.crop_size]
+    mode = InterpolationMode(preprocessing.interpolation)
+    view = F.resized_crop(pixels, top, left, height, width, size, interpolation=mode, antialias=True)
+    return F.horizontal_flip(view) if rng.random() < 0.5 else view
+
+
+def random_crop(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Draw top, left, height and width of a crop with an area in CROP_AREA and an aspect in CROP_ASPECT."""
+    area = height * width * rng.uniform(*CROP_AREA)
+    aspect = math.exp(rng.uniform(*np.log(CROP_ASPECT)))
+    crop_height = min(max(1, round(math.sqrt(area / aspect))), height)
+    crop_width = min(max(1, round(math.sqrt(area * aspect))), width)
+    top = int(rng.integers(height - crop_height + 1))
+    left = int(rng.integers(width - crop_width + 1))
+    return top, left, crop_height, crop_width

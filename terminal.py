@@ -1,0 +1,176 @@
+"""What the commands share with the person at the terminal: flags, errors, exit codes, progress.
+
+stdout is for results; everything written here goes to stderr. Exit codes: 0 done, 1 a run failed, 2 the input or
+the command line is wrong, 130 interrupted. Set FLOWERS_DEBUG=1 to see the traceback behind an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import signal
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tqdm import tqdm
+
+GPU_ON, GPU_OFF = {"gpu", "cuda", "mps", "true", "yes", "on", "1"}, {"cpu", "false", "no", "off", "0"}
+TAKE_MANY = ("--hidden_units", "--hidden_layer1")  # flags that take several numbers
+EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 1, 2, 128 + signal.SIGINT
+FEW = 3  # how many items a message names before it only counts the rest
+
+
+class InputError(Exception):
+    """The input or the command line is wrong; the message says what, where, and what to do about it."""
+
+
+class RunError(Exception):
+    """A sound command failed on the way (network, disk, memory, loss); the message says what to do about it."""
+
+
+def note(message: str) -> None:
+    """Tell the person something that is neither a result nor trouble."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def warn(message: str) -> None:
+    """Tell the person that something is probably not what they want."""
+    note(f"warning: {message}")
+
+
+def few(items: Sequence[object]) -> str:
+    """Name the first few of the items and count the rest: `a, b, c and 7 more`."""
+    named = ", ".join(str(item) for item in items[:FEW])
+    return f"{named} and {len(items) - FEW} more" if len(items) > FEW else named
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 photo`, `2,039 photos`, `3 classes`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def nearest(word: str, known: Iterable[str], most: int = 4) -> list[str]:
+    """Return the known words that look most like a mistyped one, best first."""
+    return difflib.get_close_matches(word, list(known), n=most, cutoff=0.5)
+
+
+def progress(total: int, what: str, unit: str) -> tqdm:
+    """Return a progress bar with rate and time left: silent off a terminal and for work done within a second."""
+    quiet = None  # tqdm's word for: show the bar only where stderr is a terminal
+    return tqdm(
+        total=total,
+        desc=what,
+        unit=unit,
+        unit_scale=False,
+        leave=False,
+        delay=1,
+        disable=quiet,
+        dynamic_ncols=True,
+    )
+
+
+def watched(batches: Iterable[tuple], bar: tqdm) -> Iterator[tuple]:
+    """Pass batches on, moving the bar by the length of each when it has been worked on."""
+    for batch in batches:
+        yield batch
+        bar.update(len(batch[0]))
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keep the examples' line breaks, and show the default of every option that has one to show."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        nothing_to_show = any(action.default is nothing for nothing in (None, False, argparse.SUPPRESS))
+        return text if nothing_to_show or "default:" in text else f"{text} (default: %(default)s)"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors, nearest matches, and flags that take `-` and `_` alike."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **settings)
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Parse the arguments; a mistake ends the process with code 2 and one or two lines."""
+        arguments = normalise(sys.argv[1:] if argv is None else argv)
+        parsed, unknown = self.parse_known_args(arguments)
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            close = nearest(flag, self._option_string_actions, most=1) if flag.startswith("-") else []
+            self.error(f"unknown argument {unknown[0]!r}" + (f": did you mean {close[0]}?" if close else ""))
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """End with code 2; the usage text of twenty flags would bury the message."""
+        self.exit(EXIT_WRONG_INPUT, f"{self.prog}: {message}\n(python {self.prog} --help shows the options)\n")
+
+
+def normalise(argv: Sequence[str]) -> list[str]:
+    """Rewrite what argparse cannot take as people type it.
+
+    `--learning-rate` becomes `--learning_rate`; `--hidden_units 512 256` becomes `--hidden_units 512,256`, so that
+    a folder may follow; the value of an old-style `--gpu gpu` or `--gpu True` goes, `--gpu False` goes whole.
+    """
+    arguments, words = [], deque(argv)
+    while words:
+        word = words.popleft()
+        if word == "--":
+            return [*arguments, word, *words]
+        arguments += rewritten(word, words) if word.startswith("--") else [word]
+    return arguments
+
+
+def rewritten(word: str, following: deque[str]) -> list[str]:
+    """Rewrite one flag, taking from the words that follow it what belongs to it."""
+    flag, equals, value = word.partition("=")
+    flag = "--" + flag[2:].replace("-", "_")
+    if flag == "--gpu":
+        if not equals and following and following[0].lower() in GPU_ON | GPU_OFF:
+            value = following.popleft()
+        if value.lower() in GPU_OFF:
+            return []
+        return [flag] if not value or value.lower() in GPU_ON else [f"{flag}={value}"]
+    if flag in TAKE_MANY and not equals:
+        numbers = []
+        while following and following[0].isdigit():
+            numbers.append(following.popleft())
+        return [flag, ",".join(numbers)] if numbers else [flag]
+    return [flag + equals + value]
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run a command and end the process with the exit code of what happened, never with a bare traceback."""
+    try:
+        main()
+        sys.stdout.flush()
+        code = 0
+    except InputError as error:
+        code = complain(str(error), EXIT_WRONG_INPUT)
+    except (RunError, MemoryError) as error:
+        code = complain(str(error) or "out of memory", EXIT_FAILED)
+    except KeyboardInterrupt:
+        code = complain("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our stdout, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_FAILED
+    except Exception as error:  # the last resort: a bug of ours, or of a library below
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        code = complain(f"unexpected {reason}\n(FLOWERS_DEBUG=1 shows where; please report it)", EXIT_FAILED)
+    sys.exit(code)
+
+
+def complain(message: str, code: int) -> int:
+    """Print an error, with its traceback where FLOWERS_DEBUG asks for it, and return the exit code."""
+    if os.environ.get("FLOWERS_DEBUG"):
+        traceback.print_exc()
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
+    return code
