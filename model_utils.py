@@ -1,0 +1,273 @@
+"""The model, and the checkpoint that alone rebuilds it.
+
+A `Classifier` is a backbone and a head: photos' uint8 pixels in, one logit a class out. `save_checkpoint` and
+`load_checkpoint` define the file: plain dicts, lists, strings, numbers and tensors, so that `torch.load` with
+`weights_only=True` takes it, and takes it without torchvision's weights or a network.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from backbones import Backbone, empty_backbone
+from images import Preprocessing
+from terminal import InputError, RunError, warn
+
+FORMAT_VERSION = 1
+
+
+def choose_device(gpu: bool) -> torch.device:
+    """Return CUDA, else Apple's MPS, else (with a warning) the CPU; without `gpu` the CPU."""
+    if not gpu:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    warn("--gpu: neither CUDA nor Apple's MPS is to be had here; going on on the CPU")
+    return torch.device("cpu")
+
+
+# ------------------------------------------------------------------------------------------------------------- model
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What, beside the preprocessing and the tensors, a model is made of."""
+
+    arch: str
+    hidden_units: tuple[int, ...]  # widths of the head's hidden layers; none: a linear head
+    dropout: float
+    num_classes: int
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone is pretrained and stays as it is; `cnn` is trained whole."""
+        return self.arch != "cnn"
+
+
+class Classifier(nn.Module):
+    """A backbone and a head; normalisation is part of the forward, so that no caller can forget it."""
+
+    def __init__(self, config: ModelConfig, backbone: Backbone, head: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.preprocessing = backbone.preprocessing
+        self.feature_width = backbone.width
+        self.backbone = backbone.module
+        self.head = head
+        if config.frozen:
+            self.backbone.requires_grad_(False)
+            self.backbone.to(memory_format=torch.channels_last)  # several times faster on a CPU
+        self.train(False)
+
+    @property
+    def trainee(self) -> nn.Module:
+        """The part that learns: the head on a frozen backbone, else everything."""
+        return self.head if self.config.frozen else self
+
+    @property
+    def trainee_input_shape(self) -> tuple[int, ...]:
+        """Shape of what the trainee takes of one photo: its features, or its pixels where everything learns."""
+        size = self.preprocessing.crop_size
+        return (self.feature_width,) if self.config.frozen else (3, size, size)
+
+    @property
+    def trainee_input_dtype(self) -> torch.dtype:
+        """Type of what the trainee takes."""
+        return torch.float32 if self.config.frozen else torch.uint8
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Switch to training; a frozen backbone stays in eval mode, lest its batch-norm statistics drift."""
+        super().train(mode)
+        if self.config.frozen:
+            self.backbone.eval()
+        return self
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        """Return the part of the state dict that training changes, under the same names."""
+        prefix = "head." if self.config.frozen else ""
+        return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(prefix)}
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Take uint8 pixels (B, 3, S, S) to logits (B, classes)."""
+        return self.head(self.features(pixels))
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Take uint8 pixels (B, 3, S, S) to features (B, D)."""
+        return self.backbone(self.normalise(pixels))
+
+    def frozen_part(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Take uint8 pixels (B, 3, S, S) as far as nothing learns: to features, or nowhere."""
+        return self.features(pixels) if self.config.frozen else pixels
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Take uint8 pixels (B, 3, S, S) to what the backbone was trained on: (pixels / 255 - mean) / std."""
+        mean, std = (
+            torch.tensor(numbers, device=pixels.device).view(3, 1, 1)
+            for numbers in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        values = (pixels / 255 - mean) / std
+        return values.contiguous(memory_format=torch.channels_last) if self.config.frozen else values
+
+
+def build_classifier(config: ModelConfig, backbone: Backbone) -> Classifier:
+    """Put a new head, drawn from torch's generator, on a backbone."""
+    return Classifier(config, backbone, build_head(config, backbone.width))
+
+
+def build_head(config: ModelConfig, width: int) -> nn.Sequential:
+    """Build Linear, ReLU and dropout for every hidden layer, and a Linear to one logit a class.
+
+    (B, width) -> (B, classes). Dropout stands behind hidden layers alone: a linear head has none.
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise([width, *config.hidden_units]):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(config.dropout)]
+    return nn.Sequential(*layers, nn.Linear(([width, *config.hidden_units])[-1], config.num_classes))
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoint
+
+
+@dataclass
+class Checkpoint:
+    """What `checkpoint.pth` holds: a classifier, what its outputs are called, and how it came about."""
+
+    classifier: Classifier
+    classes: tuple[str, ...]  # class folders, in the order of the logits
+    category_names: dict[str, str] = field(default_factory=dict)  # class folder -> what people call it
+    training: dict[str, object] = field(default_factory=dict)  # epoch, epochs, learning_rate, …
+    history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint, trained: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write a checkpoint, whole or not at all; `trained` stands in for the classifier's own `trained_state`.
+
+    Raises RunError where the disk refuses; the file that was there before is then untouched.
+    """
+    classifier = checkpoint.classifier
+    config, preprocessing = classifier.config, classifier.preprocessing
+    contents = {
+        "format_version": FORMAT_VERSION,
+        "arch": config.arch,
+        "hidden_units": list(config.hidden_units),
+        "dropout": config.dropout,
+        "class_to_idx": {name: i for i, name in enumerate(checkpoint.classes)},
+        "category_names": checkpoint.category_names,
+        "preprocessing": {
+            **asdict(preprocessing),
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+        },
+        "training": checkpoint.training,
+        "history": checkpoint.history,
+        "state_dict": {**classifier.state_dict(), **(trained or {})},
+    }
+    write_atomically(path, contents)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Rebuild the classifier from its file alone, on the CPU, in eval mode.
+
+    Raises InputError for a file that cannot be read or that train.py did not write.
+    """
+    contents = read_tensors(path)
+    version = contents.get("format_version")
+    if not isinstance(version, int) or "state_dict" not in contents:
+        raise InputError(f"{path} is a file of tensors, but no checkpoint that train.py wrote")
+    if version > FORMAT_VERSION:
+        raise InputError(f"{path} has format {version}, this program reads up to {FORMAT_VERSION}: update it")
+    try:
+        return Checkpoint(
+            classifier=rebuild_classifier(contents),
+            classes=tuple(contents["class_to_idx"]),
+            category_names=contents["category_names"],
+            training=contents["training"],
+            history=contents["history"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{path} is damaged or was changed by hand ({reason})") from error
+
+
+def rebuild_classifier(contents: Mapping[str, object]) -> Classifier:
+    """Build the classifier without memory for its tensors, and assign the file's to it."""
+    config = ModelConfig(
+        arch=contents["arch"],
+        hidden_units=tuple(contents["hidden_units"]),
+        dropout=contents["dropout"],
+        num_classes=len(contents["class_to_idx"]),
+    )
+    numbers = contents["preprocessing"]
+    preprocessing = Preprocessing(**{**numbers, "mean": tuple(numbers["mean"]), "std": tuple(numbers["std"])})
+    backbone = empty_backbone(config.arch, preprocessing)
+    with torch.device("meta"):
+        classifier = build_classifier(config, backbone)
+    state = OrderedDict(contents["state_dict"])
+    state._metadata = classifier.state_dict()._metadata  # module versions, which mnasnet asks for
+    classifier.load_state_dict(state, assign=True)
+    return classifier.eval()
+
+
+def read_tensors(path: Path) -> dict[str, object]:
+    """Read a file that `torch.save` wrote, mapped into memory, without ever running code that it may hold."""
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    except Exception as error:  # whatever the reader makes of a file from elsewhere
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is no checkpoint, or a damaged one ({reason})") from error
+    if not isinstance(contents, dict):
+        raise InputError(f"{path} holds a {type(contents).__name__}, not a checkpoint that train.py wrote")
+    return contents
+
+
+def write_atomically(path: Path, contents: dict[str, object]) -> None:
+    """Write a temporary file beside `path`, force it to the disk, and rename it: `path` is whole at any moment.
+
+    Tensors are written from the CPU, whichever device they are on. Raises RunError where the disk refuses.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(to_cpu(contents), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        reason = str(error).splitlines()[0]
+        raise RunError(f"cannot write {path} ({reason}); what was there before is untouched") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a rename to the disk; where folders cannot be opened (Windows) the system does without."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def to_cpu(value: object) -> object:
+    """Bring the tensors inside dicts and lists to the CPU, each alone in its storage (a view would save the whole)."""
+    if isinstance(value, torch.Tensor):
+        tensor = value.detach().cpu()
+        return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+    if isinstance(value, Mapping):
+        return {key: to_cpu(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_cpu(item) for item in value)
+    return value
