@@ -1,0 +1,181 @@
+"""Train a classifier on a folder of labelled photos.
+
+    python train.py flowers --arch vgg16 --gpu
+    python train.py flowers --arch cnn                      (needs no pretrained weights)
+    python train.py flowers --save_dir out --category_names cat_to_name.json
+    python train.py flowers --save_dir out --epochs 30 --resume
+
+Writes checkpoint.pth into --save_dir, for predict.py: the epoch that was best on the validation photos. What
+--resume needs goes into the folder training/ beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import terminal
+from backbones import pretrained_backbone
+from data_utils import Splits, fold_seed, load_category_names, load_splits
+from features import Batch, Inputs, epoch_batches
+from model_utils import Checkpoint, Classifier, ModelConfig, build_classifier, choose_device
+from run_state import Row, RunFolder, TrainState
+from terminal import RunError, counted, note, progress, warn, watched
+from train_config import TrainConfig, build_parser
+
+
+def fit(config: TrainConfig) -> None:
+    """Train as `config` asks, from the folder of photos to the tested checkpoint."""
+    run_folder = RunFolder(config.save_dir)
+    device = choose_device(config.gpu)
+    splits = load_splits(config.data_dir, config.valid_split, config.seed)
+    category_names = load_category_names(config.category_names, splits.classes)
+    classifier, weights = new_classifier(config, len(splits.classes), device)
+    report_start(config, splits, classifier, device)
+
+    train, valid = (Inputs(split, classifier, config.seed, device) for split in (splits.train, splits.valid))
+    state = start_state(config, splits, category_names, classifier, weights)
+    if config.resume:
+        run_folder.resume(state)
+        report_resumed(state, config)
+
+    while state.epoch < config.epochs:
+        train_loss = run_epoch(config, state.epoch + 1, train, state.optimizer)
+        valid_loss, valid_accuracy = evaluate(classifier.trainee, epoch_batches(valid, config.batch_size))
+        report_epoch(state.record(train_loss, valid_loss, valid_accuracy), config)
+        run_folder.save_if_due(state, at_once=state.epoch >= config.epochs)
+
+    if splits.test:
+        classifier.load_state_dict(state.best_trained, strict=False)
+        test = Inputs(splits.test, classifier, config.seed, device)
+        report_test(state.best, *evaluate(classifier.trainee, epoch_batches(test, config.batch_size)))
+    print(f"checkpoint: {run_folder.checkpoint_path}")
+
+
+# --------------------------------------------------------------------------------------------------------- one epoch
+
+
+def train_one_epoch(trainee: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Optimizer) -> float:
+    """Take one optimizer step a batch; return the mean loss over all samples, each as it was before its step.
+
+    Raises FloatingPointError, before the step, for a loss that is not finite.
+    """
+    trainee.train()
+    total, count = 0.0, 0
+    for inputs, labels in batches:  # (B, ...), (B,)
+        loss = F.cross_entropy(trainee(inputs), labels)  # equals NLL of log-softmax
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"loss {loss.item()}")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(labels)
+        count += len(labels)
+    return total / count
+
+
+@torch.inference_mode()
+def evaluate(trainee: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
+    """Return the mean loss and the accuracy (0 to 1) over all samples."""
+    trainee.eval()
+    total, right, count = 0.0, 0, 0
+    for inputs, labels in batches:
+        logits = trainee(inputs)  # (B, classes)
+        total += F.cross_entropy(logits, labels, reduction="sum").item()
+        right += (logits.argmax(dim=1) == labels).sum().item()
+        count += len(labels)
+    return total / count, right / count
+
+
+def run_epoch(config: TrainConfig, epoch: int, train: Inputs, optimizer: torch.optim.Optimizer) -> float:
+    """Train for one epoch and return its loss. Whatever is random in it is a function of its number and the seed."""
+    view = (epoch - 1) % config.views
+    batches = epoch_batches(train, config.batch_size, view, fold_seed(config.seed, "shuffle", epoch))
+    torch.manual_seed(fold_seed(config.seed, "dropout", epoch))
+    try:
+        with progress(len(train.split), f"epoch {epoch}/{config.epochs}", "photo") as bar:
+            return train_one_epoch(train.classifier.trainee, watched(batches, bar), optimizer)
+    except FloatingPointError as error:
+        raise RunError(f"{error} in epoch {epoch}: lower --learning_rate (now {config.learning_rate})") from None
+
+
+# ------------------------------------------------------------------------------------------------- before the first
+
+
+def new_classifier(config: TrainConfig, num_classes: int, device: torch.device) -> tuple[Classifier, str]:
+    """Put a new head on the backbone that the config asks for; return it and the name of the backbone's weights."""
+    torch.manual_seed(fold_seed(config.seed, "backbone"))  # what --weights none and cnn draw from
+    backbone = pretrained_backbone(config.arch, config.weights, config.image_size)
+    torch.manual_seed(fold_seed(config.seed, "head"))
+    model = ModelConfig(config.arch, config.hidden_units, config.dropout, num_classes)
+    classifier = build_classifier(model, backbone)
+    if model.frozen and backbone.weights == "none":
+        warn(f"--weights none: the features of a random, frozen {config.arch} are good for trying things out alone")
+    return classifier.to(device), backbone.weights
+
+
+def start_state(
+    config: TrainConfig, splits: Splits, category_names: dict[str, str], classifier: Classifier, weights: str
+) -> TrainState:
+    """Return the state before the first epoch: an empty checkpoint, a fresh optimizer."""
+    training = {key: getattr(config, key) for key in ("epochs", "learning_rate", "batch_size", "views", "seed")}
+    checkpoint = Checkpoint(classifier, splits.classes, category_names, {"weights": weights, **training})
+    optimizer = torch.optim.Adam(classifier.trainee.parameters(), lr=config.learning_rate)
+    identity = {
+        "--arch": config.arch,
+        "--weights": weights,
+        "--hidden_units": list(config.hidden_units),
+        "--image_size": classifier.preprocessing.crop_size,
+        "--seed": config.seed,
+        "classes": list(splits.classes),
+        "training photos": splits.train.fingerprint(),
+        "validation photos": splits.valid.fingerprint(),
+    }
+    return TrainState(checkpoint, optimizer, identity)
+
+
+# -------------------------------------------------------------------------------------------------- at the terminal
+
+
+def report_start(config: TrainConfig, splits: Splits, classifier: Classifier, device: torch.device) -> None:
+    """Say on stderr what was found and what will be trained."""
+    parts = [f"{len(split):,} {split.name}" for split in (splits.train, splits.valid, splits.test) if split]
+    note(f"{counted(len(splits.classes), 'class', 'classes')}; photos: {', '.join(parts)}")
+    numbers = sum(parameter.numel() for parameter in classifier.trainee.parameters())
+    learns = f"its head of {numbers:,} parameters" if classifier.config.frozen else f"all {numbers:,} parameters"
+    note(f"{config.arch} on {device}: training {learns}")
+
+
+def report_resumed(state: TrainState, config: TrainConfig) -> None:
+    """Say on stderr where a resumed run stands."""
+    if state.epoch >= config.epochs:
+        note(f"{counted(state.epoch, 'epoch')} trained already: a larger --epochs goes on")
+    elif state.epoch:
+        note(f"resuming after epoch {state.epoch}")
+
+
+def report_epoch(row: Row, config: TrainConfig) -> None:
+    """Print an epoch's line."""
+    print(
+        f"epoch {row['epoch']:{len(str(config.epochs))}d}/{config.epochs}   training loss {row['train_loss']:.4f}   "
+        f"validation loss {row['valid_loss']:.4f}   validation accuracy {row['valid_accuracy']:6.2%}",
+        flush=True,
+    )
+
+
+def report_test(best: Row, loss: float, accuracy: float) -> None:
+    """Print what the best epoch reaches on photos by which nothing was chosen."""
+    print(f"best epoch {best['epoch']}   test loss {loss:.4f}   test accuracy {accuracy:.2%}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and train."""
+    arguments = build_parser(__doc__).parse(argv)
+    fit(TrainConfig(**vars(arguments)))
+
+
+if __name__ == "__main__":
+    terminal.run(main)
