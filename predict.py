@@ -1,0 +1,87 @@
+"""Name what is in a photo, with probabilities, by a checkpoint that train.py wrote.
+
+    python predict.py image.jpg checkpoint.pth
+    python predict.py image.jpg checkpoint.pth --top_k 3 --category_names cat_to_name.json
+    python predict.py image.jpg checkpoint.pth --plot prediction.png
+
+The checkpoint is all it needs: no network, no pretrained weights, and no matter which device it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+import terminal
+from data_utils import load_category_names
+from images import load_image, preset_view
+from model_utils import Classifier, choose_device, load_checkpoint
+from terminal import InputError, Parser, note
+
+
+@torch.inference_mode()
+def classify(classifier: Classifier, image: Image.Image, device: torch.device) -> torch.Tensor:
+    """Return the probability of every class (C,) for one RGB image."""
+    pixels = preset_view(image, classifier.preprocessing)  # (3, S, S)
+    logits = classifier.eval()(pixels[None].to(device))  # (1, C)
+    return logits.softmax(dim=1)[0].cpu()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and predict."""
+    arguments = build_parser().parse(argv)
+    if arguments.top_k < 1:
+        raise InputError(f"--top_k must be at least 1, not {arguments.top_k}")
+    if arguments.plot:
+        import plots  # matplotlib takes its time
+
+        plots.check_picture_path(arguments.plot)
+    image = load_image(arguments.image)
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    names = checkpoint.category_names
+    if arguments.category_names:
+        names = load_category_names(arguments.category_names, checkpoint.classes)
+    if arguments.top_k > len(checkpoint.classes):
+        note(f"--top_k {arguments.top_k}: there are {len(checkpoint.classes)} classes, here are all of them")
+
+    device = choose_device(arguments.gpu)
+    probabilities = classify(checkpoint.classifier.to(device), image, device)
+    top = probabilities.topk(min(arguments.top_k, len(checkpoint.classes)))
+    top_names = [names.get(checkpoint.classes[i], checkpoint.classes[i]) for i in top.indices.tolist()]
+    print_table(top_names, top.values.tolist())
+    if arguments.plot:
+        plots.draw_prediction(arguments.plot, image, arguments.image.name, top_names, top.values.tolist())
+
+
+def print_table(names: list[str], probabilities: list[float]) -> None:
+    """Print names and probabilities, aligned, in the order given."""
+    width = max(map(len, names))
+    for name, probability in zip(names, probabilities, strict=True):
+        print(f"{name:{width}}  {probability:7.2%}")
+
+
+def build_parser() -> Parser:
+    """Build the parser; the docstring above is the text of --help."""
+    what, examples, needs = __doc__.strip().split("\n\n")
+    parser = Parser(prog="predict.py", description=f"{what}\n\n{needs}", epilog=f"examples:\n{examples}")
+    inputs = parser.add_argument_group("input")
+    inputs.add_argument("image", type=Path, metavar="IMAGE", help="the photo: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF")
+    inputs.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint.pth as train.py wrote it")
+    inputs.add_argument(
+        "--category_names",
+        type=Path,
+        metavar="JSON",
+        help="mapping from class folder to the name people use (default: the names given at training, if any)",
+    )
+    inputs.add_argument("--gpu", action="store_true", help="use CUDA or Apple's MPS where there is one")
+    output = parser.add_argument_group("output")
+    output.add_argument("--top_k", type=int, default=5, metavar="K", help="how many of the likeliest classes to show")
+    output.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the photo beside its probabilities")
+    return parser
+
+
+if __name__ == "__main__":
+    terminal.run(main)
