@@ -19,7 +19,7 @@ from torchvision import models
 from torchvision.models import WeightsEnum
 
 from images import Preprocessing
-from terminal import InputError, RunError, few, nearest
+from terminal import InputError, RunError, few, nearest, reason_of
 
 ALIASES = {"densenet": "densenet121", "vgg": "vgg16", "resnet": "resnet50"}
 CLASSIFIER_NAMES = ("classifier", "fc", "head", "heads")  # what torchvision's models call the part to replace
@@ -186,7 +186,7 @@ def download_weights(entry: WeightsEnum) -> OrderedDict:
         RuntimeError,
     ) as error:  # URLError is an OSError; a hash that does not fit, a RuntimeError
         folder = Path(torch.hub.get_dir()) / "checkpoints"
-        reason = str(getattr(error, "reason", error)).splitlines()[0]
+        reason = reason_of(getattr(error, "reason", error))  # an URLError's own text is clumsy
         raise RunError(
             f"cannot get the pretrained weights ({reason}).\n"
             f"Fetch {entry.url} into {folder}/ yourself, or use --arch cnn, which needs none"
@@ -198,8 +198,8 @@ def read_weights_file(path: Path) -> OrderedDict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that is no state dict makes the reader raise
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--weights {path}: not a file of tensors that can be loaded safely ({reason})") from None
+        what = f"not a file of tensors that can be loaded safely ({reason_of(error)})"
+        raise InputError(f"--weights {path}: {what}") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"--weights {path}: no state dict (a mapping from names to tensors)")

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from terminal import InputError
+from terminal import InputError, reason_of
 
 FORMATS = (
     "JPEG",
@@ -76,7 +76,7 @@ def load_image(path: Path) -> Image.Image:
     except IsADirectoryError:
         reason = "it is a folder"
     except Exception as error:  # decoders raise nearly anything on damaged files
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
     raise ImageError(f"cannot open {path}: {reason}")
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from backbones import Backbone, empty_backbone
 from images import Preprocessing
-from terminal import InputError, RunError, warn
+from terminal import InputError, RunError, reason_of, warn
 
 FORMAT_VERSION = 1
 
@@ -195,8 +195,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             history=contents["history"],
         )
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"{path} is damaged or was changed by hand ({reason})") from error
+        what = f"{type(error).__name__}: {reason_of(error)}"
+        raise InputError(f"{path} is damaged or was changed by hand ({what})") from error
 
 
 def rebuild_classifier(contents: Mapping[str, object]) -> Classifier:
@@ -225,8 +225,7 @@ def read_tensors(path: Path) -> dict[str, object]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:  # whatever the reader makes of a file from elsewhere
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is no checkpoint, or a damaged one ({reason})") from error
+        raise InputError(f"{path} is no checkpoint, or a damaged one ({reason_of(error)})") from error
     if not isinstance(contents, dict):
         raise InputError(f"{path} holds a {type(contents).__name__}, not a checkpoint that train.py wrote")
     return contents
@@ -247,8 +246,7 @@ def write_atomically(path: Path, contents: dict[str, object]) -> None:
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         temporary.unlink(missing_ok=True)
-        reason = str(error).splitlines()[0]
-        raise RunError(f"cannot write {path} ({reason}); what was there before is untouched") from error
+        raise RunError(f"cannot write {path} ({reason_of(error)}); what was there before is untouched") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from model_utils import Checkpoint, read_tensors, save_checkpoint, write_atomically
-from terminal import InputError, note
+from terminal import InputError, note, reason_of
 
 SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than writing its files does
 
@@ -114,8 +114,8 @@ class RunFolder:
         try:
             state.load_state_dict(read_tensors(self.last_path))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise InputError(f"--resume: {self.last_path} is damaged ({reason}); train without --resume") from error
+            what = f"{type(error).__name__}: {reason_of(error)}"
+            raise InputError(f"--resume: {self.last_path} is damaged ({what}); train without --resume") from error
         self.owned = True
 
     def save_if_due(self, state: TrainState, at_once: bool) -> None:

@@ -11,6 +11,7 @@ import difflib
 import os
 import signal
 import sys
+import textwrap
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ from tqdm import tqdm
 GPU_ON, GPU_OFF = {"gpu", "cuda", "mps", "true", "yes", "on", "1"}, {"cpu", "false", "no", "off", "0"}
 TAKE_MANY = ("--hidden_units", "--hidden_layer1")  # flags that take several numbers
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 1, 2, 128 + signal.SIGINT
+WIDEST_TEXT = 100  # columns
+LONGEST_REASON = 160  # letters of another library's error message that are passed on
 FEW = 3  # how many items a message names before it only counts the rest
 
 
@@ -59,13 +62,19 @@ def nearest(word: str, known: Iterable[str], most: int = 4) -> list[str]:
     return difflib.get_close_matches(word, list(known), n=most, cutoff=0.5)
 
 
+def reason_of(error: object) -> str:
+    """Return what an error of a library below says, in one line of a length that people read."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= LONGEST_REASON else words[: LONGEST_REASON - 1] + "…"
+
+
 def progress(total: int, what: str, unit: str) -> tqdm:
     """Return a progress bar with rate and time left: silent off a terminal and for work done within a second."""
     quiet = None  # tqdm's word for: show the bar only where stderr is a terminal
     return tqdm(
         total=total,
         desc=what,
-        unit=unit,
+        unit=f" {unit}s",
         unit_scale=False,
         leave=False,
         delay=1,
@@ -86,6 +95,11 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Fit each paragraph to the terminal, but for those with indented lines: commands to be pasted."""
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(p if "\n    " in p else textwrap.fill(p, min(width, WIDEST_TEXT)) for p in paragraphs)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -163,8 +177,8 @@ def run(main: Callable[[], None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
     except Exception as error:  # the last resort: a bug of ours, or of a library below
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        code = complain(f"unexpected {reason}\n(FLOWERS_DEBUG=1 shows where; please report it)", EXIT_FAILED)
+        what = f"{type(error).__name__}: {reason_of(error)}"
+        code = complain(f"unexpected {what}\n(FLOWERS_DEBUG=1 shows where; please report it)", EXIT_FAILED)
     sys.exit(code)
 
 

@@ -11,6 +11,7 @@ Writes checkpoint.pth into --save_dir, for predict.py: the epoch that was best o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -43,9 +44,8 @@ def fit(config: TrainConfig) -> None:
         report_resumed(state, config)
 
     while state.epoch < config.epochs:
-        train_loss = run_epoch(config, state.epoch + 1, train, state.optimizer)
-        valid_loss, valid_accuracy = evaluate(classifier.trainee, epoch_batches(valid, config.batch_size))
-        report_epoch(state.record(train_loss, valid_loss, valid_accuracy), config)
+        losses_and_accuracy = run_epoch(config, state.epoch + 1, train, valid, state.optimizer)
+        report_epoch(state.record(*losses_and_accuracy), config)
         run_folder.save_if_due(state, at_once=state.epoch >= config.epochs)
 
     if splits.test:
@@ -79,7 +79,10 @@ def train_one_epoch(trainee: nn.Module, batches: Iterable[Batch], optimizer: tor
 
 @torch.inference_mode()
 def evaluate(trainee: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
-    """Return the mean loss and the accuracy (0 to 1) over all samples."""
+    """Return the mean loss and the accuracy (0 to 1) over all samples.
+
+    Raises FloatingPointError for a loss that is not finite.
+    """
     trainee.eval()
     total, right, count = 0.0, 0, 0
     for inputs, labels in batches:
@@ -87,17 +90,27 @@ def evaluate(trainee: nn.Module, batches: Iterable[Batch]) -> tuple[float, float
         total += F.cross_entropy(logits, labels, reduction="sum").item()
         right += (logits.argmax(dim=1) == labels).sum().item()
         count += len(labels)
+    if not math.isfinite(total):
+        raise FloatingPointError(f"loss {total}")
     return total / count, right / count
 
 
-def run_epoch(config: TrainConfig, epoch: int, train: Inputs, optimizer: torch.optim.Optimizer) -> float:
-    """Train for one epoch and return its loss. Whatever is random in it is a function of its number and the seed."""
-    view = (epoch - 1) % config.views
-    batches = epoch_batches(train, config.batch_size, view, fold_seed(config.seed, "shuffle", epoch))
+def run_epoch(
+    config: TrainConfig, epoch: int, train: Inputs, valid: Inputs, optimizer: torch.optim.Optimizer
+) -> tuple[float, float, float]:
+    """Train for one epoch; return training loss, validation loss, validation accuracy.
+
+    Whatever is random in an epoch is a function of its number and the seed. Raises RunError for losses that are
+    not finite.
+    """
+    trainee = train.classifier.trainee
+    shuffle_seed = fold_seed(config.seed, "shuffle", epoch)
+    batches = epoch_batches(train, config.batch_size, (epoch - 1) % config.views, shuffle_seed)
     torch.manual_seed(fold_seed(config.seed, "dropout", epoch))
     try:
         with progress(len(train.split), f"epoch {epoch}/{config.epochs}", "photo") as bar:
-            return train_one_epoch(train.classifier.trainee, watched(batches, bar), optimizer)
+            train_loss = train_one_epoch(trainee, watched(batches, bar), optimizer)
+        return train_loss, *evaluate(trainee, epoch_batches(valid, config.batch_size))
     except FloatingPointError as error:
         raise RunError(f"{error} in epoch {epoch}: lower --learning_rate (now {config.learning_rate})") from None
 

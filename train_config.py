@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +49,7 @@ class TrainConfig:
         check("--dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and below 1")
         check("--image_size", size, 8 <= size <= 1024, "between 8 and 1024 pixels")
         check("--epochs", self.epochs, self.epochs >= 1, "at least 1")
-        check("--learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "above 0, such as 0.001")
+        check("--learning_rate", self.learning_rate, 0 < self.learning_rate <= 1000, "above 0 and at most 1000")
         check("--batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         check("--views", self.views, self.views >= 1, "at least 1")
         check("--seed", self.seed, self.seed >= 0, "at least 0")

@@ -1,0 +1,220 @@
+"""Every architecture loses its classifier, keeps the rest, and takes weights from wherever they come."""
+
+import functools
+import http.server
+import threading
+from collections import OrderedDict
+
+import pytest
+import torch
+from torchvision import models
+from torchvision.models import Weights, WeightsEnum
+from torchvision.transforms._presets import ImageClassification
+
+import backbones
+from images import Preprocessing
+from terminal import InputError, RunError
+
+TORCHVISION_NAMES = models.list_models(module=models)
+
+
+def default_preprocessing(arch):
+    return backbones.choose_preprocessing(arch, None, None)
+
+
+@pytest.mark.parametrize("arch", TORCHVISION_NAMES)
+def test_every_model_of_the_registry_becomes_a_backbone_of_its_stated_width(arch):
+    preprocessing = default_preprocessing(arch)
+    backbone = backbones.empty_backbone(arch, preprocessing)
+    module = backbone.module.eval().to("meta")
+    size = preprocessing.crop_size
+    features = module(torch.empty(2, 3, size, size, device="meta"))
+    assert features.shape == (2, backbone.width)
+
+
+def test_the_classic_widths():
+    widths = {"alexnet": 9216, "vgg16": 25088, "densenet121": 1024, "densenet161": 2208, "squeezenet1_1": 512}
+    for arch, width in widths.items():
+        assert backbones.empty_backbone(arch, default_preprocessing(arch)).width == width
+
+
+@pytest.mark.parametrize(
+    ("arch", "classifier"),
+    [
+        ("alexnet", lambda model: model.classifier),
+        ("resnet18", lambda model: model.fc),
+        ("densenet121", lambda model: model.classifier),
+        ("mobilenet_v3_small", lambda model: model.classifier),
+        ("convnext_tiny", lambda model: model.classifier[2]),
+        ("vit_b_32", lambda model: model.heads),
+        ("swin_t", lambda model: model.head),
+        ("googlenet", lambda model: model.fc),
+        ("mnasnet0_5", lambda model: model.classifier),
+    ],
+)
+def test_features_given_to_the_original_classifier_are_the_original_logits(arch, classifier):
+    """torchvision's own whole model is the independent way to the same answer."""
+    extras = {"aux_logits": True, "transform_input": True, "init_weights": False} if arch == "googlenet" else {}
+    original = models.get_model(arch, weights=None, **extras).eval()
+    backbone = backbones.empty_backbone(arch, default_preprocessing(arch))
+    backbones.fill_backbone(backbone.module, original.state_dict(), arch, "test")
+    images = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        expected = original(images)
+        features = backbone.module.eval()(images)
+        torch.testing.assert_close(classifier(original).eval()(features), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_squeezenet_features_are_its_last_map_averaged():
+    original = models.squeezenet1_1(weights=None).eval()
+    backbone = backbones.empty_backbone("squeezenet1_1", default_preprocessing("squeezenet1_1"))
+    backbones.fill_backbone(backbone.module, original.state_dict(), "squeezenet1_1", "test")
+    images = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        expected = original.features(images).mean(dim=(2, 3))
+        torch.testing.assert_close(backbone.module.eval()(images), expected)
+
+
+def test_the_cnn_is_the_classic_stack():
+    names = [type(layer).__name__ for layer in backbones.small_cnn()]
+    block = ["Conv2d", "BatchNorm2d", "ReLU"]
+    assert names == [*block, *block, "MaxPool2d", *block, *block, "Flatten"]
+    backbone = backbones.pretrained_backbone("cnn", None, image_size=20)
+    assert backbone.module(torch.zeros(2, 3, 20, 20)).shape == (2, backbone.width)
+
+
+def test_aliases_and_unknown_names():
+    assert backbones.resolve_arch("densenet") == "densenet121"
+    assert backbones.resolve_arch("vgg") == "vgg16"
+    assert backbones.resolve_arch("ResNet") == "resnet50"
+    with pytest.raises(InputError, match="densenet121"):
+        backbones.resolve_arch("densnet121")
+
+
+def test_preprocessing_is_the_chosen_weights_own():
+    swag = backbones.resolve_weights("vit_b_16", "imagenet1k_swag_e2e_v1")
+    assert backbones.choose_preprocessing("vit_b_16", swag, None).crop_size == 384
+    features_only = backbones.resolve_weights("vgg16", "IMAGENET1K_FEATURES")
+    assert backbones.choose_preprocessing("vgg16", features_only, None).std == (1 / 255,) * 3
+    default = backbones.choose_preprocessing("vgg16", backbones.resolve_weights("vgg16", None), None)
+    assert default == Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
+
+
+def test_a_vit_takes_the_size_of_its_weights():
+    """SWAG's end-to-end weights see 384 pixels, 24 x 24 patches and a class token: 577 positions."""
+    swag = backbones.resolve_weights("vit_b_16", "IMAGENET1K_SWAG_E2E_V1")
+    backbone = backbones.empty_backbone("vit_b_16", backbones.choose_preprocessing("vit_b_16", swag, None))
+    assert backbone.module.encoder.pos_embedding.shape == (1, 577, 768)
+
+
+# ------------------------------------------------------------------------------------------ weights of one's own
+
+
+def save_weights(path, change=None):
+    state = models.squeezenet1_1(weights=None).state_dict()
+    torch.save(change(state) if change else state, path)
+    return state
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        None,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: OrderedDict((f"module.{name}", tensor) for name, tensor in state.items()),
+        lambda state: OrderedDict((name, tensor.double()) for name, tensor in state.items()),
+    ],
+    ids=["plain", "wrapped", "data parallel", "float64"],
+)
+def test_weights_come_from_a_file(tmp_path, change):
+    state = save_weights(tmp_path / "own.pth", change)
+    backbone = backbones.pretrained_backbone("squeezenet1_1", str(tmp_path / "own.pth"))
+    assert backbone.weights == "own.pth"
+    for name, tensor in backbone.module.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, state[name])
+
+
+def test_densenet_files_with_the_names_of_old_are_read(tmp_path):
+    """torchvision's published densenet files still say `norm.1` where the model says `norm1`."""
+    state = models.densenet121(weights=None).state_dict()
+    old = {}
+    for name, tensor in state.items():
+        if "denselayer" in name:
+            for part in ("norm", "conv"):
+                name = name.replace(f".{part}1.", f".{part}.1.").replace(f".{part}2.", f".{part}.2.")  # noqa: PLW2901
+        if not name.endswith("num_batches_tracked"):  # nor do they count batches
+            old[name] = tensor
+    torch.save(old, tmp_path / "old.pth")
+    backbone = backbones.pretrained_backbone("densenet121", str(tmp_path / "old.pth"))
+    name = "features.denseblock1.denselayer1.norm1.weight"
+    assert torch.equal(backbone.module.state_dict()[name], state[name])
+    assert not any(tensor.is_meta for tensor in backbone.module.state_dict().values())
+
+
+def test_a_file_that_does_not_fit_is_refused_by_the_name_of_what_is_wrong(tmp_path):
+    save_weights(tmp_path / "own.pth")
+    with pytest.raises(InputError, match=r"not vgg16's.*lacks features\.2\.weight"):
+        backbones.pretrained_backbone("vgg16", str(tmp_path / "own.pth"))
+    save_weights(tmp_path / "short.pth", lambda state: {**state, "features.0.weight": torch.zeros(1)})
+    with pytest.raises(InputError, match=r"other shapes for features\.0\.weight"):
+        backbones.pretrained_backbone("squeezenet1_1", str(tmp_path / "short.pth"))
+    (tmp_path / "text.pth").write_text("no tensors")
+    with pytest.raises(InputError, match=r"text\.pth"):
+        backbones.pretrained_backbone("squeezenet1_1", str(tmp_path / "text.pth"))
+
+
+# --------------------------------------------------------------------------------------------------- the download
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server on 127.0.0.1 for the files below tmp_path/web."""
+    (tmp_path / "web").mkdir()
+    handler = functools.partial(Quiet, directory=tmp_path / "web")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def entry_for(url):
+    transforms = functools.partial(ImageClassification, crop_size=224)
+    return WeightsEnum("Local", {"V1": Weights(url=url, transforms=transforms, meta={})}).V1
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "hub" / "checkpoints"
+
+
+def test_weights_are_downloaded_into_torchs_cache_once(tmp_path, server, hub, capsys):
+    state = save_weights(tmp_path / "web" / "net.pth")
+    entry = entry_for(f"{server}/net.pth")
+    assert torch.equal(backbones.download_weights(entry)["features.0.bias"], state["features.0.bias"])
+    assert [path.name for path in hub.iterdir()] == ["net.pth"]
+    (tmp_path / "web" / "net.pth").unlink()
+    backbones.download_weights(entry)
+    assert capsys.readouterr().out == ""  # stdout is for results
+
+
+def test_a_download_that_cannot_be_had_says_what_to_fetch_and_where_to_put_it(server, hub):
+    url = f"{server}/missing.pth"
+    with pytest.raises(RunError) as caught:
+        backbones.download_weights(entry_for(url))
+    message = str(caught.value)
+    for part in (url, str(hub), "--arch cnn", "File not found"):
+        assert part in message
+
+
+def test_a_download_with_the_wrong_hash_is_refused(tmp_path, server, hub):
+    save_weights(tmp_path / "web" / "net-deadbeef.pth")
+    with pytest.raises(RunError, match="hash"):
+        backbones.download_weights(entry_for(f"{server}/net-deadbeef.pth"))
+    assert not list(hub.glob("*.pth"))

@@ -1,0 +1,117 @@
+"""The checkpoint file: whole or not at all, and never trusted."""
+
+import os
+import pickle
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+from support import PROJECT
+
+import predict
+from images import Preprocessing
+from model_utils import load_checkpoint, read_tensors, to_cpu, write_atomically
+from terminal import InputError, RunError
+
+
+@pytest.fixture
+def contents(trained):
+    return torch.load(trained / "checkpoint.pth", weights_only=True)
+
+
+def test_a_checkpoint_comes_back_whole(trained):
+    checkpoint = load_checkpoint(trained / "checkpoint.pth")
+    assert checkpoint.classes == ("49", "51", "54", "74", "78", "91")
+    assert checkpoint.category_names["74"] == "rose"
+    assert checkpoint.classifier.preprocessing == Preprocessing(32, 32, (0.5,) * 3, (0.5,) * 3, "bilinear")
+    assert not checkpoint.classifier.training
+    assert [row["epoch"] for row in checkpoint.history] == [1, 2, 3]
+    assert not any(tensor.is_meta for tensor in checkpoint.classifier.state_dict().values())
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_runs_none(run, trained, flowers, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/owned",)
+
+    photo = flowers / "test" / "54" / "drawn_000.jpg"
+    torch.save({"format_version": 1, "state_dict": Evil()}, tmp_path / "zip.pth")
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Evil()))
+    for name in ("zip.pth", "bare.pth"):
+        outcome = run(predict, photo, tmp_path / name)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert f"{name} is no checkpoint" in outcome.err
+        assert len(outcome.err.splitlines()) == 1
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.update(format_version=2), "format 2, this program reads up to 1"),
+        (lambda c: c.pop("format_version"), "no checkpoint that train.py wrote"),
+        (lambda c: c.pop("preprocessing"), "KeyError: 'preprocessing'"),
+        (lambda c: c["class_to_idx"].popitem(), "size mismatch|Error"),
+        (lambda c: c["state_dict"].popitem(), "Missing key"),
+        (lambda c: c.update(arch="vgg61"), "vgg61"),
+        (lambda c: c.update(hidden_units=["a"]), "Error"),
+    ],
+)
+def test_what_does_not_fit_is_refused(contents, tmp_path, change, said):
+    change(contents)
+    torch.save(contents, tmp_path / "changed.pth")
+    with pytest.raises(InputError, match=said):
+        load_checkpoint(tmp_path / "changed.pth")
+
+
+def test_files_of_other_kinds_are_refused(trained, tmp_path):
+    whole = (trained / "checkpoint.pth").read_bytes()
+    for name, data in {"empty": b"", "text": b"hello", "half": whole[: len(whole) // 2], "cut": whole[:-1]}.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=f"{name} is no checkpoint"):
+            load_checkpoint(tmp_path / name)
+    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
+    with pytest.raises(InputError, match="holds a Tensor"):
+        load_checkpoint(tmp_path / "tensor.pth")
+    torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "others.pth")
+    with pytest.raises(InputError, match="no checkpoint that train"):
+        load_checkpoint(tmp_path / "others.pth")
+
+
+def test_writing_replaces_the_file_at_once_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    for value in (1, 2):
+        write_atomically(path, {"value": torch.tensor(value)})
+        assert read_tensors(path)["value"] == value
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path):
+    """A real refusal by the system: no file of this process may grow beyond a megabyte."""
+    path = tmp_path / "checkpoint.pth"
+    write_atomically(path, {"value": torch.tensor(1)})
+    code = (
+        "import resource, signal, sys, torch; from pathlib import Path; from model_utils import write_atomically\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
+        "write_atomically(Path(sys.argv[1]), {'value': torch.zeros(2**20)})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "RunError: cannot write" in done.stderr
+    assert read_tensors(path)["value"] == 1
+    assert list(tmp_path.iterdir()) == [path]
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 2**20
+
+
+def test_a_folder_that_is_gone_is_a_run_that_failed(tmp_path):
+    with pytest.raises(RunError, match="cannot write"):
+        write_atomically(tmp_path / "gone" / "checkpoint.pth", {})
+
+
+def test_a_view_is_stored_without_the_rest_of_its_storage():
+    part = torch.zeros(1000)[:10]
+    assert to_cpu({"part": [part]})["part"][0].untyped_storage().nbytes() == 40

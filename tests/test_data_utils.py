@@ -1,0 +1,171 @@
+"""Folders as people have them: which photos belong to which split and class."""
+
+import json
+import os
+import shutil
+
+import pytest
+from support import PROJECT
+from torchvision.datasets import Flowers102, ImageFolder
+
+from data_utils import load_category_names, load_splits
+from terminal import InputError
+
+
+@pytest.fixture
+def folder(tmp_path, flowers):
+    """Lay out folders: `folder("train/1", "valid/1")` puts three photos into each."""
+    photos = sorted((flowers / "train" / "54").iterdir())[:3]
+
+    def lay_out(*class_folders):
+        for class_folder in class_folders:
+            (tmp_path / class_folder).mkdir(parents=True)
+            for photo in photos:
+                shutil.copy(photo, tmp_path / class_folder)
+        return tmp_path
+
+    return lay_out
+
+
+def test_order_and_labels_are_image_folders_own(flowers):
+    """torchvision's ImageFolder is the independent way to the same list."""
+    splits = load_splits(flowers)
+    for split in (splits.train, splits.valid, splits.test):
+        reference = ImageFolder(flowers / split.name)
+        assert list(splits.classes) == reference.classes
+        assert [(str(flowers / photo), label) for photo, label in zip(split.photos, split.labels, strict=True)] == (
+            reference.samples
+        )
+
+
+def test_names_sort_as_strings(folder):
+    root = folder("train/2", "train/10", "train/1", "train/100", "valid/2")
+    assert load_splits(root).classes == ("1", "10", "100", "2")
+
+
+@pytest.mark.parametrize("name", ["valid", "val", "validation", "validate", "Val"])
+def test_the_validation_folder_goes_by_many_names(folder, name, capsys):
+    splits = load_splits(folder("train/a", "train/b", f"{name}/a", f"{name}/b"))
+    assert (len(splits.train), len(splits.valid), splits.test) == (6, 6, None)
+    assert capsys.readouterr().err == ""
+
+
+def test_two_validation_folders_are_refused(folder):
+    with pytest.raises(InputError, match="val/ and valid/"):
+        load_splits(folder("train/a", "train/b", "val/a", "valid/a"))
+
+
+@pytest.mark.parametrize("layout", [("train/a", "train/b", "test/a"), ("a", "b")], ids=["train and test", "flat"])
+def test_without_a_validation_folder_a_share_of_each_class_is_held_out_and_said(folder, layout, capsys):
+    root = folder(*layout)
+    splits = load_splits(root, valid_share=0.34, seed=1)
+    assert splits.classes == ("a", "b")
+    assert sorted(splits.valid.labels) == [0, 1]
+    assert sorted(splits.train.labels) == [0, 0, 1, 1]
+    assert not set(splits.train.photos) & set(splits.valid.photos)
+    assert bool(splits.test) == ("test/a" in layout)
+    assert "held out 2 training photos (34% of each class)" in capsys.readouterr().err
+    assert load_splits(root, valid_share=0.34, seed=1) == splits
+    others = {load_splits(root, valid_share=0.34, seed=seed).valid.photos for seed in range(5)}
+    assert len(others) > 1
+
+
+def test_a_class_of_one_photo_is_trained_on_and_not_held_out(folder):
+    root = folder("a", "b", "c")
+    for photo in list((root / "c").iterdir())[1:]:
+        photo.unlink()
+    splits = load_splits(root, valid_share=0.9)
+    assert (sorted(splits.train.labels), sorted(splits.valid.labels)) == ([0, 1, 2], [0, 0, 1, 1])
+
+
+def test_a_class_that_train_lacks_is_named(folder):
+    with pytest.raises(InputError, match="classes that train/ lacks: rose"):
+        load_splits(folder("train/a", "train/b", "valid/a", "valid/rose"))
+    with pytest.raises(InputError, match="test photos of classes that train/ lacks: tulip"):
+        load_splits(folder("x/train/a", "x/train/b", "x/valid/a", "x/test/tulip") / "x")
+
+
+def test_a_class_that_valid_lacks_is_fine(folder):
+    assert set(load_splits(folder("train/a", "train/b", "valid/b")).valid.labels) == {1}
+
+
+def test_litter_is_neither_class_nor_sample(folder, capsys):
+    root = folder("train/a", "train/b", "train/.hidden", "train/.ipynb_checkpoints", "train/__MACOSX", "valid/a")
+    (root / "train" / "a" / "notes.txt").write_text("not a photo")
+    (root / "train" / "a" / "._photo.jpg").write_bytes(b"macOS's shadow of a photo")
+    (root / "train" / "a" / "folder.jpg").mkdir()
+    os.mkfifo(root / "train" / "a" / "pipe.jpg")
+    (root / "train" / "empty").mkdir()
+    splits = load_splits(root)
+    assert (splits.classes, len(splits.train)) == (("a", "b"), 6)
+    assert "1 folder without photos left out: empty" in capsys.readouterr().err
+
+
+def test_spaces_letters_and_nested_folders(folder):
+    root = folder("Meine Blumen/train/Gänse blümchen", "Meine Blumen/train/玫瑰/im Garten", "Meine Blumen/val/玫瑰")
+    splits = load_splits(root / "Meine Blumen")
+    assert splits.classes == ("Gänse blümchen", "玫瑰")
+    assert all((splits.train.root / photo).is_file() for photo in splits.train.photos)
+    assert len(splits.train) == 6
+
+
+def test_a_loop_of_links_is_walked_once(folder):
+    root = folder("train/a", "train/b", "valid/a")
+    (root / "train" / "a" / "again").symlink_to(root / "train" / "a")
+    assert len(load_splits(root).train) == 6
+
+
+def test_a_class_may_be_called_train(folder):
+    """A split folder holds folders, a class folder holds photos."""
+    assert load_splits(folder("train", "plane")).classes == ("plane", "train")
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        ((), "no class folders with photos"),
+        (("only",), "only one class"),
+        (("flower_data/train/a", "flower_data/train/b"), "did you mean .*flower_data"),
+        (("valid/a", "test/a"), "no train/"),
+    ],
+)
+def test_nothing_to_learn_from_is_an_error_that_helps(folder, layout, said):
+    with pytest.raises(InputError, match=said):
+        load_splits(folder(*layout))
+
+
+def test_a_missing_folder_and_a_file_are_told_apart(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        load_splits(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is not a folder"):
+        load_splits(tmp_path / "file")
+
+
+# --------------------------------------------------------------------------------------------------- category names
+
+
+def test_cat_to_name_is_torchvisions_published_list():
+    names = json.loads((PROJECT / "cat_to_name.json").read_text(encoding="utf-8"))
+    assert names == {str(label): name for label, name in enumerate(Flowers102.classes, start=1)}
+
+
+def test_names_are_those_of_the_classes_alone():
+    assert load_category_names(PROJECT / "cat_to_name.json", ("1", "74")) == {"1": "pink primrose", "74": "rose"}
+
+
+def test_classes_without_a_name_are_told(capsys):
+    assert load_category_names(PROJECT / "cat_to_name.json", ("1", "rose")) == {"1": "pink primrose"}
+    assert "names 1 of 2 classes; without a name: rose" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(None, "cannot read"), ("{", "not JSON"), ("[1]", "must map"), ('{"1": 2}', "must map")],
+)
+def test_a_file_that_holds_no_names_is_refused(tmp_path, text, said):
+    path = tmp_path / "names.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=f"--category_names.*{said}"):
+        load_category_names(path, ("1",))

@@ -1,0 +1,129 @@
+"""Features are computed once, in the photos' order, and give what the backbone on every batch would give."""
+
+import copy
+
+import pytest
+import torch
+
+import features
+from backbones import pretrained_backbone
+from data_utils import load_splits
+from features import Inputs, epoch_batches, extract_features
+from images import load_image, preset_view
+from model_utils import ModelConfig, build_classifier
+from train import evaluate, train_one_epoch
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def splits(flowers):
+    return load_splits(flowers)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    torch.manual_seed(0)
+    backbone = pretrained_backbone("resnet18", "none")
+    return build_classifier(ModelConfig("resnet18", (32,), 0.5, num_classes=6), backbone)
+
+
+def image_batches(splits, order, batch_size):
+    """Yield photos, opened anew for every batch: what training without stored features does."""
+    split = splits.train
+    for chosen in torch.tensor(order).split(batch_size):
+        images = [load_image(split.root / split.photos[i]) for i in chosen.tolist()]
+        yield images, torch.tensor(split.labels)[chosen]
+
+
+def test_training_on_stored_features_equals_running_the_backbone_on_every_batch(splits, classifier):
+    """Also against another opinion of what training is: plain Adam, NLL of log-softmax, one photo at a time."""
+    stored, plain = copy.deepcopy(classifier), copy.deepcopy(classifier)
+    inputs = Inputs(splits.train, stored, seed=0, device=CPU)
+    torch.manual_seed(1)
+    stored_optimizer = torch.optim.Adam(stored.trainee.parameters(), lr=0.001)
+    stored_loss = train_one_epoch(stored.trainee, epoch_batches(inputs, 7, shuffle_seed=5), stored_optimizer)
+
+    labels_in_order = [batch_labels for _, batch_labels in epoch_batches(inputs, 7, shuffle_seed=5)]
+    rows_in_order = torch.cat([rows for rows, _ in epoch_batches(inputs, 7, shuffle_seed=5)])
+    all_rows = inputs.load_or_extract(0)
+    order = [int((all_rows == row).all(dim=1).nonzero()[0]) for row in rows_in_order]
+    assert sorted(order) == list(range(len(splits.train)))
+
+    torch.manual_seed(1)
+    optimizer = torch.optim.Adam([p for p in plain.parameters() if p.requires_grad], lr=0.001)
+    total = 0.0
+    plain.train()
+    for (images, labels), expected_labels in zip(image_batches(splits, order, 7), labels_in_order, strict=True):
+        assert torch.equal(labels, expected_labels)
+        pixels = torch.stack([preset_view(image, plain.preprocessing) for image in images])
+        loss = torch.nn.functional.nll_loss(plain(pixels).log_softmax(dim=1), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(labels)
+    assert stored_loss == pytest.approx(total / len(splits.train), rel=1e-4)
+    for (name, one), other in zip(stored.state_dict().items(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-5, msg=name)
+    assert not torch.equal(stored.head[0].weight, classifier.head[0].weight)
+
+
+def test_evaluation_on_features_and_on_photos_agree(splits, classifier):
+    inputs = Inputs(splits.valid, classifier, seed=0, device=CPU)
+    pixels = torch.stack(
+        [preset_view(load_image(splits.valid.root / photo), classifier.preprocessing) for photo in splits.valid.photos]
+    )
+    on_features = evaluate(classifier.trainee, epoch_batches(inputs, 4))
+    on_photos = evaluate(classifier, [(pixels, torch.tensor(splits.valid.labels))])
+    assert on_features == pytest.approx(on_photos, rel=1e-4)
+
+
+def test_metrics_are_sums_over_samples_whatever_the_batches(splits, classifier):
+    inputs = Inputs(splits.valid, classifier, seed=0, device=CPU)
+    results = [evaluate(classifier.trainee, epoch_batches(inputs, size)) for size in (1, 5, 64)]
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+    assert results[0] == pytest.approx(results[2], rel=1e-5)
+
+
+def test_the_number_of_threads_changes_no_bit(splits, classifier, monkeypatch):
+    results = []
+    for cores in ({0}, {0, 1, 2, 3}):
+        monkeypatch.setattr(features.os, "sched_getaffinity", lambda _, cores=cores: cores, raising=False)
+        results.append(extract_features(classifier, splits.train, view=1, seed=0, device=CPU))
+    assert torch.equal(*results)
+
+
+def test_views_are_a_function_of_seed_view_and_photo(splits, classifier):
+    def extract(view, seed=0):
+        return extract_features(classifier, splits.valid, view, seed, CPU)
+
+    assert torch.equal(extract(1), extract(1))
+    assert not torch.equal(extract(1), extract(2))
+    assert not torch.equal(extract(1), extract(1, seed=1))
+    assert torch.equal(extract(0), extract(0, seed=1))  # the plain preset knows no chance
+
+
+def test_a_view_is_extracted_once_and_when_first_needed(splits, classifier):
+    inputs = Inputs(splits.valid, classifier, seed=0, device=CPU)
+    assert inputs.views == {}
+    first = inputs.load_or_extract(0)
+    assert inputs.load_or_extract(0) is first
+    assert first.shape == (len(splits.valid), 512)
+
+
+def test_torchs_threads_are_given_back(splits, classifier):
+    threads = torch.get_num_threads()
+    extract_features(classifier, splits.valid, 0, 0, CPU)
+    assert torch.get_num_threads() == threads
+
+
+def test_shuffled_batches_hold_every_photo_once(splits, classifier):
+    inputs = Inputs(splits.train, classifier, seed=0, device=CPU)
+    orders = {}
+    for seed in (1, 1, 2):
+        batches = list(epoch_batches(inputs, 10, shuffle_seed=seed))
+        assert [len(labels) for _, labels in batches] == [10, 10, 10, 10, 8]
+        labels = torch.cat([labels for _, labels in batches]).tolist()
+        assert sorted(labels) == sorted(splits.train.labels)
+        assert orders.setdefault(seed, labels) == labels
+    assert orders[1] != orders[2]

@@ -1,0 +1,215 @@
+"""A photo becomes the same upright RGB whatever it is stored as, and then the pixels the weights expect."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import models
+from torchvision.transforms.v2 import functional as F
+
+from backbones import choose_preprocessing
+from images import CROP_AREA, ImageError, Preprocessing, load_image, preset_view, random_crop, random_view
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Save a picture under a name and return the path."""
+
+    def save(picture, name, **options):
+        picture.save(tmp_path / name, **options)
+        return tmp_path / name
+
+    return save
+
+
+def ramp(width=64, height=32):
+    """A picture in which no two regions are alike: red grows to the right, green downwards."""
+    red, green = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([red, green, np.full_like(red, 90)], axis=-1).astype(np.uint8))
+
+
+def close(image, reference, levels):
+    difference = np.abs(np.asarray(image, dtype=float) - np.asarray(reference, dtype=float))
+    return image.mode == "RGB" and image.size == reference.size and difference.max() <= levels
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_stand_upright_whatever_exif_says(saved, orientation):
+    turned = {
+        1: [], 2: [Image.Transpose.FLIP_LEFT_RIGHT], 3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM], 5: [Image.Transpose.TRANSPOSE], 6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE], 8: [Image.Transpose.ROTATE_270],
+    }  # fmt: skip  # what a camera stores, so that the orientation tag undoes it
+    stored = ramp()
+    for step in turned[orientation]:
+        stored = stored.transpose(step)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert close(load_image(saved(stored, "turned.png", exif=exif)), ramp(), 0)
+
+
+def test_broken_exif_does_not_cost_the_photo(saved):
+    assert close(load_image(saved(ramp(), "a.jpg", exif=b"Exif\0\0broken", quality=95)), ramp(), 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "levels"),
+    [
+        ("a.jpg", {"quality": 95}, 30),
+        ("a.png", {}, 0),
+        ("a.webp", {"lossless": True}, 0),
+        ("a.bmp", {}, 0),
+        ("a.tiff", {}, 0),
+        ("a.gif", {}, 60),
+    ],
+)
+def test_formats_are_told_by_content(saved, name, options, levels):
+    path = saved(ramp(), name, **options)
+    misnamed = path.rename(path.with_suffix(".dat"))
+    assert close(load_image(misnamed), ramp(), levels)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "RGBA", "LA"])
+def test_every_mode_becomes_rgb(saved, mode):
+    picture = ramp().convert(mode)
+    name = "a.tiff" if mode in ("CMYK", "YCbCr") else "a.png"
+    assert close(load_image(saved(picture, name)), picture.convert("RGB"), 3)
+
+
+def test_adobes_inverted_cmyk_jpeg_is_not_a_negative(saved):
+    """Pillow writes CMYK JPEGs as Adobe does, inverted."""
+    picture = Image.new("RGB", (32, 32), RED)
+    pixel = load_image(saved(picture.convert("CMYK"), "a.jpg", quality=95)).getpixel((16, 16))
+    assert np.allclose(pixel, RED, atol=12)
+
+
+def test_transparent_pixels_show_white(saved):
+    picture = Image.new("RGBA", (4, 1), (*RED, 255))
+    picture.putpixel((1, 0), (0, 0, 0, 0))
+    picture.putpixel((2, 0), (0, 0, 0, 128))
+    image = load_image(saved(picture, "a.png"))
+    assert [image.getpixel((x, 0)) for x in range(3)] == [RED, WHITE, (127, 127, 127)]
+
+
+def test_a_palettes_transparent_colour_shows_white(saved):
+    picture = Image.new("P", (2, 1), 0)
+    picture.putpalette([255, 0, 0, 0, 0, 255])
+    picture.putpixel((1, 0), 1)
+    image = load_image(saved(picture, "a.png", transparency=1))
+    assert [image.getpixel((x, 0)) for x in range(2)] == [RED, WHITE]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
+def test_sixteen_bit_grey_is_scaled_not_clipped(saved, name):
+    values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    image = load_image(saved(Image.fromarray(values), name))
+    expected = np.round(values / 257).astype(np.uint8)
+    assert np.array_equal(np.asarray(image), np.stack([expected] * 3, axis=-1))
+
+
+@pytest.mark.parametrize("top", [1.0, 255.0, 65535.0, 1e6])
+def test_float_tiffs_are_scaled_by_their_range(saved, top):
+    values = np.linspace(0, top, 256, dtype=np.float32).reshape(16, 16)
+    image = load_image(saved(Image.fromarray(values), "a.tiff"))
+    assert np.array_equal(np.asarray(image)[..., 0].ravel(), np.arange(256))
+
+
+def test_an_all_black_float_tiff_is_black(saved):
+    assert load_image(saved(Image.fromarray(np.zeros((4, 4), np.float32)), "a.tiff")).getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_of_an_animation_the_first_frame_counts(saved):
+    frames = [Image.new("RGB", (8, 8), color) for color in (RED, (0, 0, 255))]
+    path = saved(frames[0], "a.gif", save_all=True, append_images=frames[1:])
+    assert load_image(path).getpixel((4, 4)) == RED
+
+
+def test_what_cannot_be_opened_is_said_with_path_and_reason(tmp_path, flowers):
+    photo = next((flowers / "train" / "54").iterdir()).read_bytes()
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
+    cases = {
+        "empty.jpg": (b"", "it is empty"),
+        "text.jpg": (b"I am a poem", "it is no JPEG"),
+        "cut.jpg": (photo[: len(photo) // 2], "truncated"),
+        "drawing.jpg": (postscript, "it is no JPEG"),
+    }
+    for name, (contents, reason) in cases.items():
+        (tmp_path / name).write_bytes(contents)
+        with pytest.raises(ImageError, match=f"cannot open .*{name}: .*{reason}"):
+            load_image(tmp_path / name)
+    with pytest.raises(ImageError, match="no such file"):
+        load_image(tmp_path / "missing.jpg")
+    with pytest.raises(ImageError, match="it is a folder"):
+        load_image(tmp_path)
+
+
+def test_a_bomb_is_refused_from_its_header(tmp_path):
+    """A PNG header that promises 30,000 x 30,000 pixels, with none of them there."""
+    small = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(small, "PNG")
+    huge = (30_000).to_bytes(4, "big") * 2
+    header = b"IHDR" + huge + small.getvalue()[24:29]
+    import zlib
+
+    bomb = small.getvalue()[:12] + header + zlib.crc32(header).to_bytes(4, "big") + small.getvalue()[33:]
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    with pytest.raises(ImageError, match="30000 x 30000 pixels are too many"):
+        load_image(tmp_path / "bomb.png")
+
+
+# ------------------------------------------------------------------------------------------------------------- views
+
+
+@pytest.mark.parametrize("arch", ["vgg16", "efficientnet_b0", "efficientnet_v2_l", "vit_b_16", "convnext_tiny"])
+@pytest.mark.parametrize("size", [(500, 667), (667, 500), (90, 70)])
+def test_view_0_and_normalisation_are_torchvisions_own_preset(arch, size):
+    """The weights' transforms, run on the PIL image, are the independent way to the same numbers."""
+    weights = models.get_model_weights(arch).DEFAULT
+    preprocessing = choose_preprocessing(arch, weights, None)
+    image = ramp(*size)
+    expected = weights.transforms()(image)  # (3, S, S), normalised
+    pixels = preset_view(image, preprocessing)
+    assert pixels.dtype == torch.uint8
+    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (preprocessing.mean, preprocessing.std))
+    levels = ((pixels / 255 - mean) / std - expected) * std * 255
+    assert levels.abs().max() <= 2
+
+
+def test_a_panorama_costs_no_more_than_its_middle():
+    """20,000 x 3 pixels resized to 256 in height would be a picture of 1.7 million pixels in width."""
+    preprocessing = Preprocessing(256, 224, (0.5,) * 3, (0.5,) * 3, "bilinear")
+    strip = ramp(20_001, 3)
+    pixels = preset_view(strip, preprocessing)
+    middle = F.pil_to_tensor(strip)[:, :, 9_999:10_002]
+    assert pixels.shape == (3, 224, 224)
+    difference = pixels.double().mean(dim=(1, 2)) - middle.double().mean(dim=(1, 2))
+    assert difference.abs().max() < 3
+    for size in ((1, 400), (400, 1), (1, 1)):
+        assert preset_view(ramp(*size), preprocessing).shape == (3, 224, 224)
+        assert random_view(ramp(*size), preprocessing, np.random.default_rng(0)).shape == (3, 224, 224)
+
+
+def test_random_views_differ_by_seed_and_by_nothing_else():
+    preprocessing = Preprocessing(36, 32, (0.5,) * 3, (0.5,) * 3, "bilinear")
+    views = [random_view(ramp(), preprocessing, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], views[2])
+
+
+def test_random_crops_lie_inside_and_keep_their_share_of_the_area():
+    rng = np.random.default_rng(0)
+    shares, tops = [], []
+    for _ in range(500):
+        top, left, height, width = random_crop(300, 400, rng)
+        assert 0 <= top <= 300 - height
+        assert 0 <= left <= 400 - width
+        shares.append(height * width / (300 * 400))
+        tops.append(top)
+    assert min(shares) > CROP_AREA[0] - 0.02  # a crop of the widest aspect is clipped to the photo
+    assert max(shares) <= 1
+    assert np.mean(shares) == pytest.approx(np.mean(CROP_AREA), abs=0.04)
+    assert max(tops) > 50

@@ -1,0 +1,188 @@
+"""predict.py, run whole: the checkpoint alone, in, names and probabilities out."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support import NAMES, PROJECT, run_program
+from torch import nn
+from torchvision import models
+
+import predict
+
+
+@pytest.fixture
+def photo(flowers):
+    return flowers / "test" / "54" / "drawn_000.jpg"
+
+
+def parse(out):
+    """Split `sunflower   99.96%` into name and share."""
+    rows = [line.rsplit(maxsplit=1) for line in out.splitlines()]
+    return [(name.strip(), float(number.removesuffix("%")) / 100) for name, number in rows]
+
+
+def test_the_table_is_aligned_and_most_likely_first(run, trained, photo):
+    outcome = run(predict, photo, trained / "checkpoint.pth", "--top_k", 4)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert len({len(line) for line in outcome.out.splitlines()}) == 1
+    rows = parse(outcome.out)
+    assert len(rows) == 4
+    assert [share for _, share in rows] == sorted((share for _, share in rows), reverse=True)
+    assert {name for name, _ in rows} <= {"oxeye daisy", "petunia", "sunflower", "rose", "lotus", "hippeastrum"}
+
+
+def test_top_k_beyond_the_classes_shows_all_and_says_so(run, trained, photo):
+    outcome = run(predict, photo, trained / "checkpoint.pth", "--top_k", 99)
+    assert len(parse(outcome.out)) == 6
+    assert sum(share for _, share in parse(outcome.out)) == pytest.approx(1, abs=5e-4)
+    assert outcome.err == "--top_k 99: there are 6 classes, here are all of them\n"
+
+
+def test_names_given_now_replace_those_given_at_training(run, trained, trained_on_features, photo, tmp_path):
+    (tmp_path / "names.json").write_text('{"54": "Sonnenblume"}')
+    outcome = run(predict, photo, trained / "checkpoint.pth", "--top_k=6", "--category-names", tmp_path / "names.json")
+    assert {name for name, _ in parse(outcome.out)} == {"49", "51", "Sonnenblume", "74", "78", "91"}
+    unnamed = run(predict, photo, trained_on_features / "checkpoint.pth", "--top_k", 6)
+    assert {name for name, _ in parse(unnamed.out)} == {"49", "51", "54", "74", "78", "91"}
+    named = run(predict, photo, trained_on_features / "checkpoint.pth", "--top_k", 1, "--category_names", NAMES)
+    assert not parse(named.out)[0][0].isdigit()
+
+
+def test_probabilities_are_those_of_plain_torchvision(run, trained_on_features, photo):
+    """The checkpoint's tensors in torchvision's own resnet18, the photo through its weights' own transforms."""
+    contents = torch.load(trained_on_features / "checkpoint.pth", weights_only=True)
+    network = models.resnet18(weights=None)
+    network.fc = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.2), nn.Linear(512, 6))
+    names = {f"backbone.{name}": name for name in network.state_dict()}
+    names |= {f"head.{name.removeprefix('fc.')}": name for name in network.state_dict() if name.startswith("fc.")}
+    network.load_state_dict({names[name]: tensor for name, tensor in contents["state_dict"].items()})
+    image = models.ResNet18_Weights.DEFAULT.transforms()(Image.open(photo))
+    with torch.no_grad():
+        expected = network.eval()(image[None]).softmax(dim=1)[0]
+    printed = dict(parse(run(predict, photo, trained_on_features / "checkpoint.pth", "--top_k", 6).out))
+    for class_name, index in contents["class_to_idx"].items():
+        assert printed[class_name] == pytest.approx(expected[index].item(), abs=0.01)
+
+
+def test_a_moved_checkpoint_predicts_the_same_digits_without_weights_or_network(trained_on_features, photo, tmp_path):
+    """Real processes; the second one in another folder, with nowhere to download from."""
+    here = run_program("predict.py", photo, trained_on_features / "checkpoint.pth")
+    shutil.copy(trained_on_features / "checkpoint.pth", tmp_path / "moved.pth")
+    elsewhere = run_program(
+        PROJECT / "predict.py", photo, "moved.pth",
+        cwd=tmp_path, TORCH_HOME=str(tmp_path / "empty"), https_proxy="http://127.0.0.1:9",
+    )  # fmt: skip
+    assert here.code == elsewhere.code == 0
+    assert here.out == elsewhere.out
+    assert not (tmp_path / "empty").exists()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
+def test_the_same_photo_in_another_mode_is_predicted_much_the_same(run, trained, photo, tmp_path, mode):
+    picture = Image.open(photo).convert("L").convert("RGB")  # grey, so that every mode can hold it
+    picture.save(tmp_path / "rgb.png")
+    picture.convert(mode).save(tmp_path / "other.tiff")
+    shares = []
+    for name in ("rgb.png", "other.tiff"):
+        shares.append(dict(parse(run(predict, tmp_path / name, trained / "checkpoint.pth", "--top_k", 6).out)))
+    assert shares[0] == pytest.approx(shares[1], abs=0.1 if mode == "P" else 0.03)
+
+
+def test_a_photo_turned_by_exif_is_predicted_as_if_upright(run, trained, photo, tmp_path):
+    picture = Image.open(photo)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "upright.png")
+    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    outputs = [run(predict, tmp_path / f"{name}.png", trained / "checkpoint.pth").out for name in ("upright", "turned")]
+    assert outputs[0] == outputs[1]
+
+
+# --------------------------------------------------------------------------------------------------------- the plot
+
+
+@pytest.mark.parametrize("size", [(400, 300), (300, 400), (8, 8), (3000, 60), (1, 500)])
+def test_the_plot_shows_photo_and_bars(run, trained, tmp_path, size):
+    blue = (20, 40, 200)
+    Image.new("RGB", size, blue).save(tmp_path / "blue.png")
+    outcome = run(predict, tmp_path / "blue.png", trained / "checkpoint.pth", "--plot", tmp_path / "new" / "plot.png")
+    assert outcome.code == 0, outcome.err
+    plot = np.asarray(Image.open(tmp_path / "new" / "plot.png").convert("RGB")).astype(int)
+    assert 800 < plot.shape[1] < 1700
+    photo = (np.abs(plot - blue) < 8).all(axis=-1)
+    columns, rows = photo.any(axis=0).nonzero()[0], photo.any(axis=1).nonzero()[0]
+    width, height = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
+    assert width / height == pytest.approx(size[0] / size[1], rel=0.1, abs=0.02)
+    assert columns[-1] < plot.shape[1] * 0.6
+    bar = (np.abs(plot - (0x86, 0xCB, 0x98)) < 8).all(axis=-1)  # the likeliest class's colour
+    assert bar.any(axis=0).nonzero()[0][0] > columns[-1]
+    edges = (plot[[0, -1]] == 255).all() and (plot[:, [0, -1]] == 255).all()
+    assert edges  # nothing runs over the picture's edge
+
+
+def test_long_names_stay_on_their_bars(run, train_into, flowers, trained, tmp_path, photo):
+    """The same classes under names of 200 letters: the plot keeps its size, and its right margin stays white."""
+    import json
+
+    names = {name: ("extraordinarily long $name_ " * 8) + name for name in ("49", "51", "54", "74", "78", "91")}
+    (tmp_path / "names.json").write_text(json.dumps(names))
+    plots = []
+    for extra in ((), ("--category_names", tmp_path / "names.json")):
+        outcome = run(predict, photo, trained / "checkpoint.pth", "--plot", tmp_path / "plot.png", *extra)
+        assert (outcome.code, outcome.err) == (0, "")
+        plots.append(np.asarray(Image.open(tmp_path / "plot.png").convert("L")).astype(int))
+    assert plots[0].shape == plots[1].shape
+    number_column = slice(-140, None)
+    assert np.array_equal(plots[0][:, number_column], plots[1][:, number_column])
+
+
+def test_the_plots_file_is_checked_before_the_work(run, trained, photo, tmp_path):
+    outcome = run(predict, photo, trained / "checkpoint.pth", "--plot", tmp_path / "plot.docx")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "should end in .png" in outcome.err
+    (tmp_path / "file").touch()
+    assert run(predict, photo, trained / "checkpoint.pth", "--plot", tmp_path / "file" / "plot.png").code == 2
+
+
+def test_matplotlib_is_imported_for_a_plot_alone(trained, photo):
+    code = "import sys, predict; predict.main(sys.argv[1:]); print('matplotlib' in sys.modules)"
+    assert run_program("-c", code, photo, trained / "checkpoint.pth").out.splitlines()[-1] == "False"
+
+
+# --------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_what_is_wrong_is_said_in_a_line(run, trained, photo, tmp_path):
+    checkpoint = trained / "checkpoint.pth"
+    (tmp_path / "text.jpg").write_text("no photo")
+    cases = [
+        ((tmp_path / "none.jpg", checkpoint), "none.jpg: there is no such file"),
+        ((tmp_path / "text.jpg", checkpoint), "text.jpg: it is no JPEG"),
+        ((photo, tmp_path / "none.pth"), "cannot read"),
+        ((photo, tmp_path), "cannot read"),
+        ((photo, photo), "is no checkpoint"),
+        ((photo, checkpoint, "--top_k", 0), "--top_k must be at least 1, not 0"),
+        ((photo, checkpoint, "--category_names", photo), "is not JSON"),
+    ]
+    for arguments, said in cases:
+        outcome = run(predict, *arguments)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert said in outcome.err
+        assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arch", ["vgg11", "densenet121", "mnasnet0_5", "convnext_tiny", "googlenet", "vit_b_32"])
+def test_architectures_of_every_kind_train_and_predict(run, train_into, flowers, tmp_path, arch):
+    data = tmp_path / "data"
+    for split in ("train", "valid"):
+        for name in ("54", "74"):
+            (data / split / name).mkdir(parents=True)
+            for photo in sorted((flowers / split / name).iterdir())[:2]:
+                shutil.copy(photo, data / split / name)
+    train_into(tmp_path / "out", data, "--arch", arch, "--weights", "none", "--epochs", 1, "--hidden_units", 8)
+    outcome = run(predict, photo, tmp_path / "out" / "checkpoint.pth")
+    assert outcome.code == 0, outcome.err
+    assert {name for name, _ in parse(outcome.out)} == {"54", "74"}

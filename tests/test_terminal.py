@@ -1,0 +1,133 @@
+"""Flags as people type them, help that documents, errors in a line, exit codes."""
+
+import fcntl
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+from support import PROJECT, QUICK, run_program
+
+import predict
+import train
+from terminal import counted, few, normalise
+from train_config import TrainConfig, build_parser
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--learning-rate 0.1 --save_dir a-b", "--learning_rate 0.1 --save_dir a-b"),
+        ("--learning-rate=0.1", "--learning_rate=0.1"),
+        ("--hidden_units 512 256 flowers", "--hidden_units 512,256 flowers"),
+        ("--hidden-layer1 512", "--hidden_layer1 512"),
+        ("--hidden_units=512 flowers", "--hidden_units=512 flowers"),
+        ("--gpu gpu flowers", "--gpu flowers"),
+        ("--gpu True", "--gpu"),
+        ("--gpu=cuda", "--gpu"),
+        ("--gpu flowers", "--gpu flowers"),
+        ("--gpu False flowers", "flowers"),
+        ("-- --gpu gpu", "-- --gpu gpu"),
+    ],
+)
+def test_flags_are_taken_as_people_type_them(typed, meant):
+    assert normalise(typed.split()) == meant.split()
+
+
+def test_a_folder_may_follow_any_flag():
+    words = "--gpu gpu --hidden-units 8 4 flowers --lr 0.1"
+    config = TrainConfig(**vars(build_parser(train.__doc__).parse(words.split())))
+    assert (str(config.data_dir), config.hidden_units, config.learning_rate) == ("flowers", (8, 4), 0.1)
+    assert config.gpu
+
+
+@pytest.mark.parametrize("command", [train, predict])
+def test_help_is_documentation(command, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    outcome = run(command, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    name = f"{command.__name__}.py"
+    assert outcome.out.count(f"python {name} ") >= 3  # examples one can paste
+    assert outcome.out.index("examples:") > outcome.out.index("output:")
+    flags = set(re.findall(r"^  (--\w+)", outcome.out, re.MULTILINE))
+    usage = outcome.out.split("\n\n")[0]
+    assert flags == set(re.findall(r"\[(--\w+)", usage))  # every flag is explained
+    assert max(map(len, outcome.out.splitlines())) <= 110
+
+
+def test_help_shows_the_defaults_that_hold(run):
+    out = " ".join(run(train, "--help").out.split())
+    for flag in ("valid_split", "dropout", "epochs", "batch_size", "views", "seed", "arch"):
+        explained = re.search(rf" --{flag} [A-Z]+ .*?\(default: ([^)]*)\)", out)
+        assert explained[1] == str(getattr(TrainConfig, flag))
+
+
+def test_a_mistyped_flag_gets_the_right_one(run):
+    outcome = run(train, "flowers", "--epcohs", 3)
+    assert outcome.code == 2
+    assert "unknown argument '--epcohs': did you mean --epochs?" in outcome.err
+    assert run(predict, "a.jpg", "b.pth", "c").code == 2
+
+
+def test_an_interrupt_ends_with_130_and_no_traceback(flowers, tmp_path):
+    """A real SIGINT to a real process that is training."""
+    command = [sys.executable, "train.py", flowers, *QUICK, "--epochs", "100000", "--save_dir", tmp_path]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline().startswith("epoch")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "train.py: interrupted"
+    assert "Traceback" not in errors
+
+
+def test_an_unexpected_error_is_a_line_and_with_debug_a_traceback(tmp_path):
+    code = "import sys, terminal; sys.argv = ['x.py']; terminal.run(lambda: 1 / 0)"
+    plain, debug = (run_program("-c", code, FLOWERS_DEBUG=debug) for debug in ("", "1"))
+    assert (plain.code, debug.code) == (1, 1)
+    assert plain.err.startswith("x.py: unexpected ZeroDivisionError: division by zero\n")
+    assert "Traceback" not in plain.err
+    assert "Traceback" in debug.err
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback(flowers, trained):
+    photo = next((flowers / "test" / "54").iterdir())
+    shell = f"{sys.executable} predict.py {photo} {trained}/checkpoint.pth --top_k 6 | head -1"
+    done = subprocess.run(["sh", "-c", shell], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
+def test_a_progress_bar_shows_on_a_terminal():
+    """A real pseudo-terminal on stderr."""
+    code = "import terminal, time\nwith terminal.progress(20, 'photos', 'photo') as bar:\n" + (
+        "    for _ in range(20): time.sleep(0.1); bar.update()"
+    )
+    controller, terminal_end = os.openpty()
+    fcntl.ioctl(terminal_end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stderr=terminal_end)
+    os.close(terminal_end)
+    shown = b""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            shown += os.read(controller, 4096)
+        except OSError:  # the other end is closed
+            break
+    assert process.wait(timeout=10) == 0
+    assert re.search(rb"photos: +\d+%.*\d+/20 .* photos/s", shown)
+
+
+def test_words_for_numbers_and_lists():
+    assert [counted(1, "photo"), counted(2039, "photo"), counted(2, "class", "classes")] == [
+        "1 photo",
+        "2,039 photos",
+        "2 classes",
+    ]
+    assert few("abc") == "a, b, c"
+    assert few(range(10)) == "0, 1, 2 and 7 more"

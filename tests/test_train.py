@@ -1,0 +1,326 @@
+"""train.py, run whole: what it prints, what it leaves, what it refuses."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from support import NAMES, PROJECT, QUICK, run_program
+from torch import nn
+from torchvision.datasets import ImageFolder
+
+import train
+
+LOSSES = r"training loss (\d+\.\d{4})   validation loss (\d+\.\d{4})"
+EPOCH = rf"epoch +(\d+)/(\d+)   {LOSSES}   validation accuracy +(\d+\.\d\d)%"
+TEST = r"best epoch (\d+)   test loss (\d+\.\d{4})   test accuracy (\d+\.\d\d)%"
+
+
+def read(path):
+    return torch.load(path, weights_only=True)
+
+
+def files_in(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def same(one, other):
+    """Compare nested plain values and tensors, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+# ---------------------------------------------------------------------------------------------------------- a run
+
+
+@pytest.mark.parametrize("model", [("--arch", "cnn"), QUICK], ids=["cnn", "frozen"])
+def test_the_whole_output_of_a_run(train_into, flowers, tmp_path, model):
+    outcome = train_into(tmp_path / "new" / "out", flowers, *model, "--epochs", 2)
+    first, second, tested, saved = outcome.out.splitlines()
+    assert re.fullmatch(EPOCH, first).groups()[:2] == ("1", "2")
+    assert re.fullmatch(EPOCH, second).groups()[:2] == ("2", "2")
+    assert re.fullmatch(TEST, tested)
+    assert saved == f"checkpoint: {tmp_path}/new/out/checkpoint.pth"
+    assert files_in(tmp_path) == ["new/out/checkpoint.pth", "new/out/training/last.pth"]
+    assert "6 classes; photos: 48 train, 18 valid, 18 test" in outcome.err
+    assert ("warning: --weights none" in outcome.err) == (model == QUICK)
+    assert "it/s" not in outcome.err  # no progress bar where there is no terminal
+
+
+def test_the_reported_numbers_are_those_of_the_checkpoint(train_into, flowers, tmp_path):
+    """Plain torch and ImageFolder, with the checkpoint's tensors put into a network written out here."""
+    outcome = train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 4, "--image_size", 24)
+    contents = read(tmp_path / "checkpoint.pth")
+    blocks = [
+        [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        for inputs, outputs in ((3, 32), (32, 32), (32, 64), (64, 64))
+    ]
+    layers = [*blocks[0], *blocks[1], nn.MaxPool2d(2), *blocks[2], *blocks[3], nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(64 * 12 * 12, 6)).eval()
+    network.load_state_dict(dict(zip(network.state_dict(), contents["state_dict"].values(), strict=True)))
+
+    from torchvision.transforms import v2
+
+    steps = [v2.PILToTensor(), v2.Resize(24), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]
+    photos = ImageFolder(flowers / "test", v2.Compose(steps))
+    images, labels = torch.stack([image for image, _ in photos]), torch.tensor(photos.targets)
+    with torch.no_grad():
+        logits = network(images)
+    loss = nn.functional.nll_loss(logits.log_softmax(dim=1), labels).item()
+    accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
+    best, printed_loss, printed_accuracy = re.search(TEST, outcome.out).groups()
+    assert float(printed_loss) == pytest.approx(loss, abs=1e-4)
+    assert float(printed_accuracy) == pytest.approx(100 * accuracy, abs=0.005)
+    rows = contents["history"]
+    assert contents["training"]["epoch"] == int(best)
+    assert rows[int(best) - 1] == max(rows, key=lambda row: (row["valid_accuracy"], -row["valid_loss"]))
+    for printed, row in zip(re.findall(EPOCH, outcome.out), rows, strict=True):
+        expected = (row["epoch"], 4, row["train_loss"], row["valid_loss"], 100 * row["valid_accuracy"])
+        assert [float(number) for number in printed] == pytest.approx(expected, abs=0.006)
+
+
+def test_the_same_seed_gives_the_same_file_and_another_seed_another(train_into, flowers, tmp_path):
+    for name, seed in (("one", 3), ("same", 3), ("other", 4)):
+        train_into(tmp_path / name, flowers, *QUICK, "--views", 2, "--epochs", 2, "--seed", seed)
+    one, again, other = (tmp_path / name / "checkpoint.pth" for name in ("one", "same", "other"))
+    assert one.read_bytes() == again.read_bytes()
+    assert not same(read(one)["state_dict"], read(other)["state_dict"])
+
+
+def test_a_frozen_backbone_does_not_move_and_the_cnn_does(train_into, flowers, tmp_path):
+    """Batch-norm statistics included: resnet18 has plenty."""
+    for name, epochs in (("short", 1), ("long", 3)):
+        train_into(tmp_path / name, flowers, "--arch", "resnet18", "--weights", "none", "--epochs", epochs)
+        train_into(tmp_path / f"cnn {name}", flowers, "--arch", "cnn", "--epochs", epochs)
+
+    def moved(one, other):
+        before, after = (read(tmp_path / name / "training" / "last.pth")["trained"] for name in (one, other))
+        return {name for name in before if not same(before[name], after[name])}
+
+    def stored(name):
+        state = read(tmp_path / name / "checkpoint.pth")["state_dict"]
+        return {key: tensor for key, tensor in state.items() if key.startswith("backbone.")}
+
+    assert same(stored("short"), stored("long"))
+    assert moved("short", "long") == {"head.0.weight", "head.0.bias", "head.3.weight", "head.3.bias"}
+    assert len(moved("cnn short", "cnn long")) == 4 * 6 + 2
+
+
+def test_the_head_is_what_was_asked_for(train_into, flowers, tmp_path):
+    def shapes(*options):
+        train_into(tmp_path, flowers, *QUICK, "--epochs", 1, *options)
+        state = read(tmp_path / "checkpoint.pth")["state_dict"]
+        return [tuple(tensor.shape) for name, tensor in state.items() if re.match(r"head\..*weight", name)]
+
+    assert shapes() == [(512, 512), (6, 512)]
+    assert shapes("--hidden_units", 64, 32) == [(64, 512), (32, 64), (6, 32)]
+    assert shapes("--hidden_layer1=16") == [(16, 512), (6, 16)]
+    assert shapes("--hidden-units", 0) == [(6, 512)]
+
+
+def test_a_checkpoint_holds_what_the_classic_exercise_asks_for(trained):
+    contents = read(trained / "checkpoint.pth")
+    assert (contents["arch"], contents["hidden_units"], contents["dropout"]) == ("cnn", [], 0.2)
+    assert contents["class_to_idx"] == {"49": 0, "51": 1, "54": 2, "74": 3, "78": 4, "91": 5}
+    assert contents["category_names"]["54"] == "sunflower"
+    assert contents["training"]["epochs"] == 3
+    assert contents["training"]["learning_rate"] == 0.001
+    assert contents["preprocessing"]["crop_size"] == 32
+    assert len(contents["history"]) == 3
+    assert contents["format_version"] == 1
+
+
+def test_the_original_classifier_is_not_in_the_file(train_into, flowers, tmp_path):
+    """alexnet's own classifier would add 234 MB to the 9 of its convolutions and the 19 of our head."""
+    train_into(tmp_path, flowers, "--arch", "alexnet", "--weights", "none", "--epochs", 1)
+    assert (tmp_path / "checkpoint.pth").stat().st_size < 30e6
+    assert not any("classifier" in name for name in read(tmp_path / "checkpoint.pth")["state_dict"])
+
+
+def test_an_earlier_runs_checkpoint_is_put_aside_not_lost(train_into, flowers, tmp_path):
+    train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)
+    earlier = (tmp_path / "checkpoint.pth").read_bytes()
+    outcome = train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1, "--lr", 0.01)
+    assert (tmp_path / "training" / "previous.pth").read_bytes() == earlier
+    assert (tmp_path / "checkpoint.pth").read_bytes() != earlier
+    assert "previous.pth" in outcome.err
+
+
+# --------------------------------------------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("model", [("--arch", "cnn"), QUICK], ids=["cnn", "frozen"])
+def test_two_epochs_and_two_more_equal_four_bit_for_bit(train_into, flowers, tmp_path, model):
+    options = (*model, "--views", 3, "--hidden_units", 32, "--dropout", 0.5)
+    whole = train_into(tmp_path / "whole", flowers, *options, "--epochs", 4)
+    train_into(tmp_path / "parts", flowers, *options, "--epochs", 2)
+    rest = train_into(tmp_path / "parts", flowers, *options, "--epochs", 4, "--resume")
+    assert rest.out.splitlines()[:3] == whole.out.splitlines()[2:5]
+    assert "resuming after epoch 2" in rest.err
+    for file in ("checkpoint.pth", "training/last.pth"):
+        assert same(read(tmp_path / "whole" / file), read(tmp_path / "parts" / file))
+
+
+def test_resuming_goes_on_with_another_learning_rate(train_into, flowers, tmp_path):
+    train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
+    train_into(tmp_path, flowers, *QUICK, "--epochs", 2, "--resume", "--learning_rate", 0.1)
+    state = read(tmp_path / "training" / "last.pth")
+    assert [row["epoch"] for row in state["history"]] == [1, 2]
+    assert state["optimizer"]["param_groups"][0]["lr"] == 0.1
+
+
+def test_resuming_a_finished_run_says_so_and_tests_again(train_into, flowers, tmp_path):
+    first = train_into(tmp_path, flowers, *QUICK, "--epochs", 2)
+    again = train_into(tmp_path, flowers, *QUICK, "--epochs", 2, "--resume")
+    assert again.out.splitlines() == first.out.splitlines()[2:]
+    assert "2 epochs trained already" in again.err
+
+
+def test_resuming_where_nothing_is_starts_anew_and_says_so(train_into, flowers, tmp_path):
+    assert "nothing to resume" in train_into(tmp_path, flowers, *QUICK, "--epochs", 1, "--resume").err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("--arch", "cnn"), "--arch was squeezenet1_1, now cnn"),
+        (("--seed", 1), "--seed was 0, now 1"),
+        (("--hidden_units", 8), "--hidden_units"),
+    ],
+)
+def test_another_model_is_not_resumed(train_into, run, flowers, tmp_path, change, said):
+    train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
+    model = change if change[0] == "--arch" else (*QUICK, *change)
+    outcome = run(train, flowers, *model, "--epochs", 2, "--resume", "--save_dir", tmp_path)
+    assert outcome.code == 2
+    assert said in outcome.err
+
+
+def test_other_data_is_not_resumed(train_into, run, flowers, tmp_path):
+    changed = shutil.copytree(flowers, tmp_path / "flowers")
+    train_into(tmp_path / "out", changed, *QUICK, "--epochs", 1)
+    next((changed / "train" / "54").iterdir()).unlink()
+    outcome = run(train, changed, *QUICK, "--epochs", 2, "--resume", "--save_dir", tmp_path / "out")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "training photos are not the same" in outcome.err
+
+
+# ------------------------------------------------------------------------------------------------ folders and names
+
+
+def test_spaces_and_letters_of_any_script_survive_the_whole_way(tmp_path, flowers):
+    """Through real processes, from another folder, with relative paths."""
+    data = tmp_path / "meine Blumen"
+    for source, target in (("54", "Sonnen blume"), ("49", "雛菊")):
+        shutil.copytree(flowers / "train" / source, data / target)
+    photo = next((data / "雛菊").iterdir())
+    photo = photo.rename(photo.with_name("Foto mit Ümläuten 1.jpg"))
+    training = run_program(
+        PROJECT / "train.py", "meine Blumen", "--arch", "cnn", "--epochs", 6, "--save_dir", "ein Ordner", cwd=tmp_path
+    )
+    assert training.code == 0, training.err
+    assert "held out 4 training photos (20% of each class)" in training.err
+    assert training.out.splitlines()[-1] == "checkpoint: ein Ordner/checkpoint.pth"
+    relative = photo.relative_to(tmp_path)
+    predicted = run_program(PROJECT / "predict.py", relative, "ein Ordner/checkpoint.pth", cwd=tmp_path)
+    assert predicted.code == 0, predicted.err
+    assert {line.rsplit(maxsplit=1)[0] for line in predicted.out.splitlines()} == {"雛菊", "Sonnen blume"}
+
+
+def test_a_checkpoint_keeps_the_names_it_was_trained_with(train_into, flowers, tmp_path):
+    (tmp_path / "names.json").write_text(json.dumps({"54": "Sonnenblume", "999": "nobody"}), encoding="utf-8")
+    outcome = train_into(tmp_path, flowers, *QUICK, "--epochs", 1, "--category_names", tmp_path / "names.json")
+    assert read(tmp_path / "checkpoint.pth")["category_names"] == {"54": "Sonnenblume"}
+    assert "names 1 of 6 classes" in outcome.err
+
+
+# --------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--epochs", 0), "--epochs must be at least 1, not 0"),
+        (("--dropout", 1), "--dropout must be"),
+        (("--dropout", "nan"), "--dropout must be"),
+        (("--learning_rate", -1), "--learning_rate must be above 0"),
+        (("--learning_rate", 1e9), "--learning_rate must be above 0"),
+        (("--lr", "inf"), "--learning_rate must be above 0"),
+        (("--batch_size", 0), "--batch_size must be"),
+        (("--views", 0), "--views must be"),
+        (("--seed", -1), "--seed must be"),
+        (("--valid_split", 1.5), "--valid_split must be"),
+        (("--image_size", 4), "--image_size must be"),
+        (("--image_size", 64), "--image_size is for --arch cnn"),
+        (("--hidden_units", "0,-3"), "--hidden_units must be"),
+        (("--hidden_units", "many"), "'many' should be numbers"),
+        (("--arch", "vgg61"), "did you mean"),
+        (("--weights", "IMAGENET21K"), "IMAGENET1K_V1"),
+        (("--arch", "cnn", "--weights", "DEFAULT"), "cnn is trained from scratch"),
+        (("--category_names", "nowhere.json"), "--category_names: cannot read nowhere.json"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_name_of_its_flag(run, flowers, tmp_path, options, said):
+    outcome = run(train, flowers, "--save_dir", tmp_path, *options)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err
+    assert len(outcome.err.splitlines()) <= 2
+
+
+def test_a_save_dir_that_cannot_be_written_is_refused_before_any_work(run, tmp_path):
+    (tmp_path / "file").touch()
+    outcome = run(train, tmp_path / "no data either", "--save_dir", tmp_path / "file" / "out")
+    assert outcome.code == 2
+    assert "--save_dir: cannot write to" in outcome.err
+
+
+def test_every_bad_photo_is_listed_before_the_first_epoch(run, flowers, tmp_path):
+    broken = shutil.copytree(flowers, tmp_path / "flowers")
+    for i, photo in enumerate(sorted(broken.glob("train/*/*"))[::6]):
+        photo.write_bytes(photo.read_bytes()[: 400 if i % 2 else 0])
+    outcome = run(train, broken, *QUICK, "--save_dir", tmp_path / "out")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "8 of 48 photos cannot be used" in outcome.err
+    assert "and 3 more" in outcome.err
+    assert not (tmp_path / "out" / "checkpoint.pth").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(train_into, run, flowers, tmp_path):
+    deep = (*QUICK, "--hidden_units", *[64] * 12)
+    train_into(tmp_path, flowers, *deep, "--epochs", 1)
+    kept = (tmp_path / "checkpoint.pth").read_bytes()
+    outcome = run(train, flowers, *deep, "--epochs", 9, "--lr", 1000, "--save_dir", tmp_path, "--resume")
+    assert outcome.code == 1
+    assert re.search(r"loss (nan|inf) in epoch \d: lower --learning_rate \(now 1000\.0\)", outcome.err)
+    assert (tmp_path / "checkpoint.pth").read_bytes() == kept
+
+
+def test_without_a_gpu_it_says_so_once_and_goes_on(train_into, flowers, tmp_path):
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("there is a GPU")
+    outcome = train_into(tmp_path, flowers, *QUICK, "--epochs", 1, "--gpu", "gpu")
+    assert outcome.err.count("going on on the CPU") == 1
+
+
+def test_without_weights_or_network_it_says_what_to_fetch(flowers, tmp_path):
+    """A real process, whose way to the network ends at a closed port of this machine."""
+    nowhere = "http://127.0.0.1:9"
+    outcome = run_program(
+        "train.py", flowers, "--arch", "resnet18", "--save_dir", tmp_path,
+        TORCH_HOME=str(tmp_path), https_proxy=nowhere, HTTPS_PROXY=nowhere, no_proxy="", NO_PROXY="",
+    )  # fmt: skip
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "https://download.pytorch.org/models/resnet18" in outcome.err
+    assert f"{tmp_path}/hub/checkpoints" in outcome.err
+    assert "--arch cnn" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_names_are_given_for_all_102_flowers():
+    assert len(json.loads(NAMES.read_text(encoding="utf-8"))) == 102
