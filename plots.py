@@ -27,21 +27,19 @@ FONT_SIZE, SMALLEST_FONT_SIZE, TITLE_SIZE = 13.0, 9.0, 11.0  # points
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Microsoft YaHei", "Arial Unicode MS")
 
 
-def draw_prediction(
-    path: Path, photo: Image.Image, title: str, names: Sequence[str], probabilities: Sequence[float]
-) -> None:
-    """Draw a photo beside the bars of its likeliest classes (K names, K probabilities), and save it to `path`.
+def draw_prediction(path: Path, photo: Image.Image, title: str, likeliest: Sequence[tuple[str, float]]) -> None:
+    """Draw a photo beside a bar for each of its likeliest classes (name, probability), and save it to `path`.
 
     The file's ending chooses the format. Raises InputError where the file cannot be written.
     """
     scale = min(PHOTO_BOX[0] / photo.width, PHOTO_BOX[1] / photo.height)  # inches a pixel
     photo_width, photo_height = max(photo.width * scale, NARROWEST_PHOTO), photo.height * scale
-    height = max(photo_height, ROW_HEIGHTS[0] * len(names))
+    height = max(photo_height, ROW_HEIGHTS[0] * len(likeliest))
     figure = Figure((MARGIN + photo_width + GAP + BARS_WIDTH + MARGIN, MARGIN + height + HEADER), DPI)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box; the text output has it right
         draw_photo(add_panel(figure, MARGIN, photo_width, height), photo, title)
-        draw_bars(add_panel(figure, MARGIN + photo_width + GAP, BARS_WIDTH, height), names, probabilities)
+        draw_bars(add_panel(figure, MARGIN + photo_width + GAP, BARS_WIDTH, height), likeliest)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, facecolor="white")
@@ -76,14 +74,14 @@ def draw_photo(axes: Axes, photo: Image.Image, title: str) -> None:
     shorten(text, panel.width)
 
 
-def draw_bars(axes: Axes, names: Sequence[str], probabilities: Sequence[float]) -> None:
+def draw_bars(axes: Axes, likeliest: Sequence[tuple[str, float]]) -> None:
     """Draw a row for each class, likeliest first: its bar from 0 to 100 %, its name on it, its probability beside."""
     inches = axes.get_window_extent().height / DPI
-    row_height = min(max(inches / len(names), ROW_HEIGHTS[0]), ROW_HEIGHTS[1])
+    row_height = min(max(inches / len(likeliest), ROW_HEIGHTS[0]), ROW_HEIGHTS[1])
     axes.set_xlim(0, BARS_WIDTH)
     axes.set_ylim(inches, 0)
     full = BARS_WIDTH - NUMBER_WIDTH
-    for row, (name, probability) in enumerate(zip(names, probabilities, strict=True)):
+    for row, (name, probability) in enumerate(likeliest):
         middle, thickness = (row + 0.5) * row_height, 0.76 * row_height
         axes.barh(middle, full, thickness, color=TRACK)
         axes.barh(middle, full * probability, thickness, color=OTHERS if row else LIKELIEST)

@@ -9,6 +9,7 @@ The checkpoint is all it needs: no network, no pretrained weights, and no matter
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from PIL import Image
 import terminal
 from data_utils import load_category_names
 from images import load_image, preset_view
-from model_utils import Classifier, choose_device, load_checkpoint
+from model_utils import Checkpoint, Classifier, choose_device, load_checkpoint
 from terminal import InputError, Parser, note
+
+DEFAULT_TOP_K = 5
 
 
 @torch.inference_mode()
@@ -33,33 +36,46 @@ def classify(classifier: Classifier, image: Image.Image, device: torch.device) -
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and predict."""
     arguments = build_parser().parse(argv)
-    if arguments.top_k < 1:
-        raise InputError(f"--top_k must be at least 1, not {arguments.top_k}")
-    if arguments.plot:
-        import plots  # matplotlib takes its time
-
-        plots.check_picture_path(arguments.plot)
+    check_options(arguments)
     image = load_image(arguments.image)
     checkpoint = load_checkpoint(arguments.checkpoint)
-    names = checkpoint.category_names
     if arguments.category_names:
-        names = load_category_names(arguments.category_names, checkpoint.classes)
-    if arguments.top_k > len(checkpoint.classes):
-        note(f"--top_k {arguments.top_k}: there are {len(checkpoint.classes)} classes, here are all of them")
+        checkpoint.category_names = load_category_names(arguments.category_names, checkpoint.classes)
 
     device = choose_device(arguments.gpu)
     probabilities = classify(checkpoint.classifier.to(device), image, device)
-    top = probabilities.topk(min(arguments.top_k, len(checkpoint.classes)))
-    top_names = [names.get(checkpoint.classes[i], checkpoint.classes[i]) for i in top.indices.tolist()]
-    print_table(top_names, top.values.tolist())
+    likeliest = rank_classes(probabilities, checkpoint, arguments.top_k)
+    print_table(likeliest)
     if arguments.plot:
-        plots.draw_prediction(arguments.plot, image, arguments.image.name, top_names, top.values.tolist())
+        from plots import draw_prediction
+
+        draw_prediction(arguments.plot, image, arguments.image.name, likeliest)
 
 
-def print_table(names: list[str], probabilities: list[float]) -> None:
+def check_options(arguments: argparse.Namespace) -> None:
+    """Refuse, before any work, what could only fail after it."""
+    if arguments.top_k is not None and arguments.top_k < 1:
+        raise InputError(f"--top_k must be at least 1, not {arguments.top_k}")
+    if arguments.plot:
+        from plots import check_picture_path  # matplotlib takes its time, so it is imported for a plot alone
+
+        check_picture_path(arguments.plot)
+
+
+def rank_classes(probabilities: torch.Tensor, checkpoint: Checkpoint, top_k: int | None) -> list[tuple[str, float]]:
+    """Return the names and probabilities of the `top_k` likeliest of all classes (C,), likeliest first."""
+    classes = checkpoint.classes
+    if top_k is not None and top_k > len(classes):
+        note(f"--top_k {top_k}: there are {len(classes)} classes, here are all of them")
+    top = probabilities.topk(min(top_k or DEFAULT_TOP_K, len(classes)))
+    names = [checkpoint.category_names.get(classes[i], classes[i]) for i in top.indices.tolist()]
+    return list(zip(names, top.values.tolist(), strict=True))
+
+
+def print_table(rows: list[tuple[str, float]]) -> None:
     """Print names and probabilities, aligned, in the order given."""
-    width = max(map(len, names))
-    for name, probability in zip(names, probabilities, strict=True):
+    width = max(len(name) for name, _ in rows)
+    for name, probability in rows:
         print(f"{name:{width}}  {probability:7.2%}")
 
 
@@ -78,7 +94,9 @@ def build_parser() -> Parser:
     )
     inputs.add_argument("--gpu", action="store_true", help="use CUDA or Apple's MPS where there is one")
     output = parser.add_argument_group("output")
-    output.add_argument("--top_k", type=int, default=5, metavar="K", help="how many of the likeliest classes to show")
+    output.add_argument(
+        "--top_k", type=int, metavar="K", help=f"how many of the likeliest classes to show (default: {DEFAULT_TOP_K})"
+    )
     output.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the photo beside its probabilities")
     return parser
 

@@ -1,0 +1,68 @@
+"""What an architecture costs a photo on this machine: the README's table. Run by hand.
+
+    python benchmarks/architectures.py flowers/valid
+
+Takes the photos below a folder (64 of them) through `extract_features` with random weights, all architectures in
+turn in one process, three rounds; prints the median time as a multiple of squeezenet1_1's, as Markdown.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from backbones import pretrained_backbone
+from data_utils import Split, find_photos
+from features import extract_features
+from model_utils import Classifier, ModelConfig, build_classifier
+
+ARCHS = (
+    "squeezenet1_1",
+    "alexnet",
+    "mobilenet_v3_large",
+    "resnet18",
+    "resnet50",
+    "densenet121",
+    "convnext_tiny",
+    "vit_b_16",
+    "densenet161",
+    "vgg16",
+)
+PHOTOS, ROUNDS = 64, 3
+
+
+def measure(classifier: Classifier, split: Split) -> float:
+    """Return the seconds that one pass over the photos takes."""
+    start = time.perf_counter()
+    extract_features(classifier, split, view=0, seed=0, device=torch.device("cpu"))
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print the table."""
+    root = Path(sys.argv[1])
+    photos = [path.relative_to(root).as_posix() for path in find_photos(root)][:PHOTOS]
+    split = Split("some", root, tuple(photos), (0,) * len(photos))
+    models = {
+        arch: build_classifier(ModelConfig(arch, (512,), 0.2, 102), pretrained_backbone(arch, "none")) for arch in ARCHS
+    }
+    for classifier in models.values():
+        measure(classifier, split)  # warm up
+    times = {arch: [] for arch in ARCHS}
+    for _ in range(ROUNDS):
+        for arch, classifier in models.items():
+            times[arch].append(measure(classifier, split))
+    medians = {arch: statistics.median(values) for arch, values in times.items()}
+    print("| architecture | features | time a photo, squeezenet1_1 = 1 | checkpoint, 102 classes |\n|---|---|---|---|")
+    for arch in sorted(ARCHS, key=medians.get):
+        megabytes = sum(tensor.nbytes for tensor in models[arch].state_dict().values()) / 1e6
+        ratio = medians[arch] / medians["squeezenet1_1"]
+        print(f"| {arch} | {models[arch].feature_width:,} | {ratio:.1f} | {megabytes:.0f} MB |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What epochs, learning rate, head and views do to the accuracy: the README's table. Run by hand.
+
+    TORCH_HOME=... python benchmarks/hyperparameters.py flowers --arch squeezenet1_1
+
+Every row is `train.py` as a person runs it, three seeds; mean and range of the accuracies are printed as Markdown.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+SEEDS = (0, 1, 2)
+ROWS = (
+    "",
+    "--epochs 3",
+    "--epochs 40",
+    "--learning_rate 0.0001",
+    "--learning_rate 0.01",
+    "--hidden_units 0",
+    "--hidden_units 2048 --dropout 0.5",
+    "--views 4",
+    "--views 4 --epochs 40",
+)
+
+
+def run_train(arguments: list[str], options: str, seed: int) -> dict[str, float]:
+    """Run train.py once; return percentages and losses."""
+    with tempfile.TemporaryDirectory() as save_dir:
+        command = [
+            sys.executable,
+            "train.py",
+            *arguments,
+            *options.split(),
+            "--seed",
+            str(seed),
+            "--save_dir",
+            save_dir,
+        ]
+        out = subprocess.run(
+            command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+        ).stdout
+    epochs = re.findall(r"training loss (\S+) +validation loss (\S+) +validation accuracy +(\S+)%", out)
+    return {
+        "best valid": max(float(accuracy) for _, _, accuracy in epochs),
+        "test": float(re.search(r"test accuracy (\S+)%", out)[1]),
+        "last training loss": float(epochs[-1][0]),
+        "last valid loss": float(epochs[-1][1]),
+    }
+
+
+def main() -> None:
+    """Print the table, a row as soon as it is known."""
+    arguments = [str(Path(sys.argv[1]).resolve()), *sys.argv[2:]]
+    columns = ("best valid", "test", "last training loss", "last valid loss")
+    print(f"| options | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}", flush=True)
+    for options in ROWS:
+        results = [run_train(arguments, options, seed) for seed in SEEDS]
+        cells = []
+        for column in columns:
+            values = [result[column] for result in results]
+            spread = f" ({min(values):.1f}-{max(values):.1f})" if column in ("best valid", "test") else ""
+            digits = 1 if spread else 2
+            cells.append(f"{sum(values) / len(values):.{digits}f}{spread}")
+        print(f"| {f'`{options}`' if options else 'the defaults'} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
