@@ -21,6 +21,7 @@ from torchvision.models import WeightsEnum
 from images import Preprocessing
 from terminal import InputError, RunError, few, nearest, reason_of
 
+DEFAULT_IMAGE_SIZE = 32  # pixels, of the pictures that cnn takes: as in CIFAR-10
 ALIASES = {"densenet": "densenet121", "vgg": "vgg16", "resnet": "resnet50"}
 CLASSIFIER_NAMES = ("classifier", "fc", "head", "heads")  # what torchvision's models call the part to replace
 # Auxiliary outputs serve training alone; the pretrained files of both expect the input transformed.
@@ -59,10 +60,10 @@ def resolve_arch(name: str) -> str:
 def resolve_weights(arch: str, weights: str | None) -> WeightsEnum | Path | None:
     """Return what --weights means for `arch`: torchvision's entry, a file, or None for random weights."""
     if arch == "cnn":
-        if weights not in (None, "none"):
+        if weights is not None and weights.lower() != "none":
             raise InputError(f"--weights {weights}: cnn is trained from scratch and takes no pretrained weights")
         return None
-    if weights == "none":
+    if weights is not None and weights.lower() == "none":
         return None
     entries = models.get_model_weights(arch)
     if weights is None or weights.upper() == "DEFAULT":
@@ -79,7 +80,7 @@ def choose_preprocessing(arch: str, weights: WeightsEnum | Path | None, image_si
     """Return the preset of the chosen weights; for a file of one's own and for random weights, of the default ones."""
     if arch == "cnn":
         half = (0.5, 0.5, 0.5)  # values from -1 to 1
-        size = image_size or 32
+        size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
         return Preprocessing(size, size, half, half, "bilinear")
     entry = weights if isinstance(weights, WeightsEnum) else models.get_model_weights(arch).DEFAULT
     preset = entry.transforms()
@@ -97,7 +98,7 @@ def choose_preprocessing(arch: str, weights: WeightsEnum | Path | None, image_si
 # ---------------------------------------------------------------------------------------------------------- building
 
 
-def pretrained_backbone(arch: str, weights: str | None, image_size: int | None = None) -> Backbone:
+def backbone_with_weights(arch: str, weights: str | None, image_size: int | None = None) -> Backbone:
     """Build `arch` with the weights that --weights names; `none` draws them from torch's generator.
 
     Raises InputError for names and files that don't fit, RunError where a download fails.

@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import NoReturn
 
 from images import photo_endings
+from randomness import generator
 from terminal import InputError, counted, few, nearest, note, warn
 
 VALID_NAMES = ("valid", "val", "validation", "validate")
@@ -23,16 +23,6 @@ NOT_CLASSES = (
     "__MACOSX",
     "@eaDir",
 )  # left behind by macOS's zip and by Synology; hidden folders go by their dot
-
-
-def fold_seed(*parts: object) -> int:
-    """Hash a seed and whatever else a random choice depends on into a seed of its own (63 bits).
-
-    Randomness is a function of its arguments, never of what was drawn before: a resumed run needs no generator
-    state, and the number of workers cannot change a result.
-    """
-    text = "\0".join(str(part) for part in parts).encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 # ---------------------------------------------------------------------------------------------- folders and classes
@@ -66,10 +56,10 @@ class Splits:
     test: Split | None
 
 
-def load_splits(data_dir: Path, valid_share: float = 0.2, seed: int = 0) -> Splits:
+def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Splits:
     """Find the photos below `data_dir`: `train/`, a validation folder and perhaps `test/`, or class folders alone.
 
-    Without a validation folder a stratified, seeded `valid_share` of the training photos is held out.
+    Without a validation folder a stratified, seeded `valid_split` of the training photos is held out.
     Raises InputError where there is nothing to learn from, or where the folders contradict each other.
     """
     if not data_dir.is_dir():
@@ -77,13 +67,17 @@ def load_splits(data_dir: Path, valid_share: float = 0.2, seed: int = 0) -> Spli
         raise InputError(f"{data_dir} {what}; give the folder that holds train/ and valid/, or a folder a class")
     folders = split_folders(data_dir)
     train = find_classes(data_dir, folders.get("train", data_dir))
-    refuse_too_few_classes(data_dir, tuple(train))
+    check_number_of_classes(data_dir, tuple(train))
     if "valid" in folders:
         valid = find_classes(data_dir, folders["valid"])
+        if not valid:
+            raise InputError(f"{folders['valid']} holds no class folders with photos: fill it, or remove it")
     else:
-        train, valid = hold_out(train, valid_share, seed)
+        train, valid = hold_out(train, valid_split, seed)
+        if not valid:
+            raise InputError(f"{data_dir}: no class has two photos, so there is none to hold out and validate on")
         number = counted(sum(map(len, valid.values())), "training photo")
-        note(f"no validation folder in {data_dir}: held out {number} ({valid_share:.0%} of each class) as one")
+        note(f"no validation folder in {data_dir}: held out {number} ({valid_split:.0%} of each class) as one")
     test = find_classes(data_dir, folders["test"]) if "test" in folders else {}
     if "test" in folders and not test:
         warn(f"{folders['test']} holds no class folders with photos: there will be no test result")
@@ -146,7 +140,7 @@ def find_photos(folder: Path) -> list[Path]:
     return found
 
 
-def refuse_unreadable(error: OSError) -> None:
+def refuse_unreadable(error: OSError) -> NoReturn:
     """Stop where os.walk would silently skip a folder."""
     raise InputError(f"cannot read {error.filename}: {error.strerror}")
 
@@ -171,7 +165,7 @@ def hold_out(by_class: dict[str, list[str]], share: float, seed: int) -> tuple[d
     kept, held = {}, {}
     for name, photos in by_class.items():
         number = min(max(1, round(share * len(photos))), len(photos) - 1)
-        order = np.random.default_rng(fold_seed(seed, "hold out", name)).permutation(len(photos))
+        order = generator(seed, "hold out", name).permutation(len(photos))
         chosen = {photos[i] for i in order[:number]}
         kept[name] = [photo for photo in photos if photo not in chosen]
         held[name] = [photo for photo in photos if photo in chosen]
@@ -179,17 +173,15 @@ def hold_out(by_class: dict[str, list[str]], share: float, seed: int) -> tuple[d
 
 
 def make_split(name: str, root: Path, classes: Iterable[str], by_class: dict[str, list[str]]) -> Split:
-    """Lay a split's photos out in a row, class by class. Raises InputError where there are none, or strangers."""
+    """Lay a split's photos out in a row, class by class. Raises InputError for a class not among them."""
     index = {class_name: i for i, class_name in enumerate(classes)}
-    if not by_class:
-        raise InputError(f"{root}: no photos to validate on; fill the validation folder, or give classes two photos")
     if strangers := [class_name for class_name in by_class if class_name not in index]:
         raise InputError(f"{root}: {name} photos of classes that train/ lacks: {few(strangers)}; remove or rename them")
     rows = [(photo, index[class_name]) for class_name, photos in by_class.items() for photo in photos]
     return Split(name, root, photos=tuple(photo for photo, _ in rows), labels=tuple(label for _, label in rows))
 
 
-def refuse_too_few_classes(data_dir: Path, classes: tuple[str, ...]) -> None:
+def check_number_of_classes(data_dir: Path, classes: tuple[str, ...]) -> None:
     """Raise InputError unless there are two classes to tell apart."""
     if len(classes) >= 2:
         return

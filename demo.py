@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import colorsys
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+
+import terminal
+from terminal import InputError, Parser
 
 SIZE = 96  # pixels a side of the finished picture
 OVERSAMPLING = 3  # drawn that much larger, then reduced: smooth edges
@@ -142,12 +144,17 @@ def darker(color: Color, factor: float) -> Color:
     return tuple(min(255, round(channel * factor)) for channel in color)
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Draw the set into the folder named on the command line."""
-    if len(argv) != 1:
-        sys.exit("usage: python demo.py FOLDER")
-    draw_dataset(Path(argv[0]))
+    what, examples, writes = __doc__.strip().split("\n\n")
+    parser = Parser(prog="demo.py", description=f"{what}\n\n{writes}", epilog=f"examples:\n{examples}")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the pictures go; created if missing")
+    folder = parser.parse(argv).folder
+    try:
+        draw_dataset(folder)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from None
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    terminal.run(main)

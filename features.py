@@ -1,26 +1,26 @@
 """Why epochs are nearly free: what the frozen backbone makes of a photo is computed once and kept.
 
-A frozen backbone in eval mode gives the same answer every epoch. `extract_features` runs it over a split once a view;
-`load_or_extract` keeps the result; `epoch_batches` hands it out in an epoch's order. A model trained whole
-(`cnn`) has no frozen part: its "features" are the photo's pixels, and everything else here is the same.
+A frozen backbone in eval mode gives the same answer every epoch. `extract_inputs` runs it over the photos, an
+`Inputs` keeps what comes out, `epoch_batches` hands that out in an epoch's order. A model trained whole (`cnn`) has
+no frozen part: its "features" are the photo's pixels, and everything else here is the same.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import NoReturn
 
-import numpy as np
 import torch
 
-from data_utils import Split, fold_seed
+from data_utils import Split, Splits
 from images import ImageError, load_image, preset_view, random_view
 from model_utils import Classifier
-from terminal import InputError, counted, progress
+from randomness import generator
+from terminal import InputError, counted, note, progress
 
 MICRO_BATCH = 16  # photos a forward; small, so that a CPU's caches hold the activations
 FEW_BAD = 5  # how many unusable photos an error lists by name
@@ -28,39 +28,69 @@ FEW_BAD = 5  # how many unusable photos an error lists by name
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, ...), labels (B,)
 
 
-class Inputs:
-    """One split as the trainee sees it: a tensor a view, extracted when first asked for, then kept in memory."""
+class UnusablePhotosError(InputError):
+    """Photos that cannot be opened: one error that lists the first few and counts the rest."""
 
-    def __init__(self, split: Split, classifier: Classifier, seed: int, device: torch.device) -> None:
-        self.split, self.classifier, self.seed, self.device = split, classifier, seed, device
+    def __init__(self, errors: list[ImageError]) -> None:
+        self.errors = errors
+        listed = "\n".join(f"  {error}" for error in errors[:FEW_BAD])
+        rest = f"\n  and {len(errors) - FEW_BAD} more" if len(errors) > FEW_BAD else ""
+        super().__init__(f"{counted(len(errors), 'photo')} cannot be used; repair or remove them:\n{listed}{rest}")
+
+
+class Inputs:
+    """One split as the trainee sees it: labels, and a tensor a view, which is extracted once and kept in memory."""
+
+    def __init__(self, classifier: Classifier, split: Split, seed: int, device: torch.device) -> None:
+        self.classifier, self.split, self.seed, self.device = classifier, split, seed, device
         self.labels = torch.tensor(split.labels)  # (N,)
         self.views: dict[int, torch.Tensor] = {}
 
-    def load_or_extract(self, view: int) -> torch.Tensor:
-        """Return the inputs (N, ...) of a view, in the order of the split's photos."""
+    def rows(self, view: int = 0) -> torch.Tensor:
+        """Return a view's inputs (N, ...), in the order of the split's photos; extract them if need be."""
         if view not in self.views:
             self.views[view] = extract_features(self.classifier, self.split, view, self.seed, self.device)
         return self.views[view]
 
 
-def epoch_batches(inputs: Inputs, batch_size: int, view: int = 0, shuffle_seed: int | None = None) -> Iterator[Batch]:
-    """Return an iterator over the batches of a view, on the inputs' device.
+def extract_inputs(
+    classifier: Classifier, splits: Splits, seed: int, device: torch.device
+) -> tuple[Inputs, Inputs, Inputs | None]:
+    """Run the frozen part of the classifier over all photos: once each, view 0.
 
-    The order is drawn from `shuffle_seed`, or the split's own without one. A view is extracted here, if need be.
+    Returns the inputs of train, valid and (where there is one) test. Raises UnusablePhotosError, naming those of all
+    splits, so that nobody has to start a run three times to learn of three bad photos.
     """
-    rows, labels = inputs.load_or_extract(view), inputs.labels
+    found = [Inputs(classifier, split, seed, device) for split in (splits.train, splits.valid, splits.test) if split]
+    errors: list[ImageError] = []
+    for inputs in found:
+        try:
+            inputs.rows(view=0)
+        except UnusablePhotosError as unusable:
+            errors += unusable.errors
+    if errors:
+        raise UnusablePhotosError(errors)
+    train, valid, *test = found
+    return train, valid, test[0] if test else None
+
+
+def epoch_batches(
+    rows: torch.Tensor, labels: torch.Tensor, batch_size: int, device: torch.device, order_seed: int | None = None
+) -> Iterator[Batch]:
+    """Yield batches of rows (N, ...) and labels (N,) on a device, in an order drawn from `order_seed`, else as is."""
     order = torch.arange(len(labels))
-    if shuffle_seed is not None:
-        order = torch.from_numpy(np.random.default_rng(shuffle_seed).permutation(len(labels)))
-    return ((rows[some].to(inputs.device), labels[some].to(inputs.device)) for some in order.split(batch_size))
+    if order_seed is not None:
+        order = torch.from_numpy(generator(order_seed).permutation(len(labels)))
+    for chosen in order.split(batch_size):
+        yield rows[chosen].to(device), labels[chosen].to(device)
 
 
 def extract_features(classifier: Classifier, split: Split, view: int, seed: int, device: torch.device) -> torch.Tensor:
-    """Run the frozen part of the classifier over every photo of a split.
+    """Run the frozen part of the classifier over one view of every photo of a split.
 
     Returns (N, D) float32 features, or for a model trained whole the (N, 3, S, S) uint8 pixels. One thread a core
     takes a micro-batch from its files to its features. Micro-batches are the same whatever the number of threads,
-    and so are the results, bit for bit. Raises InputError that lists the photos that cannot be used.
+    and so are the results, bit for bit. Raises UnusablePhotosError.
     """
     rows = torch.empty(len(split), *classifier.trainee_input_shape, dtype=classifier.trainee_input_dtype)
     turn = contextlib.nullcontext() if device.type == "cpu" else threading.Lock()  # one forward at a time on a GPU
@@ -68,25 +98,27 @@ def extract_features(classifier: Classifier, split: Split, view: int, seed: int,
 
     def extract(chosen: range) -> int:
         """Fill the rows of one micro-batch."""
-        readable = []
+        pixels = []
         for index in chosen:
             try:
-                readable.append((index, view_of_photo(classifier, split, index, view, seed)))
+                pixels.append(view_of_photo(classifier, split, index, view, seed))
             except ImageError as error:
                 bad.append((index, error))
         if not bad:  # from the first bad photo on, all that is left to do is to find the others
-            pixels = torch.stack([pixels for _, pixels in readable])  # (B, 3, S, S)
             with turn, torch.inference_mode():
-                rows[chosen.start : chosen.stop] = classifier.frozen_part(pixels.to(device)).cpu()
+                batch = torch.stack(pixels).to(device)  # (B, 3, S, S) uint8
+                rows[chosen.start : chosen.stop] = classifier.frozen_part(batch).cpu()
         return len(chosen)
 
     micro_batches = [range(i, min(i + MICRO_BATCH, len(split))) for i in range(0, len(split), MICRO_BATCH)]
     what = f"{split.name} photos, view {view}"
+    if not sys.stderr.isatty():  # where no bar will say it
+        note(f"reading {len(split):,} {what}")
     with single_threaded_torch(), worker_threads() as pool, progress(len(split), what, "photo") as bar:
         for done in as_completed([pool.submit(extract, chosen) for chosen in micro_batches]):
             bar.update(done.result())
     if bad:
-        refuse_bad_photos([error for _, error in sorted(bad, key=lambda pair: pair[0])], len(split))
+        raise UnusablePhotosError([error for _, error in sorted(bad, key=lambda pair: pair[0])])
     return rows
 
 
@@ -96,15 +128,7 @@ def view_of_photo(classifier: Classifier, split: Split, index: int, view: int, s
     image = load_image(split.root / photo)
     if view == 0:
         return preset_view(image, classifier.preprocessing)
-    rng = np.random.default_rng(fold_seed(seed, "view", view, photo))
-    return random_view(image, classifier.preprocessing, rng)
-
-
-def refuse_bad_photos(errors: list[ImageError], photos: int) -> NoReturn:
-    """Raise one error that lists the first few bad photos and counts the rest."""
-    listed = "\n".join(f"  {error}" for error in errors[:FEW_BAD])
-    rest = f"\n  and {len(errors) - FEW_BAD} more" if len(errors) > FEW_BAD else ""
-    raise InputError(f"{len(errors)} of {counted(photos, 'photo')} cannot be used; repair or remove:\n{listed}{rest}")
+    return random_view(image, classifier.preprocessing, generator(seed, "view", view, photo))
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ class ModelConfig:
 
     @property
     def frozen(self) -> bool:
-        """Whether the backbone is pretrained and stays as it is; `cnn` is trained whole."""
+        """Whether the backbone stays as it is and the head alone learns; `cnn` is trained whole."""
         return self.arch != "cnn"
 
 
@@ -67,7 +67,7 @@ class Classifier(nn.Module):
         if config.frozen:
             self.backbone.requires_grad_(False)
             self.backbone.to(memory_format=torch.channels_last)  # several times faster on a CPU
-        self.train(False)
+        self.eval()
 
     @property
     def trainee(self) -> nn.Module:
@@ -96,6 +96,14 @@ class Classifier(nn.Module):
         """Return the part of the state dict that training changes, under the same names."""
         prefix = "head." if self.config.frozen else ""
         return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(prefix)}
+
+    def load_trained_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what `trained_state` returned. Raises ValueError where it is another model's."""
+        own = self.trained_state()
+        if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in state.items()}:
+            raise ValueError("the tensors are another model's")
+        for name, tensor in own.items():  # these share their memory with the model's
+            tensor.copy_(state[name])
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Take uint8 pixels (B, 3, S, S) to logits (B, classes)."""
@@ -140,7 +148,10 @@ def build_head(config: ModelConfig, width: int) -> nn.Sequential:
 
 @dataclass
 class Checkpoint:
-    """What `checkpoint.pth` holds: a classifier, what its outputs are called, and how it came about."""
+    """What `checkpoint.pth` holds: a classifier, what its outputs are called, and how it came about.
+
+    In the file the tensors are the best epoch's; while training, `classifier` is the one being trained.
+    """
 
     classifier: Classifier
     classes: tuple[str, ...]  # class folders, in the order of the logits
@@ -215,7 +226,7 @@ def rebuild_classifier(contents: Mapping[str, object]) -> Classifier:
     state = OrderedDict(contents["state_dict"])
     state._metadata = classifier.state_dict()._metadata  # module versions, which mnasnet asks for
     classifier.load_state_dict(state, assign=True)
-    return classifier.eval()
+    return classifier
 
 
 def read_tensors(path: Path) -> dict[str, object]:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 from terminal import InputError
 
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 DPI = 120
 MARGIN, GAP, HEADER = 0.3, 0.45, 0.4  # inches, as are all lengths here
 PHOTO_BOX = (6.4, 4.2)  # what a photo is fitted into
@@ -48,10 +48,9 @@ def draw_prediction(path: Path, photo: Image.Image, title: str, likeliest: Seque
 
 
 def check_picture_path(path: Path) -> None:
-    """Raise InputError for a file whose ending names no format for pictures."""
-    formats = sorted(FigureCanvasAgg.get_supported_filetypes())
-    if path.suffix.lower().lstrip(".") not in formats:
-        raise InputError(f"--plot {path}: the name should end in .png, or in another of {', '.join(formats)}")
+    """Raise InputError for a file whose ending names none of the formats for pictures."""
+    if path.suffix.lower() not in ENDINGS:
+        raise InputError(f"--plot {path}: the name should end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
 
 
 def add_panel(figure: Figure, left: float, width: float, height: float) -> Axes:

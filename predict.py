@@ -29,7 +29,7 @@ DEFAULT_TOP_K = 5
 def classify(classifier: Classifier, image: Image.Image, device: torch.device) -> torch.Tensor:
     """Return the probability of every class (C,) for one RGB image."""
     pixels = preset_view(image, classifier.preprocessing)  # (3, S, S)
-    logits = classifier.eval()(pixels[None].to(device))  # (1, C)
+    logits = classifier(pixels[None].to(device))  # (1, C)
     return logits.softmax(dim=1)[0].cpu()
 
 
@@ -97,7 +97,12 @@ def build_parser() -> Parser:
     output.add_argument(
         "--top_k", type=int, metavar="K", help=f"how many of the likeliest classes to show (default: {DEFAULT_TOP_K})"
     )
-    output.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the photo beside its probabilities")
+    output.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="draw the photo beside its probabilities (PNG, JPEG, WebP, PDF or SVG)",
+    )
     return parser
 
 

@@ -7,6 +7,7 @@ training/previous.pth   the checkpoint that an earlier run had left here
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import tempfile
@@ -17,62 +18,69 @@ from pathlib import Path
 import torch
 
 from model_utils import Checkpoint, read_tensors, save_checkpoint, write_atomically
-from terminal import InputError, note, reason_of
+from terminal import InputError, RunError, note, reason_of
 
 SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than writing its files does
 
 Row = dict[str, float]  # epoch, train_loss, valid_loss, valid_accuracy
 
 
+@dataclass(frozen=True)
+class Metrics:
+    """Means over the samples of a split."""
+
+    loss: float  # cross-entropy, in nats
+    accuracy: float  # 0 to 1
+
+
 @dataclass
 class TrainState:
-    """The checkpoint in the making, and whatever else changes while training; saved and restored whole."""
+    """Where training stands: the classifier with the last epoch's tensors, the best epoch's, the optimizer."""
 
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint  # in the making: its classifier is the one in training
     optimizer: torch.optim.Optimizer
     identity: dict[str, object]  # model and data: what must be the same for the numbers to mean anything
+    settings: dict[str, object]  # what may change between one part of a run and the next
     epoch: int = 0  # finished epochs
     best: Row = field(default_factory=dict)  # the best epoch's row of the history
     best_trained: dict[str, torch.Tensor] = field(default_factory=dict)  # and its tensors
+    finished: dict[str, object] = field(default_factory=dict)  # state_dict() as it was after the last epoch
 
-    def record(self, train_loss: float, valid_loss: float, valid_accuracy: float) -> Row:
+    def record(self, train_loss: float, valid: Metrics) -> Row:
         """Note a finished epoch, and keep its tensors if it is the best by validation accuracy, then loss."""
-        self.epoch += 1
-        losses = {"train_loss": train_loss, "valid_loss": valid_loss}
-        row = {"epoch": self.epoch, **losses, "valid_accuracy": valid_accuracy}
-        self.checkpoint.history.append(row)
+        valid_row = {"valid_loss": valid.loss, "valid_accuracy": valid.accuracy}
+        row = {"epoch": self.epoch + 1, "train_loss": train_loss, **valid_row}
+        trained = copy.deepcopy(self.checkpoint.classifier.trained_state())
         if not self.best or rank(row) > rank(self.best):
-            trained = self.checkpoint.classifier.trained_state()
-            self.best, self.best_trained = row, {name: tensor.clone() for name, tensor in trained.items()}
-            self.checkpoint.training["epoch"] = self.epoch
-        return row
-
-    def state_dict(self) -> dict[str, object]:
-        """Return the state in plain types and tensors."""
-        return {
+            self.best, self.best_trained = row, trained
+            self.checkpoint.training["epoch"] = row["epoch"]
+        self.checkpoint.history.append(row)
+        self.epoch = row["epoch"]
+        # A copy, so that an epoch that is broken off cannot spoil what the finished ones have reached.
+        self.finished = {
             "identity": self.identity,
+            "settings": self.settings,
             "epoch": self.epoch,
             "history": self.checkpoint.history,
             "best": self.best,
             "best_trained": self.best_trained,
-            "trained": self.checkpoint.classifier.trained_state(),
-            "optimizer": self.optimizer.state_dict(),
+            "trained": trained,
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()["state"]),
         }
+        return row
 
-    def load_state_dict(self, state: dict) -> None:
-        """Restore what `state_dict` returned; the learning rate stays the optimizer's own.
+    def restore(self, saved: dict) -> None:
+        """Restore what `finished` held; how the optimizer steps from here on (its rate, say) stays its own.
 
         Raises InputError where the state belongs to another model or to other data.
         """
-        refuse_other_identity(state["identity"], self.identity)
-        learning_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, learning_rate in zip(self.optimizer.param_groups, learning_rates, strict=True):
-            group["lr"] = learning_rate
-        self.checkpoint.classifier.load_state_dict(state["trained"], strict=False)
-        self.checkpoint.history = state["history"]
-        self.checkpoint.training["epoch"] = state["best"]["epoch"]
-        self.epoch, self.best, self.best_trained = state["epoch"], state["best"], state["best_trained"]
+        check_identity(saved["identity"], self.identity)
+        report_changes(saved["settings"], self.settings, saved["epoch"] + 1)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": saved["optimizer"]})
+        self.checkpoint.classifier.load_trained_state(saved["trained"])
+        self.checkpoint.history = saved["history"]
+        self.checkpoint.training["epoch"] = saved["best"]["epoch"]
+        self.epoch, self.best, self.best_trained = saved["epoch"], saved["best"], saved["best_trained"]
 
 
 def rank(row: Row) -> tuple[float, float]:
@@ -80,31 +88,34 @@ def rank(row: Row) -> tuple[float, float]:
     return row["valid_accuracy"], -row["valid_loss"]
 
 
-def refuse_other_identity(saved: dict[str, object], now: dict[str, object]) -> None:
+def check_identity(saved: dict[str, object], now: dict[str, object]) -> None:
     """Refuse to resume a run of another model or on other data, naming the first difference."""
     for what, value in now.items():
-        if saved[what] != value:
+        before = saved.get(what)
+        if before != value:
             shown = isinstance(value, str | int) and what.startswith("--")
-            change = f"{what} was {saved[what]}, now {value}" if shown else f"the {what} are not the same any more"
+            change = f"{what} was {before}, now {value}" if shown else f"the {what} are not the same any more"
             raise InputError(f"--resume: {change}; put that back, or train without --resume")
 
 
+def report_changes(saved: dict[str, object], now: dict[str, object], epoch: int) -> None:
+    """Say which settings are others from here on."""
+    for flag, value in now.items():
+        if saved.get(flag) != value:
+            note(f"{flag} was {saved.get(flag)}, now {value} from epoch {epoch} on")
+
+
 class RunFolder:
-    """The files of one run. Raises InputError at once for a folder that cannot be written."""
+    """The files of one run. Raises InputError at once for a folder that could not be written."""
 
     def __init__(self, save_dir: Path) -> None:
         self.checkpoint_path = save_dir / "checkpoint.pth"
         self.last_path = save_dir / "training" / "last.pth"
         self.previous_path = save_dir / "training" / "previous.pth"
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_epoch = time.monotonic(), 0
         self.owned = False  # whether the checkpoint that lies here is this run's own
-        try:
-            self.last_path.parent.mkdir(parents=True, exist_ok=True)
-            for folder in (save_dir, self.last_path.parent):
-                with tempfile.TemporaryFile(dir=folder):
-                    pass
-        except OSError as error:
-            raise InputError(f"--save_dir: cannot write to {save_dir}: {error.strerror}") from None
+        for folder in (save_dir, self.last_path.parent):
+            check_writable(folder)
 
     def resume(self, state: TrainState) -> None:
         """Restore the state that the last run saved here; without one, say so and leave the state as it is."""
@@ -112,24 +123,33 @@ class RunFolder:
             note(f"nothing to resume in {self.checkpoint_path.parent}: starting at epoch 1")
             return
         try:
-            state.load_state_dict(read_tensors(self.last_path))
+            state.restore(read_tensors(self.last_path))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             what = f"{type(error).__name__}: {reason_of(error)}"
             raise InputError(f"--resume: {self.last_path} is damaged ({what}); train without --resume") from error
-        self.owned = True
+        self.owned, self.saved_epoch = True, state.epoch
 
-    def save_if_due(self, state: TrainState, at_once: bool) -> None:
-        """Write both files if `at_once`, or if SAVE_EVERY seconds have passed since they were last written.
+    def save_if_due(self, state: TrainState) -> None:
+        """Save if SAVE_EVERY seconds have passed since the last time."""
+        if time.monotonic() - self.saved_at >= SAVE_EVERY:
+            self.save(state)
+
+    def save(self, state: TrainState) -> None:
+        """Write checkpoint and state as they were after the last finished epoch, unless that has been done.
 
         The checkpoint goes first: a run killed between the two resumes earlier, and writes the same one again.
         """
-        if not at_once and time.monotonic() - self.saved_at < SAVE_EVERY:
+        if state.epoch == self.saved_epoch:
             return
+        try:
+            self.last_path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make {self.last_path.parent}: {error.strerror}") from error
         if not self.owned:
             self.keep_earlier_checkpoint()
         save_checkpoint(self.checkpoint_path, state.checkpoint, state.best_trained)
-        write_atomically(self.last_path, state.state_dict())
-        self.saved_at, self.owned = time.monotonic(), True
+        write_atomically(self.last_path, state.finished)
+        self.saved_at, self.saved_epoch, self.owned = time.monotonic(), state.epoch, True
 
     def keep_earlier_checkpoint(self) -> None:
         """Put an earlier run's checkpoint aside: it may be better than what this run will reach."""
@@ -143,3 +163,13 @@ class RunFolder:
             shutil.copy2(self.checkpoint_path, aside)
         aside.replace(self.previous_path)
         note(f"the checkpoint of an earlier run is now {self.previous_path}")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise InputError unless files can be written to a folder, or to the nearest one above that exists."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(f"--save_dir: cannot write to {existing}: {error.strerror}") from None

@@ -14,16 +14,16 @@ import sys
 import textwrap
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
 
 GPU_ON, GPU_OFF = {"gpu", "cuda", "mps", "true", "yes", "on", "1"}, {"cpu", "false", "no", "off", "0"}
-TAKE_MANY = ("--hidden_units", "--hidden_layer1")  # flags that take several numbers
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 1, 2, 128 + signal.SIGINT
 WIDEST_TEXT = 100  # columns
+OUT_OF_MEMORY = "out of memory: lower --batch_size, --hidden_units or --views, or take a smaller --arch"
 LONGEST_REASON = 160  # letters of another library's error message that are passed on
 FEW = 3  # how many items a message names before it only counts the rest
 
@@ -59,7 +59,7 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 def nearest(word: str, known: Iterable[str], most: int = 4) -> list[str]:
     """Return the known words that look most like a mistyped one, best first."""
-    return difflib.get_close_matches(word, list(known), n=most, cutoff=0.5)
+    return difflib.get_close_matches(word, list(known), n=most, cutoff=0.6)
 
 
 def reason_of(error: object) -> str:
@@ -112,10 +112,15 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: object) -> None:
         super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **settings)
+        self.many: set[str] = set()
+
+    def take_many(self, action: argparse.Action) -> None:
+        """Let a flag take several numbers, `--flag 512 256`; its type gets them as `512,256`."""
+        self.many.update(action.option_strings)
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse the arguments; a mistake ends the process with code 2 and one or two lines."""
-        arguments = normalise(sys.argv[1:] if argv is None else argv)
+        arguments = normalise(sys.argv[1:] if argv is None else argv, self.many)
         parsed, unknown = self.parse_known_args(arguments)
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -128,22 +133,22 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_WRONG_INPUT, f"{self.prog}: {message}\n(python {self.prog} --help shows the options)\n")
 
 
-def normalise(argv: Sequence[str]) -> list[str]:
+def normalise(argv: Sequence[str], many: Collection[str] = ()) -> list[str]:
     """Rewrite what argparse cannot take as people type it.
 
-    `--learning-rate` becomes `--learning_rate`; `--hidden_units 512 256` becomes `--hidden_units 512,256`, so that
-    a folder may follow; the value of an old-style `--gpu gpu` or `--gpu True` goes, `--gpu False` goes whole.
+    `--learning-rate` becomes `--learning_rate`. For the flags in `many`, `--flag 512 256` becomes `--flag 512,256`,
+    so that a folder may follow. The value of an old-style `--gpu gpu` or `--gpu True` goes, `--gpu False` goes whole.
     """
     arguments, words = [], deque(argv)
     while words:
         word = words.popleft()
         if word == "--":
             return [*arguments, word, *words]
-        arguments += rewritten(word, words) if word.startswith("--") else [word]
+        arguments += rewritten(word, words, many) if word.startswith("--") else [word]
     return arguments
 
 
-def rewritten(word: str, following: deque[str]) -> list[str]:
+def rewritten(word: str, following: deque[str], many: Collection[str]) -> list[str]:
     """Rewrite one flag, taking from the words that follow it what belongs to it."""
     flag, equals, value = word.partition("=")
     flag = "--" + flag[2:].replace("-", "_")
@@ -153,7 +158,7 @@ def rewritten(word: str, following: deque[str]) -> list[str]:
         if value.lower() in GPU_OFF:
             return []
         return [flag] if not value or value.lower() in GPU_ON else [f"{flag}={value}"]
-    if flag in TAKE_MANY and not equals:
+    if flag in many and not equals:
         numbers = []
         while following and following[0].isdigit():
             numbers.append(following.popleft())
@@ -169,17 +174,27 @@ def run(main: Callable[[], None]) -> NoReturn:
         code = 0
     except InputError as error:
         code = complain(str(error), EXIT_WRONG_INPUT)
-    except (RunError, MemoryError) as error:
-        code = complain(str(error) or "out of memory", EXIT_FAILED)
+    except RunError as error:
+        code = complain(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
         code = complain("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of our stdout, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
     except Exception as error:  # the last resort: a bug of ours, or of a library below
-        what = f"{type(error).__name__}: {reason_of(error)}"
-        code = complain(f"unexpected {what}\n(FLOWERS_DEBUG=1 shows where; please report it)", EXIT_FAILED)
+        if is_out_of_memory(error):
+            code = complain(OUT_OF_MEMORY, EXIT_FAILED)
+        else:
+            what = f"{type(error).__name__}: {reason_of(error)}"
+            code = complain(f"unexpected {what}\n(FLOWERS_DEBUG=1 shows where; please report it)", EXIT_FAILED)
     sys.exit(code)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Recognise a lack of memory: torch says it with a RuntimeError on the CPU, with a kind of its own on a GPU."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
 
 
 def complain(message: str, code: int) -> int:

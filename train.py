@@ -12,18 +12,19 @@ Writes checkpoint.pth into --save_dir, for predict.py: the epoch that was best o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import terminal
-from backbones import pretrained_backbone
-from data_utils import Splits, fold_seed, load_category_names, load_splits
-from features import Batch, Inputs, epoch_batches
+from backbones import backbone_with_weights
+from data_utils import Splits, load_category_names, load_splits
+from features import Batch, Inputs, epoch_batches, extract_inputs
 from model_utils import Checkpoint, Classifier, ModelConfig, build_classifier, choose_device
-from run_state import Row, RunFolder, TrainState
+from randomness import fold_seed, seed_torch
+from run_state import Metrics, Row, RunFolder, TrainState
 from terminal import RunError, counted, note, progress, warn, watched
 from train_config import TrainConfig, build_parser
 
@@ -37,92 +38,36 @@ def fit(config: TrainConfig) -> None:
     classifier, weights = new_classifier(config, len(splits.classes), device)
     report_start(config, splits, classifier, device)
 
-    train, valid = (Inputs(split, classifier, config.seed, device) for split in (splits.train, splits.valid))
     state = start_state(config, splits, category_names, classifier, weights)
     if config.resume:
         run_folder.resume(state)
         report_resumed(state, config)
 
-    while state.epoch < config.epochs:
-        losses_and_accuracy = run_epoch(config, state.epoch + 1, train, valid, state.optimizer)
-        report_epoch(state.record(*losses_and_accuracy), config)
-        run_folder.save_if_due(state, at_once=state.epoch >= config.epochs)
+    train, valid, test = extract_inputs(classifier, splits, config.seed, device)  # the backbone runs here, once a photo
+    try:
+        while state.epoch < config.epochs:
+            row = state.record(*run_epoch(config, state.epoch + 1, train, valid, state.optimizer))
+            report_epoch(row, config)
+            run_folder.save_if_due(state)
+    except KeyboardInterrupt:
+        note(f"stopped after epoch {state.epoch}; the same command with --resume goes on from there")
+        raise
+    finally:
+        run_folder.save(state)  # whatever ended the loop: finished epochs are not lost
 
-    if splits.test:
-        classifier.load_state_dict(state.best_trained, strict=False)
-        test = Inputs(splits.test, classifier, config.seed, device)
-        report_test(state.best, *evaluate(classifier.trainee, epoch_batches(test, config.batch_size)))
+    classifier.load_trained_state(state.best_trained)
+    report_best(state.best, evaluate(classifier.trainee, whole(test, config)) if test else None)
     print(f"checkpoint: {run_folder.checkpoint_path}")
 
 
-# --------------------------------------------------------------------------------------------------------- one epoch
-
-
-def train_one_epoch(trainee: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Optimizer) -> float:
-    """Take one optimizer step a batch; return the mean loss over all samples, each as it was before its step.
-
-    Raises FloatingPointError, before the step, for a loss that is not finite.
-    """
-    trainee.train()
-    total, count = 0.0, 0
-    for inputs, labels in batches:  # (B, ...), (B,)
-        loss = F.cross_entropy(trainee(inputs), labels)  # equals NLL of log-softmax
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss {loss.item()}")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.item() * len(labels)
-        count += len(labels)
-    return total / count
-
-
-@torch.inference_mode()
-def evaluate(trainee: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
-    """Return the mean loss and the accuracy (0 to 1) over all samples.
-
-    Raises FloatingPointError for a loss that is not finite.
-    """
-    trainee.eval()
-    total, right, count = 0.0, 0, 0
-    for inputs, labels in batches:
-        logits = trainee(inputs)  # (B, classes)
-        total += F.cross_entropy(logits, labels, reduction="sum").item()
-        right += (logits.argmax(dim=1) == labels).sum().item()
-        count += len(labels)
-    if not math.isfinite(total):
-        raise FloatingPointError(f"loss {total}")
-    return total / count, right / count
-
-
-def run_epoch(
-    config: TrainConfig, epoch: int, train: Inputs, valid: Inputs, optimizer: torch.optim.Optimizer
-) -> tuple[float, float, float]:
-    """Train for one epoch; return training loss, validation loss, validation accuracy.
-
-    Whatever is random in an epoch is a function of its number and the seed. Raises RunError for losses that are
-    not finite.
-    """
-    trainee = train.classifier.trainee
-    shuffle_seed = fold_seed(config.seed, "shuffle", epoch)
-    batches = epoch_batches(train, config.batch_size, (epoch - 1) % config.views, shuffle_seed)
-    torch.manual_seed(fold_seed(config.seed, "dropout", epoch))
-    try:
-        with progress(len(train.split), f"epoch {epoch}/{config.epochs}", "photo") as bar:
-            train_loss = train_one_epoch(trainee, watched(batches, bar), optimizer)
-        return train_loss, *evaluate(trainee, epoch_batches(valid, config.batch_size))
-    except FloatingPointError as error:
-        raise RunError(f"{error} in epoch {epoch}: lower --learning_rate (now {config.learning_rate})") from None
-
-
-# ------------------------------------------------------------------------------------------------- before the first
+# ------------------------------------------------------------------------------------------- before the first epoch
 
 
 def new_classifier(config: TrainConfig, num_classes: int, device: torch.device) -> tuple[Classifier, str]:
     """Put a new head on the backbone that the config asks for; return it and the name of the backbone's weights."""
-    torch.manual_seed(fold_seed(config.seed, "backbone"))  # what --weights none and cnn draw from
-    backbone = pretrained_backbone(config.arch, config.weights, config.image_size)
-    torch.manual_seed(fold_seed(config.seed, "head"))
+    seed_torch(config.seed, "backbone")  # what --weights none and cnn draw from
+    backbone = backbone_with_weights(config.arch, config.weights, config.image_size)
+    seed_torch(config.seed, "head")
     model = ModelConfig(config.arch, config.hidden_units, config.dropout, num_classes)
     classifier = build_classifier(model, backbone)
     if model.frozen and backbone.weights == "none":
@@ -144,13 +89,81 @@ def start_state(
         "--image_size": classifier.preprocessing.crop_size,
         "--seed": config.seed,
         "classes": list(splits.classes),
-        "training photos": splits.train.fingerprint(),
+        "training photos (or --valid_split)": splits.train.fingerprint(),
         "validation photos": splits.valid.fingerprint(),
     }
-    return TrainState(checkpoint, optimizer, identity)
+    settings = {f"--{key}": getattr(config, key) for key in ("learning_rate", "batch_size", "views", "dropout")}
+    return TrainState(checkpoint, optimizer, identity, settings)
 
 
-# -------------------------------------------------------------------------------------------------- at the terminal
+# --------------------------------------------------------------------------------------------------------- one epoch
+
+
+def run_epoch(
+    config: TrainConfig, epoch: int, train: Inputs, valid: Inputs, optimizer: torch.optim.Optimizer
+) -> tuple[float, Metrics]:
+    """Train for one epoch; return the training loss, and loss and accuracy on the validation photos.
+
+    Whatever is random in an epoch is a function of its number and the seed. Raises RunError for losses that are
+    not finite.
+    """
+    trainee, device = train.classifier.trainee, train.device
+    rows = train.rows(view=(epoch - 1) % config.views)  # extracted in the first epoch that needs it
+    order_seed = fold_seed(config.seed, "shuffle", epoch)
+    batches = epoch_batches(rows, train.labels, config.batch_size, device, order_seed)
+    seed_torch(config.seed, "dropout", epoch)
+    try:
+        with progress(len(rows), f"epoch {epoch}/{config.epochs}", "photo") as bar:
+            train_loss = train_one_epoch(trainee, watched(batches, bar), optimizer)
+        return train_loss, evaluate(trainee, whole(valid, config))
+    except FloatingPointError as error:
+        rate = f"--learning_rate (now {config.learning_rate:g})"
+        raise RunError(f"the loss is not finite ({error}) in epoch {epoch}: lower {rate}") from None
+
+
+def train_one_epoch(trainee: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Optimizer) -> float:
+    """Take one optimizer step a batch; return the mean loss over all samples, each as it was before its step.
+
+    Raises FloatingPointError, before the step, for a loss that is not finite.
+    """
+    trainee.train()
+    total, count = 0.0, 0
+    for inputs, labels in batches:  # (B, ...), (B,)
+        loss = F.cross_entropy(trainee(inputs), labels)  # equals NLL of log-softmax
+        if not torch.isfinite(loss):
+            raise FloatingPointError(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(labels)
+        count += len(labels)
+    return total / count
+
+
+@torch.inference_mode()
+def evaluate(trainee: nn.Module, batches: Iterable[Batch]) -> Metrics:
+    """Return loss and accuracy over all samples: sums and counts, divided once.
+
+    Raises FloatingPointError for a loss that is not finite.
+    """
+    trainee.eval()
+    total, right, count = 0.0, 0, 0
+    for inputs, labels in batches:
+        logits = trainee(inputs)  # (B, classes)
+        total += F.cross_entropy(logits, labels, reduction="sum").item()
+        right += (logits.argmax(dim=1) == labels).sum().item()
+        count += len(labels)
+    if not math.isfinite(total):
+        raise FloatingPointError(total)
+    return Metrics(total / count, right / count)
+
+
+def whole(inputs: Inputs, config: TrainConfig) -> Iterator[Batch]:
+    """Return batches of the plain photos of a split, in order: what is evaluated on."""
+    return epoch_batches(inputs.rows(), inputs.labels, config.batch_size, inputs.device)
+
+
+# --------------------------------------------------------------------------------------------------- at the terminal
 
 
 def report_start(config: TrainConfig, splits: Splits, classifier: Classifier, device: torch.device) -> None:
@@ -160,6 +173,8 @@ def report_start(config: TrainConfig, splits: Splits, classifier: Classifier, de
     numbers = sum(parameter.numel() for parameter in classifier.trainee.parameters())
     learns = f"its head of {numbers:,} parameters" if classifier.config.frozen else f"all {numbers:,} parameters"
     note(f"{config.arch} on {device}: training {learns}")
+    if config.views > config.epochs:
+        note(f"--views {config.views}: only the first {config.epochs} will be used, one an epoch")
 
 
 def report_resumed(state: TrainState, config: TrainConfig) -> None:
@@ -179,9 +194,10 @@ def report_epoch(row: Row, config: TrainConfig) -> None:
     )
 
 
-def report_test(best: Row, loss: float, accuracy: float) -> None:
-    """Print what the best epoch reaches on photos by which nothing was chosen."""
-    print(f"best epoch {best['epoch']}   test loss {loss:.4f}   test accuracy {accuracy:.2%}")
+def report_best(best: Row, test: Metrics | None) -> None:
+    """Print which epoch the checkpoint holds, and what it reaches on photos by which nothing was chosen."""
+    tested = f"   test loss {test.loss:.4f}   test accuracy {test.accuracy:.2%}" if test else ""
+    print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}{tested}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

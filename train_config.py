@@ -6,11 +6,10 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from backbones import resolve_arch
+from backbones import DEFAULT_IMAGE_SIZE, resolve_arch
 from terminal import InputError, Parser
 
 DEFAULT_HIDDEN_UNITS = 512
-DEFAULT_IMAGE_SIZE = 32  # pixels, as in CIFAR-10
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class TrainConfig:
         object.__setattr__(self, "arch", resolve_arch(self.arch))
         if self.hidden_units is None:  # the classic cnn ends in a single Linear
             object.__setattr__(self, "hidden_units", () if self.arch == "cnn" else (DEFAULT_HIDDEN_UNITS,))
-        size = self.image_size or DEFAULT_IMAGE_SIZE
+        size = DEFAULT_IMAGE_SIZE if self.image_size is None else self.image_size
         check("--valid_split", self.valid_split, 0 < self.valid_split < 1, "between 0 and 1")
         check(
             "--hidden_units",
@@ -110,14 +109,15 @@ def build_parser(doc: str) -> Parser:
         help="DEFAULT, another of torchvision's names (IMAGENET1K_V1), a file with a state dict, or none for "
         "random weights (default: DEFAULT; cnn takes none)",
     )
-    model.add_argument(
+    hidden_units = model.add_argument(
         "--hidden_units",
         "--hidden_layer1",
         type=parse_hidden_units,
         metavar="N",
-        help="width of the new classifier's hidden layer; several numbers make several layers, 0 makes none "
+        help="width of the new classifier's hidden layer; several numbers (512 256) make several layers, 0 makes none "
         f"(default: {DEFAULT_HIDDEN_UNITS}; 0 for cnn)",
     )
+    parser.take_many(hidden_units)
     model.add_argument(
         "--dropout", type=float, default=default.dropout, metavar="P", help="dropout behind each hidden layer"
     )
@@ -129,7 +129,9 @@ def build_parser(doc: str) -> Parser:
     )
 
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=int, default=default.epochs, metavar="N", help="passes over the photos")
+    training.add_argument(
+        "--epochs", type=int, default=default.epochs, metavar="N", help="passes over the training photos"
+    )
     training.add_argument(
         "--learning_rate",
         "--lr",

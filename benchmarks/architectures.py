@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from backbones import pretrained_backbone
+from backbones import backbone_with_weights
 from data_utils import Split, find_photos
 from features import extract_features
 from model_utils import Classifier, ModelConfig, build_classifier
@@ -44,11 +44,14 @@ def measure(classifier: Classifier, split: Split) -> float:
 
 def main() -> None:
     """Print the table."""
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     root = Path(sys.argv[1])
     photos = [path.relative_to(root).as_posix() for path in find_photos(root)][:PHOTOS]
     split = Split("some", root, tuple(photos), (0,) * len(photos))
     models = {
-        arch: build_classifier(ModelConfig(arch, (512,), 0.2, 102), pretrained_backbone(arch, "none")) for arch in ARCHS
+        arch: build_classifier(ModelConfig(arch, (512,), 0.2, 102), backbone_with_weights(arch, "none"))
+        for arch in ARCHS
     }
     for classifier in models.values():
         measure(classifier, split)  # warm up

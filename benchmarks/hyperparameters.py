@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 PROJECT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)
 ROWS = (
@@ -42,17 +44,19 @@ def run_train(arguments: list[str], options: str, seed: int) -> dict[str, float]
         out = subprocess.run(
             command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
         ).stdout
-    epochs = re.findall(r"training loss (\S+) +validation loss (\S+) +validation accuracy +(\S+)%", out)
+        history = torch.load(Path(save_dir) / "checkpoint.pth", weights_only=True)["history"]
     return {
-        "best valid": max(float(accuracy) for _, _, accuracy in epochs),
+        "best valid": max(100 * row["valid_accuracy"] for row in history),
         "test": float(re.search(r"test accuracy (\S+)%", out)[1]),
-        "last training loss": float(epochs[-1][0]),
-        "last valid loss": float(epochs[-1][1]),
+        "last training loss": history[-1]["train_loss"],
+        "last valid loss": history[-1]["valid_loss"],
     }
 
 
 def main() -> None:
     """Print the table, a row as soon as it is known."""
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     arguments = [str(Path(sys.argv[1]).resolve()), *sys.argv[2:]]
     columns = ("best valid", "test", "last training loss", "last valid loss")
     print(f"| options | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}", flush=True)

@@ -79,7 +79,7 @@ def test_the_cnn_is_the_classic_stack():
     names = [type(layer).__name__ for layer in backbones.small_cnn()]
     block = ["Conv2d", "BatchNorm2d", "ReLU"]
     assert names == [*block, *block, "MaxPool2d", *block, *block, "Flatten"]
-    backbone = backbones.pretrained_backbone("cnn", None, image_size=20)
+    backbone = backbones.backbone_with_weights("cnn", None, image_size=20)
     assert backbone.module(torch.zeros(2, 3, 20, 20)).shape == (2, backbone.width)
 
 
@@ -128,7 +128,7 @@ def save_weights(path, change=None):
 )
 def test_weights_come_from_a_file(tmp_path, change):
     state = save_weights(tmp_path / "own.pth", change)
-    backbone = backbones.pretrained_backbone("squeezenet1_1", str(tmp_path / "own.pth"))
+    backbone = backbones.backbone_with_weights("squeezenet1_1", str(tmp_path / "own.pth"))
     assert backbone.weights == "own.pth"
     for name, tensor in backbone.module.state_dict().items():
         assert tensor.dtype == torch.float32
@@ -146,7 +146,7 @@ def test_densenet_files_with_the_names_of_old_are_read(tmp_path):
         if not name.endswith("num_batches_tracked"):  # nor do they count batches
             old[name] = tensor
     torch.save(old, tmp_path / "old.pth")
-    backbone = backbones.pretrained_backbone("densenet121", str(tmp_path / "old.pth"))
+    backbone = backbones.backbone_with_weights("densenet121", str(tmp_path / "old.pth"))
     name = "features.denseblock1.denselayer1.norm1.weight"
     assert torch.equal(backbone.module.state_dict()[name], state[name])
     assert not any(tensor.is_meta for tensor in backbone.module.state_dict().values())
@@ -155,13 +155,13 @@ def test_densenet_files_with_the_names_of_old_are_read(tmp_path):
 def test_a_file_that_does_not_fit_is_refused_by_the_name_of_what_is_wrong(tmp_path):
     save_weights(tmp_path / "own.pth")
     with pytest.raises(InputError, match=r"not vgg16's.*lacks features\.2\.weight"):
-        backbones.pretrained_backbone("vgg16", str(tmp_path / "own.pth"))
+        backbones.backbone_with_weights("vgg16", str(tmp_path / "own.pth"))
     save_weights(tmp_path / "short.pth", lambda state: {**state, "features.0.weight": torch.zeros(1)})
     with pytest.raises(InputError, match=r"other shapes for features\.0\.weight"):
-        backbones.pretrained_backbone("squeezenet1_1", str(tmp_path / "short.pth"))
+        backbones.backbone_with_weights("squeezenet1_1", str(tmp_path / "short.pth"))
     (tmp_path / "text.pth").write_text("no tensors")
     with pytest.raises(InputError, match=r"text\.pth"):
-        backbones.pretrained_backbone("squeezenet1_1", str(tmp_path / "text.pth"))
+        backbones.backbone_with_weights("squeezenet1_1", str(tmp_path / "text.pth"))
 
 
 # --------------------------------------------------------------------------------------------------- the download

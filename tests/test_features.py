@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import features
-from backbones import pretrained_backbone
+from backbones import backbone_with_weights
 from data_utils import load_splits
-from features import Inputs, epoch_batches, extract_features
+from features import Inputs, epoch_batches, extract_features, extract_inputs
 from images import load_image, preset_view
 from model_utils import ModelConfig, build_classifier
 from train import evaluate, train_one_epoch
@@ -24,8 +24,12 @@ def splits(flowers):
 @pytest.fixture(scope="module")
 def classifier():
     torch.manual_seed(0)
-    backbone = pretrained_backbone("resnet18", "none")
+    backbone = backbone_with_weights("resnet18", "none")
     return build_classifier(ModelConfig("resnet18", (32,), 0.5, num_classes=6), backbone)
+
+
+def batches_of(inputs, batch_size, order_seed=None):
+    return epoch_batches(inputs.rows(), inputs.labels, batch_size, CPU, order_seed)
 
 
 def image_batches(splits, order, batch_size):
@@ -39,14 +43,14 @@ def image_batches(splits, order, batch_size):
 def test_training_on_stored_features_equals_running_the_backbone_on_every_batch(splits, classifier):
     """Also against another opinion of what training is: plain Adam, NLL of log-softmax, one photo at a time."""
     stored, plain = copy.deepcopy(classifier), copy.deepcopy(classifier)
-    inputs = Inputs(splits.train, stored, seed=0, device=CPU)
+    inputs = Inputs(stored, splits.train, seed=0, device=CPU)
     torch.manual_seed(1)
     stored_optimizer = torch.optim.Adam(stored.trainee.parameters(), lr=0.001)
-    stored_loss = train_one_epoch(stored.trainee, epoch_batches(inputs, 7, shuffle_seed=5), stored_optimizer)
+    stored_loss = train_one_epoch(stored.trainee, batches_of(inputs, 7, order_seed=5), stored_optimizer)
 
-    labels_in_order = [batch_labels for _, batch_labels in epoch_batches(inputs, 7, shuffle_seed=5)]
-    rows_in_order = torch.cat([rows for rows, _ in epoch_batches(inputs, 7, shuffle_seed=5)])
-    all_rows = inputs.load_or_extract(0)
+    labels_in_order = [batch_labels for _, batch_labels in batches_of(inputs, 7, order_seed=5)]
+    rows_in_order = torch.cat([rows for rows, _ in batches_of(inputs, 7, order_seed=5)])
+    all_rows = inputs.rows(0)
     order = [int((all_rows == row).all(dim=1).nonzero()[0]) for row in rows_in_order]
     assert sorted(order) == list(range(len(splits.train)))
 
@@ -69,20 +73,21 @@ def test_training_on_stored_features_equals_running_the_backbone_on_every_batch(
 
 
 def test_evaluation_on_features_and_on_photos_agree(splits, classifier):
-    inputs = Inputs(splits.valid, classifier, seed=0, device=CPU)
+    inputs = Inputs(classifier, splits.valid, seed=0, device=CPU)
     pixels = torch.stack(
         [preset_view(load_image(splits.valid.root / photo), classifier.preprocessing) for photo in splits.valid.photos]
     )
-    on_features = evaluate(classifier.trainee, epoch_batches(inputs, 4))
+    on_features = evaluate(classifier.trainee, batches_of(inputs, 4))
     on_photos = evaluate(classifier, [(pixels, torch.tensor(splits.valid.labels))])
-    assert on_features == pytest.approx(on_photos, rel=1e-4)
+    assert on_features.loss == pytest.approx(on_photos.loss, rel=1e-4)
+    assert on_features.accuracy == on_photos.accuracy
 
 
 def test_metrics_are_sums_over_samples_whatever_the_batches(splits, classifier):
-    inputs = Inputs(splits.valid, classifier, seed=0, device=CPU)
-    results = [evaluate(classifier.trainee, epoch_batches(inputs, size)) for size in (1, 5, 64)]
-    assert results[0] == pytest.approx(results[1], rel=1e-5)
-    assert results[0] == pytest.approx(results[2], rel=1e-5)
+    inputs = Inputs(classifier, splits.valid, seed=0, device=CPU)
+    results = [evaluate(classifier.trainee, batches_of(inputs, size)) for size in (1, 5, 64)]
+    assert len({metrics.accuracy for metrics in results}) == 1
+    assert [metrics.loss for metrics in results] == pytest.approx([results[0].loss] * 3, rel=1e-5)
 
 
 def test_the_number_of_threads_changes_no_bit(splits, classifier, monkeypatch):
@@ -104,11 +109,19 @@ def test_views_are_a_function_of_seed_view_and_photo(splits, classifier):
 
 
 def test_a_view_is_extracted_once_and_when_first_needed(splits, classifier):
-    inputs = Inputs(splits.valid, classifier, seed=0, device=CPU)
+    inputs = Inputs(classifier, splits.valid, seed=0, device=CPU)
     assert inputs.views == {}
-    first = inputs.load_or_extract(0)
-    assert inputs.load_or_extract(0) is first
+    first = inputs.rows(0)
+    assert inputs.rows(0) is first
     assert first.shape == (len(splits.valid), 512)
+
+
+def test_all_photos_pass_the_backbone_before_the_first_epoch(splits, classifier):
+    found = extract_inputs(classifier, splits, seed=0, device=CPU)
+    for inputs, split in zip(found, (splits.train, splits.valid, splits.test), strict=True):
+        assert inputs.split is split
+        assert list(inputs.views) == [0]
+        assert torch.equal(inputs.labels, torch.tensor(split.labels))
 
 
 def test_torchs_threads_are_given_back(splits, classifier):
@@ -118,10 +131,10 @@ def test_torchs_threads_are_given_back(splits, classifier):
 
 
 def test_shuffled_batches_hold_every_photo_once(splits, classifier):
-    inputs = Inputs(splits.train, classifier, seed=0, device=CPU)
+    inputs = Inputs(classifier, splits.train, seed=0, device=CPU)
     orders = {}
     for seed in (1, 1, 2):
-        batches = list(epoch_batches(inputs, 10, shuffle_seed=seed))
+        batches = list(batches_of(inputs, 10, order_seed=seed))
         assert [len(labels) for _, labels in batches] == [10, 10, 10, 10, 8]
         labels = torch.cat([labels for _, labels in batches]).tolist()
         assert sorted(labels) == sorted(splits.train.labels)

@@ -3,10 +3,13 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
-from support import NAMES, PROJECT, QUICK, run_program
+from support import PROJECT, QUICK, run_program
 from torch import nn
 from torchvision.datasets import ImageFolder
 
@@ -14,7 +17,8 @@ import train
 
 LOSSES = r"training loss (\d+\.\d{4})   validation loss (\d+\.\d{4})"
 EPOCH = rf"epoch +(\d+)/(\d+)   {LOSSES}   validation accuracy +(\d+\.\d\d)%"
-TEST = r"best epoch (\d+)   test loss (\d+\.\d{4})   test accuracy (\d+\.\d\d)%"
+BEST = r"best epoch (\d+)   validation accuracy (\d+\.\d\d)%"
+TEST = BEST + r"   test loss (\d+\.\d{4})   test accuracy (\d+\.\d\d)%"
 
 
 def read(path):
@@ -74,7 +78,7 @@ def test_the_reported_numbers_are_those_of_the_checkpoint(train_into, flowers, t
         logits = network(images)
     loss = nn.functional.nll_loss(logits.log_softmax(dim=1), labels).item()
     accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
-    best, printed_loss, printed_accuracy = re.search(TEST, outcome.out).groups()
+    best, _, printed_loss, printed_accuracy = re.search(TEST, outcome.out).groups()
     assert float(printed_loss) == pytest.approx(loss, abs=1e-4)
     assert float(printed_accuracy) == pytest.approx(100 * accuracy, abs=0.005)
     rows = contents["history"]
@@ -169,10 +173,11 @@ def test_two_epochs_and_two_more_equal_four_bit_for_bit(train_into, flowers, tmp
 
 def test_resuming_goes_on_with_another_learning_rate(train_into, flowers, tmp_path):
     train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
-    train_into(tmp_path, flowers, *QUICK, "--epochs", 2, "--resume", "--learning_rate", 0.1)
+    outcome = train_into(tmp_path, flowers, *QUICK, "--epochs", 2, "--resume", "--learning_rate", 0.1)
     state = read(tmp_path / "training" / "last.pth")
     assert [row["epoch"] for row in state["history"]] == [1, 2]
-    assert state["optimizer"]["param_groups"][0]["lr"] == 0.1
+    assert "--learning_rate was 0.001, now 0.1 from epoch 2 on" in outcome.err
+    assert state["settings"]["--learning_rate"] == 0.1
 
 
 def test_resuming_a_finished_run_says_so_and_tests_again(train_into, flowers, tmp_path):
@@ -208,7 +213,7 @@ def test_other_data_is_not_resumed(train_into, run, flowers, tmp_path):
     next((changed / "train" / "54").iterdir()).unlink()
     outcome = run(train, changed, *QUICK, "--epochs", 2, "--resume", "--save_dir", tmp_path / "out")
     assert (outcome.code, outcome.out) == (2, "")
-    assert "training photos are not the same" in outcome.err
+    assert "the training photos (or --valid_split) are not the same any more" in outcome.err
 
 
 # ------------------------------------------------------------------------------------------------ folders and names
@@ -243,6 +248,17 @@ def test_a_checkpoint_keeps_the_names_it_was_trained_with(train_into, flowers, t
 # --------------------------------------------------------------------------------------------------------- refusals
 
 
+def test_a_mistake_leaves_no_folders_behind(run, tmp_path):
+    assert run(train, tmp_path / "nowhere", "--save_dir", tmp_path / "made" / "by" / "typo").code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_memory_is_said_with_what_to_lower(run, flowers, tmp_path):
+    outcome = run(train, flowers, *QUICK, "--hidden_units", 10**11, "--save_dir", tmp_path)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "out of memory: lower --batch_size, --hidden_units" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -257,6 +273,7 @@ def test_a_checkpoint_keeps_the_names_it_was_trained_with(train_into, flowers, t
         (("--seed", -1), "--seed must be"),
         (("--valid_split", 1.5), "--valid_split must be"),
         (("--image_size", 4), "--image_size must be"),
+        (("--image_size", 0), "--image_size must be"),
         (("--image_size", 64), "--image_size is for --arch cnn"),
         (("--hidden_units", "0,-3"), "--hidden_units must be"),
         (("--hidden_units", "many"), "'many' should be numbers"),
@@ -280,25 +297,50 @@ def test_a_save_dir_that_cannot_be_written_is_refused_before_any_work(run, tmp_p
     assert "--save_dir: cannot write to" in outcome.err
 
 
-def test_every_bad_photo_is_listed_before_the_first_epoch(run, flowers, tmp_path):
+def test_every_bad_photo_of_every_split_is_listed_before_the_first_epoch(run, flowers, tmp_path):
     broken = shutil.copytree(flowers, tmp_path / "flowers")
-    for i, photo in enumerate(sorted(broken.glob("train/*/*"))[::6]):
-        photo.write_bytes(photo.read_bytes()[: 400 if i % 2 else 0])
+    for split, number in (("train", 4), ("valid", 1), ("test", 2)):
+        for i, photo in enumerate(sorted((broken / split).glob("*/*"))[:: 18 // number][:number]):
+            photo.write_bytes(photo.read_bytes()[: 400 if i % 2 else 0])
     outcome = run(train, broken, *QUICK, "--save_dir", tmp_path / "out")
     assert (outcome.code, outcome.out) == (2, "")
-    assert "8 of 48 photos cannot be used" in outcome.err
-    assert "and 3 more" in outcome.err
-    assert not (tmp_path / "out" / "checkpoint.pth").exists()
+    assert "7 photos cannot be used; repair or remove them:" in outcome.err
+    assert outcome.err.count("cannot open") == 5
+    assert f"cannot open {broken}/valid/49/drawn_000.jpg: it is empty" in outcome.err
+    assert "and 2 more" in outcome.err
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(train_into, run, flowers, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_finished_epochs(train_into, run, flowers, tmp_path):
     deep = (*QUICK, "--hidden_units", *[64] * 12)
     train_into(tmp_path, flowers, *deep, "--epochs", 1)
-    kept = (tmp_path / "checkpoint.pth").read_bytes()
+    kept = read(tmp_path / "training" / "last.pth")
     outcome = run(train, flowers, *deep, "--epochs", 9, "--lr", 1000, "--save_dir", tmp_path, "--resume")
     assert outcome.code == 1
-    assert re.search(r"loss (nan|inf) in epoch \d: lower --learning_rate \(now 1000\.0\)", outcome.err)
-    assert (tmp_path / "checkpoint.pth").read_bytes() == kept
+    assert re.search(
+        r"the loss is not finite \((nan|inf)\) in epoch 2: lower --learning_rate \(now 1000\)", outcome.err
+    )
+    assert same(read(tmp_path / "training" / "last.pth"), kept)
+
+
+def test_what_a_run_had_finished_when_it_was_interrupted_is_resumed_bit_for_bit(train_into, flowers, tmp_path):
+    """A real SIGINT after the third epoch's line, wherever in the fourth that is, long before the next save is due."""
+    options = [*QUICK, "--views", "2", "--hidden_units", "64"]
+    command = [sys.executable, "train.py", flowers, *options, "--epochs", "100000", "--save_dir", tmp_path / "parts"]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(3):
+        assert process.stdout.readline().startswith("epoch")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    reached = read(tmp_path / "parts" / "training" / "last.pth")["epoch"]
+    assert f"stopped after epoch {reached}; the same command with --resume goes on" in errors
+    assert errors.splitlines()[-1] == "train.py: interrupted"
+    assert "Traceback" not in errors
+    train_into(tmp_path / "parts", flowers, *options, "--epochs", reached + 2, "--resume")
+    train_into(tmp_path / "whole", flowers, *options, "--epochs", reached + 2)
+    for file in ("checkpoint.pth", "training/last.pth"):
+        assert same(read(tmp_path / "parts" / file), read(tmp_path / "whole" / file))
 
 
 def test_without_a_gpu_it_says_so_once_and_goes_on(train_into, flowers, tmp_path):
@@ -320,7 +362,3 @@ def test_without_weights_or_network_it_says_what_to_fetch(flowers, tmp_path):
     assert f"{tmp_path}/hub/checkpoints" in outcome.err
     assert "--arch cnn" in outcome.err
     assert "Traceback" not in outcome.err
-
-
-def test_names_are_given_for_all_102_flowers():
-    assert len(json.loads(NAMES.read_text(encoding="utf-8"))) == 102
