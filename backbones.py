@@ -178,15 +178,15 @@ def drop_classifier(model: nn.Module) -> int:
 
 
 def download_weights(entry: WeightsEnum) -> OrderedDict:
-    """Return the state dict of torchvision's entry, from its cache or the network, checked against its hash."""
+    """Return the state dict of torchvision's entry, from its cache or the network; a download's hash is checked."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    cached = folder / Path(entry.url).name
     try:
         with contextlib.redirect_stdout(sys.stderr):  # where torch announces the download
             return entry.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # URLError is an OSError; a hash that does not fit, a RuntimeError
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
+    except Exception as error:  # no network, a hash that does not fit, or whatever a damaged file makes of the reader
+        if cached.exists():
+            raise RunError(f"{cached} is damaged ({reason_of(error)}): delete it, and it is fetched anew") from error
         reason = reason_of(getattr(error, "reason", error))  # an URLError's own text is clumsy
         raise RunError(
             f"cannot get the pretrained weights ({reason}).\n"
@@ -195,13 +195,14 @@ def download_weights(entry: WeightsEnum) -> OrderedDict:
 
 
 def read_weights_file(path: Path) -> OrderedDict:
-    """Read a state dict of one's own, bare or under the key `state_dict`, as other programs save them."""
+    """Read a state dict of one's own, bare or under one of the keys that other programs save it by."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that is no state dict makes the reader raise
         what = f"not a file of tensors that can be loaded safely ({reason_of(error)})"
         raise InputError(f"--weights {path}: {what}") from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    for key in ("state_dict", "model_state_dict", "model"):
+        state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"--weights {path}: no state dict (a mapping from names to tensors)")
     return state
@@ -218,7 +219,7 @@ def fill_backbone(module: nn.Module, state: OrderedDict, arch: str, source: str)
         raise InputError(f"--weights {source}: these are not {arch}'s, the file {what}")
     batches_seen = torch.tensor(0)  # what files from before torch 0.4.1 lack, and eval mode never reads
     kept = OrderedDict((name, renamed.get(name, batches_seen).to(wanted[name].dtype)) for name in wanted)
-    kept._metadata = getattr(state, "_metadata", wanted._metadata)  # mnasnet asks for its version
+    kept._metadata = wanted._metadata  # mnasnet asks for its version, and the shapes are this version's
     module.load_state_dict(kept, assign=True)
 
 

@@ -17,8 +17,11 @@ from images import photo_endings
 from randomness import generator
 from terminal import InputError, counted, few, nearest, note, warn
 
-VALID_NAMES = ("valid", "val", "validation", "validate")
-SPLIT_NAMES = {"train": "train", "test": "test", **dict.fromkeys(VALID_NAMES, "valid")}
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation", "validate"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 NOT_CLASSES = (
     "__MACOSX",
     "@eaDir",
@@ -41,8 +44,9 @@ class Split:
         return len(self.photos)
 
     def fingerprint(self) -> str:
-        """Return a digest that changes when a photo is added, removed, renamed or moved to another class."""
-        rows = "\0".join(f"{photo}\0{label}" for photo, label in zip(self.photos, self.labels, strict=True))
+        """Return a digest that changes when a photo is added, removed, renamed, resized or moved to another class."""
+        sizes = [(self.root / photo).stat().st_size for photo in self.photos]
+        rows = "\0".join(f"{row}" for row in zip(self.photos, self.labels, sizes, strict=True))
         return hashlib.blake2b(rows.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
@@ -67,6 +71,9 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
         raise InputError(f"{data_dir} {what}; give the folder that holds train/ and valid/, or a folder a class")
     folders = split_folders(data_dir)
     train = find_classes(data_dir, folders.get("train", data_dir))
+    if not folders and all(photo.count("/") > 1 for photos in train.values() for photo in photos):
+        where = f"lie in folders below {few(list(train))}"
+        warn(f"{data_dir}: all photos {where}, which are taken for classes; is this a level too high?")
     check_number_of_classes(data_dir, tuple(train))
     if "valid" in folders:
         valid = find_classes(data_dir, folders["valid"])
@@ -113,6 +120,8 @@ def find_classes(data_dir: Path, folder: Path) -> dict[str, list[str]]:
     Names sort as strings ("1", "10", "2"), as torchvision's ImageFolder sorts them.
     """
     photos = {path.name: find_photos(path) for path in visible_folders(folder)}
+    if loose := sum(is_photo(path) for path in folder.iterdir()):
+        warn(f"{folder}: {counted(loose, 'photo')} beside the class folders left out, being of no class")
     if empty := [name for name, found in photos.items() if not found]:
         warn(f"{folder}: {counted(len(empty), 'folder')} without photos left out: {few(empty)}")
     return {name: [f.relative_to(data_dir).as_posix() for f in found] for name, found in photos.items() if found}

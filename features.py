@@ -23,6 +23,7 @@ from randomness import generator
 from terminal import InputError, counted, note, progress
 
 MICRO_BATCH = 16  # photos a forward; small, so that a CPU's caches hold the activations
+MOST_THREADS = 8  # each holds the activations of a micro-batch, 0.4 GB for vgg16
 FEW_BAD = 5  # how many unusable photos an error lists by name
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, ...), labels (B,)
@@ -135,7 +136,7 @@ def view_of_photo(classifier: Classifier, split: Split, index: int, view: int, s
 def worker_threads() -> Iterator[ThreadPoolExecutor]:
     """Give one thread a core; on an error or an interrupt, drop the work that has not begun."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(cores)
+    pool = ThreadPoolExecutor(min(cores, MOST_THREADS))
     try:
         yield pool
     finally:

@@ -22,6 +22,7 @@ from terminal import InputError, reason_of
 # Told by content. AVIF and HEIF where this Pillow has them; MPO is what many phones make of a JPEG.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 MAX_PIXELS = 180_000_000  # about Pillow's own limit: 0.5 GB as RGB, and more than nearly every camera's
+MAX_SIDE = 2048  # pixels that a model may ask for
 LONGEST_ASPECT = 3  # what lies further out than this many short sides is trimmed before resizing
 # A random view shows this share of the photo's area. ImageNet training goes down to 8 %, over hundreds of epochs; the
 # few views that a head learns from had better all show the flower.
@@ -123,6 +124,12 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str  # bilinear or bicubic; always antialiased
+
+    def __post_init__(self) -> None:
+        sizes_fit = 1 <= self.crop_size <= self.resize_size <= MAX_SIDE
+        numbers_fit = len(self.mean) == len(self.std) == 3 and min(self.std) > 0
+        if not (sizes_fit and numbers_fit and self.interpolation in ("bilinear", "bicubic")):
+            raise ValueError(f"{self} makes no sense")
 
 
 def to_pixels(image: Image.Image) -> torch.Tensor:

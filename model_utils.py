@@ -7,6 +7,7 @@ A `Classifier` is a backbone and a head: photos' uint8 pixels in, one logit a cl
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections import OrderedDict
@@ -66,8 +67,26 @@ class Classifier(nn.Module):
         self.head = head
         if config.frozen:
             self.backbone.requires_grad_(False)
-            self.backbone.to(memory_format=torch.channels_last)  # several times faster on a CPU
+        self.memory_format = torch.contiguous_format
         self.eval()
+
+    def place(self, device: torch.device) -> Classifier:
+        """Move to a device, in the memory format that suits a frozen backbone there; return the classifier.
+
+        On a CPU channels_last is several times faster, and CUDA prefers it; on MPS it has had wrong results.
+        """
+        if self.config.frozen and device.type != "mps":
+            self.memory_format = torch.channels_last
+        self.backbone.to(memory_format=self.memory_format)
+        return self.to(device)
+
+    def backbone_digest(self) -> str:
+        """Return a digest of the frozen backbone's names and numbers ("" where it is trained)."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in self.backbone.state_dict().items() if self.config.frozen else ():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     @property
     def trainee(self) -> nn.Module:
@@ -124,7 +143,7 @@ class Classifier(nn.Module):
             for numbers in (self.preprocessing.mean, self.preprocessing.std)
         )
         values = (pixels / 255 - mean) / std
-        return values.contiguous(memory_format=torch.channels_last) if self.config.frozen else values
+        return values.contiguous(memory_format=self.memory_format)
 
 
 def build_classifier(config: ModelConfig, backbone: Backbone) -> Classifier:
@@ -201,7 +220,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(
             classifier=rebuild_classifier(contents),
             classes=tuple(contents["class_to_idx"]),
-            category_names=contents["category_names"],
+            category_names=dict(contents["category_names"]),
             training=contents["training"],
             history=contents["history"],
         )
@@ -212,6 +231,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def rebuild_classifier(contents: Mapping[str, object]) -> Classifier:
     """Build the classifier without memory for its tensors, and assign the file's to it."""
+    if list(contents["class_to_idx"].values()) != list(range(len(contents["class_to_idx"]))):
+        raise ValueError("class_to_idx does not count from 0")
     config = ModelConfig(
         arch=contents["arch"],
         hidden_units=tuple(contents["hidden_units"]),
@@ -229,10 +250,10 @@ def rebuild_classifier(contents: Mapping[str, object]) -> Classifier:
     return classifier
 
 
-def read_tensors(path: Path) -> dict[str, object]:
-    """Read a file that `torch.save` wrote, mapped into memory, without ever running code that it may hold."""
+def read_tensors(path: Path, mmap: bool = True) -> dict[str, object]:
+    """Read a file that `torch.save` wrote (mapped into memory) without ever running code that it may hold."""
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:  # whatever the reader makes of a file from elsewhere
@@ -256,8 +277,9 @@ def write_atomically(path: Path, contents: dict[str, object]) -> None:
         temporary.replace(path)
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        temporary.unlink(missing_ok=True)
         raise RunError(f"cannot write {path} ({reason_of(error)}); what was there before is untouched") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from terminal import InputError
+from terminal import InputError, note
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 DPI = 120
@@ -21,6 +22,7 @@ MARGIN, GAP, HEADER = 0.3, 0.45, 0.4  # inches, as are all lengths here
 PHOTO_BOX = (6.4, 4.2)  # what a photo is fitted into
 NARROWEST_PHOTO = 1.6  # so that its file name has room
 BARS_WIDTH, NUMBER_WIDTH = 5.6, 0.85
+MOST_ROWS = 50
 ROW_HEIGHTS = (0.48, 0.84)  # rows share the photo's height within these limits
 INK, FAINT, LIKELIEST, OTHERS, TRACK = "#1d2b22", "#6b756f", "#86cb98", "#c3e0ca", "#f2f5f3"
 FONT_SIZE, SMALLEST_FONT_SIZE, TITLE_SIZE = 13.0, 9.0, 11.0  # points
@@ -32,10 +34,14 @@ def draw_prediction(path: Path, photo: Image.Image, title: str, likeliest: Seque
 
     The file's ending chooses the format. Raises InputError where the file cannot be written.
     """
+    if len(likeliest) > MOST_ROWS:
+        note(f"--plot shows the first {MOST_ROWS} of {len(likeliest)} classes")
+        likeliest = likeliest[:MOST_ROWS]
     scale = min(PHOTO_BOX[0] / photo.width, PHOTO_BOX[1] / photo.height)  # inches a pixel
     photo_width, photo_height = max(photo.width * scale, NARROWEST_PHOTO), photo.height * scale
     height = max(photo_height, ROW_HEIGHTS[0] * len(likeliest))
     figure = Figure((MARGIN + photo_width + GAP + BARS_WIDTH + MARGIN, MARGIN + height + HEADER), DPI)
+    FigureCanvasAgg(figure)  # without it, every measuring of a text would draw the whole figure
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box; the text output has it right
         draw_photo(add_panel(figure, MARGIN, photo_width, height), photo, title)

@@ -13,10 +13,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import terminal  # first: Ctrl-C while torch loads should not end in a traceback
+
+# isort: split
 import torch
 from PIL import Image
 
-import terminal
 from data_utils import load_category_names
 from images import load_image, preset_view
 from model_utils import Checkpoint, Classifier, choose_device, load_checkpoint
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         checkpoint.category_names = load_category_names(arguments.category_names, checkpoint.classes)
 
     device = choose_device(arguments.gpu)
-    probabilities = classify(checkpoint.classifier.to(device), image, device)
+    probabilities = classify(checkpoint.classifier.place(device), image, device)
     likeliest = rank_classes(probabilities, checkpoint, arguments.top_k)
     print_table(likeliest)
     if arguments.plot:
@@ -60,6 +62,9 @@ def check_options(arguments: argparse.Namespace) -> None:
         from plots import check_picture_path  # matplotlib takes its time, so it is imported for a plot alone
 
         check_picture_path(arguments.plot)
+        for path in (arguments.image, arguments.checkpoint, arguments.category_names):
+            if path and path.exists() and arguments.plot.exists() and path.samefile(arguments.plot):
+                raise InputError(f"--plot {arguments.plot} would overwrite what it is drawn from")
 
 
 def rank_classes(probabilities: torch.Tensor, checkpoint: Checkpoint, top_k: int | None) -> list[tuple[str, float]]:

@@ -1,8 +1,9 @@
 """Where a training run stands, and what it leaves in --save_dir.
 
 checkpoint.pth          the best epoch, complete in itself
-training/last.pth       the state after the last saved epoch, for --resume
-training/previous.pth   the checkpoint that an earlier run had left here
+run/last.pth            the state after the last saved epoch, for --resume
+run/previous.pth        the checkpoint that the run before had left here,
+run/previous_last.pth   and its state
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class TrainState:
         if not self.best or rank(row) > rank(self.best):
             self.best, self.best_trained = row, trained
             self.checkpoint.training["epoch"] = row["epoch"]
+        self.checkpoint.training["epochs"] = row["epoch"]
         self.checkpoint.history.append(row)
         self.epoch = row["epoch"]
         # A copy, so that an epoch that is broken off cannot spoil what the finished ones have reached.
@@ -76,11 +78,13 @@ class TrainState:
         """
         check_identity(saved["identity"], self.identity)
         report_changes(saved["settings"], self.settings, saved["epoch"] + 1)
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": saved["optimizer"]})
+        moments = copy.deepcopy(saved["optimizer"])  # which the optimizer will change in place
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.checkpoint.classifier.load_trained_state(saved["trained"])
         self.checkpoint.history = saved["history"]
-        self.checkpoint.training["epoch"] = saved["best"]["epoch"]
+        self.checkpoint.training |= {"epoch": saved["best"]["epoch"], "epochs": saved["epoch"]}
         self.epoch, self.best, self.best_trained = saved["epoch"], saved["best"], saved["best_trained"]
+        self.finished = saved
 
 
 def rank(row: Row) -> tuple[float, float]:
@@ -110,11 +114,10 @@ class RunFolder:
 
     def __init__(self, save_dir: Path) -> None:
         self.checkpoint_path = save_dir / "checkpoint.pth"
-        self.last_path = save_dir / "training" / "last.pth"
-        self.previous_path = save_dir / "training" / "previous.pth"
+        self.folder = save_dir / "run"
+        self.last_path = self.folder / "last.pth"
         self.saved_at, self.saved_epoch = time.monotonic(), 0
-        self.owned = False  # whether the checkpoint that lies here is this run's own
-        for folder in (save_dir, self.last_path.parent):
+        for folder in (save_dir, self.folder):
             check_writable(folder)
 
     def resume(self, state: TrainState) -> None:
@@ -123,11 +126,24 @@ class RunFolder:
             note(f"nothing to resume in {self.checkpoint_path.parent}: starting at epoch 1")
             return
         try:
-            state.restore(read_tensors(self.last_path))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            state.restore(read_tensors(self.last_path, mmap=False))  # the file is replaced while its tensors are used
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             what = f"{type(error).__name__}: {reason_of(error)}"
             raise InputError(f"--resume: {self.last_path} is damaged ({what}); train without --resume") from error
-        self.owned, self.saved_epoch = True, state.epoch
+
+    def begin(self, state: TrainState) -> None:
+        """Make the folders, and put aside what an earlier run has left here, unless `state` is that run's.
+
+        Its checkpoint may be better than what this run will reach; its state must not be taken for this run's.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if state.epoch == 0:
+                keep_as(self.checkpoint_path, self.folder / "previous.pth")
+                if self.last_path.exists():
+                    self.last_path.replace(self.folder / "previous_last.pth")
+        except OSError as error:
+            raise RunError(f"cannot write to {error.filename}: {error.strerror}") from error
 
     def save_if_due(self, state: TrainState) -> None:
         """Save if SAVE_EVERY seconds have passed since the last time."""
@@ -141,28 +157,23 @@ class RunFolder:
         """
         if state.epoch == self.saved_epoch:
             return
-        try:
-            self.last_path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"cannot make {self.last_path.parent}: {error.strerror}") from error
-        if not self.owned:
-            self.keep_earlier_checkpoint()
         save_checkpoint(self.checkpoint_path, state.checkpoint, state.best_trained)
         write_atomically(self.last_path, state.finished)
-        self.saved_at, self.saved_epoch, self.owned = time.monotonic(), state.epoch, True
+        self.saved_at, self.saved_epoch = time.monotonic(), state.epoch
 
-    def keep_earlier_checkpoint(self) -> None:
-        """Put an earlier run's checkpoint aside: it may be better than what this run will reach."""
-        if not self.checkpoint_path.is_file():
-            return
-        aside = self.previous_path.with_suffix(".tmp")
-        aside.unlink(missing_ok=True)
-        try:
-            os.link(self.checkpoint_path, aside)  # a second name: checkpoint.pth never goes missing
-        except OSError:  # a file system without hard links
-            shutil.copy2(self.checkpoint_path, aside)
-        aside.replace(self.previous_path)
-        note(f"the checkpoint of an earlier run is now {self.previous_path}")
+
+def keep_as(path: Path, aside: Path) -> None:
+    """Give a file, if there is one, a second name; under its own it stays until something new replaces it."""
+    if not path.is_file():
+        return
+    temporary = aside.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copy2(path, temporary)
+    temporary.replace(aside)
+    note(f"{path} of an earlier run is kept as {aside}")
 
 
 def check_writable(folder: Path) -> None:

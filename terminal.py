@@ -16,6 +16,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -26,6 +27,17 @@ WIDEST_TEXT = 100  # columns
 OUT_OF_MEMORY = "out of memory: lower --batch_size, --hidden_units or --views, or take a smaller --arch"
 LONGEST_REASON = 160  # letters of another library's error message that are passed on
 FEW = 3  # how many items a message names before it only counts the rest
+
+
+def end_quietly_when_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say in a line, not in a traceback, that Ctrl-C came before `run` could see it: while modules load."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = end_quietly_when_interrupted
 
 
 class InputError(Exception):
@@ -168,9 +180,12 @@ def rewritten(word: str, following: deque[str], many: Collection[str]) -> list[s
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a command and end the process with the exit code of what happened, never with a bare traceback."""
+    if sys.stdout:  # None where it is closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
     try:
         main()
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         code = 0
     except InputError as error:
         code = complain(str(error), EXIT_WRONG_INPUT)

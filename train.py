@@ -6,7 +6,7 @@
     python train.py flowers --save_dir out --epochs 30 --resume
 
 Writes checkpoint.pth into --save_dir, for predict.py: the epoch that was best on the validation photos. What
---resume needs goes into the folder training/ beside it.
+--resume needs goes into the folder run/ beside it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+import terminal  # first: Ctrl-C while torch loads should not end in a traceback
+
+# isort: split
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-import terminal
 from backbones import backbone_with_weights
 from data_utils import Splits, load_category_names, load_splits
 from features import Batch, Inputs, epoch_batches, extract_inputs
@@ -44,6 +46,7 @@ def fit(config: TrainConfig) -> None:
         report_resumed(state, config)
 
     train, valid, test = extract_inputs(classifier, splits, config.seed, device)  # the backbone runs here, once a photo
+    run_folder.begin(state)
     try:
         while state.epoch < config.epochs:
             row = state.record(*run_epoch(config, state.epoch + 1, train, valid, state.optimizer))
@@ -72,7 +75,7 @@ def new_classifier(config: TrainConfig, num_classes: int, device: torch.device) 
     classifier = build_classifier(model, backbone)
     if model.frozen and backbone.weights == "none":
         warn(f"--weights none: the features of a random, frozen {config.arch} are good for trying things out alone")
-    return classifier.to(device), backbone.weights
+    return classifier.place(device), backbone.weights
 
 
 def start_state(
@@ -89,6 +92,7 @@ def start_state(
         "--image_size": classifier.preprocessing.crop_size,
         "--seed": config.seed,
         "classes": list(splits.classes),
+        "backbone's tensors": classifier.backbone_digest(),
         "training photos (or --valid_split)": splits.train.fingerprint(),
         "validation photos": splits.valid.fingerprint(),
     }

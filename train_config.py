@@ -49,7 +49,7 @@ class TrainConfig:
         check("--image_size", size, 8 <= size <= 1024, "between 8 and 1024 pixels")
         check("--epochs", self.epochs, self.epochs >= 1, "at least 1")
         check("--learning_rate", self.learning_rate, 0 < self.learning_rate <= 1000, "above 0 and at most 1000")
-        check("--batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        check("--batch_size", self.batch_size, 1 <= self.batch_size <= 10**6, "from 1 to 1,000,000")
         check("--views", self.views, self.views >= 1, "at least 1")
         check("--seed", self.seed, self.seed >= 0, "at least 0")
 
@@ -152,7 +152,11 @@ def build_parser(doc: str) -> Parser:
         "crops and mirrorings; each costs one pass of the backbone",
     )
     training.add_argument(
-        "--seed", type=int, default=default.seed, metavar="N", help="same seed, same machine: same checkpoint"
+        "--seed",
+        type=int,
+        default=default.seed,
+        metavar="N",
+        help="same seed and machine, same checkpoint (on a CPU)",
     )
     training.add_argument("--gpu", action="store_true", help="use CUDA or Apple's MPS where there is one")
 
@@ -162,7 +166,7 @@ def build_parser(doc: str) -> Parser:
         type=Path,
         default=default.save_dir,
         metavar="DIR",
-        help="where checkpoint.pth and training/ go; created if missing",
+        help="where checkpoint.pth and run/ go; created if missing",
     )
     output.add_argument(
         "--resume",

@@ -121,10 +121,11 @@ def save_weights(path, change=None):
     [
         None,
         lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": state, "epoch": 3},
         lambda state: OrderedDict((f"module.{name}", tensor) for name, tensor in state.items()),
         lambda state: OrderedDict((name, tensor.double()) for name, tensor in state.items()),
     ],
-    ids=["plain", "wrapped", "data parallel", "float64"],
+    ids=["plain", "wrapped", "torchvision's", "data parallel", "float64"],
 )
 def test_weights_come_from_a_file(tmp_path, change):
     state = save_weights(tmp_path / "own.pth", change)
@@ -150,6 +151,12 @@ def test_densenet_files_with_the_names_of_old_are_read(tmp_path):
     name = "features.denseblock1.denselayer1.norm1.weight"
     assert torch.equal(backbone.module.state_dict()[name], state[name])
     assert not any(tensor.is_meta for tensor in backbone.module.state_dict().values())
+
+
+def test_a_data_parallel_mnasnet_is_read(tmp_path):
+    """Its state dict carries version numbers, those of DataParallel in front."""
+    torch.save(torch.nn.DataParallel(models.mnasnet0_5(weights=None)).state_dict(), tmp_path / "own.pth")
+    assert backbones.backbone_with_weights("mnasnet0_5", str(tmp_path / "own.pth")).width == 1280
 
 
 def test_a_file_that_does_not_fit_is_refused_by_the_name_of_what_is_wrong(tmp_path):
@@ -211,6 +218,14 @@ def test_a_download_that_cannot_be_had_says_what_to_fetch_and_where_to_put_it(se
     message = str(caught.value)
     for part in (url, str(hub), "--arch cnn", "File not found"):
         assert part in message
+
+
+@pytest.mark.parametrize("damaged", [b"", b"<html>not found</html>", b"PK\x03\x04 half an archive"])
+def test_a_damaged_file_in_torchs_cache_is_named(server, hub, damaged):
+    hub.mkdir(parents=True)
+    (hub / "net.pth").write_bytes(damaged)
+    with pytest.raises(RunError, match=r"net\.pth is damaged .* delete it"):
+        backbones.download_weights(entry_for(f"{server}/net.pth"))
 
 
 def test_a_download_with_the_wrong_hash_is_refused(tmp_path, server, hub):

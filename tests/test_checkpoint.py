@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import resource
 import subprocess
 import sys
 
@@ -53,10 +52,13 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(run, trained, flo
         (lambda c: c.update(format_version=2), "format 2, this program reads up to 1"),
         (lambda c: c.pop("format_version"), "no checkpoint that train.py wrote"),
         (lambda c: c.pop("preprocessing"), "KeyError: 'preprocessing'"),
-        (lambda c: c["class_to_idx"].popitem(), "size mismatch|Error"),
+        (lambda c: c["class_to_idx"].popitem(), "size mismatch"),
         (lambda c: c["state_dict"].popitem(), "Missing key"),
         (lambda c: c.update(arch="vgg61"), "vgg61"),
-        (lambda c: c.update(hidden_units=["a"]), "Error"),
+        (lambda c: c.update(hidden_units=["a"]), "TypeError"),
+        (lambda c: c["class_to_idx"].update({"49": 1}), "does not count from 0"),
+        (lambda c: c["preprocessing"].update(interpolation="magic"), "makes no sense"),
+        (lambda c: c.update(category_names=3), "TypeError"),
     ],
 )
 def test_what_does_not_fit_is_refused(contents, tmp_path, change, said):
@@ -104,7 +106,6 @@ def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path):
     assert "RunError: cannot write" in done.stderr
     assert read_tensors(path)["value"] == 1
     assert list(tmp_path.iterdir()) == [path]
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 2**20
 
 
 def test_a_folder_that_is_gone_is_a_run_that_failed(tmp_path):

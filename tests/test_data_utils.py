@@ -58,15 +58,15 @@ def test_two_validation_folders_are_refused(folder):
 @pytest.mark.parametrize("layout", [("train/a", "train/b", "test/a"), ("a", "b")], ids=["train and test", "flat"])
 def test_without_a_validation_folder_a_share_of_each_class_is_held_out_and_said(folder, layout, capsys):
     root = folder(*layout)
-    splits = load_splits(root, valid_share=0.34, seed=1)
+    splits = load_splits(root, valid_split=0.34, seed=1)
     assert splits.classes == ("a", "b")
     assert sorted(splits.valid.labels) == [0, 1]
     assert sorted(splits.train.labels) == [0, 0, 1, 1]
     assert not set(splits.train.photos) & set(splits.valid.photos)
     assert bool(splits.test) == ("test/a" in layout)
     assert "held out 2 training photos (34% of each class)" in capsys.readouterr().err
-    assert load_splits(root, valid_share=0.34, seed=1) == splits
-    others = {load_splits(root, valid_share=0.34, seed=seed).valid.photos for seed in range(5)}
+    assert load_splits(root, valid_split=0.34, seed=1) == splits
+    others = {load_splits(root, valid_split=0.34, seed=seed).valid.photos for seed in range(5)}
     assert len(others) > 1
 
 
@@ -74,7 +74,7 @@ def test_a_class_of_one_photo_is_trained_on_and_not_held_out(folder):
     root = folder("a", "b", "c")
     for photo in list((root / "c").iterdir())[1:]:
         photo.unlink()
-    splits = load_splits(root, valid_share=0.9)
+    splits = load_splits(root, valid_split=0.9)
     assert (sorted(splits.train.labels), sorted(splits.valid.labels)) == ([0, 1, 2], [0, 0, 1, 1])
 
 
@@ -118,6 +118,19 @@ def test_a_loop_of_links_is_walked_once(folder):
 def test_a_class_may_be_called_train(folder):
     """A split folder holds folders, a class folder holds photos."""
     assert load_splits(folder("train", "plane")).classes == ("plane", "train")
+
+
+def test_training_and_testing_are_split_folders_too(folder):
+    splits = load_splits(folder("training/a", "training/b", "testing/a", "testing/b"))
+    assert (splits.classes, len(splits.test)) == (("a", "b"), 6)
+
+
+def test_a_level_too_high_and_photos_of_no_class_are_told(folder, capsys):
+    root = folder("zoo/cats/a", "zoo/cats/b", "zoo/dogs/a", "zoo/dogs/b", "loose", "loose/a", "loose/b")
+    load_splits(root / "zoo")
+    assert "is this a level too high?" in capsys.readouterr().err
+    load_splits(root / "loose")
+    assert "3 photos beside the class folders left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,31 @@ def test_the_plots_file_is_checked_before_the_work(run, trained, photo, tmp_path
     assert run(predict, photo, trained / "checkpoint.pth", "--plot", tmp_path / "file" / "plot.png").code == 2
 
 
+def test_a_plot_never_overwrites_what_it_is_drawn_from(run, trained, photo, tmp_path):
+    mine = shutil.copy(photo, tmp_path / "mine.jpg")
+    outcome = run(predict, mine, trained / "checkpoint.pth", "--plot", mine)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "would overwrite" in outcome.err
+    assert mine.read_bytes() == photo.read_bytes()
+
+
+def test_a_plot_of_many_classes_is_cut_and_cheap(tmp_path, capsys):
+    import plots
+
+    names = [(f"class {i}", 1 / 300) for i in range(300)]
+    plots.draw_prediction(tmp_path / "plot.png", Image.new("RGB", (60, 40)), "photo", names)
+    assert "shows the first 50 of 300 classes" in capsys.readouterr().err
+    assert Image.open(tmp_path / "plot.png").height < 4000
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(trained, photo, tmp_path):
+    (tmp_path / "names.json").write_text('{"54": "雛菊"}', encoding="utf-8")
+    arguments = (photo, trained / "checkpoint.pth", "--top_k", 6, "--category_names", tmp_path / "names.json")
+    outcome = run_program("predict.py", *arguments, PYTHONIOENCODING="ascii")
+    assert outcome.code == 0
+    assert "\\u96db\\u83ca" in outcome.out
+
+
 def test_matplotlib_is_imported_for_a_plot_alone(trained, photo):
     code = "import sys, predict; predict.main(sys.argv[1:]); print('matplotlib' in sys.modules)"
     assert run_program("-c", code, photo, trained / "checkpoint.pth").out.splitlines()[-1] == "False"

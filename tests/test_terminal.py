@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -96,6 +97,15 @@ def test_the_readmes_table_lists_the_options_of_help(command, run):
         plain = {"0.2", "0.001", "vgg16", "10", "64", "1", "0", "5", "32", "."}
         if default in plain:
             assert table[flag] == default, flag
+
+
+def test_an_interrupt_while_modules_load_is_no_traceback():
+    code = "import terminal, os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr == "interrupted\n"
+    assert done.returncode == -signal.SIGINT  # which a shell shows as 130
 
 
 def test_an_unexpected_error_is_a_line_and_with_debug_a_traceback(tmp_path):

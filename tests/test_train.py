@@ -11,6 +11,7 @@ import pytest
 import torch
 from support import PROJECT, QUICK, run_program
 from torch import nn
+from torchvision import models
 from torchvision.datasets import ImageFolder
 
 import train
@@ -51,7 +52,7 @@ def test_the_whole_output_of_a_run(train_into, flowers, tmp_path, model):
     assert re.fullmatch(EPOCH, second).groups()[:2] == ("2", "2")
     assert re.fullmatch(TEST, tested)
     assert saved == f"checkpoint: {tmp_path}/new/out/checkpoint.pth"
-    assert files_in(tmp_path) == ["new/out/checkpoint.pth", "new/out/training/last.pth"]
+    assert files_in(tmp_path) == ["new/out/checkpoint.pth", "new/out/run/last.pth"]
     assert "6 classes; photos: 48 train, 18 valid, 18 test" in outcome.err
     assert ("warning: --weights none" in outcome.err) == (model == QUICK)
     assert "it/s" not in outcome.err  # no progress bar where there is no terminal
@@ -104,7 +105,7 @@ def test_a_frozen_backbone_does_not_move_and_the_cnn_does(train_into, flowers, t
         train_into(tmp_path / f"cnn {name}", flowers, "--arch", "cnn", "--epochs", epochs)
 
     def moved(one, other):
-        before, after = (read(tmp_path / name / "training" / "last.pth")["trained"] for name in (one, other))
+        before, after = (read(tmp_path / name / "run" / "last.pth")["trained"] for name in (one, other))
         return {name for name in before if not same(before[name], after[name])}
 
     def stored(name):
@@ -147,13 +148,26 @@ def test_the_original_classifier_is_not_in_the_file(train_into, flowers, tmp_pat
     assert not any("classifier" in name for name in read(tmp_path / "checkpoint.pth")["state_dict"])
 
 
-def test_an_earlier_runs_checkpoint_is_put_aside_not_lost(train_into, flowers, tmp_path):
+def test_an_earlier_run_is_put_aside_not_lost_and_not_taken_for_this_one(train_into, run, flowers, tmp_path):
     train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)
-    earlier = (tmp_path / "checkpoint.pth").read_bytes()
-    outcome = train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1, "--lr", 0.01)
-    assert (tmp_path / "training" / "previous.pth").read_bytes() == earlier
-    assert (tmp_path / "checkpoint.pth").read_bytes() != earlier
-    assert "previous.pth" in outcome.err
+    earlier = {name: (tmp_path / name).read_bytes() for name in ("checkpoint.pth", "run/last.pth")}
+    outcome = run(train, flowers, "--arch", "cnn", "--save_dir", tmp_path, "--lr", 1000, "--hidden_units", *[64] * 12)
+    assert outcome.code == 1  # not finite, in its first epochs
+    assert "run/previous.pth" in outcome.err
+    assert (tmp_path / "run" / "previous.pth").read_bytes() == earlier["checkpoint.pth"]
+    assert (tmp_path / "run" / "previous_last.pth").read_bytes() == earlier["run/last.pth"]
+    if not (tmp_path / "run" / "last.pth").exists():
+        resumed = train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1, "--resume")
+        assert "nothing to resume" in resumed.err
+
+
+def test_every_epoch_has_its_view(train_into, flowers, tmp_path):
+    plain = train_into(tmp_path / "plain", flowers, *QUICK, "--epochs", 4)
+    varied = train_into(tmp_path / "varied", flowers, *QUICK, "--epochs", 4, "--views", 3)
+    assert plain.out.splitlines()[0] == varied.out.splitlines()[0]
+    assert plain.out.splitlines()[1] != varied.out.splitlines()[1]
+    assert re.findall(r"reading 48 train photos, view (\d)", varied.err) == ["0", "1", "2"]
+    assert re.findall(r"reading \d+ (?:valid|test) photos, view (\d)", varied.err) == ["0", "0"]
 
 
 # --------------------------------------------------------------------------------------------------------- resuming
@@ -167,14 +181,14 @@ def test_two_epochs_and_two_more_equal_four_bit_for_bit(train_into, flowers, tmp
     rest = train_into(tmp_path / "parts", flowers, *options, "--epochs", 4, "--resume")
     assert rest.out.splitlines()[:3] == whole.out.splitlines()[2:5]
     assert "resuming after epoch 2" in rest.err
-    for file in ("checkpoint.pth", "training/last.pth"):
+    for file in ("checkpoint.pth", "run/last.pth"):
         assert same(read(tmp_path / "whole" / file), read(tmp_path / "parts" / file))
 
 
 def test_resuming_goes_on_with_another_learning_rate(train_into, flowers, tmp_path):
     train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
     outcome = train_into(tmp_path, flowers, *QUICK, "--epochs", 2, "--resume", "--learning_rate", 0.1)
-    state = read(tmp_path / "training" / "last.pth")
+    state = read(tmp_path / "run" / "last.pth")
     assert [row["epoch"] for row in state["history"]] == [1, 2]
     assert "--learning_rate was 0.001, now 0.1 from epoch 2 on" in outcome.err
     assert state["settings"]["--learning_rate"] == 0.1
@@ -210,10 +224,48 @@ def test_another_model_is_not_resumed(train_into, run, flowers, tmp_path, change
 def test_other_data_is_not_resumed(train_into, run, flowers, tmp_path):
     changed = shutil.copytree(flowers, tmp_path / "flowers")
     train_into(tmp_path / "out", changed, *QUICK, "--epochs", 1)
-    next((changed / "train" / "54").iterdir()).unlink()
-    outcome = run(train, changed, *QUICK, "--epochs", 2, "--resume", "--save_dir", tmp_path / "out")
-    assert (outcome.code, outcome.out) == (2, "")
-    assert "the training photos (or --valid_split) are not the same any more" in outcome.err
+    photos = sorted((changed / "train" / "54").iterdir())
+    for change in (lambda: shutil.copy(photos[1], photos[0]), photos[0].unlink):
+        change()
+        outcome = run(train, changed, *QUICK, "--epochs", 2, "--resume", "--save_dir", tmp_path / "out")
+        assert (outcome.code, outcome.out) == (2, "")
+        assert "the training photos (or --valid_split) are not the same any more" in outcome.err
+
+
+def test_other_weights_in_a_file_of_the_same_name_are_not_resumed(train_into, run, flowers, tmp_path):
+    options = ("--arch", "squeezenet1_1", "--weights", tmp_path / "own.pth", "--save_dir", tmp_path / "out")
+    for seed, code in ((0, 0), (1, 2)):
+        torch.manual_seed(seed)
+        torch.save(models.squeezenet1_1(weights=None).state_dict(), tmp_path / "own.pth")
+        outcome = run(train, flowers, *options, "--epochs", 1 + seed, "--resume")
+        assert outcome.code == code
+    assert "backbone's tensors are not the same" in outcome.err
+
+
+def test_resuming_a_finished_run_mends_its_checkpoint(train_into, flowers, tmp_path):
+    train_into(tmp_path, flowers, *QUICK, "--epochs", 2)
+    (tmp_path / "checkpoint.pth").unlink()
+    train_into(tmp_path, flowers, *QUICK, "--epochs", 2, "--resume", "--category_names", PROJECT / "cat_to_name.json")
+    assert read(tmp_path / "checkpoint.pth")["category_names"]["54"] == "sunflower"
+
+
+def test_a_killed_run_resumes_from_its_last_save_bit_for_bit(train_into, flowers, tmp_path):
+    """A real kill -9, with every epoch's save due; the saves must not take the run's own files for another's."""
+    options = ["--arch", "cnn", "--views", "2", "--hidden_units", "16"]
+    code = "import sys, run_state, train; run_state.SAVE_EVERY = 0; train.main(sys.argv[1:])"
+    arguments = [str(flowers), *options, "--epochs", "1000", "--save_dir", str(tmp_path / "parts")]
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    for _ in range(4):
+        assert process.stdout.readline().startswith("epoch")
+    process.kill()
+    process.communicate(timeout=30)
+    reached = read(tmp_path / "parts" / "run" / "last.pth")["epoch"]
+    assert reached >= 3
+    assert not (tmp_path / "parts" / "run" / "previous.pth").exists()
+    train_into(tmp_path / "parts", flowers, *options, "--epochs", reached + 2, "--resume")
+    train_into(tmp_path / "whole", flowers, *options, "--epochs", reached + 2)
+    for file in ("checkpoint.pth", "run/last.pth"):
+        assert same(read(tmp_path / "whole" / file), read(tmp_path / "parts" / file))
 
 
 # ------------------------------------------------------------------------------------------------ folders and names
@@ -314,13 +366,13 @@ def test_every_bad_photo_of_every_split_is_listed_before_the_first_epoch(run, fl
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_finished_epochs(train_into, run, flowers, tmp_path):
     deep = (*QUICK, "--hidden_units", *[64] * 12)
     train_into(tmp_path, flowers, *deep, "--epochs", 1)
-    kept = read(tmp_path / "training" / "last.pth")
+    kept = read(tmp_path / "run" / "last.pth")
     outcome = run(train, flowers, *deep, "--epochs", 9, "--lr", 1000, "--save_dir", tmp_path, "--resume")
     assert outcome.code == 1
     assert re.search(
         r"the loss is not finite \((nan|inf)\) in epoch 2: lower --learning_rate \(now 1000\)", outcome.err
     )
-    assert same(read(tmp_path / "training" / "last.pth"), kept)
+    assert same(read(tmp_path / "run" / "last.pth"), kept)
 
 
 def test_what_a_run_had_finished_when_it_was_interrupted_is_resumed_bit_for_bit(train_into, flowers, tmp_path):
@@ -333,13 +385,13 @@ def test_what_a_run_had_finished_when_it_was_interrupted_is_resumed_bit_for_bit(
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    reached = read(tmp_path / "parts" / "training" / "last.pth")["epoch"]
+    reached = read(tmp_path / "parts" / "run" / "last.pth")["epoch"]
     assert f"stopped after epoch {reached}; the same command with --resume goes on" in errors
     assert errors.splitlines()[-1] == "train.py: interrupted"
     assert "Traceback" not in errors
     train_into(tmp_path / "parts", flowers, *options, "--epochs", reached + 2, "--resume")
     train_into(tmp_path / "whole", flowers, *options, "--epochs", reached + 2)
-    for file in ("checkpoint.pth", "training/last.pth"):
+    for file in ("checkpoint.pth", "run/last.pth"):
         assert same(read(tmp_path / "parts" / file), read(tmp_path / "whole" / file))
 
 
