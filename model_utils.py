@@ -7,6 +7,7 @@ A `Classifier` is a backbone and a head: photos' uint8 pixels in, one logit a cl
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -20,7 +21,7 @@ from torch import nn
 
 from backbones import Backbone, empty_backbone
 from images import Preprocessing
-from terminal import InputError, RunError, reason_of, warn
+from terminal import InputError, RunError, is_out_of_memory, reason_of, warn
 
 FORMAT_VERSION = 1
 
@@ -81,9 +82,11 @@ class Classifier(nn.Module):
         return self.to(device)
 
     def backbone_digest(self) -> str:
-        """Return a digest of the frozen backbone's names and numbers ("" where it is trained)."""
+        """Return a digest of the frozen backbone's names and numbers, or "" where it is trained."""
+        if not self.config.frozen:
+            return ""
         digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in self.backbone.state_dict().items() if self.config.frozen else ():
+        for name, tensor in self.backbone.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
@@ -225,6 +228,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             history=contents["history"],
         )
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         what = f"{type(error).__name__}: {reason_of(error)}"
         raise InputError(f"{path} is damaged or was changed by hand ({what})") from error
 
@@ -287,7 +292,8 @@ def sync_folder(folder: Path) -> None:
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_DIRECTORY)
         try:
-            os.fsync(handle)
+            with contextlib.suppress(OSError):  # some file systems will not do this for a folder
+                os.fsync(handle)
         finally:
             os.close(handle)
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from terminal import InputError, note
+from terminal import InputError, note, percent
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 DPI = 120
@@ -90,16 +90,17 @@ def draw_bars(axes: Axes, likeliest: Sequence[tuple[str, float]]) -> None:
         middle, thickness = (row + 0.5) * row_height, 0.76 * row_height
         axes.barh(middle, full, thickness, color=TRACK)
         axes.barh(middle, full * probability, thickness, color=OTHERS if row else LIKELIEST)
-        axes.text(BARS_WIDTH, middle, percent(probability), ha="right", va="center", color=INK, **text_style(FONT_SIZE))
+        axes.text(
+            BARS_WIDTH,
+            middle,
+            percent(probability, digits=1),
+            ha="right",
+            va="center",
+            color=INK,
+            **text_style(FONT_SIZE),
+        )
         text = axes.text(0.12, middle, name, va="center", color=INK, **text_style(FONT_SIZE))
         shorten(text, (full - 0.24) * DPI)
-
-
-def percent(probability: float) -> str:
-    """Write a probability in percent; certainty is for those who have it, so no 0.0 % and no 100.0 %."""
-    if probability < 0.001:
-        return "< 0.1%"
-    return "> 99.9%" if probability > 0.999 else f"{probability:.1%}"
 
 
 def text_style(size: float) -> dict[str, object]:

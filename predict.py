@@ -22,7 +22,7 @@ from PIL import Image
 from data_utils import load_category_names
 from images import load_image, preset_view
 from model_utils import Checkpoint, Classifier, choose_device, load_checkpoint
-from terminal import InputError, Parser, note
+from terminal import InputError, Parser, note, percent
 
 DEFAULT_TOP_K = 5
 
@@ -81,7 +81,7 @@ def print_table(rows: list[tuple[str, float]]) -> None:
     """Print names and probabilities, aligned, in the order given."""
     width = max(len(name) for name, _ in rows)
     for name, probability in rows:
-        print(f"{name:{width}}  {probability:7.2%}")
+        print(f"{name:{width}}  {percent(probability, digits=2):>8}")
 
 
 def build_parser() -> Parser:

@@ -13,13 +13,13 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from model_utils import Checkpoint, read_tensors, save_checkpoint, write_atomically
-from terminal import InputError, RunError, note, reason_of
+from terminal import InputError, RunError, is_out_of_memory, note, reason_of
 
 SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than writing its files does
 
@@ -34,57 +34,77 @@ class Metrics:
     accuracy: float  # 0 to 1
 
 
-@dataclass
 class TrainState:
-    """Where training stands: the classifier with the last epoch's tensors, the best epoch's, the optimizer."""
+    """What is being trained, and `finished`: all that is to be kept, as it was after the last finished epoch.
 
-    checkpoint: Checkpoint  # in the making: its classifier is the one in training
-    optimizer: torch.optim.Optimizer
-    identity: dict[str, object]  # model and data: what must be the same for the numbers to mean anything
-    settings: dict[str, object]  # what may change between one part of a run and the next
-    epoch: int = 0  # finished epochs
-    best: Row = field(default_factory=dict)  # the best epoch's row of the history
-    best_trained: dict[str, torch.Tensor] = field(default_factory=dict)  # and its tensors
-    finished: dict[str, object] = field(default_factory=dict)  # state_dict() as it was after the last epoch
+    `finished` is plain types and copies of tensors, replaced whole by every epoch. So an epoch that is broken off,
+    wherever that happens, spoils nothing, and saving at any moment saves something that fits together.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, identity: dict[str, object]) -> None:
+        self.checkpoint = checkpoint  # as it would be without having been trained
+        self.optimizer = optimizer
+        self.finished: dict[str, object] = {
+            "identity": identity,  # model and data: what must be the same for the numbers to mean anything
+            "epoch": 0,
+            "history": [],  # a Row an epoch
+            "best": {},  # the best epoch's Row
+            "best_trained": {},  # its tensors
+            "trained": {},  # the last epoch's
+            "optimizer": {},  # the optimizer's moments
+            "training": {},  # the settings of the last epoch
+            "category_names": checkpoint.category_names,
+        }
+
+    @property
+    def epoch(self) -> int:
+        """Return the number of finished epochs."""
+        return self.finished["epoch"]
+
+    @property
+    def best(self) -> Row:
+        """Return the best epoch's row of the history."""
+        return self.finished["best"]
 
     def record(self, train_loss: float, valid: Metrics) -> Row:
         """Note a finished epoch, and keep its tensors if it is the best by validation accuracy, then loss."""
-        valid_row = {"valid_loss": valid.loss, "valid_accuracy": valid.accuracy}
-        row = {"epoch": self.epoch + 1, "train_loss": train_loss, **valid_row}
+        losses = {"train_loss": train_loss, "valid_loss": valid.loss}
+        row = {"epoch": self.epoch + 1, **losses, "valid_accuracy": valid.accuracy}
         trained = copy.deepcopy(self.checkpoint.classifier.trained_state())
-        if not self.best or rank(row) > rank(self.best):
-            self.best, self.best_trained = row, trained
-            self.checkpoint.training["epoch"] = row["epoch"]
-        self.checkpoint.training["epochs"] = row["epoch"]
-        self.checkpoint.history.append(row)
-        self.epoch = row["epoch"]
-        # A copy, so that an epoch that is broken off cannot spoil what the finished ones have reached.
+        better = not self.best or rank(row) > rank(self.best)
+        best, best_trained = (row, trained) if better else (self.best, self.finished["best_trained"])
         self.finished = {
-            "identity": self.identity,
-            "settings": self.settings,
-            "epoch": self.epoch,
-            "history": self.checkpoint.history,
-            "best": self.best,
-            "best_trained": self.best_trained,
+            **self.finished,
+            "epoch": row["epoch"],
+            "history": [*self.finished["history"], row],
+            "best": best,
+            "best_trained": best_trained,
             "trained": trained,
             "optimizer": copy.deepcopy(self.optimizer.state_dict()["state"]),
+            "training": {**self.checkpoint.training, "epoch": best["epoch"], "epochs": row["epoch"]},
         }
         return row
 
     def restore(self, saved: dict) -> None:
-        """Restore what `finished` held; how the optimizer steps from here on (its rate, say) stays its own.
+        """Go on from what `finished` held; how the optimizer steps from here on (its rate, say) stays its own.
 
-        Raises InputError where the state belongs to another model or to other data.
+        Raises InputError where the state belongs to another model or to other data, ValueError where it is damaged.
         """
-        check_identity(saved["identity"], self.identity)
-        report_changes(saved["settings"], self.settings, saved["epoch"] + 1)
+        check_identity(saved["identity"], self.finished["identity"])
+        if saved.keys() != self.finished.keys():
+            raise ValueError("it lacks a part")
         moments = copy.deepcopy(saved["optimizer"])  # which the optimizer will change in place
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        for parameter, state in self.optimizer.state.items():
+            if any(moment.shape not in ((), parameter.shape) for moment in state.values()):
+                raise ValueError("the optimizer's moments are another model's")
         self.checkpoint.classifier.load_trained_state(saved["trained"])
-        self.checkpoint.history = saved["history"]
-        self.checkpoint.training |= {"epoch": saved["best"]["epoch"], "epochs": saved["epoch"]}
-        self.epoch, self.best, self.best_trained = saved["epoch"], saved["best"], saved["best_trained"]
-        self.finished = saved
+        self.finished = {**saved, "category_names": self.checkpoint.category_names or saved["category_names"]}
+
+    def best_checkpoint(self) -> Checkpoint:
+        """Return what goes into checkpoint.pth, with the classifier still in training."""
+        names, training, history = (self.finished[key] for key in ("category_names", "training", "history"))
+        return replace(self.checkpoint, category_names=names, training=training, history=history)
 
 
 def rank(row: Row) -> tuple[float, float]:
@@ -97,16 +117,8 @@ def check_identity(saved: dict[str, object], now: dict[str, object]) -> None:
     for what, value in now.items():
         before = saved.get(what)
         if before != value:
-            shown = isinstance(value, str | int) and what.startswith("--")
-            change = f"{what} was {before}, now {value}" if shown else f"the {what} are not the same any more"
+            change = f"{what} was {before}, now {value}" if what.startswith("--") else f"{what} changed"
             raise InputError(f"--resume: {change}; put that back, or train without --resume")
-
-
-def report_changes(saved: dict[str, object], now: dict[str, object], epoch: int) -> None:
-    """Say which settings are others from here on."""
-    for flag, value in now.items():
-        if saved.get(flag) != value:
-            note(f"{flag} was {saved.get(flag)}, now {value} from epoch {epoch} on")
 
 
 class RunFolder:
@@ -116,7 +128,9 @@ class RunFolder:
         self.checkpoint_path = save_dir / "checkpoint.pth"
         self.folder = save_dir / "run"
         self.last_path = self.folder / "last.pth"
+        self.previous_path, self.previous_last_path = self.folder / "previous.pth", self.folder / "previous_last.pth"
         self.saved_at, self.saved_epoch = time.monotonic(), 0
+        self.took_last_path = False
         for folder in (save_dir, self.folder):
             check_writable(folder)
 
@@ -128,6 +142,8 @@ class RunFolder:
         try:
             state.restore(read_tensors(self.last_path, mmap=False))  # the file is replaced while its tensors are used
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             what = f"{type(error).__name__}: {reason_of(error)}"
             raise InputError(f"--resume: {self.last_path} is damaged ({what}); train without --resume") from error
 
@@ -139,9 +155,10 @@ class RunFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if state.epoch == 0:
-                keep_as(self.checkpoint_path, self.folder / "previous.pth")
+                keep_as(self.checkpoint_path, self.previous_path)
                 if self.last_path.exists():
-                    self.last_path.replace(self.folder / "previous_last.pth")
+                    self.last_path.replace(self.previous_last_path)
+                    self.took_last_path = True
         except OSError as error:
             raise RunError(f"cannot write to {error.filename}: {error.strerror}") from error
 
@@ -151,14 +168,17 @@ class RunFolder:
             self.save(state)
 
     def save(self, state: TrainState) -> None:
-        """Write checkpoint and state as they were after the last finished epoch, unless that has been done.
+        """Write what the finished epochs have reached, unless that has been done.
 
-        The checkpoint goes first: a run killed between the two resumes earlier, and writes the same one again.
+        The state goes first: it holds the best epoch too, so a run killed between the two mends the checkpoint when
+        it is resumed. A run that finished no epoch leaves things as they were.
         """
+        if state.epoch == 0 and self.took_last_path:
+            self.previous_last_path.replace(self.last_path)
         if state.epoch == self.saved_epoch:
             return
-        save_checkpoint(self.checkpoint_path, state.checkpoint, state.best_trained)
         write_atomically(self.last_path, state.finished)
+        save_checkpoint(self.checkpoint_path, state.best_checkpoint(), state.finished["best_trained"])
         self.saved_at, self.saved_epoch = time.monotonic(), state.epoch
 
 
@@ -173,6 +193,7 @@ def keep_as(path: Path, aside: Path) -> None:
     except OSError:  # a file system without hard links
         shutil.copy2(path, temporary)
     temporary.replace(aside)
+    temporary.unlink(missing_ok=True)  # renaming one name of a file to another of the same file does nothing
     note(f"{path} of an earlier run is kept as {aside}")
 
 

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-GPU_ON, GPU_OFF = {"gpu", "cuda", "mps", "true", "yes", "on", "1"}, {"cpu", "false", "no", "off", "0"}
+GPU_ON, GPU_OFF = {"gpu", "cuda", "mps", "true", "yes", "on"}, {"cpu", "false", "no", "off"}
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 1, 2, 128 + signal.SIGINT
 WIDEST_TEXT = 100  # columns
 OUT_OF_MEMORY = "out of memory: lower --batch_size, --hidden_units or --views, or take a smaller --arch"
@@ -72,6 +72,16 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 def nearest(word: str, known: Iterable[str], most: int = 4) -> list[str]:
     """Return the known words that look most like a mistyped one, best first."""
     return difflib.get_close_matches(word, list(known), n=most, cutoff=0.6)
+
+
+def percent(probability: float, digits: int) -> str:
+    """Write a probability in percent; certainty is for those who have it, so no 0.0 % and no 100.0 %."""
+    least = 10.0**-digits
+    if 100 * probability < least:
+        return f"< {least:.{digits}f}%"
+    if 100 * probability > 100 - least:
+        return f"> {100 - least:.{digits}f}%"
+    return f"{probability:.{digits}%}"
 
 
 def reason_of(error: object) -> str:
@@ -170,17 +180,20 @@ def rewritten(word: str, following: deque[str], many: Collection[str]) -> list[s
         if value.lower() in GPU_OFF:
             return []
         return [flag] if not value or value.lower() in GPU_ON else [f"{flag}={value}"]
-    if flag in many and not equals:
-        numbers = []
-        while following and following[0].isdigit():
+    if flag in many:
+        numbers = [value] if equals else []
+        while following and set(following[0]) <= set("0123456789,"):
             numbers.append(following.popleft())
-        return [flag, ",".join(numbers)] if numbers else [flag]
+        joined = ",".join(number.strip(",") for number in numbers)
+        return [flag, joined] if joined else [flag]
     return [flag + equals + value]
 
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a command and end the process with the exit code of what happened, never with a bare traceback."""
-    if sys.stdout:  # None where it is closed
+    if sys.stderr is None:  # closed; print() would turn to stdout, which is for results
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 -- for as long as the process lives
+    if hasattr(sys.stdout, "reconfigure"):  # not where it is closed, nor in a notebook
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
     try:
         main()

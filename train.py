@@ -30,6 +30,8 @@ from run_state import Metrics, Row, RunFolder, TrainState
 from terminal import RunError, counted, note, progress, warn, watched
 from train_config import TrainConfig, build_parser
 
+CHANGEABLE = ("learning_rate", "batch_size", "views")  # what --resume may go on with other values of
+
 
 def fit(config: TrainConfig) -> None:
     """Train as `config` asks, from the folder of photos to the tested checkpoint."""
@@ -53,12 +55,13 @@ def fit(config: TrainConfig) -> None:
             report_epoch(row, config)
             run_folder.save_if_due(state)
     except KeyboardInterrupt:
-        note(f"stopped after epoch {state.epoch}; the same command with --resume goes on from there")
+        if state.epoch:
+            note(f"stopped after epoch {state.epoch}; the same command with --resume goes on from there")
         raise
     finally:
         run_folder.save(state)  # whatever ended the loop: finished epochs are not lost
 
-    classifier.load_trained_state(state.best_trained)
+    classifier.load_trained_state(state.finished["best_trained"])
     report_best(state.best, evaluate(classifier.trainee, whole(test, config)) if test else None)
     print(f"checkpoint: {run_folder.checkpoint_path}")
 
@@ -82,22 +85,22 @@ def start_state(
     config: TrainConfig, splits: Splits, category_names: dict[str, str], classifier: Classifier, weights: str
 ) -> TrainState:
     """Return the state before the first epoch: an empty checkpoint, a fresh optimizer."""
-    training = {key: getattr(config, key) for key in ("epochs", "learning_rate", "batch_size", "views", "seed")}
-    checkpoint = Checkpoint(classifier, splits.classes, category_names, {"weights": weights, **training})
+    training = {"weights": weights, "seed": config.seed, **{key: getattr(config, key) for key in CHANGEABLE}}
+    checkpoint = Checkpoint(classifier, splits.classes, category_names, training)
     optimizer = torch.optim.Adam(classifier.trainee.parameters(), lr=config.learning_rate)
     identity = {
         "--arch": config.arch,
         "--weights": weights,
         "--hidden_units": list(config.hidden_units),
+        "--dropout": config.dropout,
         "--image_size": classifier.preprocessing.crop_size,
         "--seed": config.seed,
-        "classes": list(splits.classes),
-        "backbone's tensors": classifier.backbone_digest(),
-        "training photos (or --valid_split)": splits.train.fingerprint(),
-        "validation photos": splits.valid.fingerprint(),
+        "what the backbone's weights hold": classifier.backbone_digest(),
+        "the list of classes": list(splits.classes),
+        "the set of training photos (or --valid_split)": splits.train.fingerprint(),
+        "the set of validation photos": splits.valid.fingerprint(),
     }
-    settings = {f"--{key}": getattr(config, key) for key in ("learning_rate", "batch_size", "views", "dropout")}
-    return TrainState(checkpoint, optimizer, identity, settings)
+    return TrainState(checkpoint, optimizer, identity)
 
 
 # --------------------------------------------------------------------------------------------------------- one epoch
@@ -182,11 +185,15 @@ def report_start(config: TrainConfig, splits: Splits, classifier: Classifier, de
 
 
 def report_resumed(state: TrainState, config: TrainConfig) -> None:
-    """Say on stderr where a resumed run stands."""
+    """Say on stderr where a resumed run stands, and what is different from here on."""
     if state.epoch >= config.epochs:
         note(f"{counted(state.epoch, 'epoch')} trained already: a larger --epochs goes on")
     elif state.epoch:
         note(f"resuming after epoch {state.epoch}")
+        for key in CHANGEABLE:
+            before, now = state.finished["training"][key], getattr(config, key)
+            if before != now:
+                note(f"--{key} was {before}, now {now} from epoch {state.epoch + 1} on")
 
 
 def report_epoch(row: Row, config: TrainConfig) -> None:

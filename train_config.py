@@ -41,9 +41,9 @@ class TrainConfig:
         check("--valid_split", self.valid_split, 0 < self.valid_split < 1, "between 0 and 1")
         check(
             "--hidden_units",
-            self.hidden_units,
-            all(n > 0 for n in self.hidden_units),
-            "positive, or 0 for none",
+            " ".join(map(str, self.hidden_units)),
+            all(1 <= n <= 10**6 for n in self.hidden_units),
+            "from 1 to 1,000,000, or 0 for none",
         )
         check("--dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and below 1")
         check("--image_size", size, 8 <= size <= 1024, "between 8 and 1024 pixels")

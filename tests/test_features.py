@@ -126,8 +126,12 @@ def test_all_photos_pass_the_backbone_before_the_first_epoch(splits, classifier)
 
 def test_torchs_threads_are_given_back(splits, classifier):
     threads = torch.get_num_threads()
-    extract_features(classifier, splits.valid, 0, 0, CPU)
-    assert torch.get_num_threads() == threads
+    try:
+        torch.set_num_threads(3)
+        extract_features(classifier, splits.valid, 0, 0, CPU)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_shuffled_batches_hold_every_photo_once(splits, classifier):

@@ -1,5 +1,6 @@
 """predict.py, run whole: the checkpoint alone, in, names and probabilities out."""
 
+import re
 import shutil
 
 import numpy as np
@@ -20,8 +21,8 @@ def photo(flowers):
 
 def parse(out):
     """Split `sunflower   99.96%` into name and share."""
-    rows = [line.rsplit(maxsplit=1) for line in out.splitlines()]
-    return [(name.strip(), float(number.removesuffix("%")) / 100) for name, number in rows]
+    rows = [re.fullmatch(r"(.+?) +[<>]? ?(\d+\.\d\d)%", line).groups() for line in out.splitlines()]
+    return [(name, float(number) / 100) for name, number in rows]
 
 
 def test_the_table_is_aligned_and_most_likely_first(run, trained, photo):

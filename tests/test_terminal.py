@@ -15,7 +15,7 @@ from support import PROJECT, run_program
 
 import predict
 import train
-from terminal import counted, few, normalise
+from terminal import counted, few, normalise, percent
 from train_config import TrainConfig, build_parser
 
 
@@ -26,7 +26,9 @@ from train_config import TrainConfig, build_parser
         ("--learning-rate=0.1", "--learning_rate=0.1"),
         ("--hidden_units 512 256 flowers", "--hidden_units 512,256 flowers"),
         ("--hidden-layer1 512", "--hidden_layer1 512"),
-        ("--hidden_units=512 flowers", "--hidden_units=512 flowers"),
+        ("--hidden_units=512 flowers", "--hidden_units 512 flowers"),
+        ("--hidden_units=512 256 flowers", "--hidden_units 512,256 flowers"),
+        ("--hidden_units 512, 256 flowers", "--hidden_units 512,256 flowers"),
         ("--gpu gpu flowers", "--gpu flowers"),
         ("--gpu True", "--gpu"),
         ("--gpu=cuda", "--gpu"),
@@ -108,7 +110,7 @@ def test_an_interrupt_while_modules_load_is_no_traceback():
     assert done.returncode == -signal.SIGINT  # which a shell shows as 130
 
 
-def test_an_unexpected_error_is_a_line_and_with_debug_a_traceback(tmp_path):
+def test_an_unexpected_error_is_a_line_and_with_debug_a_traceback():
     code = "import sys, terminal; sys.argv = ['x.py']; terminal.run(lambda: 1 / 0)"
     plain, debug = (run_program("-c", code, FLOWERS_DEBUG=debug) for debug in ("", "1"))
     assert (plain.code, debug.code) == (1, 1)
@@ -143,6 +145,18 @@ def test_a_progress_bar_shows_on_a_terminal():
             break
     assert process.wait(timeout=10) == 0
     assert re.search(rb"photos: +\d+%.*\d+/20 .* photos/s", shown)
+
+
+def test_a_closed_stderr_does_not_send_notes_to_stdout(trained, flowers):
+    photo = next((flowers / "test" / "54").iterdir())
+    shell = f"{sys.executable} predict.py {photo} {trained}/checkpoint.pth --top_k 99 2>&-"
+    done = subprocess.run(["sh", "-c", shell], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True)
+    assert len(done.stdout.splitlines()) == 6
+
+
+def test_no_probability_is_shown_as_certain():
+    shown = [percent(value, digits=2) for value in (1.0, 0.99995, 0.5, 0.0001, 0.00001, 0.0)]
+    assert shown == ["> 99.99%", "> 99.99%", "50.00%", "0.01%", "< 0.01%", "< 0.01%"]
 
 
 def test_words_for_numbers_and_lists():
