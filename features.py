@@ -17,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 import torch
 
 from data_utils import Split, Splits
+from devices import MICRO_BATCH
 from images import ImageError, load_image, preset_view, random_view
 from model_utils import Classifier
 from randomness import generator
 from terminal import InputError, counted, note, progress
 
-MICRO_BATCH = 16  # photos a forward; small, so that a CPU's caches hold the activations
-MOST_THREADS = 8  # each holds the activations of a micro-batch, 0.4 GB for vgg16
+MOST_THREADS = 8  # each holds the activations of a micro-batch
 FEW_BAD = 5  # how many unusable photos an error lists by name
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, ...), labels (B,)
@@ -111,7 +111,8 @@ def extract_features(classifier: Classifier, split: Split, view: int, seed: int,
                 rows[chosen.start : chosen.stop] = classifier.frozen_part(batch).cpu()
         return len(chosen)
 
-    micro_batches = [range(i, min(i + MICRO_BATCH, len(split))) for i in range(0, len(split), MICRO_BATCH)]
+    size = MICRO_BATCH[device.type]
+    micro_batches = [range(i, min(i + size, len(split))) for i in range(0, len(split), size)]
     what = f"{split.name} photos, view {view}"
     if not sys.stderr.isatty():  # where no bar will say it
         note(f"reading {len(split):,} {what}")

@@ -20,22 +20,11 @@ import torch
 from torch import nn
 
 from backbones import Backbone, empty_backbone
+from devices import has_bfloat16
 from images import Preprocessing
-from terminal import InputError, RunError, is_out_of_memory, reason_of, warn
+from terminal import InputError, RunError, is_out_of_memory, reason_of
 
 FORMAT_VERSION = 1
-
-
-def choose_device(gpu: bool) -> torch.device:
-    """Return CUDA, else Apple's MPS, else (with a warning) the CPU; without `gpu` the CPU."""
-    if not gpu:
-        return torch.device("cpu")
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    warn("--gpu: neither CUDA nor Apple's MPS is to be had here; going on on the CPU")
-    return torch.device("cpu")
 
 
 # ------------------------------------------------------------------------------------------------------------- model
@@ -69,15 +58,17 @@ class Classifier(nn.Module):
         if config.frozen:
             self.backbone.requires_grad_(False)
         self.memory_format = torch.contiguous_format
+        self.bfloat16 = False
         self.eval()
 
     def place(self, device: torch.device) -> Classifier:
-        """Move to a device, in the memory format that suits a frozen backbone there; return the classifier.
+        """Move to a device, in the memory format and precision that suit a frozen backbone there; return itself.
 
         On a CPU channels_last is several times faster, and CUDA prefers it; on MPS it has had wrong results.
         """
         if self.config.frozen and device.type != "mps":
             self.memory_format = torch.channels_last
+        self.bfloat16 = self.config.frozen and has_bfloat16(device)
         self.backbone.to(memory_format=self.memory_format)
         return self.to(device)
 
@@ -132,8 +123,9 @@ class Classifier(nn.Module):
         return self.head(self.features(pixels))
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Take uint8 pixels (B, 3, S, S) to features (B, D)."""
-        return self.backbone(self.normalise(pixels))
+        """Take uint8 pixels (B, 3, S, S) to float32 features (B, D)."""
+        with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+            return self.backbone(self.normalise(pixels)).float()
 
     def frozen_part(self, pixels: torch.Tensor) -> torch.Tensor:
         """Take uint8 pixels (B, 3, S, S) as far as nothing learns: to features, or nowhere."""

@@ -20,8 +20,9 @@ import torch
 from PIL import Image
 
 from data_utils import load_category_names
+from devices import choose_device
 from images import load_image, preset_view
-from model_utils import Checkpoint, Classifier, choose_device, load_checkpoint
+from model_utils import Checkpoint, Classifier, load_checkpoint
 from terminal import InputError, Parser, note, percent
 
 DEFAULT_TOP_K = 5

@@ -23,8 +23,9 @@ from torch.nn import functional as F
 
 from backbones import backbone_with_weights
 from data_utils import Splits, load_category_names, load_splits
+from devices import choose_device
 from features import Batch, Inputs, epoch_batches, extract_inputs
-from model_utils import Checkpoint, Classifier, ModelConfig, build_classifier, choose_device
+from model_utils import Checkpoint, Classifier, ModelConfig, build_classifier
 from randomness import fold_seed, seed_torch
 from run_state import Metrics, Row, RunFolder, TrainState
 from terminal import RunError, counted, note, progress, warn, watched

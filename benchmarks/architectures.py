@@ -33,12 +33,13 @@ ARCHS = (
     "vgg16",
 )
 PHOTOS, ROUNDS = 64, 3
+CPU = torch.device("cpu")
 
 
 def measure(classifier: Classifier, split: Split) -> float:
     """Return the seconds that one pass over the photos takes."""
     start = time.perf_counter()
-    extract_features(classifier, split, view=0, seed=0, device=torch.device("cpu"))
+    extract_features(classifier, split, view=0, seed=0, device=CPU)
     return time.perf_counter() - start
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     photos = [path.relative_to(root).as_posix() for path in find_photos(root)][:PHOTOS]
     split = Split("some", root, tuple(photos), (0,) * len(photos))
     models = {
-        arch: build_classifier(ModelConfig(arch, (512,), 0.2, 102), backbone_with_weights(arch, "none"))
+        arch: build_classifier(ModelConfig(arch, (512,), 0.2, 102), backbone_with_weights(arch, "none")).place(CPU)
         for arch in ARCHS
     }
     for classifier in models.values():

@@ -98,6 +98,21 @@ def test_the_number_of_threads_changes_no_bit(splits, classifier, monkeypatch):
     assert torch.equal(*results)
 
 
+def test_bfloat16_changes_features_by_its_rounding_alone(splits, classifier):
+    """Eight bits of mantissa; resnet18's twenty layers in a row may add up to a few per cent of a feature vector."""
+    fast = copy.deepcopy(classifier)
+    fast.bfloat16 = True
+    exact, rounded = (extract_features(model, splits.valid, 0, 0, CPU) for model in (classifier, fast))
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    assert ((rounded - exact).norm(dim=1) / exact.norm(dim=1)).max() < 0.03
+
+
+def test_a_model_trained_whole_stays_in_float32():
+    whole = build_classifier(ModelConfig("cnn", (), 0.0, 2), backbone_with_weights("cnn", None)).place(CPU)
+    assert not whole.bfloat16
+
+
 def test_views_are_a_function_of_seed_view_and_photo(splits, classifier):
     def extract(view, seed=0):
         return extract_features(classifier, splits.valid, view, seed, CPU)

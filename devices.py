@@ -1,0 +1,32 @@
+"""The device that a run uses, and what is known of it."""
+
+from __future__ import annotations
+
+import torch
+
+from terminal import warn
+
+# Photos a forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
+MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 64}
+
+
+def choose_device(gpu: bool) -> torch.device:
+    """Return CUDA, else Apple's MPS, else (with a warning) the CPU; without `gpu` the CPU."""
+    if not gpu:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    warn("--gpu: neither CUDA nor Apple's MPS is to be had here; going on on the CPU")
+    return torch.device("cpu")
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Say whether the device computes in bfloat16 with instructions of its own; emulated, it gains nothing."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch of 2026 knows them by name
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
