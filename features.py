@@ -11,21 +11,25 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+import PIL
 import torch
+import torchvision
 
 from data_utils import Split, Splits
 from devices import MICRO_BATCH
+from feature_cache import FeatureCache, MappedRows, photo_key
 from images import ImageError, load_image, preset_view, random_view
-from model_utils import Classifier
+from model_utils import Classifier, plain
 from randomness import generator
-from terminal import InputError, counted, note, progress
+from terminal import InputError, counted, note, progress, reason_of, warn
 
 MOST_THREADS = 8  # each holds the activations of a micro-batch
 FEW_BAD = 5  # how many unusable photos an error lists by name
 
+Rows = torch.Tensor | MappedRows  # (N, ...)
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, ...), labels (B,)
 
 
@@ -40,29 +44,80 @@ class UnusablePhotosError(InputError):
 
 
 class Inputs:
-    """One split as the trainee sees it: labels, and a tensor a view, which is extracted once and kept in memory."""
+    """One split as the trainee sees it: labels, and the rows of each view, which are extracted once and kept.
 
-    def __init__(self, classifier: Classifier, split: Split, seed: int, device: torch.device) -> None:
-        self.classifier, self.split, self.seed, self.device = classifier, split, seed, device
+    They are kept on disk where there is a cache, for later runs too, else in memory.
+    """
+
+    def __init__(
+        self, classifier: Classifier, split: Split, seed: int, device: torch.device, cache: FeatureCache | None = None
+    ) -> None:
+        self.classifier, self.split, self.seed, self.device, self.cache = classifier, split, seed, device, cache
         self.labels = torch.tensor(split.labels)  # (N,)
-        self.views: dict[int, torch.Tensor] = {}
+        self.views: dict[int, Rows] = {}
 
-    def rows(self, view: int = 0) -> torch.Tensor:
-        """Return a view's inputs (N, ...), in the order of the split's photos; extract them if need be."""
+    def rows(self, view: int = 0) -> Rows:
+        """Return a view's inputs (N, ...), in the order of the split's photos; extract what is not there yet."""
         if view not in self.views:
-            self.views[view] = extract_features(self.classifier, self.split, view, self.seed, self.device)
+            self.views[view] = (
+                self.rows_on_disk(view) if self.cache and self.cache.usable else self.rows_in_memory(view)
+            )
         return self.views[view]
+
+    def rows_in_memory(self, view: int) -> torch.Tensor:
+        """Extract a view of every photo into memory."""
+        shape, dtype = self.classifier.trainee_input_shape, self.classifier.trainee_input_dtype
+        rows = torch.empty(len(self.split), *shape, dtype=dtype)
+        extract_features(self, view, list(range(len(self.split))), rows.__setitem__)
+        return rows
+
+    def rows_on_disk(self, view: int) -> Rows:
+        """Extract a view of those photos whose rows are not in the cache; without a usable cache, of all."""
+        try:
+            photos = [photo_key(self.split.root / photo) for photo in self.split.photos]
+            about = {**about_features(self.classifier), "view": view, "seed": self.seed if view else None}
+            shape, dtype = self.classifier.trainee_input_shape, self.classifier.trainee_input_dtype
+            with self.cache.table(about, shape, dtype) as table:
+                missing = [index for index, place in enumerate(table.find(photos)) if place < 0]
+                if found := len(photos) - len(missing):
+                    note(f"{self.split.name} photos, view {view}: {found:,} of {len(photos):,} taken from the cache")
+                extract_features(
+                    self, view, missing, lambda chosen, rows: table.append([photos[i] for i in chosen], rows)
+                )
+                mapped = table.mapped(photos)
+            self.cache.evict()
+            return mapped
+        except (OSError, NotImplementedError) as error:  # no space, no permission, a file system without locks
+            warn(f"going on without the feature cache {self.cache.folder} ({reason_of(error)})")
+            self.cache.usable = False
+            return self.rows_in_memory(view)
+
+
+def about_features(classifier: Classifier) -> dict[str, object]:
+    """Return, in plain types, all that features depend on beside photo, view and seed: libraries included."""
+    network = {
+        "arch": classifier.config.arch,
+        "backbone": classifier.backbone_digest(),
+        "bfloat16": classifier.bfloat16,
+    }
+    return {
+        "preprocessing": plain(classifier.preprocessing),
+        "libraries": [torch.__version__, torchvision.__version__, PIL.__version__],
+        **(network if classifier.config.frozen else {}),
+    }
 
 
 def extract_inputs(
-    classifier: Classifier, splits: Splits, seed: int, device: torch.device
+    classifier: Classifier, splits: Splits, seed: int, device: torch.device, cache: FeatureCache | None = None
 ) -> tuple[Inputs, Inputs, Inputs | None]:
     """Run the frozen part of the classifier over all photos: once each, view 0.
 
     Returns the inputs of train, valid and (where there is one) test. Raises UnusablePhotosError, naming those of all
     splits, so that nobody has to start a run three times to learn of three bad photos.
     """
-    found = [Inputs(classifier, split, seed, device) for split in (splits.train, splits.valid, splits.test) if split]
+    found = [
+        Inputs(classifier, split, seed, device, cache) for split in (splits.train, splits.valid, splits.test) if split
+    ]
     errors: list[ImageError] = []
     for inputs in found:
         try:
@@ -76,7 +131,7 @@ def extract_inputs(
 
 
 def epoch_batches(
-    rows: torch.Tensor, labels: torch.Tensor, batch_size: int, device: torch.device, order_seed: int | None = None
+    rows: Rows, labels: torch.Tensor, batch_size: int, device: torch.device, order_seed: int | None = None
 ) -> Iterator[Batch]:
     """Yield batches of rows (N, ...) and labels (N,) on a device, in an order drawn from `order_seed`, else as is."""
     order = torch.arange(len(labels))
@@ -86,42 +141,47 @@ def epoch_batches(
         yield rows[chosen].to(device), labels[chosen].to(device)
 
 
-def extract_features(classifier: Classifier, split: Split, view: int, seed: int, device: torch.device) -> torch.Tensor:
-    """Run the frozen part of the classifier over one view of every photo of a split.
+def extract_features(
+    inputs: Inputs, view: int, missing: list[int], store: Callable[[list[int], torch.Tensor], None]
+) -> None:
+    """Run the frozen part of the classifier over one view of the `missing` photos of a split.
 
-    Returns (N, D) float32 features, or for a model trained whole the (N, 3, S, S) uint8 pixels. One thread a core
-    takes a micro-batch from its files to its features. Micro-batches are the same whatever the number of threads,
-    and so are the results, bit for bit. Raises UnusablePhotosError.
+    `store` gets indices and their rows, (B, D) float32 features, or for a model trained whole (B, 3, S, S) uint8
+    pixels. One thread a core takes a micro-batch from its files to its features. A photo is always computed in the
+    same micro-batch, that of its place in the split, so that neither the number of threads nor what was there before
+    changes a bit. Raises UnusablePhotosError.
     """
-    rows = torch.empty(len(split), *classifier.trainee_input_shape, dtype=classifier.trainee_input_dtype)
+    classifier, split, device = inputs.classifier, inputs.split, inputs.device
     turn = contextlib.nullcontext() if device.type == "cpu" else threading.Lock()  # one forward at a time on a GPU
+    wanted = set(missing)
     bad: list[tuple[int, ImageError]] = []
 
-    def extract(chosen: range) -> int:
-        """Fill the rows of one micro-batch."""
+    def extract(micro_batch: range) -> int:
+        """Store the missing rows of one micro-batch; return their number."""
         pixels = []
-        for index in chosen:
+        for index in micro_batch:
             try:
-                pixels.append(view_of_photo(classifier, split, index, view, seed))
+                pixels.append(view_of_photo(classifier, split, index, view, inputs.seed))
             except ImageError as error:
                 bad.append((index, error))
+        chosen = [index for index in micro_batch if index in wanted]
         if not bad:  # from the first bad photo on, all that is left to do is to find the others
             with turn, torch.inference_mode():
-                batch = torch.stack(pixels).to(device)  # (B, 3, S, S) uint8
-                rows[chosen.start : chosen.stop] = classifier.frozen_part(batch).cpu()
+                rows = classifier.frozen_part(torch.stack(pixels).to(device)).cpu()  # (B, ...)
+            store(chosen, rows[[index - micro_batch.start for index in chosen]])
         return len(chosen)
 
     size = MICRO_BATCH[device.type]
     micro_batches = [range(i, min(i + size, len(split))) for i in range(0, len(split), size)]
+    needed = [micro_batch for micro_batch in micro_batches if not wanted.isdisjoint(micro_batch)]
     what = f"{split.name} photos, view {view}"
-    if not sys.stderr.isatty():  # where no bar will say it
-        note(f"reading {len(split):,} {what}")
-    with single_threaded_torch(), worker_threads() as pool, progress(len(split), what, "photo") as bar:
-        for done in as_completed([pool.submit(extract, chosen) for chosen in micro_batches]):
+    if needed and not sys.stderr.isatty():  # where no bar will say it
+        note(f"reading {len(missing):,} {what}")
+    with single_threaded_torch(), worker_threads() as pool, progress(len(missing), what, "photo") as bar:
+        for done in as_completed([pool.submit(extract, micro_batch) for micro_batch in needed]):
             bar.update(done.result())
     if bad:
         raise UnusablePhotosError([error for _, error in sorted(bad, key=lambda pair: pair[0])])
-    return rows
 
 
 def view_of_photo(classifier: Classifier, split: Split, index: int, view: int, seed: int) -> torch.Tensor:

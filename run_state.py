@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from model_utils import Checkpoint, read_tensors, save_checkpoint, write_atomically
+from model_utils import Checkpoint, save_checkpoint
+from tensor_files import read_tensors, write_atomically
 from terminal import InputError, RunError, is_out_of_memory, note, reason_of
 
 SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than writing its files does

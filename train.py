@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from backbones import backbone_with_weights
 from data_utils import Splits, load_category_names, load_splits
 from devices import choose_device
+from feature_cache import FeatureCache
 from features import Batch, Inputs, epoch_batches, extract_inputs
 from model_utils import Checkpoint, Classifier, ModelConfig, build_classifier
 from randomness import fold_seed, seed_torch
@@ -48,7 +49,8 @@ def fit(config: TrainConfig) -> None:
         run_folder.resume(state)
         report_resumed(state, config)
 
-    train, valid, test = extract_inputs(classifier, splits, config.seed, device)  # the backbone runs here, once a photo
+    # The backbone runs here, once a photo.
+    train, valid, test = extract_inputs(classifier, splits, config.seed, device, open_cache(config))
     run_folder.begin(state)
     try:
         while state.epoch < config.epochs:
@@ -102,6 +104,11 @@ def start_state(
         "the set of validation photos": splits.valid.fingerprint(),
     }
     return TrainState(checkpoint, optimizer, identity)
+
+
+def open_cache(config: TrainConfig) -> FeatureCache | None:
+    """Return the cache that the features go into and come from."""
+    return None if config.no_cache else FeatureCache(config.cache_dir, limit=config.cache_limit * 1e9)
 
 
 # --------------------------------------------------------------------------------------------------------- one epoch

@@ -31,6 +31,9 @@ class TrainConfig:
     batch_size: int = 64
     views: int = 1
     seed: int = 0
+    cache_dir: Path | None = None  # None: the platform's
+    cache_limit: float = 10.0  # GB
+    no_cache: bool = False
     gpu: bool = False
 
     def __post_init__(self) -> None:
@@ -51,6 +54,7 @@ class TrainConfig:
         check("--learning_rate", self.learning_rate, 0 < self.learning_rate <= 1000, "above 0 and at most 1000")
         check("--batch_size", self.batch_size, 1 <= self.batch_size <= 10**6, "from 1 to 1,000,000")
         check("--views", self.views, self.views >= 1, "at least 1")
+        check("--cache_limit", self.cache_limit, 0 <= self.cache_limit <= 10**6, "at least 0 GB")
         check("--seed", self.seed, self.seed >= 0, "at least 0")
 
 
@@ -159,6 +163,22 @@ def build_parser(doc: str) -> Parser:
         help="same seed and machine, same checkpoint (on a CPU)",
     )
     training.add_argument("--gpu", action="store_true", help="use CUDA or Apple's MPS where there is one")
+
+    cache = parser.add_argument_group("feature cache")
+    cache.add_argument(
+        "--cache_dir",
+        type=Path,
+        metavar="DIR",
+        help="where features are kept, so that the next run need not compute them (default: the user's cache folder)",
+    )
+    cache.add_argument(
+        "--cache_limit",
+        type=float,
+        default=default.cache_limit,
+        metavar="GB",
+        help="size beyond which the features used least recently are dropped",
+    )
+    cache.add_argument("--no_cache", action="store_true", help="keep features in memory, for this run alone")
 
     output = parser.add_argument_group("output")
     output.add_argument(

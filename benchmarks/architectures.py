@@ -2,7 +2,7 @@
 
     python benchmarks/architectures.py flowers/valid
 
-Takes the photos below a folder (64 of them) through `extract_features` with random weights, all architectures in
+Takes the photos below a folder (64 of them) through the extraction with random weights, all architectures in
 turn in one process, three rounds; prints the median time as a multiple of squeezenet1_1's, as Markdown.
 """
 
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backbones import backbone_with_weights
 from data_utils import Split, find_photos
-from features import extract_features
+from features import Inputs
 from model_utils import Classifier, ModelConfig, build_classifier
 
 ARCHS = (
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 def measure(classifier: Classifier, split: Split) -> float:
     """Return the seconds that one pass over the photos takes."""
     start = time.perf_counter()
-    extract_features(classifier, split, view=0, seed=0, device=CPU)
+    Inputs(classifier, split, seed=0, device=CPU).rows()
     return time.perf_counter() - start
 
 

@@ -1,5 +1,7 @@
 """Pictures drawn once a session, checkpoints trained on them once, and the commands run as a person runs them."""
 
+import os
+
 import pytest
 from support import NAMES, Outcome
 
@@ -8,6 +10,16 @@ import terminal
 import train
 
 SMALL = {"train": 8, "valid": 3, "test": 3}  # pictures a species
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory):
+    """Keep the features of the tests out of the user's own cache."""
+    folder = tmp_path_factory.mktemp("cache_home")
+    before, os.environ["XDG_CACHE_HOME"] = os.environ.get("XDG_CACHE_HOME"), str(folder)
+    yield folder
+    os.environ.pop("XDG_CACHE_HOME")
+    os.environ |= {"XDG_CACHE_HOME": before} if before else {}
 
 
 @pytest.fixture(scope="session")

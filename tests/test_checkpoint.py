@@ -11,7 +11,8 @@ from support import PROJECT
 
 import predict
 from images import Preprocessing
-from model_utils import load_checkpoint, read_tensors, to_cpu, write_atomically
+from model_utils import load_checkpoint
+from tensor_files import read_tensors, to_cpu, write_atomically
 from terminal import InputError, RunError
 
 
@@ -95,7 +96,7 @@ def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path):
     path = tmp_path / "checkpoint.pth"
     write_atomically(path, {"value": torch.tensor(1)})
     code = (
-        "import resource, signal, sys, torch; from pathlib import Path; from model_utils import write_atomically\n"
+        "import resource, signal, sys, torch; from pathlib import Path; from tensor_files import write_atomically\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
         "write_atomically(Path(sys.argv[1]), {'value': torch.zeros(2**20)})"

@@ -8,7 +8,7 @@ import torch
 import features
 from backbones import backbone_with_weights
 from data_utils import load_splits
-from features import Inputs, epoch_batches, extract_features, extract_inputs
+from features import Inputs, epoch_batches, extract_inputs
 from images import load_image, preset_view
 from model_utils import ModelConfig, build_classifier
 from train import evaluate, train_one_epoch
@@ -26,6 +26,10 @@ def classifier():
     torch.manual_seed(0)
     backbone = backbone_with_weights("resnet18", "none")
     return build_classifier(ModelConfig("resnet18", (32,), 0.5, num_classes=6), backbone)
+
+
+def extract(classifier, split, view=0, seed=0):
+    return Inputs(classifier, split, seed, CPU).rows(view)
 
 
 def batches_of(inputs, batch_size, order_seed=None):
@@ -94,7 +98,7 @@ def test_the_number_of_threads_changes_no_bit(splits, classifier, monkeypatch):
     results = []
     for cores in ({0}, {0, 1, 2, 3}):
         monkeypatch.setattr(features.os, "sched_getaffinity", lambda _, cores=cores: cores, raising=False)
-        results.append(extract_features(classifier, splits.train, view=1, seed=0, device=CPU))
+        results.append(extract(classifier, splits.train, view=1))
     assert torch.equal(*results)
 
 
@@ -102,7 +106,7 @@ def test_bfloat16_changes_features_by_its_rounding_alone(splits, classifier):
     """Eight bits of mantissa; resnet18's twenty layers in a row may add up to a few per cent of a feature vector."""
     fast = copy.deepcopy(classifier)
     fast.bfloat16 = True
-    exact, rounded = (extract_features(model, splits.valid, 0, 0, CPU) for model in (classifier, fast))
+    exact, rounded = (extract(model, splits.valid) for model in (classifier, fast))
     assert rounded.dtype == torch.float32
     assert not torch.equal(exact, rounded)
     assert ((rounded - exact).norm(dim=1) / exact.norm(dim=1)).max() < 0.03
@@ -114,13 +118,13 @@ def test_a_model_trained_whole_stays_in_float32():
 
 
 def test_views_are_a_function_of_seed_view_and_photo(splits, classifier):
-    def extract(view, seed=0):
-        return extract_features(classifier, splits.valid, view, seed, CPU)
+    def rows(view, seed=0):
+        return extract(classifier, splits.valid, view, seed)
 
-    assert torch.equal(extract(1), extract(1))
-    assert not torch.equal(extract(1), extract(2))
-    assert not torch.equal(extract(1), extract(1, seed=1))
-    assert torch.equal(extract(0), extract(0, seed=1))  # the plain preset knows no chance
+    assert torch.equal(rows(1), rows(1))
+    assert not torch.equal(rows(1), rows(2))
+    assert not torch.equal(rows(1), rows(1, seed=1))
+    assert torch.equal(rows(0), rows(0, seed=1))  # the plain preset knows no chance
 
 
 def test_a_view_is_extracted_once_and_when_first_needed(splits, classifier):
@@ -143,7 +147,7 @@ def test_torchs_threads_are_given_back(splits, classifier):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        extract_features(classifier, splits.valid, 0, 0, CPU)
+        extract(classifier, splits.valid)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)

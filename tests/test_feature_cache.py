@@ -1,0 +1,244 @@
+"""The feature cache: what is still true is used, nothing else is, and nothing that happens to it changes a result."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from support import PROJECT, QUICK
+
+import features
+import train
+from backbones import backbone_with_weights
+from data_utils import load_splits
+from feature_cache import FeatureCache, MappedRows
+from features import Inputs
+from model_utils import ModelConfig, build_classifier
+
+CPU = torch.device("cpu")
+TAKEN = r"(\w+) photos, view (\d): ([\d,]+) of ([\d,]+) taken from the cache"
+
+
+@pytest.fixture
+def data(flowers, tmp_path):
+    """A copy of the drawn flowers that a test may change."""
+    return shutil.copytree(flowers, tmp_path / "flowers")
+
+
+@pytest.fixture
+def train_cached(train_into, data, tmp_path):
+    """Train with the cache of this test, and return what was taken from it: {(split, view): number}."""
+
+    def run_train(save_dir="out", *options):
+        arguments = [*QUICK, "--epochs", 2, "--cache_dir", tmp_path / "cache", *options]
+        outcome = train_into(tmp_path / save_dir, data, *arguments)
+        return {(split, int(view)): int(found) for split, view, found, _ in re.findall(TAKEN, outcome.err)}
+
+    return run_train
+
+
+def checkpoint(tmp_path, save_dir):
+    return (tmp_path / save_dir / "checkpoint.pth").read_bytes()
+
+
+def table_of(tmp_path, split_size):
+    """Return the folder of the only table with so many rows."""
+    tables = [index.parent for index in (tmp_path / "cache").glob("*/index.txt")]
+    (found,) = [table for table in tables if len((table / "index.txt").read_text().splitlines()) == split_size]
+    return found
+
+
+ALL = {("train", 0): 48, ("valid", 0): 18, ("test", 0): 18}
+ROWS = sum(ALL.values())  # all splits share a table: it is the photo that counts
+
+
+def test_a_second_run_takes_everything_from_the_cache_and_gives_the_same_checkpoint(train_cached, tmp_path):
+    assert train_cached("cold") == {}
+    assert train_cached("warm") == ALL
+    assert train_cached("without", "--no_cache") == {}
+    assert checkpoint(tmp_path, "cold") == checkpoint(tmp_path, "warm") == checkpoint(tmp_path, "without")
+
+
+def test_another_head_reuses_and_another_network_or_seed_of_views_does_not(train_cached):
+    train_cached("one", "--views", 2)
+    assert train_cached("head", "--views", 2, "--hidden_units", 8, "--lr", 0.1) == {**ALL, ("train", 1): 48}
+    assert ("train", 1) not in train_cached("seed", "--views", 2, "--seed", 1)  # other random weights, other views
+    assert train_cached("cnn", "--arch", "cnn") == {}
+
+
+def test_cnn_keeps_its_pixels(train_into, data, tmp_path):
+    options = [data, "--arch", "cnn", "--epochs", 2, "--cache_dir", tmp_path / "cache"]
+    for name in ("cold", "warm"):
+        outcome = train_into(tmp_path / name, *options)
+    assert len(re.findall(TAKEN, outcome.err)) == 3
+    assert checkpoint(tmp_path, "cold") == checkpoint(tmp_path, "warm")
+
+
+def test_a_touched_and_a_renamed_photo_are_computed_again_and_no_other(train_cached, data, tmp_path):
+    train_cached("before")
+    photos = sorted((data / "train" / "54").iterdir())
+    os.utime(photos[0], ns=(1, 1))
+    assert train_cached("touched") == {**ALL, ("train", 0): 47}
+    assert checkpoint(tmp_path, "touched") == checkpoint(tmp_path, "before")  # its pixels are what they were
+    photos[1].rename(photos[1].with_name("another name.jpg"))
+    assert train_cached("renamed")["train", 0] == 47
+    photos[2].unlink()
+    assert train_cached("removed")["train", 0] == 47
+    assert len((table_of(tmp_path, ROWS + 2) / "index.txt").read_text().splitlines()) == ROWS + 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda table: truncate(table / "rows.bin", 1000),
+        lambda table: truncate(table / "index.txt", 30),
+        lambda table: flip_byte(table / "rows.bin", 5000),
+        lambda table: (table / "rows.bin").unlink(),
+        lambda table: (table / "index.txt").write_bytes(b"\xff\x00 no JSON\n[]\n[1, 2]\n"),
+        lambda table: (table / "about.json").write_text("{"),
+    ],
+    ids=["rows cut", "index torn", "byte flipped", "rows gone", "index garbage", "about torn"],
+)
+def test_damage_is_found_and_mended_never_used(train_cached, tmp_path, damage):
+    train_cached("before")
+    damage(table_of(tmp_path, ROWS))
+    train_cached("damaged")
+    assert train_cached("mended") == ALL
+    assert checkpoint(tmp_path, "before") == checkpoint(tmp_path, "damaged") == checkpoint(tmp_path, "mended")
+
+
+def truncate(path, missing):
+    os.truncate(path, path.stat().st_size - missing)
+
+
+def flip_byte(path, place):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_flipped_byte_costs_one_row(train_cached, tmp_path):
+    train_cached("before")
+    flip_byte(table_of(tmp_path, ROWS) / "rows.bin", 5000)
+    assert sum(train_cached("after").values()) == ROWS - 1
+
+
+COMMAND = [sys.executable, "train.py"]
+
+
+def test_two_runs_at_once_share_the_work_and_agree(data, tmp_path):
+    arguments = [str(data), *QUICK, "--epochs", "2", "--cache_dir", str(tmp_path / "cache")]
+    runs = [
+        subprocess.Popen(
+            [*COMMAND, *arguments, "--save_dir", str(tmp_path / name)], cwd=PROJECT, stderr=subprocess.PIPE, text=True
+        )
+        for name in ("one", "two")
+    ]
+    errors = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert checkpoint(tmp_path, "one") == checkpoint(tmp_path, "two")
+    lines = [json.loads(line) for line in (table_of(tmp_path, ROWS) / "index.txt").read_text().splitlines()]
+    assert sorted(row for row, *_ in lines) == list(range(ROWS)), errors
+
+
+def test_a_run_killed_while_extracting_is_continued_not_repeated(data, tmp_path, train_cached):
+    """A real kill -9, as soon as the index has its first lines."""
+    arguments = ["--arch", "resnet50", "--weights", "none", "--epochs", "2", "--cache_dir", str(tmp_path / "cache")]
+    run = subprocess.Popen(
+        [*COMMAND, str(data), *arguments, "--save_dir", str(tmp_path / "killed")],
+        cwd=PROJECT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not any(
+        index.stat().st_size for index in (tmp_path / "cache").glob("*/index.txt")
+    ):
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    run.wait(timeout=30)
+    found = train_cached("continued", "--arch", "resnet50")
+    assert 8 <= found["train", 0] < 48
+    train_cached("without", "--arch", "resnet50", "--no_cache")
+    assert checkpoint(tmp_path, "continued") == checkpoint(tmp_path, "without")
+
+
+def test_a_full_disk_is_a_warning_and_the_run_goes_on_in_memory(data, tmp_path):
+    """A real refusal by the system: no file may grow beyond 64 kB while features are computed."""
+    code = (
+        "import resource, signal, sys, feature_cache, train\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "whole = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+        "extract_inputs = train.extract_inputs\n"
+        "def limited(*arguments):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, whole[1]))\n"
+        "    try: return extract_inputs(*arguments)\n"
+        "    finally: resource.setrlimit(resource.RLIMIT_FSIZE, whole)\n"
+        "train.extract_inputs = limited\n"
+        "train.main(sys.argv[1:])"
+    )
+    arguments = [str(data), *QUICK, "--epochs", "1", "--cache_dir", str(tmp_path / "cache")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--save_dir", str(tmp_path / "out")],
+        cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("going on without the feature cache") == 1
+    assert (tmp_path / "out" / "checkpoint.pth").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning_said_once(train_into, data, tmp_path):
+    (tmp_path / "file").touch()
+    outcome = train_into(tmp_path / "out", data, *QUICK, "--epochs", 1, "--cache_dir", tmp_path / "file" / "cache")
+    assert outcome.err.count("going on without the feature cache") == 1
+
+
+def test_no_cache_leaves_nothing(train_cached, tmp_path):
+    train_cached("out", "--no_cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_beyond_its_limit_the_cache_drops_what_was_used_least_recently(train_cached, tmp_path):
+    train_cached("one", "--seed", 1)
+    train_cached("two", "--seed", 2)
+    first, second = sorted((tmp_path / "cache").iterdir(), key=lambda table: (table / "about.json").stat().st_mtime)
+    size = sum(file.stat().st_size for file in first.iterdir())
+    train_cached("one", "--seed", 1)  # now the first is the one used last
+    train_cached("three", "--seed", 3, "--cache_limit", 2.5 * size / 1e9)
+    assert first.exists()
+    assert not second.exists()
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_bad_photo_does_not_cost_the_good_ones(run, train_cached, data, tmp_path):
+    bad = data / "test" / "91" / "drawn_002.jpg"
+    whole = bad.read_bytes()
+    bad.write_bytes(b"")
+    outcome = run(train, data, *QUICK, "--cache_dir", tmp_path / "cache", "--save_dir", tmp_path / "out")
+    assert outcome.code == 2
+    bad.write_bytes(whole)
+    found = train_cached("out")
+    assert (found["train", 0], found["valid", 0]) == (48, 18)
+
+
+def test_rows_read_through_the_map_are_those_kept_in_memory(flowers, tmp_path, monkeypatch):
+    """Also when the map's pages are given back after every read."""
+    monkeypatch.setattr("feature_cache.RELEASE_AFTER", 0)
+    splits = load_splits(flowers)
+    torch.manual_seed(0)
+    backbone = backbone_with_weights("squeezenet1_1", "none")
+    classifier = build_classifier(ModelConfig("squeezenet1_1", (8,), 0.1, 6), backbone)
+    in_memory = Inputs(classifier, splits.train, 0, CPU).rows(1)
+    mapped = Inputs(classifier, splits.train, 0, CPU, FeatureCache(tmp_path, limit=1e9)).rows(1)
+    assert isinstance(mapped, MappedRows)
+    assert len(mapped) == len(in_memory)
+    order = torch.randperm(len(in_memory))
+    for chosen in order.split(5):
+        assert torch.equal(mapped[chosen], in_memory[chosen])
+    assert features.Rows  # both are what batches are made of
