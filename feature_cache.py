@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 from terminal import note
 
 FORMAT = 1
-RELEASE_AFTER = 64 * 2**20  # bytes read through the map, after which the pages are given back to the system
+RELEASE_AFTER = 16 * 2**20  # bytes read through the map, after which the pages are given back to the system
 
 PhotoKey = tuple[str, int, int]  # absolute path, size in bytes, mtime in ns
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 GPU_ON, GPU_OFF = {"gpu", "cuda", "mps", "true", "yes", "on"}, {"cpu", "false", "no", "off"}
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 1, 2, 128 + signal.SIGINT
 WIDEST_TEXT = 100  # columns
-OUT_OF_MEMORY = "out of memory: lower --batch_size, --hidden_units or --views, or take a smaller --arch"
+OUT_OF_MEMORY = "out of memory: lower --batch_size or --hidden_units, or take a smaller --arch"
 LONGEST_REASON = 160  # letters of another library's error message that are passed on
 FEW = 3  # how many items a message names before it only counts the rest
 

@@ -347,7 +347,7 @@ def test_a_mistake_leaves_no_folders_behind(run, tmp_path):
 def test_too_little_memory_is_said_with_what_to_lower(run, flowers, tmp_path):
     outcome = run(train, flowers, *QUICK, "--hidden_units", 10**6, 10**6, "--save_dir", tmp_path)
     assert (outcome.code, outcome.out) == (1, "")
-    assert "out of memory: lower --batch_size, --hidden_units" in outcome.err
+    assert "out of memory: lower --batch_size or --hidden_units" in outcome.err
 
 
 @pytest.mark.parametrize(
