@@ -1,14 +1,14 @@
 """Features on disk, a row a photo, so that the next run with another head starts training at once.
 
-A table holds one view of what one network makes of photos. It is a folder of plain files:
+A table holds one view of what one network makes of the photos of one data folder. It is a folder of plain files:
 
-- about.json: what the numbers depend on beside the photo (network, weights, preprocessing, view, seed, precision)
+- about.json: what the numbers depend on beside the photo (network, weights, preprocessing, view, seed, device, ...)
 - rows.bin: the features, row after row, each of the same number of bytes; it is mapped into memory as it is
-- index.txt: a line a row, in JSON: [row, CRC-32 of its bytes, the photo's size, its mtime in ns, its path]
-- lock: held by the process that looks up and appends
+- index.txt: a line a row, in JSON: [row, CRC-32 of its bytes, and the photo's name, size, mtime and ctime in ns]
 
-A row counts only if its line is whole, the photo is as the line says, and the CRC-32 fits. So a changed photo, a torn
-write and a flipped byte come to the same: the row is computed again, and appended. Nothing is ever changed in place.
+A lock of the same name beside the folder is held by who looks up, appends or drops. A row counts only if its line is
+whole, the photo is as the line says, and the CRC-32 fits. So a changed photo, a torn write and a flipped byte come to
+the same: the row is computed again, and appended. Nothing is ever changed in place.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import hashlib
 import json
 import math
 import mmap
-import shutil
+import os
 import threading
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import platformdirs
@@ -32,24 +33,29 @@ from filelock import FileLock, Timeout
 from terminal import note
 
 FORMAT = 1
-RELEASE_AFTER = 16 * 2**20  # bytes read through the map, after which the pages are given back to the system
+TABLES = "features-v1"  # the folder in --cache_dir that is ours
+FILES = ("index.txt", "rows.bin", "about.json")  # of a table, in the order in which they may be deleted
+RELEASE_AFTER = 16 * 2**20  # bytes made resident by reading, after which the pages are given back to the system
+READ_AHEAD = 64 * 2**10  # bytes that the system maps around a page that is read
 
-PhotoKey = tuple[str, int, int]  # absolute path, size in bytes, mtime in ns
+PhotoKey = tuple[str, int, int, int]  # path below the data folder, size in bytes, mtime and ctime in ns
 
 
-def photo_key(path: Path) -> PhotoKey:
-    """Return what tells that a photo is the same as before."""
-    status = path.stat()
-    return str(path.absolute()), status.st_size, status.st_mtime_ns
+def photo_key(root: Path, photo: str) -> PhotoKey:
+    """Return what tells that a photo is the same as before; for one that is gone, what no row can have."""
+    try:
+        status = (root / photo).stat()
+    except OSError:
+        return photo, -1, -1, -1
+    return photo, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class MappedRows:
     """Rows of a table in a split's order, read through a memory map: what is resident does not grow with the data."""
 
-    def __init__(self, path: Path, places: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    def __init__(self, file: BinaryIO, places: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.places = torch.tensor(places)  # (N,): where each photo's row lies in the file
-        whole_rows = path.stat().st_size // (math.prod(shape) * dtype.itemsize)  # another run may be appending
-        self.map = np.memmap(path, numpy_dtype(dtype), mode="r", shape=(whole_rows, *shape))
+        self.map = np.memmap(file, numpy_dtype(dtype), mode="r", shape=(max(places) + 1, *shape))
         self.read = 0
 
     def __len__(self) -> int:
@@ -58,7 +64,7 @@ class MappedRows:
     def __getitem__(self, chosen: torch.Tensor) -> torch.Tensor:
         """Return a copy of the chosen rows (B, ...)."""
         rows = torch.from_numpy(np.asarray(self.map[self.places[chosen].numpy()]))
-        self.read += rows.nbytes
+        self.read += sum(max(row.nbytes, READ_AHEAD) for row in rows)
         if self.read > RELEASE_AFTER and hasattr(mmap, "MADV_DONTNEED"):
             self.map._mmap.madvise(mmap.MADV_DONTNEED)
             self.read = 0
@@ -71,27 +77,30 @@ class FeatureTable:
     def __init__(self, cache_dir: Path, about: dict[str, object], shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.about = {"format": FORMAT, **about, "shape": list(shape), "dtype": str(dtype)}
         text = json.dumps(self.about, sort_keys=True)
-        self.folder = cache_dir / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        self.folder = cache_dir / TABLES / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         self.shape, self.dtype = shape, dtype
         self.row_bytes = math.prod(shape) * dtype.itemsize
         self.appending = threading.Lock()
 
     def __enter__(self) -> FeatureTable:
         with contextlib.ExitStack() as stack:  # whatever fails on the way, the lock is given back
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / "lock")
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = lock_of(self.folder)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 note("another run is computing the same features: waiting for it")
                 lock.acquire()
+            except NotImplementedError as error:
+                raise OSError("this file system has no locks") from error
             stack.callback(lock.release)
+            self.folder.mkdir(exist_ok=True)
             (self.folder / "about.json").write_text(json.dumps(self.about, indent=2))  # its mtime says when last used
             (self.folder / "rows.bin").touch()
             self.rows = stack.enter_context((self.folder / "rows.bin").open("r+b"))
             self.index = stack.enter_context((self.folder / "index.txt").open("a+b"))
+            self.next_row = -(-self.rows.seek(0, os.SEEK_END) // self.row_bytes)  # behind whatever is there
             self.entries = self.read_index()
-            self.next_row = 1 + max((row for row, _ in self.entries.values()), default=-1)
             self.open_files = stack.pop_all()
         return self
 
@@ -107,10 +116,12 @@ class FeatureTable:
         entries = {}
         for line in text.splitlines():
             try:
-                row, checksum, size, mtime, path = json.loads(line)
-                entries[path, size, mtime] = int(row), int(checksum)
+                row, checksum, *photo = json.loads(line)
             except (ValueError, TypeError):
                 continue
+            numbers_fit = type(row) is type(checksum) is int and 0 <= row < self.next_row
+            if numbers_fit and [type(part) for part in photo] == [str, int, int, int]:
+                entries[tuple(photo)] = row, checksum
         return entries
 
     def find(self, photos: Sequence[PhotoKey]) -> list[int]:
@@ -134,9 +145,8 @@ class FeatureTable:
             for photo, row in zip(photos, rows.numpy(), strict=True):
                 data = row.tobytes()
                 self.rows.write(data)
-                path, size, mtime = photo
                 self.entries[photo] = self.next_row, zlib.crc32(data)
-                lines.append(json.dumps([*self.entries[photo], size, mtime, path]) + "\n")
+                lines.append(json.dumps([*self.entries[photo], *photo]) + "\n")
                 self.next_row += 1
             self.rows.flush()
             self.index.write("".join(lines).encode())
@@ -145,7 +155,7 @@ class FeatureTable:
     def mapped(self, photos: Sequence[PhotoKey]) -> MappedRows:
         """Return the photos' rows, all of which must be there, in their order."""
         places = [self.entries[photo][0] for photo in photos]
-        return MappedRows(self.folder / "rows.bin", places, self.shape, self.dtype)
+        return MappedRows(self.rows, places, self.shape, self.dtype)
 
 
 class FeatureCache:
@@ -164,27 +174,34 @@ class FeatureCache:
         return table
 
     def evict(self) -> None:
-        """Drop the tables used least recently, but for those of this run, until the rest is within the limit."""
-        with contextlib.suppress(FileNotFoundError):  # another run may be dropping tables too
-            ages = {about.parent: about.stat().st_mtime for about in self.folder.glob("*/about.json")}
-            sizes = {table: sum(file.stat().st_size for file in table.iterdir()) for table in ages}
-            total = sum(sizes.values())
-            for table in sorted(ages, key=ages.get):
-                if total > self.limit and table not in self.used and drop_table(table):
-                    total -= sizes[table]
+        """Drop the tables used least recently until the rest is within the limit; those of this run are exempt."""
+        ages, sizes = {}, {}
+        for table in (self.folder / TABLES).glob("?" * 32):
+            with contextlib.suppress(OSError):  # another run may be dropping it too
+                files = [table / name for name in FILES if (table / name).exists()]
+                sizes[table] = sum(file.stat().st_size for file in files)
+                ages[table] = max((file.stat().st_mtime for file in files), default=0.0)
+        total = sum(sizes.values())
+        for table in sorted(ages, key=ages.get):
+            if total > self.limit and table not in self.used and drop_table(table):
+                total -= sizes[table]
 
 
 def drop_table(folder: Path) -> bool:
-    """Delete a table, unless a run is appending to it; say whether it went."""
+    """Delete a table's files, unless a run is using its lock; say whether they went."""
     try:
-        with FileLock(folder / "lock", timeout=0):
-            (folder / "about.json").unlink()
-            (folder / "index.txt").unlink()  # from here on no row counts, however far the deleting comes
-            (folder / "rows.bin").unlink()
-    except (Timeout, OSError):
+        with lock_of(folder).acquire(timeout=0):
+            for name in FILES:
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
+    except (Timeout, OSError, NotImplementedError):
         return False
-    shutil.rmtree(folder, ignore_errors=True)
     return True
+
+
+def lock_of(folder: Path) -> FileLock:
+    """Return a table's lock. Its file lies beside the folder and is never deleted, lest two hold "the" lock."""
+    return FileLock(folder.with_suffix(".lock"))
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype:

@@ -8,18 +8,21 @@ no frozen part: its "features" are the photo's pixels, and everything else here 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
 import PIL
 import torch
 import torchvision
 
+import images
 from data_utils import Split, Splits
-from devices import MICRO_BATCH
+from devices import MICRO_BATCH, device_name
 from feature_cache import FeatureCache, MappedRows, photo_key
 from images import ImageError, load_image, preset_view, random_view
 from model_utils import Classifier, plain
@@ -73,38 +76,38 @@ class Inputs:
 
     def rows_on_disk(self, view: int) -> Rows:
         """Extract a view of those photos whose rows are not in the cache; without a usable cache, of all."""
+        split, shape, dtype = self.split, self.classifier.trainee_input_shape, self.classifier.trainee_input_dtype
+        photos = [photo_key(split.root, photo) for photo in split.photos]
         try:
-            photos = [photo_key(self.split.root / photo) for photo in self.split.photos]
-            about = {**about_features(self.classifier), "view": view, "seed": self.seed if view else None}
-            shape, dtype = self.classifier.trainee_input_shape, self.classifier.trainee_input_dtype
-            with self.cache.table(about, shape, dtype) as table:
+            with self.cache.table(self.about(view), shape, dtype) as table:
                 missing = [index for index, place in enumerate(table.find(photos)) if place < 0]
                 if found := len(photos) - len(missing):
-                    note(f"{self.split.name} photos, view {view}: {found:,} of {len(photos):,} taken from the cache")
+                    note(f"{split.name} photos, view {view}: {found:,} of {len(photos):,} taken from the cache")
                 extract_features(
                     self, view, missing, lambda chosen, rows: table.append([photos[i] for i in chosen], rows)
                 )
                 mapped = table.mapped(photos)
-            self.cache.evict()
-            return mapped
-        except (OSError, NotImplementedError) as error:  # no space, no permission, a file system without locks
+        except OSError as error:  # no space, no permission, a file system without locks
             warn(f"going on without the feature cache {self.cache.folder} ({reason_of(error)})")
             self.cache.usable = False
             return self.rows_in_memory(view)
+        self.cache.evict()
+        return mapped
 
-
-def about_features(classifier: Classifier) -> dict[str, object]:
-    """Return, in plain types, all that features depend on beside photo, view and seed: libraries included."""
-    network = {
-        "arch": classifier.config.arch,
-        "backbone": classifier.backbone_digest(),
-        "bfloat16": classifier.bfloat16,
-    }
-    return {
-        "preprocessing": plain(classifier.preprocessing),
-        "libraries": [torch.__version__, torchvision.__version__, PIL.__version__],
-        **(network if classifier.config.frozen else {}),
-    }
+    def about(self, view: int) -> dict[str, object]:
+        """Return, in plain types, all that the rows of a view depend on beside the photo: code and machine included."""
+        classifier = self.classifier
+        network = {"arch": classifier.config.arch, "backbone": classifier.backbone_digest()}
+        precision = {"device": device_name(self.device), "bfloat16": classifier.bfloat16}
+        return {
+            "data": str(self.split.root.absolute()),
+            "view": view,
+            "seed": self.seed if view else None,  # the plain view knows no chance
+            "preprocessing": plain(classifier.preprocessing),
+            "libraries": [torch.__version__, torchvision.__version__, PIL.__version__],
+            "code": hashlib.blake2b(Path(images.__file__).read_bytes(), digest_size=16).hexdigest(),
+            **(network | precision if classifier.config.frozen else {}),
+        }
 
 
 def extract_inputs(
@@ -149,7 +152,7 @@ def extract_features(
     `store` gets indices and their rows, (B, D) float32 features, or for a model trained whole (B, 3, S, S) uint8
     pixels. One thread a core takes a micro-batch from its files to its features. A photo is always computed in the
     same micro-batch, that of its place in the split, so that neither the number of threads nor what was there before
-    changes a bit. Raises UnusablePhotosError.
+    changes a bit (rows that are kept while photos come and go may differ by rounding). Raises UnusablePhotosError.
     """
     classifier, split, device = inputs.classifier, inputs.split, inputs.device
     turn = contextlib.nullcontext() if device.type == "cpu" else threading.Lock()  # one forward at a time on a GPU

@@ -13,7 +13,6 @@ import pytest
 import torch
 from support import PROJECT, QUICK
 
-import features
 import train
 from backbones import backbone_with_weights
 from data_utils import load_splits
@@ -49,7 +48,7 @@ def checkpoint(tmp_path, save_dir):
 
 def table_of(tmp_path, split_size):
     """Return the folder of the only table with so many rows."""
-    tables = [index.parent for index in (tmp_path / "cache").glob("*/index.txt")]
+    tables = [index.parent for index in (tmp_path / "cache").glob("features-v1/*/index.txt")]
     (found,) = [table for table in tables if len((table / "index.txt").read_text().splitlines()) == split_size]
     return found
 
@@ -101,9 +100,10 @@ def test_a_touched_and_a_renamed_photo_are_computed_again_and_no_other(train_cac
         lambda table: flip_byte(table / "rows.bin", 5000),
         lambda table: (table / "rows.bin").unlink(),
         lambda table: (table / "index.txt").write_bytes(b"\xff\x00 no JSON\n[]\n[1, 2]\n"),
-        lambda table: (table / "about.json").write_text("{"),
+        lambda table: add_line(table, '[1e400, 1, "x", 1, 2, 3]'),
+        lambda table: [add_line(table, f"[{row}, {tail_of(table)}") for row in (10**20, 10**15, 10**9, -1, 1)],
     ],
-    ids=["rows cut", "index torn", "byte flipped", "rows gone", "index garbage", "about torn"],
+    ids=["rows cut", "index torn", "byte flipped", "rows gone", "index garbage", "infinite row", "wrong rows"],
 )
 def test_damage_is_found_and_mended_never_used(train_cached, tmp_path, damage):
     train_cached("before")
@@ -111,6 +111,16 @@ def test_damage_is_found_and_mended_never_used(train_cached, tmp_path, damage):
     train_cached("damaged")
     assert train_cached("mended") == ALL
     assert checkpoint(tmp_path, "before") == checkpoint(tmp_path, "damaged") == checkpoint(tmp_path, "mended")
+
+
+def add_line(table, line):
+    with (table / "index.txt").open("a") as index:
+        index.write(line + "\n")
+
+
+def tail_of(table):
+    """Return the first line of the index without its row."""
+    return (table / "index.txt").read_text().splitlines()[0].split(", ", 1)[1]
 
 
 def truncate(path, missing):
@@ -158,7 +168,7 @@ def test_a_run_killed_while_extracting_is_continued_not_repeated(data, tmp_path,
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not any(
-        index.stat().st_size for index in (tmp_path / "cache").glob("*/index.txt")
+        index.stat().st_size for index in (tmp_path / "cache").glob("features-v1/*/index.txt")
     ):
         time.sleep(0.01)
     run.send_signal(signal.SIGKILL)
@@ -207,13 +217,28 @@ def test_no_cache_leaves_nothing(train_cached, tmp_path):
 def test_beyond_its_limit_the_cache_drops_what_was_used_least_recently(train_cached, tmp_path):
     train_cached("one", "--seed", 1)
     train_cached("two", "--seed", 2)
-    first, second = sorted((tmp_path / "cache").iterdir(), key=lambda table: (table / "about.json").stat().st_mtime)
+    tables = list((tmp_path / "cache" / "features-v1").glob("*/about.json"))
+    first, second = (path.parent for path in sorted(tables, key=lambda path: path.stat().st_mtime))
     size = sum(file.stat().st_size for file in first.iterdir())
+    mine = tmp_path / "cache" / ("f" * 32)
+    mine.mkdir()
+    (mine / "about.json").write_text("precious")
     train_cached("one", "--seed", 1)  # now the first is the one used last
     train_cached("three", "--seed", 3, "--cache_limit", 2.5 * size / 1e9)
     assert first.exists()
     assert not second.exists()
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(list((tmp_path / "cache" / "features-v1").glob("*/about.json"))) == 2
+    assert (mine / "about.json").read_text() == "precious"
+
+
+def test_the_same_photos_as_another_data_folder_have_other_random_views(train_into, data, tmp_path):
+    """A view is drawn by the photo's name below the data folder, so the folder is part of what a table is known by."""
+    options = [*QUICK, "--views", 2, "--epochs", 2, "--cache_dir", tmp_path / "cache"]
+    train_into(tmp_path / "whole", data, *options)
+    outcome = train_into(tmp_path / "part", data / "train", *options)
+    assert not re.findall(TAKEN, outcome.err)
+    train_into(tmp_path / "without", data / "train", *options, "--no_cache")
+    assert checkpoint(tmp_path, "part") == checkpoint(tmp_path, "without")
 
 
 def test_a_bad_photo_does_not_cost_the_good_ones(run, train_cached, data, tmp_path):
@@ -241,4 +266,3 @@ def test_rows_read_through_the_map_are_those_kept_in_memory(flowers, tmp_path, m
     order = torch.randperm(len(in_memory))
     for chosen in order.split(5):
         assert torch.equal(mapped[chosen], in_memory[chosen])
-    assert features.Rows  # both are what batches are made of
