@@ -205,7 +205,8 @@ def run(main: Callable[[], None]) -> NoReturn:
     except RunError as error:
         code = complain(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
-        code = complain("interrupted", EXIT_INTERRUPTED)
+        complain("interrupted", EXIT_INTERRUPTED)
+        os._exit(EXIT_INTERRUPTED)  # all is safe by now; threads in the middle of a forward need not be waited for
     except BrokenPipeError:  # the reader of our stdout, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
