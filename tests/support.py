@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 PROJECT = Path(__file__).resolve().parent.parent
 NAMES = PROJECT / "cat_to_name.json"
 QUICK = ("--arch", "squeezenet1_1", "--weights", "none")  # a frozen backbone that costs milliseconds a photo
@@ -32,3 +34,18 @@ def run_program(*arguments, cwd=PROJECT, **environment):
         check=False,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def read(path):
+    return torch.load(path, weights_only=True)
+
+
+def same(one, other):
+    """Compare nested plain values and tensors, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other

@@ -3,15 +3,11 @@
 import json
 import re
 import shutil
-import signal
-import subprocess
-import sys
 
 import pytest
 import torch
-from support import PROJECT, QUICK, run_program
+from support import PROJECT, QUICK, read, run_program, same
 from torch import nn
-from torchvision import models
 from torchvision.datasets import ImageFolder
 
 import train
@@ -22,23 +18,8 @@ BEST = r"best epoch (\d+)   validation accuracy (\d+\.\d\d)%"
 TEST = BEST + r"   test loss (\d+\.\d{4})   test accuracy (\d+\.\d\d)%"
 
 
-def read(path):
-    return torch.load(path, weights_only=True)
-
-
 def files_in(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def same(one, other):
-    """Compare nested plain values and tensors, bit for bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 # ---------------------------------------------------------------------------------------------------------- a run
@@ -158,31 +139,6 @@ def test_an_earlier_run_is_put_aside_not_lost(train_into, flowers, tmp_path):
     assert (tmp_path / "checkpoint.pth").read_bytes() != earlier["checkpoint.pth"]
 
 
-def start_and_stop(arguments, how, lines=0):
-    """Start training in a process of its own, and end it after some epochs' lines, or once photos are being read."""
-    command = [sys.executable, "train.py", *map(str, arguments), "--epochs", "100000"]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for _ in range(lines):
-        assert process.stdout.readline().startswith("epoch")
-    if lines == 0:
-        while "training its head" not in process.stderr.readline():
-            pass
-    process.send_signal(how)
-    out, errors = process.communicate(timeout=30)
-    return process.returncode, out, errors
-
-
-def test_a_run_stopped_before_its_first_epoch_leaves_the_earlier_one_to_be_resumed(train_into, flowers, tmp_path):
-    train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
-    before = {name: (tmp_path / name).read_bytes() for name in ("checkpoint.pth", "run/last.pth")}
-    code, _, errors = start_and_stop([flowers, *QUICK, "--save_dir", tmp_path], signal.SIGINT)
-    assert code == 130
-    assert errors.splitlines()[-1] == "train.py: interrupted"
-    assert "--resume" not in errors
-    assert {name: (tmp_path / name).read_bytes() for name in before} == before
-    assert "resuming after epoch 1" in train_into(tmp_path, flowers, *QUICK, "--epochs", 2, "--resume").err
-
-
 def test_every_epoch_has_its_view(train_into, flowers, tmp_path):
     plain = train_into(tmp_path / "plain", flowers, *QUICK, "--epochs", 4)
     varied = train_into(tmp_path / "varied", flowers, *QUICK, "--epochs", 4, "--views", 3, "--no_cache")
@@ -190,121 +146,6 @@ def test_every_epoch_has_its_view(train_into, flowers, tmp_path):
     assert plain.out.splitlines()[1] != varied.out.splitlines()[1]
     assert re.findall(r"reading 48 train photos, view (\d)", varied.err) == ["0", "1", "2"]
     assert re.findall(r"reading \d+ (?:valid|test) photos, view (\d)", varied.err) == ["0", "0"]
-
-
-# --------------------------------------------------------------------------------------------------------- resuming
-
-
-@pytest.mark.parametrize("model", [("--arch", "cnn"), QUICK], ids=["cnn", "frozen"])
-def test_two_epochs_and_two_more_equal_four_bit_for_bit(train_into, flowers, tmp_path, model):
-    options = (*model, "--views", 3, "--hidden_units", 32, "--dropout", 0.5)
-    whole = train_into(tmp_path / "whole", flowers, *options, "--epochs", 4)
-    train_into(tmp_path / "parts", flowers, *options, "--epochs", 2)
-    rest = train_into(tmp_path / "parts", flowers, *options, "--epochs", 4, "--resume")
-    assert rest.out.splitlines()[:3] == whole.out.splitlines()[2:5]
-    assert "resuming after epoch 2" in rest.err
-    for file in ("checkpoint.pth", "run/last.pth"):
-        assert same(read(tmp_path / "whole" / file), read(tmp_path / "parts" / file))
-
-
-def test_resuming_goes_on_with_another_learning_rate(train_into, flowers, tmp_path):
-    train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
-    outcome = train_into(tmp_path, flowers, *QUICK, "--epochs", 2, "--resume", "--learning_rate", 0.1)
-    state = read(tmp_path / "run" / "last.pth")
-    assert [row["epoch"] for row in state["history"]] == [1, 2]
-    assert "--learning_rate was 0.001, now 0.1 from epoch 2 on" in outcome.err
-    assert state["training"]["learning_rate"] == 0.1
-
-
-def test_resuming_a_finished_run_says_so_and_tests_again(train_into, flowers, tmp_path):
-    first = train_into(tmp_path, flowers, *QUICK, "--epochs", 2)
-    again = train_into(tmp_path, flowers, *QUICK, "--epochs", 2, "--resume")
-    assert again.out.splitlines() == first.out.splitlines()[2:]
-    assert "2 epochs trained already" in again.err
-
-
-def test_resuming_where_nothing_is_starts_anew_and_says_so(train_into, flowers, tmp_path):
-    assert "nothing to resume" in train_into(tmp_path, flowers, *QUICK, "--epochs", 1, "--resume").err
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (("--arch", "cnn"), "--arch was squeezenet1_1, now cnn"),
-        (("--seed", 1), "--seed was 0, now 1"),
-        (("--hidden_units", 8), "--hidden_units was [512], now [8]"),
-        (("--dropout", 0.5), "--dropout was 0.2, now 0.5"),
-    ],
-)
-def test_another_model_is_not_resumed(train_into, run, flowers, tmp_path, change, said):
-    train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
-    model = change if change[0] == "--arch" else (*QUICK, *change)
-    outcome = run(train, flowers, *model, "--epochs", 2, "--resume", "--save_dir", tmp_path)
-    assert outcome.code == 2
-    assert said in outcome.err
-
-
-def test_other_data_is_not_resumed(train_into, run, flowers, tmp_path):
-    changed = shutil.copytree(flowers, tmp_path / "flowers")
-    train_into(tmp_path / "out", changed, *QUICK, "--epochs", 1)
-    photos = sorted((changed / "train" / "54").iterdir())
-    for change in (lambda: shutil.copy(photos[1], photos[0]), photos[0].unlink):
-        change()
-        outcome = run(train, changed, *QUICK, "--epochs", 2, "--resume", "--save_dir", tmp_path / "out")
-        assert (outcome.code, outcome.out) == (2, "")
-        assert "the set of training photos (or --valid_split) changed" in outcome.err
-
-
-def test_other_weights_in_a_file_of_the_same_name_are_not_resumed(run, flowers, tmp_path):
-    options = ("--arch", "squeezenet1_1", "--weights", tmp_path / "own.pth", "--save_dir", tmp_path / "out")
-    for seed, code in ((0, 0), (1, 2)):
-        torch.manual_seed(seed)
-        torch.save(models.squeezenet1_1(weights=None).state_dict(), tmp_path / "own.pth")
-        outcome = run(train, flowers, *options, "--epochs", 1 + seed, "--resume")
-        assert outcome.code == code
-    assert "what the backbone's weights hold changed" in outcome.err
-
-
-def test_resuming_a_finished_run_mends_its_checkpoint_and_keeps_what_is_true_of_it(train_into, flowers, tmp_path):
-    train_into(tmp_path, flowers, *QUICK, "--epochs", 2, "--category_names", PROJECT / "cat_to_name.json")
-    contents = read(tmp_path / "checkpoint.pth")
-    (tmp_path / "checkpoint.pth").unlink()
-    outcome = train_into(tmp_path, flowers, *QUICK, "--epochs", 2, "--resume", "--lr", 0.5, "--batch_size", 7)
-    assert same(read(tmp_path / "checkpoint.pth"), contents)
-    assert "now 7" not in outcome.err
-    (tmp_path / "names.json").write_text('{"54": "Sonnenblume"}')
-    train_into(tmp_path, flowers, *QUICK, "--epochs", 2, "--resume", "--category_names", tmp_path / "names.json")
-    assert read(tmp_path / "checkpoint.pth")["category_names"] == {"54": "Sonnenblume"}
-
-
-def test_a_state_that_was_tampered_with_is_damaged(train_into, run, flowers, tmp_path):
-    train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
-    saved = read(tmp_path / "run" / "last.pth")
-    other = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
-    for change in ({"trained": {}}, {"optimizer": {0: other}}, {"optimizer": None}):
-        torch.save({**saved, **change}, tmp_path / "run" / "last.pth")
-        outcome = run(train, flowers, *QUICK, "--epochs", 2, "--resume", "--save_dir", tmp_path)
-        assert (outcome.code, outcome.out) == (2, ""), change
-        assert "last.pth is damaged" in outcome.err
-
-
-def test_a_killed_run_resumes_from_its_last_save_bit_for_bit(train_into, flowers, tmp_path):
-    """A real kill -9, with every epoch's save due; the saves must not take the run's own files for another's."""
-    options = ["--arch", "cnn", "--views", "2", "--hidden_units", "16"]
-    code = "import sys, run_state, train; run_state.SAVE_EVERY = 0; train.main(sys.argv[1:])"
-    arguments = [str(flowers), *options, "--epochs", "1000", "--save_dir", str(tmp_path / "parts")]
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-    for _ in range(4):
-        assert process.stdout.readline().startswith("epoch")
-    process.kill()
-    process.communicate(timeout=30)
-    reached = read(tmp_path / "parts" / "run" / "last.pth")["epoch"]
-    assert reached >= 3
-    assert not (tmp_path / "parts" / "run" / "previous.pth").exists()
-    train_into(tmp_path / "parts", flowers, *options, "--epochs", reached + 2, "--resume")
-    train_into(tmp_path / "whole", flowers, *options, "--epochs", reached + 2)
-    for file in ("checkpoint.pth", "run/last.pth"):
-        assert same(read(tmp_path / "whole" / file), read(tmp_path / "parts" / file))
 
 
 # ------------------------------------------------------------------------------------------------ folders and names
@@ -412,21 +253,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_finished_epochs(tr
         r"the loss is not finite \((nan|inf)\) in epoch 2: lower --learning_rate \(now 1000\)", outcome.err
     )
     assert same({file: read(tmp_path / file) for file in kept}, kept)
-
-
-def test_what_a_run_had_finished_when_it_was_interrupted_is_resumed_bit_for_bit(train_into, flowers, tmp_path):
-    """A real SIGINT after the third epoch's line, wherever in the fourth that is, long before the next save is due."""
-    options = [*QUICK, "--views", "2", "--hidden_units", "64"]
-    code, _, errors = start_and_stop([flowers, *options, "--save_dir", tmp_path / "parts"], signal.SIGINT, lines=3)
-    assert code == 130
-    reached = read(tmp_path / "parts" / "run" / "last.pth")["epoch"]
-    assert f"stopped after epoch {reached}; the same command with --resume goes on" in errors
-    assert errors.splitlines()[-1] == "train.py: interrupted"
-    assert "Traceback" not in errors
-    train_into(tmp_path / "parts", flowers, *options, "--epochs", reached + 2, "--resume")
-    train_into(tmp_path / "whole", flowers, *options, "--epochs", reached + 2)
-    for file in ("checkpoint.pth", "run/last.pth"):
-        assert same(read(tmp_path / "parts" / file), read(tmp_path / "whole" / file))
 
 
 def test_without_a_gpu_it_says_so_once_and_goes_on(train_into, flowers, tmp_path):
