@@ -59,11 +59,10 @@ def resolve_arch(name: str) -> str:
 
 def resolve_weights(arch: str, weights: str | None) -> WeightsEnum | Path | None:
     """Return what --weights means for `arch`: torchvision's entry, a file, or None for random weights."""
-    if arch == "cnn":
-        if weights is not None and weights.lower() != "none":
-            raise InputError(f"--weights {weights}: cnn is trained from scratch and takes no pretrained weights")
-        return None
-    if weights is not None and weights.lower() == "none":
+    random = weights is not None and weights.lower() == "none"
+    if arch == "cnn" and weights is not None and not random:
+        raise InputError(f"--weights {weights}: cnn is trained from scratch and takes no pretrained weights")
+    if arch == "cnn" or random:
         return None
     entries = models.get_model_weights(arch)
     if weights is None or weights.upper() == "DEFAULT":

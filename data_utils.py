@@ -22,10 +22,8 @@ SPLIT_NAMES = {
     **dict.fromkeys(("valid", "val", "validation", "validate"), "valid"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-NOT_CLASSES = (
-    "__MACOSX",
-    "@eaDir",
-)  # left behind by macOS's zip and by Synology; hidden folders go by their dot
+# Left behind by macOS's zip and by Synology; hidden folders go by their dot
+NOT_CLASSES = ("__MACOSX", "@eaDir")
 
 
 # ---------------------------------------------------------------------------------------------- folders and classes

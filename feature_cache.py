@@ -32,8 +32,7 @@ from filelock import FileLock, Timeout
 
 from terminal import note
 
-FORMAT = 1
-TABLES = "features-v1"  # the folder in --cache_dir that is ours
+TABLES = "features-v1"  # the folder in --cache_dir that is ours; another form of tables gets another name
 FILES = ("index.txt", "rows.bin", "about.json")  # of a table, in the order in which they may be deleted
 RELEASE_AFTER = 16 * 2**20  # bytes made resident by reading, after which the pages are given back to the system
 READ_AHEAD = 64 * 2**10  # bytes that the system maps around a page that is read
@@ -64,7 +63,7 @@ class MappedRows:
     def __getitem__(self, chosen: torch.Tensor) -> torch.Tensor:
         """Return a copy of the chosen rows (B, ...)."""
         rows = torch.from_numpy(np.asarray(self.map[self.places[chosen].numpy()]))
-        self.read += sum(max(row.nbytes, READ_AHEAD) for row in rows)
+        self.read += len(rows) * max(self.map[0].nbytes, READ_AHEAD)
         if self.read > RELEASE_AFTER and hasattr(mmap, "MADV_DONTNEED"):
             self.map._mmap.madvise(mmap.MADV_DONTNEED)
             self.read = 0
@@ -75,7 +74,7 @@ class FeatureTable:
     """One table, open for looking up and appending; a context manager that holds the table's lock."""
 
     def __init__(self, cache_dir: Path, about: dict[str, object], shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.about = {"format": FORMAT, **about, "shape": list(shape), "dtype": str(dtype)}
+        self.about = {**about, "shape": list(shape), "dtype": str(dtype)}
         text = json.dumps(self.about, sort_keys=True)
         self.folder = cache_dir / TABLES / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         self.shape, self.dtype = shape, dtype

@@ -97,7 +97,7 @@ class Inputs:
     def about(self, view: int) -> dict[str, object]:
         """Return, in plain types, all that the rows of a view depend on beside the photo: code and machine included."""
         classifier = self.classifier
-        network = {"arch": classifier.config.arch, "backbone": classifier.backbone_digest()}
+        network = {"arch": classifier.config.arch, "backbone": classifier.backbone_digest}
         precision = {"device": device_name(self.device), "bfloat16": classifier.bfloat16}
         return {
             "data": str(self.split.root.absolute()),

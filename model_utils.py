@@ -7,6 +7,7 @@ A `Classifier` is a backbone and a head: photos' uint8 pixels in, one logit a cl
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections import OrderedDict
@@ -71,8 +72,9 @@ class Classifier(nn.Module):
         self.backbone.to(memory_format=self.memory_format)
         return self.to(device)
 
+    @functools.cached_property
     def backbone_digest(self) -> str:
-        """Return a digest of the frozen backbone's names and numbers, or "" where it is trained."""
+        """A digest of the frozen backbone's names and numbers, or "" where it is trained."""
         if not self.config.frozen:
             return ""
         digest = hashlib.blake2b(digest_size=16)

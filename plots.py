@@ -90,15 +90,8 @@ def draw_bars(axes: Axes, likeliest: Sequence[tuple[str, float]]) -> None:
         middle, thickness = (row + 0.5) * row_height, 0.76 * row_height
         axes.barh(middle, full, thickness, color=TRACK)
         axes.barh(middle, full * probability, thickness, color=OTHERS if row else LIKELIEST)
-        axes.text(
-            BARS_WIDTH,
-            middle,
-            percent(probability, digits=1),
-            ha="right",
-            va="center",
-            color=INK,
-            **text_style(FONT_SIZE),
-        )
+        number = percent(probability, digits=1)
+        axes.text(BARS_WIDTH, middle, number, ha="right", va="center", color=INK, **text_style(FONT_SIZE))
         text = axes.text(0.12, middle, name, va="center", color=INK, **text_style(FONT_SIZE))
         shorten(text, (full - 0.24) * DPI)
 

@@ -98,7 +98,7 @@ def start_state(
         "--dropout": config.dropout,
         "--image_size": classifier.preprocessing.crop_size,
         "--seed": config.seed,
-        "what the backbone's weights hold": classifier.backbone_digest(),
+        "what the backbone's weights hold": classifier.backbone_digest,
         "the list of classes": list(splits.classes),
         "the set of training photos (or --valid_split)": splits.train.fingerprint(),
         "the set of validation photos": splits.valid.fingerprint(),
