@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from model_utils import Checkpoint, save_checkpoint
 from tensor_files import read_tensors, write_atomically
@@ -42,16 +43,25 @@ class TrainState:
     wherever that happens, spoils nothing, and saving at any moment saves something that fits together.
     """
 
-    def __init__(self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, identity: dict[str, object]) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        optimizer: torch.optim.Optimizer,
+        average: AveragedModel,
+        identity: dict[str, object],
+    ) -> None:
         self.checkpoint = checkpoint  # as it would be without having been trained
+        self.trainee = checkpoint.classifier.trainee  # what the optimizer steps
         self.optimizer = optimizer
+        self.average = average  # of the trainee along its way: what is evaluated and kept
         self.finished: dict[str, object] = {
             "identity": identity,  # model and data: what must be the same for the numbers to mean anything
             "epoch": 0,
             "history": [],  # a Row an epoch
             "best": {},  # the best epoch's Row
-            "best_trained": {},  # its tensors
-            "trained": {},  # the last epoch's
+            "best_trained": {},  # its tensors, averaged
+            "trainee": {},  # the last epoch's
+            "average": {},
             "optimizer": {},  # the optimizer's moments
             "training": {},  # the settings of the last epoch
             "category_names": checkpoint.category_names,
@@ -68,19 +78,21 @@ class TrainState:
         return self.finished["best"]
 
     def record(self, train_loss: float, valid: Metrics) -> Row:
-        """Note a finished epoch, and keep its tensors if it is the best by validation accuracy, then loss."""
+        """Note a finished epoch, and keep its average if that is the best by validation accuracy, then loss."""
         losses = {"train_loss": train_loss, "valid_loss": valid.loss}
         row = {"epoch": self.epoch + 1, **losses, "valid_accuracy": valid.accuracy}
-        trained = copy.deepcopy(self.checkpoint.classifier.trained_state())
+        average = copy.deepcopy(self.average.state_dict())
+        averaged = {name.removeprefix("module."): tensor for name, tensor in average.items() if name != "n_averaged"}
         better = not self.best or rank(row) > rank(self.best)
-        best, best_trained = (row, trained) if better else (self.best, self.finished["best_trained"])
+        best, best_trained = (row, averaged) if better else (self.best, self.finished["best_trained"])
         self.finished = {
             **self.finished,
             "epoch": row["epoch"],
             "history": [*self.finished["history"], row],
             "best": best,
             "best_trained": best_trained,
-            "trained": trained,
+            "trainee": copy.deepcopy(self.trainee.state_dict()),
+            "average": average,
             "optimizer": copy.deepcopy(self.optimizer.state_dict()["state"]),
             "training": {**self.checkpoint.training, "epoch": best["epoch"], "epochs": row["epoch"]},
         }
@@ -99,7 +111,8 @@ class TrainState:
         for parameter, state in self.optimizer.state.items():
             if any(moment.shape not in ((), parameter.shape) for moment in state.values()):
                 raise ValueError("the optimizer's moments are another model's")
-        self.checkpoint.classifier.load_trained_state(saved["trained"])
+        self.trainee.load_state_dict(saved["trainee"])
+        self.average.load_state_dict(saved["average"])
         self.finished = {**saved, "category_names": self.checkpoint.category_names or saved["category_names"]}
 
     def best_checkpoint(self) -> Checkpoint:

@@ -26,10 +26,10 @@ class TrainConfig:
     hidden_units: tuple[int, ...] | None = None  # None: 512, and no hidden layer for cnn
     dropout: float = 0.2
     image_size: int | None = None
-    epochs: int = 10
+    epochs: int = 20
     learning_rate: float = 0.001
     batch_size: int = 64
-    views: int = 1
+    views: int = 4
     seed: int = 0
     cache_dir: Path | None = None  # None: the platform's
     cache_limit: float = 10.0  # GB
@@ -152,8 +152,8 @@ def build_parser(doc: str) -> Parser:
         type=int,
         default=default.views,
         metavar="N",
-        help="versions of every training photo, used in turn: the first is the plain photo, further ones are random "
-        "crops and mirrorings; each costs one pass of the backbone",
+        help="versions of every training photo, used in turn: the plain photo, its mirror image, then random crops; "
+        "each costs one pass of the backbone",
     )
     training.add_argument(
         "--seed",

@@ -113,7 +113,7 @@ def test_a_state_that_was_tampered_with_is_damaged(train_into, run, flowers, tmp
     train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
     saved = read(tmp_path / "run" / "last.pth")
     other = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
-    for change in ({"trained": {}}, {"optimizer": {0: other}}, {"optimizer": None}):
+    for change in ({"trainee": {}}, {"optimizer": {0: other}}, {"optimizer": None}):
         torch.save({**saved, **change}, tmp_path / "run" / "last.pth")
         outcome = run(train, flowers, *QUICK, "--epochs", 2, "--resume", "--save_dir", tmp_path)
         assert (outcome.code, outcome.out) == (2, ""), change
