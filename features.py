@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import PIL
@@ -22,15 +19,16 @@ import torchvision
 
 import images
 from data_utils import Split, Splits
-from devices import MICRO_BATCH, device_name
+from devices import device_name
+from extraction import extract, micro_batches
 from feature_cache import FeatureCache, MappedRows, photo_key
-from images import ImageError, load_image, preset_view, random_view
+from images import FIRST_RANDOM_VIEW, ImageError, cut_views, load_image
 from model_utils import Classifier, plain
 from randomness import generator
 from terminal import InputError, counted, note, progress, reason_of, warn
 
-MOST_THREADS = 8  # each holds the activations of a micro-batch
 FEW_BAD = 5  # how many unusable photos an error lists by name
+VIEWS_A_DECODE = 2  # views 0 and 1, 2 and 3, ...: opening a photo costs about as much as a small network's forward
 
 Rows = torch.Tensor | MappedRows  # (N, ...)
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, ...), labels (B,)
@@ -49,50 +47,94 @@ class UnusablePhotosError(InputError):
 class Inputs:
     """One split as the trainee sees it: labels, and the rows of each view, which are extracted once and kept.
 
-    They are kept on disk where there is a cache, for later runs too, else in memory.
+    They are kept on disk where there is a cache, for later runs too, else in memory. `views` says how many will be
+    asked for: those that share a decode are extracted together.
     """
 
     def __init__(
-        self, classifier: Classifier, split: Split, seed: int, device: torch.device, cache: FeatureCache | None = None
+        self,
+        classifier: Classifier,
+        split: Split,
+        seed: int,
+        device: torch.device,
+        cache: FeatureCache | None = None,
+        views: int = 1,
     ) -> None:
         self.classifier, self.split, self.seed, self.device, self.cache = classifier, split, seed, device, cache
         self.labels = torch.tensor(split.labels)  # (N,)
-        self.views: dict[int, Rows] = {}
+        self.views = views
+        self.extracted: dict[int, Rows] = {}  # by view
 
     def rows(self, view: int = 0) -> Rows:
         """Return a view's inputs (N, ...), in the order of the split's photos; extract what is not there yet."""
-        if view not in self.views:
-            self.views[view] = (
-                self.rows_on_disk(view) if self.cache and self.cache.usable else self.rows_in_memory(view)
-            )
-        return self.views[view]
+        if view not in self.extracted:
+            first = view - view % VIEWS_A_DECODE
+            together = range(first, max(view + 1, min(first + VIEWS_A_DECODE, self.views)))
+            wanted = [other for other in together if other not in self.extracted]
+            on_disk = self.cache is not None and self.cache.usable
+            self.extracted |= self.rows_on_disk(wanted) if on_disk else self.rows_in_memory(wanted)
+        return self.extracted[view]
 
-    def rows_in_memory(self, view: int) -> torch.Tensor:
-        """Extract a view of every photo into memory."""
-        shape, dtype = self.classifier.trainee_input_shape, self.classifier.trainee_input_dtype
-        rows = torch.empty(len(self.split), *shape, dtype=dtype)
-        extract_features(self, view, list(range(len(self.split))), rows.__setitem__)
-        return rows
+    def rows_in_memory(self, views: list[int]) -> dict[int, Rows]:
+        """Extract views of every photo into memory."""
+        number, shape, dtype = len(self.split), self.classifier.trainee_input_shape, self.classifier.trainee_input_dtype
+        kept = {view: torch.empty(number, *shape, dtype=dtype) for view in views}
+        for view, chosen, rows in self.extract_missing({view: set(range(number)) for view in views}):
+            kept[view][chosen] = rows
+        return kept
 
-    def rows_on_disk(self, view: int) -> Rows:
-        """Extract a view of those photos whose rows are not in the cache; without a usable cache, of all."""
+    def rows_on_disk(self, views: list[int]) -> dict[int, Rows]:
+        """Extract views of those photos whose rows are not in the cache; without a usable cache, of all."""
         split, shape, dtype = self.split, self.classifier.trainee_input_shape, self.classifier.trainee_input_dtype
         photos = [photo_key(split.root, photo) for photo in split.photos]
         try:
-            with self.cache.table(self.about(view), shape, dtype) as table:
-                missing = [index for index, place in enumerate(table.find(photos)) if place < 0]
-                if found := len(photos) - len(missing):
-                    note(f"{split.name} photos, view {view}: {found:,} of {len(photos):,} taken from the cache")
-                extract_features(
-                    self, view, missing, lambda chosen, rows: table.append([photos[i] for i in chosen], rows)
-                )
-                mapped = table.mapped(photos)
+            with contextlib.ExitStack() as stack:
+                tables = {view: stack.enter_context(self.cache.table(self.about(view), shape, dtype)) for view in views}
+                missing = {}
+                for view, table in tables.items():
+                    missing[view] = {index for index, place in enumerate(table.find(photos)) if place < 0}
+                    if found := len(photos) - len(missing[view]):
+                        note(f"{split.name} photos, view {view}: {found:,} of {len(photos):,} taken from the cache")
+                for view, chosen, rows in self.extract_missing(missing):
+                    tables[view].append([photos[i] for i in chosen], rows)
+                mapped = {view: table.mapped(photos) for view, table in tables.items()}
         except OSError as error:  # no space, no permission, a file system without locks
             warn(f"going on without the feature cache {self.cache.folder} ({reason_of(error)})")
             self.cache.usable = False
-            return self.rows_in_memory(view)
+            return self.rows_in_memory(views)
         self.cache.evict()
         return mapped
+
+    def extract_missing(self, missing: dict[int, set[int]]) -> Iterator[tuple[int, list[int], torch.Tensor]]:
+        """Run the frozen part over the photos whose rows are `missing`, by view; yield view, indices and their rows.
+
+        A photo is always computed in the same micro-batch, that of its place in the split, so that neither the number
+        of threads nor what was there before changes a bit (rows that are kept while photos come and go may differ by
+        rounding). Raises UnusablePhotosError.
+        """
+        work = []
+        for indices in micro_batches(len(self.split), self.device):
+            if views := [view for view in missing if not missing[view].isdisjoint(indices)]:
+                work.append((indices, views))
+        what = f"{self.split.name} photos, {' and '.join(f'view {view}' for view in missing if missing[view])}"
+        number = sum(len(indices) for indices, _ in work)
+        if work and not sys.stderr.isatty():  # where no bar will say it
+            note(f"reading {number:,} {what}")
+        errors: dict[int, ImageError] = {}
+        with progress(number, what, "photo") as bar:
+            for done in extract(self.classifier, self.open_views, work, self.device, bar, strict=True):
+                errors |= done.errors
+                for view, rows in {} if errors else done.rows.items():
+                    places = [place for place, index in enumerate(done.indices) if index in missing[view]]
+                    yield view, [done.indices[place] for place in places], rows[places]
+        if errors:
+            raise UnusablePhotosError([errors[index] for index in sorted(errors)])
+
+    def open_views(self, index: int, views: Sequence[int]) -> torch.Tensor:
+        """Open a photo and cut views of it: functions of seed, view and the photo's name. uint8 (V, 3, S, S)."""
+        photo, preprocessing = self.split.photos[index], self.classifier.preprocessing
+        image = load_image(self.split.root / photo, preprocessing.shorter_side)
+        return cut_views(image, preprocessing, views, self.seed, photo)
 
     def about(self, view: int) -> dict[str, object]:
         """Return, in plain types, all that the rows of a view depend on beside the photo: code and machine included."""
@@ -102,7 +144,7 @@ class Inputs:
         return {
             "data": str(self.split.root.absolute()),
             "view": view,
-            "seed": self.seed if view else None,  # the plain view knows no chance
+            "seed": self.seed if view >= FIRST_RANDOM_VIEW else None,
             "preprocessing": plain(classifier.preprocessing),
             "libraries": [torch.__version__, torchvision.__version__, PIL.__version__],
             "code": hashlib.blake2b(Path(images.__file__).read_bytes(), digest_size=16).hexdigest(),
@@ -111,26 +153,32 @@ class Inputs:
 
 
 def extract_inputs(
-    classifier: Classifier, splits: Splits, seed: int, device: torch.device, cache: FeatureCache | None = None
+    classifier: Classifier,
+    splits: Splits,
+    seed: int,
+    device: torch.device,
+    cache: FeatureCache | None = None,
+    views: int = 1,
 ) -> tuple[Inputs, Inputs, Inputs | None]:
-    """Run the frozen part of the classifier over all photos: once each, view 0.
+    """Run the frozen part of the classifier over all photos: once each, view 0 (and what shares its decode).
 
-    Returns the inputs of train, valid and (where there is one) test. Raises UnusablePhotosError, naming those of all
-    splits, so that nobody has to start a run three times to learn of three bad photos.
+    Returns the inputs of train (of which so many views will be asked for), valid and (where there is one) test.
+    Raises UnusablePhotosError, naming those of all splits, so that nobody has to start a run three times to learn of
+    three bad photos.
     """
-    found = [
-        Inputs(classifier, split, seed, device, cache) for split in (splits.train, splits.valid, splits.test) if split
-    ]
+    train = Inputs(classifier, splits.train, seed, device, cache, views)
+    valid = Inputs(classifier, splits.valid, seed, device, cache)
+    test = Inputs(classifier, splits.test, seed, device, cache) if splits.test else None
     errors: list[ImageError] = []
-    for inputs in found:
+    for inputs in (train, valid, test):
         try:
-            inputs.rows(view=0)
+            if inputs:
+                inputs.rows(view=0)
         except UnusablePhotosError as unusable:
             errors += unusable.errors
     if errors:
         raise UnusablePhotosError(errors)
-    train, valid, *test = found
-    return train, valid, test[0] if test else None
+    return train, valid, test
 
 
 def epoch_batches(
@@ -142,77 +190,3 @@ def epoch_batches(
         order = torch.from_numpy(generator(order_seed).permutation(len(labels)))
     for chosen in order.split(batch_size):
         yield rows[chosen].to(device), labels[chosen].to(device)
-
-
-def extract_features(
-    inputs: Inputs, view: int, missing: list[int], store: Callable[[list[int], torch.Tensor], None]
-) -> None:
-    """Run the frozen part of the classifier over one view of the `missing` photos of a split.
-
-    `store` gets indices and their rows, (B, D) float32 features, or for a model trained whole (B, 3, S, S) uint8
-    pixels. One thread a core takes a micro-batch from its files to its features. A photo is always computed in the
-    same micro-batch, that of its place in the split, so that neither the number of threads nor what was there before
-    changes a bit (rows that are kept while photos come and go may differ by rounding). Raises UnusablePhotosError.
-    """
-    classifier, split, device = inputs.classifier, inputs.split, inputs.device
-    turn = contextlib.nullcontext() if device.type == "cpu" else threading.Lock()  # one forward at a time on a GPU
-    wanted = set(missing)
-    bad: list[tuple[int, ImageError]] = []
-
-    def extract(micro_batch: range) -> int:
-        """Store the missing rows of one micro-batch; return their number."""
-        pixels = []
-        for index in micro_batch:
-            try:
-                pixels.append(view_of_photo(classifier, split, index, view, inputs.seed))
-            except ImageError as error:
-                bad.append((index, error))
-        chosen = [index for index in micro_batch if index in wanted]
-        if not bad:  # from the first bad photo on, all that is left to do is to find the others
-            with turn, torch.inference_mode():
-                rows = classifier.frozen_part(torch.stack(pixels).to(device)).cpu()  # (B, ...)
-            store(chosen, rows[[index - micro_batch.start for index in chosen]])
-        return len(chosen)
-
-    size = MICRO_BATCH[device.type]
-    micro_batches = [range(i, min(i + size, len(split))) for i in range(0, len(split), size)]
-    needed = [micro_batch for micro_batch in micro_batches if not wanted.isdisjoint(micro_batch)]
-    what = f"{split.name} photos, view {view}"
-    if needed and not sys.stderr.isatty():  # where no bar will say it
-        note(f"reading {len(missing):,} {what}")
-    with single_threaded_torch(), worker_threads() as pool, progress(len(missing), what, "photo") as bar:
-        for done in as_completed([pool.submit(extract, micro_batch) for micro_batch in needed]):
-            bar.update(done.result())
-    if bad:
-        raise UnusablePhotosError([error for _, error in sorted(bad, key=lambda pair: pair[0])])
-
-
-def view_of_photo(classifier: Classifier, split: Split, index: int, view: int, seed: int) -> torch.Tensor:
-    """Open a photo and cut the view of it: a function of seed, view and the photo's name. uint8 (3, S, S)."""
-    photo = split.photos[index]
-    image = load_image(split.root / photo)
-    if view == 0:
-        return preset_view(image, classifier.preprocessing)
-    return random_view(image, classifier.preprocessing, generator(seed, "view", view, photo))
-
-
-@contextlib.contextmanager
-def worker_threads() -> Iterator[ThreadPoolExecutor]:
-    """Give one thread a core; on an error or an interrupt, drop the work that has not begun."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(min(cores, MOST_THREADS))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def single_threaded_torch() -> Iterator[None]:
-    """Let every operation run on its own thread alone, while there are as many threads as cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -1,13 +1,14 @@
 """One photo, from its file to the pixels a model takes; train and predict share it.
 
 `load_image` opens a file as upright RGB. `Preprocessing` says in plain numbers what a backbone expects, and travels
-with the weights inside the checkpoint. `preset_view` and `random_view` cut the square of pixels out of the photo.
+with the weights inside the checkpoint. `cut_views` cuts the squares of pixels out of the photo.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from randomness import generator
 from terminal import InputError, reason_of
 
 # Told by content. AVIF and HEIF where this Pillow has them; MPO is what many phones make of a JPEG.
@@ -24,6 +26,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 MAX_PIXELS = 180_000_000  # about Pillow's own limit: 0.5 GB as RGB, and more than nearly every camera's
 MAX_SIDE = 2048  # pixels that a model may ask for
 LONGEST_ASPECT = 3  # what lies further out than this many short sides is trimmed before resizing
+FIRST_RANDOM_VIEW = 2  # the plain photo and its mirror image come before
 # A random view shows this share of the photo's area. ImageNet training goes down to 8 %, over hundreds of epochs; the
 # few views that a head learns from had better all show the flower.
 CROP_AREA = (0.4, 1.0)
@@ -52,14 +55,16 @@ def photo_endings() -> frozenset[str]:
     return frozenset(end for end, name in Image.registered_extensions().items() if name in photo_formats())
 
 
-def load_image(path: Path) -> Image.Image:
+def load_image(path: Path, shorter_side: int | None = None) -> Image.Image:
     """Open a photo as RGB, upright by its EXIF orientation; of an animation, the first frame.
 
-    The format is told by the content, not by the name. Transparent pixels show white, 16-bit grey is scaled to 8.
+    The format is told by the content, not by the name. Transparent pixels show white, 16-bit grey is scaled to 8. With
+    `shorter_side` (pixels) a large JPEG may come at a half, a quarter or an eighth of its size, but no smaller than
+    that; a camera's photo is then opened in a third of the time.
     Raises ImageError, with the path and the reason, for whatever cannot be opened.
     """
     try:
-        return open_upright(path)
+        return open_upright(path, shorter_side)
     except UnidentifiedImageError:
         reason = "it is empty" if path.stat().st_size == 0 else f"it is no {', '.join(photo_formats())} image"
     except FileNotFoundError:
@@ -71,11 +76,13 @@ def load_image(path: Path) -> Image.Image:
     raise ImageError(f"cannot open {path}: {reason}")
 
 
-def open_upright(path: Path) -> Image.Image:
+def open_upright(path: Path, shorter_side: int | None) -> Image.Image:
     """Decode a photo, turn it upright, and make RGB of it."""
     with Image.open(path, formats=photo_formats()) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels are too many (at most {MAX_PIXELS:,})")
+        if shorter_side:
+            image.draft(None, (shorter_side, shorter_side))  # takes fewer of a JPEG's frequencies; others ignore it
         image.load()
         return as_rgb(upright(image))
 
@@ -125,11 +132,38 @@ class Preprocessing:
     std: tuple[float, float, float]
     interpolation: str  # bilinear or bicubic; always antialiased
 
+    @property
+    def shorter_side(self) -> int:
+        """How many pixels of a photo's shorter side are enough: no view is cut from a picture that is too small.
+
+        A random crop takes less than half of them away, and resizing to at most a half hides the draft's own scaling.
+        """
+        return 2 * self.resize_size
+
     def __post_init__(self) -> None:
         sizes_fit = 1 <= self.crop_size <= self.resize_size <= MAX_SIDE
         numbers_fit = len(self.mean) == len(self.std) == 3 and min(self.std) > 0
         if not (sizes_fit and numbers_fit and self.interpolation in ("bilinear", "bicubic")):
             raise ValueError(f"{self} makes no sense")
+
+
+def cut_views(
+    image: Image.Image, preprocessing: Preprocessing, views: Sequence[int], seed: int, photo: str
+) -> torch.Tensor:
+    """Cut views out of an RGB image, uint8 (V, 3, crop, crop).
+
+    View 0 is the plain photo, view 1 its mirror image. All further ones are random crops, half of them mirrored, drawn
+    from the view's number, the seed and the photo's name.
+    """
+    pixels = to_pixels(image)
+    plain = functools.cache(lambda: preset_view(pixels, preprocessing))
+
+    def cut(view: int) -> torch.Tensor:
+        if view >= FIRST_RANDOM_VIEW:
+            return random_view(pixels, preprocessing, generator(seed, "view", view, photo))
+        return plain() if view == 0 else F.horizontal_flip(plain())
+
+    return torch.stack([cut(view) for view in views])
 
 
 def to_pixels(image: Image.Image) -> torch.Tensor:
@@ -142,16 +176,15 @@ def to_pixels(image: Image.Image) -> torch.Tensor:
     return F.center_crop(pixels, [min(image.height, limit), min(image.width, limit)])
 
 
-def preset_view(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
-    """View 0, the weights' own preset: resize the shorter side, cut the centre. Returns uint8 (3, crop, crop)."""
+def preset_view(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Apply the weights' own preset: resize the shorter side, cut the centre. Returns uint8 (3, crop, crop)."""
     mode = InterpolationMode(preprocessing.interpolation)
-    resized = F.resize(to_pixels(image), [preprocessing.resize_size], interpolation=mode, antialias=True)
+    resized = F.resize(pixels, [preprocessing.resize_size], interpolation=mode, antialias=True)
     return F.center_crop(resized, [preprocessing.crop_size, preprocessing.crop_size])
 
 
-def random_view(image: Image.Image, preprocessing: Preprocessing, rng: np.random.Generator) -> torch.Tensor:
+def random_view(pixels: torch.Tensor, preprocessing: Preprocessing, rng: np.random.Generator) -> torch.Tensor:
     """Cut a random crop, mirrored half of the time, drawn from `rng` alone. Returns uint8 (3, crop, crop)."""
-    pixels = to_pixels(image)
     top, left, height, width = random_crop(pixels.shape[1], pixels.shape[2], rng)
     size = [preprocessing.crop_size, preprocessing.crop_size]
     mode = InterpolationMode(preprocessing.interpolation)

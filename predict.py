@@ -1,8 +1,9 @@
-"""Name what is in a photo, with probabilities, by a checkpoint that train.py wrote.
+"""Name what is in photos, with probabilities, by a checkpoint that train.py wrote.
 
     python predict.py image.jpg checkpoint.pth
     python predict.py image.jpg checkpoint.pth --top_k 3 --category_names cat_to_name.json
     python predict.py image.jpg checkpoint.pth --plot prediction.png
+    python predict.py a.jpg b.jpg holiday checkpoint.pth      (photos, and all those below a folder)
 
 The checkpoint is all it needs: no network, no pretrained weights, and no matter which device it was trained on.
 """
@@ -10,79 +11,133 @@ The checkpoint is all it needs: no network, no pretrained weights, and no matter
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import terminal  # first: Ctrl-C while torch loads should not end in a traceback
 
 # isort: split
 import torch
-from PIL import Image
 
-from data_utils import load_category_names
+from data_utils import find_photos, load_category_names
 from devices import choose_device
-from images import load_image, preset_view
+from extraction import extract, micro_batches
+from images import ImageError, load_image, preset_view, to_pixels
 from model_utils import Checkpoint, Classifier, load_checkpoint
-from terminal import InputError, Parser, note, percent
+from terminal import InputError, Parser, counted, note, percent, progress, warn
 
 DEFAULT_TOP_K = 5
 
-
-@torch.inference_mode()
-def classify(classifier: Classifier, image: Image.Image, device: torch.device) -> torch.Tensor:
-    """Return the probability of every class (C,) for one RGB image."""
-    pixels = preset_view(image, classifier.preprocessing)  # (3, S, S)
-    logits = classifier(pixels[None].to(device))  # (1, C)
-    return logits.softmax(dim=1)[0].cpu()
+Ranking = list[tuple[str, float]]  # names and probabilities, likeliest first
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and predict."""
     arguments = build_parser().parse(argv)
-    check_options(arguments)
-    image = load_image(arguments.image)
+    photos = find_all(arguments.images)
+    check_options(arguments, photos)
     checkpoint = load_checkpoint(arguments.checkpoint)
     if arguments.category_names:
         checkpoint.category_names = load_category_names(arguments.category_names, checkpoint.classes)
+    top_k = number_of_rows(arguments.top_k, checkpoint)
 
     device = choose_device(arguments.gpu)
-    probabilities = classify(checkpoint.classifier.place(device), image, device)
-    likeliest = rank_classes(probabilities, checkpoint, arguments.top_k)
-    print_table(likeliest)
-    if arguments.plot:
-        from plots import draw_prediction
+    bad: list[ImageError] = []
+    for photo, outcome in classify(checkpoint.classifier.place(device), photos, device):
+        if isinstance(outcome, ImageError):
+            bad.append(outcome)
+            continue
+        likeliest = rank_classes(outcome, checkpoint, top_k)
+        print_table(likeliest, heading=photo if len(photos) > 1 else None)
+        if arguments.plot:
+            from plots import draw_prediction
 
-        draw_prediction(arguments.plot, image, arguments.image.name, likeliest)
+            draw_prediction(arguments.plot, load_image(photo), photo.name, likeliest)
+    report_bad(bad, len(photos))
 
 
-def check_options(arguments: argparse.Namespace) -> None:
+def find_all(paths: Sequence[Path]) -> list[Path]:
+    """Return the photos among the paths and below those that are folders, in the order given."""
+    photos: list[Path] = []
+    for path in paths:
+        found = find_photos(path) if path.is_dir() else [path]
+        if not found:
+            raise InputError(f"there are no photos below {path}")
+        photos += found
+    return photos
+
+
+@torch.inference_mode()
+def classify(
+    classifier: Classifier, photos: Sequence[Path], device: torch.device
+) -> Iterator[tuple[Path, torch.Tensor | ImageError]]:
+    """Yield each photo, in order, with the probability of every class (C,), or with what is wrong with it."""
+    preprocessing = classifier.preprocessing
+
+    def open_photo(index: int, _: Sequence[int]) -> torch.Tensor:
+        image = load_image(photos[index], preprocessing.shorter_side)
+        return preset_view(to_pixels(image), preprocessing)[None]  # the only view: (1, 3, S, S)
+
+    work = [(indices, [0]) for indices in micro_batches(len(photos), device)]
+    with progress(len(photos), "photos", "photo", unless=sys.stdout.isatty()) as bar:  # there the results show it
+        for done in extract(classifier, open_photo, work, device, bar, strict=False):
+            outcomes: dict[int, torch.Tensor | ImageError] = dict(done.errors)
+            if done.indices:
+                logits = classifier.trainee(done.rows[0].to(device))  # (B, C)
+                outcomes |= zip(done.indices, logits.softmax(dim=1).cpu(), strict=True)
+            for index in sorted(outcomes):
+                yield photos[index], outcomes[index]
+
+
+def report_bad(bad: Sequence[ImageError], number: int) -> None:
+    """Name the photos that could not be opened, and fail for them now that the others are done."""
+    if bad and number == 1:
+        raise bad[0]
+    for error in bad:
+        warn(str(error))
+    if bad:
+        raise InputError(f"{len(bad)} of {counted(number, 'photo')} could not be opened")
+
+
+def check_options(arguments: argparse.Namespace, photos: Sequence[Path]) -> None:
     """Refuse, before any work, what could only fail after it."""
     if arguments.top_k is not None and arguments.top_k < 1:
         raise InputError(f"--top_k must be at least 1, not {arguments.top_k}")
+    if arguments.plot and len(photos) > 1:
+        raise InputError(f"--plot draws one photo at a time, and here are {len(photos):,}")
     if arguments.plot:
         from plots import check_picture_path  # matplotlib takes its time, so it is imported for a plot alone
 
         check_picture_path(arguments.plot)
-        for path in (arguments.image, arguments.checkpoint, arguments.category_names):
+        for path in (*photos, arguments.checkpoint, arguments.category_names):
             if path and path.exists() and arguments.plot.exists() and path.samefile(arguments.plot):
                 raise InputError(f"--plot {arguments.plot} would overwrite what it is drawn from")
 
 
-def rank_classes(probabilities: torch.Tensor, checkpoint: Checkpoint, top_k: int | None) -> list[tuple[str, float]]:
-    """Return the names and probabilities of the `top_k` likeliest of all classes (C,), likeliest first."""
+def number_of_rows(top_k: int | None, checkpoint: Checkpoint) -> int:
+    """Return how many classes to show: as many as asked for, as far as there are."""
+    number = len(checkpoint.classes)
+    if top_k is not None and top_k > number:
+        note(f"--top_k {top_k}: there are {number} classes, here are all of them")
+    return min(top_k or DEFAULT_TOP_K, number)
+
+
+def rank_classes(probabilities: torch.Tensor, checkpoint: Checkpoint, top_k: int) -> Ranking:
+    """Return the names and probabilities of the `top_k` likeliest of all classes (C,)."""
     classes = checkpoint.classes
-    if top_k is not None and top_k > len(classes):
-        note(f"--top_k {top_k}: there are {len(classes)} classes, here are all of them")
-    top = probabilities.topk(min(top_k or DEFAULT_TOP_K, len(classes)))
+    top = probabilities.topk(top_k)
     names = [checkpoint.category_names.get(classes[i], classes[i]) for i in top.indices.tolist()]
     return list(zip(names, top.values.tolist(), strict=True))
 
 
-def print_table(rows: list[tuple[str, float]]) -> None:
-    """Print names and probabilities, aligned, in the order given."""
-    width = max(len(name) for name, _ in rows)
+def print_table(rows: Ranking, heading: Path | None) -> None:
+    """Print names and probabilities, aligned, in the order given; one photo of several gets a heading."""
+    if heading:
+        print(heading)
+    indent, width = "  " if heading else "", max(len(name) for name, _ in rows)
     for name, probability in rows:
-        print(f"{name:{width}}  {percent(probability, digits=2):>8}")
+        print(f"{indent}{name:{width}}  {percent(probability, digits=2):>8}", flush=True)
 
 
 def build_parser() -> Parser:
@@ -90,7 +145,13 @@ def build_parser() -> Parser:
     what, examples, needs = __doc__.strip().split("\n\n")
     parser = Parser(prog="predict.py", description=f"{what}\n\n{needs}", epilog=f"examples:\n{examples}")
     inputs = parser.add_argument_group("input")
-    inputs.add_argument("image", type=Path, metavar="IMAGE", help="the photo: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF")
+    inputs.add_argument(
+        "images",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE",
+        help="photos (JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF), and folders of photos at any depth",
+    )
     inputs.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint.pth as train.py wrote it")
     inputs.add_argument(
         "--category_names",

@@ -90,9 +90,9 @@ def reason_of(error: object) -> str:
     return words if len(words) <= LONGEST_REASON else words[: LONGEST_REASON - 1] + "…"
 
 
-def progress(total: int, what: str, unit: str) -> tqdm:
+def progress(total: int, what: str, unit: str, unless: bool = False) -> tqdm:
     """Return a progress bar with rate and time left: silent off a terminal and for work done within a second."""
-    quiet = None  # tqdm's word for: show the bar only where stderr is a terminal
+    quiet = unless or None  # None is tqdm's word for: show the bar only where stderr is a terminal
     return tqdm(
         total=total,
         desc=what,
@@ -143,7 +143,7 @@ class Parser(argparse.ArgumentParser):
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse the arguments; a mistake ends the process with code 2 and one or two lines."""
         arguments = normalise(sys.argv[1:] if argv is None else argv, self.many)
-        parsed, unknown = self.parse_known_args(arguments)
+        parsed, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
             flag = unknown[0].split("=")[0]
             close = nearest(flag, self._option_string_actions, most=1) if flag.startswith("-") else []

@@ -35,7 +35,7 @@ def train_cached(train_into, data, tmp_path):
     """Train with the cache of this test, and return what was taken from it: {(split, view): number}."""
 
     def run_train(save_dir="out", *options):
-        arguments = [*QUICK, "--epochs", 2, "--cache_dir", tmp_path / "cache", *options]
+        arguments = [*QUICK, "--epochs", 2, "--views", 1, "--cache_dir", tmp_path / "cache", *options]
         outcome = train_into(tmp_path / save_dir, data, *arguments)
         return {(split, int(view)): int(found) for split, view, found, _ in re.findall(TAKEN, outcome.err)}
 
@@ -72,7 +72,7 @@ def test_another_head_reuses_and_another_network_or_seed_of_views_does_not(train
 
 
 def test_cnn_keeps_its_pixels(train_into, data, tmp_path):
-    options = [data, "--arch", "cnn", "--epochs", 2, "--cache_dir", tmp_path / "cache"]
+    options = [data, "--arch", "cnn", "--epochs", 2, "--views", 1, "--cache_dir", tmp_path / "cache"]
     for name in ("cold", "warm"):
         outcome = train_into(tmp_path / name, *options)
     assert len(re.findall(TAKEN, outcome.err)) == 3
@@ -233,7 +233,7 @@ def test_beyond_its_limit_the_cache_drops_what_was_used_least_recently(train_cac
 
 def test_the_same_photos_as_another_data_folder_have_other_random_views(train_into, data, tmp_path):
     """A view is drawn by the photo's name below the data folder, so the folder is part of what a table is known by."""
-    options = [*QUICK, "--views", 2, "--epochs", 2, "--cache_dir", tmp_path / "cache"]
+    options = [*QUICK, "--views", 3, "--epochs", 3, "--cache_dir", tmp_path / "cache"]
     train_into(tmp_path / "whole", data, *options)
     outcome = train_into(tmp_path / "part", data / "train", *options)
     assert not re.findall(TAKEN, outcome.err)
@@ -259,8 +259,8 @@ def test_rows_read_through_the_map_are_those_kept_in_memory(flowers, tmp_path, m
     torch.manual_seed(0)
     backbone = backbone_with_weights("squeezenet1_1", "none")
     classifier = build_classifier(ModelConfig("squeezenet1_1", (8,), 0.1, 6), backbone)
-    in_memory = Inputs(classifier, splits.train, 0, CPU).rows(1)
-    mapped = Inputs(classifier, splits.train, 0, CPU, FeatureCache(tmp_path, limit=1e9)).rows(1)
+    in_memory = Inputs(classifier, splits.train, 0, CPU).rows(2)
+    mapped = Inputs(classifier, splits.train, 0, CPU, FeatureCache(tmp_path, limit=1e9)).rows(2)
     assert isinstance(mapped, MappedRows)
     assert len(mapped) == len(in_memory)
     order = torch.randperm(len(in_memory))

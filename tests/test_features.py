@@ -1,17 +1,23 @@
 """Features are computed once, in the photos' order, and give what the backbone on every batch would give."""
 
 import copy
+import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import ImageOps
+from torch.optim.swa_utils import AveragedModel
 
+import extraction
 import features
 from backbones import backbone_with_weights
 from data_utils import load_splits
+from feature_cache import FeatureCache
 from features import Inputs, epoch_batches, extract_inputs
-from images import load_image, preset_view
+from images import load_image, preset_view, to_pixels
 from model_utils import ModelConfig, build_classifier
-from train import evaluate, train_one_epoch
+from train import DECAY, average_in, evaluate, train_one_epoch
 
 CPU = torch.device("cpu")
 
@@ -26,6 +32,14 @@ def classifier():
     torch.manual_seed(0)
     backbone = backbone_with_weights("resnet18", "none")
     return build_classifier(ModelConfig("resnet18", (32,), 0.5, num_classes=6), backbone)
+
+
+@pytest.fixture
+def threads():
+    """Give torch's threads back after the test."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def extract(classifier, split, view=0, seed=0):
@@ -50,7 +64,8 @@ def test_training_on_stored_features_equals_running_the_backbone_on_every_batch(
     inputs = Inputs(stored, splits.train, seed=0, device=CPU)
     torch.manual_seed(1)
     stored_optimizer = torch.optim.Adam(stored.trainee.parameters(), lr=0.001)
-    stored_loss = train_one_epoch(stored.trainee, batches_of(inputs, 7, order_seed=5), stored_optimizer)
+    average = AveragedModel(stored.trainee, multi_avg_fn=average_in)
+    stored_loss = train_one_epoch(stored.trainee, batches_of(inputs, 7, order_seed=5), stored_optimizer, average)
 
     labels_in_order = [batch_labels for _, batch_labels in batches_of(inputs, 7, order_seed=5)]
     rows_in_order = torch.cat([rows for rows, _ in batches_of(inputs, 7, order_seed=5)])
@@ -60,26 +75,34 @@ def test_training_on_stored_features_equals_running_the_backbone_on_every_batch(
 
     torch.manual_seed(1)
     optimizer = torch.optim.Adam([p for p in plain.parameters() if p.requires_grad], lr=0.001)
-    total = 0.0
+    total, path = 0.0, []
     plain.train()
     for (images, labels), expected_labels in zip(image_batches(splits, order, 7), labels_in_order, strict=True):
         assert torch.equal(labels, expected_labels)
-        pixels = torch.stack([preset_view(image, plain.preprocessing) for image in images])
+        pixels = torch.stack([preset_view(to_pixels(image), plain.preprocessing) for image in images])
         loss = torch.nn.functional.nll_loss(plain(pixels).log_softmax(dim=1), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.item() * len(labels)
+        path.append(plain.head[0].weight.detach().clone())
     assert stored_loss == pytest.approx(total / len(splits.train), rel=1e-4)
     for (name, one), other in zip(stored.state_dict().items(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-5, msg=name)
     assert not torch.equal(stored.head[0].weight, classifier.head[0].weight)
+    # The average's recursion in closed form: step t weighs as much as there are ways to choose DECAY of t + DECAY - 1.
+    weights = np.array([math.comb(t + DECAY - 1, DECAY) for t in range(1, len(path) + 1)], dtype=float)
+    closed_form = np.tensordot(weights / weights.sum(), torch.stack(path).numpy(), axes=1)
+    np.testing.assert_allclose(average.module[0].weight.detach().numpy(), closed_form, rtol=1e-3, atol=2e-5)
 
 
 def test_evaluation_on_features_and_on_photos_agree(splits, classifier):
     inputs = Inputs(classifier, splits.valid, seed=0, device=CPU)
     pixels = torch.stack(
-        [preset_view(load_image(splits.valid.root / photo), classifier.preprocessing) for photo in splits.valid.photos]
+        [
+            preset_view(to_pixels(load_image(splits.valid.root / photo)), classifier.preprocessing)
+            for photo in splits.valid.photos
+        ]
     )
     on_features = evaluate(classifier.trainee, batches_of(inputs, 4))
     on_photos = evaluate(classifier, [(pixels, torch.tensor(splits.valid.labels))])
@@ -94,12 +117,23 @@ def test_metrics_are_sums_over_samples_whatever_the_batches(splits, classifier):
     assert [metrics.loss for metrics in results] == pytest.approx([results[0].loss] * 3, rel=1e-5)
 
 
-def test_the_number_of_threads_changes_no_bit(splits, classifier, monkeypatch):
+def test_the_number_of_threads_changes_no_bit(splits, classifier, threads):
     results = []
-    for cores in ({0}, {0, 1, 2, 3}):
-        monkeypatch.setattr(features.os, "sched_getaffinity", lambda _, cores=cores: cores, raising=False)
-        results.append(extract(classifier, splits.train, view=1))
+    for number in (1, 4):
+        torch.set_num_threads(number)
+        results.append(extract(classifier, splits.train, view=2))
     assert torch.equal(*results)
+
+
+def test_more_cores_than_workers_are_shared_among_them(splits, classifier, threads, monkeypatch):
+    """Two workers of three threads each, instead of two of one; the results may differ by rounding."""
+    one = extract(classifier, splits.valid)
+    monkeypatch.setattr(extraction, "MOST_WORKERS", 2)
+    torch.set_num_threads(6)
+    with extraction.shared_cores() as workers:
+        assert (workers, torch.get_num_threads()) == (2, 3)
+    assert torch.get_num_threads() == 6
+    torch.testing.assert_close(extract(classifier, splits.valid), one, rtol=1e-3, atol=1e-4)
 
 
 def test_bfloat16_changes_features_by_its_rounding_alone(splits, classifier):
@@ -121,15 +155,46 @@ def test_views_are_a_function_of_seed_view_and_photo(splits, classifier):
     def rows(view, seed=0):
         return extract(classifier, splits.valid, view, seed)
 
-    assert torch.equal(rows(1), rows(1))
-    assert not torch.equal(rows(1), rows(2))
-    assert not torch.equal(rows(1), rows(1, seed=1))
-    assert torch.equal(rows(0), rows(0, seed=1))  # the plain preset knows no chance
+    assert torch.equal(rows(2), rows(2))
+    assert not torch.equal(rows(2), rows(3))
+    assert not torch.equal(rows(2), rows(2, seed=1))
+    for plain in (0, 1):
+        assert torch.equal(rows(plain), rows(plain, seed=1))  # the preset and its mirror image know no chance
+
+
+def test_views_that_share_a_decode_are_what_they_are_alone(splits, classifier, tmp_path, monkeypatch):
+    """The first two views come of one opening of each photo, view 1 being the mirror image; the third comes alone."""
+    opened = []
+    monkeypatch.setattr(features, "load_image", lambda path, side: opened.append(path) or load_image(path, side))
+    together = Inputs(classifier, splits.valid, 0, CPU, FeatureCache(tmp_path, 1e9), views=3)
+    together.rows(0)
+    assert list(together.extracted) == [0, 1]
+    assert len(opened) == len(set(opened)) == len(splits.valid)
+    together.rows(2)
+    assert list(together.extracted) == [0, 1, 2]
+    order = torch.arange(len(splits.valid))
+    for view in range(3):
+        assert torch.equal(together.rows(view)[order], extract(classifier, splits.valid, view))
+    images = [load_image(splits.valid.root / photo) for photo in splits.valid.photos]
+    mirrored = torch.stack(
+        [preset_view(to_pixels(ImageOps.mirror(image)), classifier.preprocessing) for image in images]
+    )
+    with torch.inference_mode():
+        torch.testing.assert_close(together.rows(1)[order], classifier.features(mirrored), rtol=0.05, atol=0.05)
+
+
+def test_of_two_views_that_share_a_decode_only_the_missing_one_is_computed(splits, classifier, tmp_path):
+    first = Inputs(classifier, splits.valid, 0, CPU, FeatureCache(tmp_path, 1e9), views=1)
+    first.rows(0)
+    second = Inputs(classifier, splits.valid, 0, CPU, FeatureCache(tmp_path, 1e9), views=2)
+    assert [view for view, _, _ in second.extract_missing({0: set(), 1: {3, 17}})] == [1, 1]
+    order = torch.arange(len(splits.valid))
+    assert torch.equal(second.rows(1)[order], extract(classifier, splits.valid, 1))
 
 
 def test_a_view_is_extracted_once_and_when_first_needed(splits, classifier):
     inputs = Inputs(classifier, splits.valid, seed=0, device=CPU)
-    assert inputs.views == {}
+    assert inputs.extracted == {}
     first = inputs.rows(0)
     assert inputs.rows(0) is first
     assert first.shape == (len(splits.valid), 512)
@@ -139,18 +204,14 @@ def test_all_photos_pass_the_backbone_before_the_first_epoch(splits, classifier)
     found = extract_inputs(classifier, splits, seed=0, device=CPU)
     for inputs, split in zip(found, (splits.train, splits.valid, splits.test), strict=True):
         assert inputs.split is split
-        assert list(inputs.views) == [0]
+        assert list(inputs.extracted) == [0]
         assert torch.equal(inputs.labels, torch.tensor(split.labels))
 
 
-def test_torchs_threads_are_given_back(splits, classifier):
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        extract(classifier, splits.valid)
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(threads)
+def test_torchs_threads_are_given_back(splits, classifier, threads):
+    torch.set_num_threads(3)
+    extract(classifier, splits.valid)
+    assert torch.get_num_threads() == 3
 
 
 def test_shuffled_batches_hold_every_photo_once(splits, classifier):

@@ -10,7 +10,17 @@ from torchvision import models
 from torchvision.transforms.v2 import functional as F
 
 from backbones import choose_preprocessing
-from images import CROP_AREA, ImageError, Preprocessing, load_image, preset_view, random_crop, random_view
+from images import (
+    CROP_AREA,
+    ImageError,
+    Preprocessing,
+    cut_views,
+    load_image,
+    preset_view,
+    random_crop,
+    random_view,
+    to_pixels,
+)
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -172,7 +182,7 @@ def test_view_0_and_normalisation_are_torchvisions_own_preset(arch, size):
     preprocessing = choose_preprocessing(arch, weights, None)
     image = ramp(*size)
     expected = weights.transforms()(image)  # (3, S, S), normalised
-    pixels = preset_view(image, preprocessing)
+    pixels = preset_view(to_pixels(image), preprocessing)
     assert pixels.dtype == torch.uint8
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (preprocessing.mean, preprocessing.std))
     levels = ((pixels / 255 - mean) / std - expected) * std * 255
@@ -183,27 +193,43 @@ def test_a_panorama_costs_no_more_than_its_middle():
     """20,000 x 3 pixels resized to 256 in height would be a picture of 1.7 million pixels in width."""
     preprocessing = Preprocessing(256, 224, (0.5,) * 3, (0.5,) * 3, "bilinear")
     strip = ramp(20_001, 3)
-    pixels = preset_view(strip, preprocessing)
+    pixels = preset_view(to_pixels(strip), preprocessing)
     middle = F.pil_to_tensor(strip)[:, :, 9_999:10_002]
     assert pixels.shape == (3, 224, 224)
     difference = pixels.double().mean(dim=(1, 2)) - middle.double().mean(dim=(1, 2))
     assert difference.abs().max() < 3
     for size in ((1, 400), (400, 1), (1, 1)):
-        assert preset_view(ramp(*size), preprocessing).shape == (3, 224, 224)
-        assert random_view(ramp(*size), preprocessing, np.random.default_rng(0)).shape == (3, 224, 224)
+        assert preset_view(to_pixels(ramp(*size)), preprocessing).shape == (3, 224, 224)
+        assert random_view(to_pixels(ramp(*size)), preprocessing, np.random.default_rng(0)).shape == (3, 224, 224)
 
 
 def test_random_views_differ_by_seed_and_by_nothing_else():
     preprocessing = Preprocessing(36, 32, (0.5,) * 3, (0.5,) * 3, "bilinear")
-    views = [random_view(ramp(), preprocessing, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    views = [random_view(to_pixels(ramp()), preprocessing, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert torch.equal(views[0], views[1])
     assert not torch.equal(views[0], views[2])
+
+
+def test_a_large_jpeg_may_come_smaller_but_never_too_small(saved):
+    """Of 900 x 600 pixels a half is enough for 300, not for 301; and what a view shows of it is much the same."""
+    picture = ramp(900, 600)
+    path = saved(picture, "a.jpg", quality=95)
+    assert load_image(path).size == load_image(path, 301).size == (900, 600)
+    assert load_image(path, 300).size == (450, 300)
+    assert load_image(saved(picture, "a.png"), 300).size == (900, 600)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    assert load_image(saved(picture, "turned.jpg", exif=turned), 300).size == (300, 450)
+    preprocessing = Preprocessing(36, 32, (0.5,) * 3, (0.5,) * 3, "bilinear")
+    whole, draft = (cut_views(load_image(path, side), preprocessing, [0, 1], 0, "a") for side in (None, 72))
+    assert (whole.int() - draft.int()).abs().max() <= 3
+    assert torch.equal(draft[0].flip(2), draft[1])
 
 
 def test_half_of_the_random_views_are_mirrored():
     """Red grows to the right in the picture, so in a mirrored view it grows to the left."""
     preprocessing = Preprocessing(36, 32, (0.5,) * 3, (0.5,) * 3, "bilinear")
-    views = [random_view(ramp(), preprocessing, np.random.default_rng(seed)).float() for seed in range(200)]
+    views = [random_view(to_pixels(ramp()), preprocessing, np.random.default_rng(seed)).float() for seed in range(200)]
     mirrored = sum(bool(view[0, :, 0].mean() > view[0, :, -1].mean()) for view in views)
     assert 70 < mirrored < 130
 

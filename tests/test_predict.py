@@ -102,6 +102,47 @@ def test_a_photo_turned_by_exif_is_predicted_as_if_upright(run, trained, photo, 
     assert outputs[0] == outputs[1]
 
 
+# ----------------------------------------------------------------------------------------------------- many photos
+
+
+def parse_blocks(out):
+    """Split the output for several photos into {path: [(name, share)]}."""
+    blocks = re.findall(r"^(\S.*)\n((?:  .*\n)+)", out, re.MULTILINE)
+    assert "".join(f"{path}\n{rows}" for path, rows in blocks) == out
+    return {path: parse(rows.replace("  ", "", 1).replace("\n  ", "\n")) for path, rows in blocks}
+
+
+def test_many_photos_in_one_call_are_predicted_as_each_alone(run, trained_on_features, flowers):
+    """A folder at any depth, a photo beside it, an option in between; more photos than one forward takes."""
+    checkpoint, extra = trained_on_features / "checkpoint.pth", flowers / "valid" / "74" / "drawn_001.jpg"
+    outcome = run(predict, extra, flowers / "test", "--top_k", 6, checkpoint)
+    assert (outcome.code, outcome.err) == (0, "")
+    blocks = parse_blocks(outcome.out)
+    assert list(blocks) == [str(extra), *map(str, sorted((flowers / "test").glob("*/*.jpg")))]
+    for path in list(blocks)[::5]:
+        alone = dict(parse(run(predict, path, checkpoint, "--top_k", 6).out))
+        assert dict(blocks[path]) == pytest.approx(alone, abs=0.003)
+
+
+def test_of_many_photos_the_bad_ones_are_named_and_the_good_ones_predicted(run, trained, photo, tmp_path):
+    (tmp_path / "text.jpg").write_text("no photo")
+    paths = [tmp_path / "text.jpg", photo, tmp_path / "none.jpg", *[photo] * 10]
+    outcome = run(predict, *paths, trained / "checkpoint.pth", "--top_k", 1)
+    assert outcome.code == 2
+    assert outcome.out.splitlines()[::2] == [str(photo)] * 11
+    assert re.fullmatch(
+        r"warning: .*text.jpg: it is no JPEG.*\nwarning: .*none.jpg: there is no such file\n.*2 of 13 photos.*\n",
+        outcome.err,
+    )
+
+
+def test_a_folder_without_photos_and_a_plot_of_many_are_refused(run, trained, photo, tmp_path):
+    outcome = run(predict, tmp_path, trained / "checkpoint.pth")
+    assert (outcome.code, outcome.err.count("no photos below")) == (2, 1)
+    outcome = run(predict, photo, photo, trained / "checkpoint.pth", "--plot", tmp_path / "plot.png")
+    assert (outcome.code, outcome.out, outcome.err.count("one photo at a time")) == (2, "", 1)
+
+
 # --------------------------------------------------------------------------------------------------------- the plot
 
 

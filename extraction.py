@@ -1,0 +1,114 @@
+"""From photos' files to what the frozen part of a classifier makes of them, on every core.
+
+One thread a core takes a micro-batch all the way: it opens the photos, cuts the views out of them and runs the frozen
+backbone, so that decoding and computing never wait for each other and what is in a core's caches stays there.
+`features.py` keeps what comes out for training, `predict.py` goes on to the head with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from devices import MICRO_BATCH
+from images import ImageError
+from model_utils import Classifier
+
+MOST_WORKERS = 8  # threads; on a CPU each holds the activations of a micro-batch
+AHEAD = 2  # micro-batches a worker may be ahead of who takes the results
+
+OpenViews = Callable[[int, Sequence[int]], torch.Tensor]  # a photo's index, views -> uint8 (V, 3, S, S)
+Work = tuple[Sequence[int], Sequence[int]]  # one micro-batch: indices of photos, and the views to cut out of each
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What came of one micro-batch."""
+
+    indices: list[int]  # of the photos that could be opened
+    rows: dict[int, torch.Tensor]  # view -> (B, ...): their features, or pixels where everything learns
+    errors: dict[int, ImageError]  # index -> what is wrong with a photo that could not
+    reading: float  # seconds spent on opening photos and cutting views
+    computing: float  # seconds spent on the network, and on waiting for a GPU
+
+
+def micro_batches(number: int, device: torch.device) -> list[range]:
+    """Divide the indices of `number` photos into what one forward takes."""
+    size = MICRO_BATCH[device.type]
+    return [range(start, min(start + size, number)) for start in range(0, number, size)]
+
+
+def extract(
+    classifier: Classifier, open_views: OpenViews, work: Iterable[Work], device: torch.device, bar: tqdm, strict: bool
+) -> Iterator[Extracted]:
+    """Run the frozen part over micro-batches of photos; yield what comes of each, in order.
+
+    Photos that cannot be opened come back as errors. `strict`: from the first of them on, all that is left to do is
+    to find the others, and the network rests. The bar counts photos, and says what holds them up.
+    """
+    turn = contextlib.nullcontext() if device.type == "cpu" else threading.Lock()  # one forward at a time on a GPU
+    found_bad = threading.Event()
+
+    def run(indices: Sequence[int], views: Sequence[int]) -> Extracted:
+        """Take one micro-batch from its files to its rows."""
+        started = time.perf_counter()
+        opened, errors = {}, {}
+        for index in indices:
+            try:
+                opened[index] = open_views(index, views)
+            except ImageError as error:
+                errors[index] = error
+                found_bad.set()
+        read, rows = time.perf_counter(), {}
+        if opened and not (strict and found_bad.is_set()):
+            pixels = torch.stack(list(opened.values()), dim=1)  # (V, B, 3, S, S)
+            if device.type == "cuda":
+                pixels = pixels.pin_memory()  # from where the GPU fetches while the processor goes on
+            with turn, torch.inference_mode():
+                for view, batch in zip(views, pixels, strict=True):
+                    rows[view] = classifier.frozen_part(batch.to(device, non_blocking=True)).cpu()  # (B, ...)
+        return Extracted(list(opened), rows, errors, read - started, time.perf_counter() - read)
+
+    reading = computing = 0.0
+    for done in in_order(run, work):
+        reading, computing = reading + done.reading, computing + done.computing
+        bar.set_postfix_str("limited by the network" if computing > reading else "limited by reading", refresh=False)
+        bar.update(len(done.indices) + len(done.errors))
+        yield done
+
+
+def in_order(run: Callable[..., Extracted], work: Iterable[Work]) -> Iterator[Extracted]:
+    """Give the work to one thread a core and yield the results in its order, few of them waiting at any time.
+
+    On an error or an interrupt the work that has not begun is dropped.
+    """
+    with shared_cores() as workers, contextlib.ExitStack() as stack:
+        pool = ThreadPoolExecutor(workers)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        running: deque[Future[Extracted]] = deque()
+        for indices, views in work:
+            running.append(pool.submit(run, indices, views))
+            if len(running) > AHEAD * workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+@contextlib.contextmanager
+def shared_cores() -> Iterator[int]:
+    """Divide torch's threads among workers: give their number, and let each operation use its worker's share."""
+    threads = torch.get_num_threads()  # the cores, or what OMP_NUM_THREADS allows
+    share = -(-threads // MOST_WORKERS)
+    torch.set_num_threads(share)
+    try:
+        yield threads // share
+    finally:
+        torch.set_num_threads(threads)
