@@ -12,12 +12,15 @@ import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import PIL
 import torch
 import torchvision
 
+import backbones
 import images
+import model_utils
 from data_utils import Split, Splits
 from devices import device_name
 from extraction import extract, micro_batches
@@ -147,9 +150,14 @@ class Inputs:
             "seed": self.seed if view >= FIRST_RANDOM_VIEW else None,
             "preprocessing": plain(classifier.preprocessing),
             "libraries": [torch.__version__, torchvision.__version__, PIL.__version__],
-            "code": hashlib.blake2b(Path(images.__file__).read_bytes(), digest_size=16).hexdigest(),
+            "code": [digest_of(module) for module in (images, backbones, model_utils)],
             **(network | precision if classifier.config.frozen else {}),
         }
+
+
+def digest_of(module: ModuleType) -> str:
+    """Return a digest of a module's source, on which the numbers depend too."""
+    return hashlib.blake2b(Path(module.__file__).read_bytes(), digest_size=16).hexdigest()
 
 
 def extract_inputs(

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from backbones import Backbone, empty_backbone
+from backbones import Backbone, empty_backbone, fold_batch_norms
 from devices import has_bfloat16
 from images import Preprocessing
 from tensor_files import read_tensors, write_atomically
@@ -59,17 +59,21 @@ class Classifier(nn.Module):
             self.backbone.requires_grad_(False)
         self.memory_format = torch.contiguous_format
         self.bfloat16 = False
+        self.folded: list[nn.Module] = []  # in a list, lest it be taken for a part with tensors of its own
         self.eval()
 
     def place(self, device: torch.device) -> Classifier:
-        """Move to a device, in the memory format and precision that suit a frozen backbone there; return itself.
+        """Move to a device, in the form, memory format and precision that suit a frozen backbone; return itself.
 
         On a CPU channels_last is several times faster, and CUDA prefers it; on MPS it has had wrong results.
         """
         if self.config.frozen and device.type != "mps":
             self.memory_format = torch.channels_last
         self.bfloat16 = self.config.frozen and has_bfloat16(device)
-        self.backbone.to(memory_format=self.memory_format)
+        self.backbone.to(device, memory_format=self.memory_format)
+        self.folded = (
+            [fold_batch_norms(self.backbone).to(memory_format=self.memory_format)] if self.config.frozen else []
+        )
         return self.to(device)
 
     @functools.cached_property
@@ -117,8 +121,9 @@ class Classifier(nn.Module):
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Take uint8 pixels (B, 3, S, S) to float32 features (B, D)."""
+        (backbone,) = self.folded or (self.backbone,)
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
-            return self.backbone(self.normalise(pixels)).float()
+            return backbone(self.normalise(pixels)).float()
 
     def frozen_part(self, pixels: torch.Tensor) -> torch.Tensor:
         """Take uint8 pixels (B, 3, S, S) as far as nothing learns: to features, or nowhere."""

@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from torch import nn
 from torchvision import models
 from torchvision.models import Weights, WeightsEnum
 from torchvision.transforms._presets import ImageClassification
@@ -30,6 +31,7 @@ def test_every_model_of_the_registry_becomes_a_backbone_of_its_stated_width(arch
     size = preprocessing.crop_size
     features = module(torch.empty(2, 3, size, size, device="meta"))
     assert features.shape == (2, backbone.width)
+    assert backbones.fold_batch_norms(module)(torch.empty(2, 3, size, size, device="meta")).shape == features.shape
 
 
 def test_the_classic_widths():
@@ -63,6 +65,36 @@ def test_features_given_to_the_original_classifier_are_the_original_logits(arch,
         expected = original(images)
         features = backbone.module.eval()(images)
         torch.testing.assert_close(classifier(original).eval()(features), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arch", ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "googlenet", "densenet121", "regnet_y_400mf"]
+)
+def test_folding_batch_norms_changes_nothing_but_rounding(arch):
+    """With statistics as training leaves them: those of a fresh network would fold into nothing."""
+    torch.manual_seed(0)
+    module = backbones.build_backbone(arch, default_preprocessing(arch)).module.eval()
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for norm in norms:
+        for tensor in (norm.weight.data, norm.running_var):
+            tensor.uniform_(0.5, 1.5)
+        for tensor in (norm.bias.data, norm.running_mean):
+            tensor.normal_(std=0.2)
+    folded = backbones.fold_batch_norms(module)
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules()) < len(norms)
+    pixels = torch.randn(2, 3, 96, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(pixels), module(pixels), rtol=1e-3, atol=1e-3)
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()) == len(norms)  # itself is as before
+
+
+def test_a_network_without_batch_norms_or_that_cannot_be_traced_stays_as_it_is():
+    class Untraceable(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) if x.sum() > 0 else x
+
+    for module in (nn.Sequential(nn.Linear(2, 2)), Untraceable(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))):
+        assert backbones.fold_batch_norms(module) is module
 
 
 def test_squeezenet_features_are_its_last_map_averaged():
