@@ -70,11 +70,11 @@ class Classifier(nn.Module):
         if self.config.frozen and device.type != "mps":
             self.memory_format = torch.channels_last
         self.bfloat16 = self.config.frozen and has_bfloat16(device)
-        self.backbone.to(device, memory_format=self.memory_format)
-        self.folded = (
-            [fold_batch_norms(self.backbone).to(memory_format=self.memory_format)] if self.config.frozen else []
-        )
-        return self.to(device)
+        self.to(device)
+        self.backbone.to(memory_format=self.memory_format)
+        if self.config.frozen:
+            self.folded = [fold_batch_norms(self.backbone).to(memory_format=self.memory_format)]
+        return self
 
     @functools.cached_property
     def backbone_digest(self) -> str:

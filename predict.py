@@ -17,6 +17,9 @@ from pathlib import Path
 
 import terminal  # first: Ctrl-C while torch loads should not end in a traceback
 
+if __name__ == "__main__":
+    terminal.load_quickly()
+
 # isort: split
 import torch
 

@@ -16,6 +16,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import terminal  # first: Ctrl-C while torch loads should not end in a traceback
 
+if __name__ == "__main__":
+    terminal.load_quickly()
+
 # isort: split
 import torch
 from torch import nn
