@@ -17,14 +17,16 @@ PROJECT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)
 ROWS = (
     "",
-    "--epochs 3",
-    "--epochs 40",
+    "--epochs 5 --views 1",
+    "--views 1",
+    "--epochs 5",
+    "--epochs 60",
     "--learning_rate 0.0001",
     "--learning_rate 0.01",
     "--hidden_units 0",
-    "--hidden_units 2048 --dropout 0.5",
-    "--views 4",
-    "--views 4 --epochs 40",
+    "--hidden_units 1024 --dropout 0.5",
+    "--views 10 --epochs 60",
+    "--views 20 --epochs 100 --hidden_units 1024 --dropout 0.5",
 )
 
 

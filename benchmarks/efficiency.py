@@ -1,0 +1,107 @@
+"""How much of what the machine can do the extraction takes; part of compare.py. Run by hand.
+
+    python benchmarks/efficiency.py flowers
+
+In one process, with random weights: decoding alone on all cores, the network alone at its best micro-batch on all
+cores, and the extraction that does both; for vgg16 the network's rate beside that of a large bfloat16 matrix product.
+The best of three rounds each, in turn.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from backbones import backbone_with_weights
+from data_utils import Split, find_photos
+from devices import choose_device
+from extraction import shared_cores
+from features import Inputs
+from model_utils import Classifier, ModelConfig, build_classifier
+
+PHOTOS = {"squeezenet1_1": 400, "densenet121": 200, "vgg16": 64}
+ROUNDS, MICRO_BATCHES, MATRIX = 3, (4, 8, 16, 32), (1024, 2048)
+VGG16_FLOP = 2 * 15.347e9  # a photo: its convolutions' multiplications and additions at 224 x 224
+
+
+def best(*works: Callable[[], object]) -> list[float]:
+    """Return the seconds that each takes: the least of some rounds in turn, after one to warm up."""
+    times: list[list[float]] = [[] for _ in works]
+    for _ in range(ROUNDS + 1):
+        for work, taken in zip(works, times, strict=True):
+            start = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - start)
+    return [min(taken[1:]) for taken in times]
+
+
+def on_all_cores(work: Callable[[object], object], items: list) -> list:
+    """Work on the items, a thread a core."""
+    with shared_cores() as workers, ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, items))
+
+
+def some_photos(root: Path, number: int) -> Split:
+    """Take photos from all over a folder."""
+    found = [path.relative_to(root).as_posix() for path in find_photos(root)]
+    photos = found[:: max(1, len(found) // number)][:number]
+    return Split("some", root, tuple(photos), (0,) * len(photos))
+
+
+def random_classifier(arch: str) -> Classifier:
+    """Build a classifier that has learned nothing."""
+    device = choose_device(gpu=False)
+    return build_classifier(ModelConfig(arch, (512,), 0.2, 102), backbone_with_weights(arch, "none")).place(device)
+
+
+def measure(root: Path, arch: str) -> tuple[float, float, float]:
+    """Return ms a photo: decoding alone, the network alone, both as the extraction does them."""
+    classifier, split = random_classifier(arch), some_photos(root, PHOTOS[arch])
+    device = torch.device("cpu")
+    inputs = Inputs(classifier, split, 0, device)
+    pixels = torch.cat(on_all_cores(lambda index: inputs.open_views(index, [0]), range(len(split))))
+
+    @torch.inference_mode()
+    def network(batch: torch.Tensor) -> torch.Tensor:
+        return classifier.features(batch)
+
+    decode, both, *forwards = best(
+        lambda: on_all_cores(lambda index: inputs.open_views(index, [0]), range(len(split))),
+        lambda: Inputs(classifier, split, 0, device).rows(),
+        *(lambda size=size: on_all_cores(network, pixels.split(size)) for size in MICRO_BATCHES),
+    )
+    return tuple(1000 * seconds / len(split) for seconds in (decode, min(forwards), both))
+
+
+def matrix_rate() -> float:
+    """Return the operations a second of bfloat16 matrix products on all cores, at their best size."""
+    rates = []
+    for size in MATRIX:
+        one, other = torch.randn(2, size, size).bfloat16()
+        (seconds,) = best(lambda one=one, other=other: [one @ other for _ in range(10)])
+        rates.append(10 * 2 * size**3 / seconds)
+    return max(rates)
+
+
+def rows(root: Path) -> list[tuple[str, str, str]]:
+    """Return what was measured, the ratio, and the numbers behind it."""
+    found = []
+    for arch in PHOTOS:
+        decode, network, both = measure(root, arch)
+        behind = f"{both:.2f} ms a photo / ({decode:.2f} decoding alone + {network:.2f} network alone)"
+        found.append((f"extraction, {arch}", f"{both / (decode + network):.2f}", behind))
+    rate, reached = matrix_rate(), VGG16_FLOP / network * 1000
+    behind = f"{reached / 1e9:.0f} / {rate / 1e9:.0f} billion operations a second"
+    return [*found, ("vgg16's network / bfloat16 matrix product", f"{reached / rate:.2f}", behind)]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    for row in rows(Path(sys.argv[1]).resolve()):
+        print(f"| {' | '.join(row)} |", flush=True)
