@@ -99,22 +99,18 @@ def other_architectures(data: Path, folder: Path) -> Iterator[tuple[str, str, st
 def predictions(data: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
     """Compare predicting with what it cannot do without: loading torch, and the network."""
     photos = sorted((data / "test").glob("*/*.jpg"))[:400]
-    importing, vgg16, one, many = (
-        statistics.median(run(*command).seconds for _ in range(ROUNDS))
-        for command in (
-            ("-c", "import torch, torchvision"),
-            ("predict.py", photos[0], folder / "vgg16" / "checkpoint.pth"),
-            ("predict.py", photos[0], folder / "out" / "checkpoint.pth"),
-            ("predict.py", *photos, folder / "out" / "checkpoint.pth"),
-        )
+    commands = (
+        ("-c", "import torch, torchvision"),
+        ("predict.py", photos[0], folder / "vgg16" / "checkpoint.pth"),
+        ("predict.py", photos[0], folder / "out" / "checkpoint.pth"),
+        ("predict.py", *photos, folder / "out" / "checkpoint.pth"),
     )
+    rounds = [[run(*command).seconds for command in commands] for _ in range(ROUNDS)]  # in turn
+    importing, vgg16, one, many = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
     _, _, extraction = efficiency.measure(data, "squeezenet1_1")
     alone = one + extraction * len(photos) / 1000
-    yield (
-        "one photo, vgg16 / `import torch, torchvision`",
-        f"{vgg16 / importing:.2f}",
-        f"{vgg16:.2f} / {importing:.2f} s",
-    )
+    behind = f"{vgg16:.2f} / {importing:.2f} s"
+    yield "one photo, vgg16 / `import torch, torchvision`", f"{vgg16 / importing:.2f}", behind
     behind = f"{many:.2f} s / ({one:.2f} s for one photo + {alone - one:.2f} s extraction)"
     yield f"{len(photos)} photos, squeezenet1_1 / start and extraction", f"{many / alone:.2f}", behind
 
