@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 import terminal
-from terminal import InputError, Parser
+from command_line import Parser
+from terminal import InputError
 
 SIZE = 96  # pixels a side of the finished picture
 OVERSAMPLING = 3  # drawn that much larger, then reduced: smooth edges
@@ -157,4 +158,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    terminal.run(main, as_program=True)

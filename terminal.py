@@ -1,32 +1,29 @@
-"""What the commands share with the person at the terminal: flags, errors, exit codes, progress.
+"""What the commands share with the person at the terminal: messages, errors, exit codes, signals, progress.
 
 stdout is for results; everything written here goes to stderr. Exit codes: 0 done, 1 a run failed, 2 the input or
-the command line is wrong, 130 interrupted. Set FLOWERS_DEBUG=1 to see the traceback behind an error.
+the command line is wrong, 130 interrupted (143: terminated). FLOWERS_DEBUG=1 shows the traceback behind an error.
 """
 
 from __future__ import annotations
 
-import argparse
+import atexit
 import contextlib
 import difflib
 import gc
 import os
 import signal
 import sys
-import textwrap
 import traceback
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import NoReturn
 
 from tqdm import tqdm
 
-GPU_ON, GPU_OFF = {"gpu", "cuda", "mps", "true", "yes", "on"}, {"cpu", "false", "no", "off"}
-EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 1, 2, 128 + signal.SIGINT
-WIDEST_TEXT = 100  # columns
-OUT_OF_MEMORY = "out of memory: lower --batch_size or --hidden_units, or take a smaller --arch"
+EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2
+OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
+STOPPING = {signal.SIGINT, signal.SIGTERM}
 LONGEST_REASON = 160  # letters of another library's error message that are passed on
 FEW = 3  # how many items a message names before it only counts the rest
 
@@ -49,6 +46,15 @@ def load_quickly() -> None:
 
 class InputError(Exception):
     """The input or the command line is wrong; the message says what, where, and what to do about it."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks the process to end. `code`: what a shell says of a process that such a signal ended."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.code = 128 + number
+        self.word = "terminated" if number == signal.SIGTERM else "interrupted"
 
 
 class RunError(Exception):
@@ -97,9 +103,9 @@ def reason_of(error: object) -> str:
     return words if len(words) <= LONGEST_REASON else words[: LONGEST_REASON - 1] + "…"
 
 
-def progress(total: int, what: str, unit: str, unless: bool = False) -> tqdm:
+def progress(total: int, what: str, unit: str, hidden: bool = False) -> tqdm:
     """Return a progress bar with rate and time left: silent off a terminal and for work done within a second."""
-    quiet = unless or None  # None is tqdm's word for: show the bar only where stderr is a terminal
+    quiet = hidden or None  # None is tqdm's word for: show the bar only where stderr is a terminal
     return tqdm(
         total=total,
         desc=what,
@@ -119,114 +125,61 @@ def watched(batches: Iterable[tuple], bar: tqdm) -> Iterator[tuple]:
         bar.update(len(batch[0]))
 
 
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keep the examples' line breaks, and show the default of every option that has one to show."""
+def run(main: Callable[[], None], as_program: bool = False) -> NoReturn:
+    """Run a command and end with the exit code of what happened, never with a bare traceback.
 
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        """Fit each paragraph to the terminal, but for those with indented lines: commands to be pasted."""
-        paragraphs = text.split("\n\n")
-        return "\n\n".join(p if "\n    " in p else textwrap.fill(p, min(width, WIDEST_TEXT)) for p in paragraphs)
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        nothing_to_show = any(action.default is nothing for nothing in (None, False, argparse.SUPPRESS))
-        return text if nothing_to_show or "default:" in text else f"{text} (default: %(default)s)"
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors, nearest matches, and flags that take `-` and `_` alike."""
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **settings)
-        self.many: set[str] = set()
-
-    def take_many(self, action: argparse.Action) -> None:
-        """Let a flag take several numbers, `--flag 512 256`; its type gets them as `512,256`."""
-        self.many.update(action.option_strings)
-
-    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
-        """Parse the arguments; a mistake ends the process with code 2 and one or two lines."""
-        arguments = normalise(sys.argv[1:] if argv is None else argv, self.many)
-        parsed, unknown = self.parse_known_intermixed_args(arguments)
-        if unknown:
-            flag = unknown[0].split("=")[0]
-            close = nearest(flag, self._option_string_actions, most=1) if flag.startswith("-") else []
-            self.error(f"unknown argument {unknown[0]!r}" + (f": did you mean {close[0]}?" if close else ""))
-        return parsed
-
-    def error(self, message: str) -> NoReturn:
-        """End with code 2; the usage text of twenty flags would bury the message."""
-        self.exit(EXIT_WRONG_INPUT, f"{self.prog}: {message}\n(python {self.prog} --help shows the options)\n")
-
-
-def normalise(argv: Sequence[str], many: Collection[str] = ()) -> list[str]:
-    """Rewrite what argparse cannot take as people type it.
-
-    `--learning-rate` becomes `--learning_rate`. For the flags in `many`, `--flag 512 256` becomes `--flag 512,256`,
-    so that a folder may follow. The value of an old-style `--gpu gpu` or `--gpu True` goes, `--gpu False` goes whole.
+    `as_program`: the process is the command's alone, so signals are its own to answer, and it ends at once.
     """
-    arguments, words = [], deque(argv)
-    while words:
-        word = words.popleft()
-        if word == "--":
-            return [*arguments, word, *words]
-        arguments += rewritten(word, words, many) if word.startswith("--") else [word]
-    return arguments
-
-
-def rewritten(word: str, following: deque[str], many: Collection[str]) -> list[str]:
-    """Rewrite one flag, taking from the words that follow it what belongs to it."""
-    flag, equals, value = word.partition("=")
-    flag = "--" + flag[2:].replace("-", "_")
-    if flag == "--gpu":
-        if not equals and following and following[0].lower() in GPU_ON | GPU_OFF:
-            value = following.popleft()
-        if value.lower() in GPU_OFF:
-            return []
-        return [flag] if not value or value.lower() in GPU_ON else [f"{flag}={value}"]
-    if flag in many:
-        numbers = [value] if equals else []
-        while following and set(following[0]) <= set("0123456789,"):
-            numbers.append(following.popleft())
-        joined = ",".join(number.strip(",") for number in numbers)
-        return [flag, joined] if joined else [flag]
-    return [flag + equals + value]
-
-
-def run(main: Callable[[], None]) -> NoReturn:
-    """Run a command and end the process with the exit code of what happened, never with a bare traceback."""
     if sys.stderr is None:  # closed; print() would turn to stdout, which is for results
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 -- for as long as the process lives
     if hasattr(sys.stdout, "reconfigure"):  # not where it is closed, nor in a notebook
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
-    if as_program := not gc.isenabled():
+    if as_program:
         gc.freeze()  # what has been loaded stays, and need not be searched
         gc.enable()
+        for number in STOPPING:
+            signal.signal(number, stop)
     code = outcome_of(main)
     if as_program:
         leave(code)
     sys.exit(code)
 
 
+def stop(number: int, _: FrameType | None) -> NoReturn:
+    """Answer a signal: let what runs bring itself to safety, unless a second signal says not to."""
+    for other in STOPPING:
+        signal.signal(other, lambda again, _: os._exit(128 + again))
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep signals waiting until something is done that takes a moment and must not be broken off."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def outcome_of(main: Callable[[], None]) -> int:
-    """Run a command; say what went wrong, and return the exit code for it."""
+    """Run a command; say what went wrong, if anything, and return the exit code for it."""
     code = 0
     try:
         main()
         if sys.stdout:
             sys.stdout.flush()
     except SystemExit as stop:  # --help, or a command line that is wrong
-        code = stop.code
+        code = stop.code if isinstance(stop.code, int) else 0
     except InputError as error:
         code = complain(str(error), EXIT_WRONG_INPUT)
     except RunError as error:
         code = complain(str(error), EXIT_FAILED)
-    except KeyboardInterrupt:
-        complain("interrupted", EXIT_INTERRUPTED)
-        leave(EXIT_INTERRUPTED)  # all is safe by now; threads in the middle of a forward need not be waited for
+    except Stopped as stopped:
+        code = complain(stopped.word, stopped.code)
     except BrokenPipeError:  # the reader of our stdout, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
@@ -240,7 +193,8 @@ def outcome_of(main: Callable[[], None]) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process at once: taking torch apart takes a second, for which a person would wait in vain."""
+    """End the process at once: taking torch apart takes a second, and threads may be in the middle of a forward."""
+    atexit._run_exitfuncs()  # temporary folders of matplotlib's, for one
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or nobody reads it
             stream.flush()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbones import DEFAULT_IMAGE_SIZE, resolve_arch
-from terminal import InputError, Parser
+from command_line import Parser
+from terminal import InputError
 
 DEFAULT_HIDDEN_UNITS = 512
 
@@ -19,6 +20,7 @@ class TrainConfig:
     data_dir: Path
     valid_split: float = 0.2
     category_names: Path | None = None
+    skip_bad: bool = False
     save_dir: Path = Path()
     resume: bool = False
     arch: str = "vgg16"
@@ -99,6 +101,11 @@ def build_parser(doc: str) -> Parser:
         type=Path,
         metavar="JSON",
         help="mapping from class folder to the name people use, such as cat_to_name.json; kept in the checkpoint",
+    )
+    data.add_argument(
+        "--skip_bad",
+        action="store_true",
+        help="train without the photos that cannot be opened, instead of stopping before the first epoch",
     )
 
     model = parser.add_argument_group("model")

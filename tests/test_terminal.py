@@ -15,7 +15,8 @@ from support import PROJECT, run_program
 
 import predict
 import train
-from terminal import counted, few, normalise, percent
+from command_line import normalise
+from terminal import counted, few, percent
 from train_config import TrainConfig, build_parser
 
 
@@ -34,7 +35,7 @@ from train_config import TrainConfig, build_parser
         ("--gpu=cuda", "--gpu"),
         ("--gpu flowers", "--gpu flowers"),
         ("--gpu False flowers", "flowers"),
-        ("-- --gpu gpu", "-- --gpu gpu"),
+        ("-- --gpu gpu", "./--gpu gpu"),
     ],
 )
 def test_flags_are_taken_as_people_type_them(typed, meant):
@@ -73,7 +74,7 @@ def test_a_mistyped_flag_gets_the_right_one(run):
     outcome = run(train, "flowers", "--epcohs", 3)
     assert outcome.code == 2
     assert "unknown argument '--epcohs': did you mean --epochs?" in outcome.err
-    assert run(predict, "a.jpg", "b.pth", "c").code == 2
+    assert run(train, "flowers", "more").err.startswith("train.py: unknown argument 'more'")
 
 
 def options_of(text):
@@ -96,8 +97,7 @@ def test_the_readmes_table_lists_the_options_of_help(command, run):
     documented = options_of(run(command, "--help").out)
     assert list(table) == list(documented)
     for flag, default in documented.items():
-        plain = {"0.2", "0.001", "vgg16", "10", "64", "1", "0", "5", "32", "."}
-        if default in plain:
+        if default and " " not in default:  # what takes words to say may be said otherwise
             assert table[flag] == default, flag
 
 
