@@ -21,7 +21,7 @@ from torch import nn
 from backbones import Backbone, empty_backbone, fold_batch_norms
 from devices import has_bfloat16
 from images import Preprocessing
-from tensor_files import read_tensors, write_atomically
+from tensor_files import check_digest, read_tensors, write_atomically
 from terminal import InputError, is_out_of_memory, reason_of
 
 FORMAT_VERSION = 1
@@ -59,7 +59,7 @@ class Classifier(nn.Module):
             self.backbone.requires_grad_(False)
         self.memory_format = torch.contiguous_format
         self.bfloat16 = False
-        self.folded: list[nn.Module] = []  # in a list, lest it be taken for a part with tensors of its own
+        self.running = [self.backbone]  # the form in which it runs; in a list, lest it be taken for a part of its own
         self.eval()
 
     def place(self, device: torch.device) -> Classifier:
@@ -73,7 +73,7 @@ class Classifier(nn.Module):
         self.to(device)
         self.backbone.to(memory_format=self.memory_format)
         if self.config.frozen:
-            self.folded = [fold_batch_norms(self.backbone).to(memory_format=self.memory_format)]
+            self.running = [fold_batch_norms(self.backbone).to(memory_format=self.memory_format)]
         return self
 
     @functools.cached_property
@@ -121,7 +121,7 @@ class Classifier(nn.Module):
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Take uint8 pixels (B, 3, S, S) to float32 features (B, D)."""
-        (backbone,) = self.folded or (self.backbone,)
+        (backbone,) = self.running
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             return backbone(self.normalise(pixels)).float()
 
@@ -210,6 +210,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path} is a file of tensors, but no checkpoint that train.py wrote")
     if version > FORMAT_VERSION:
         raise InputError(f"{path} has format {version}, this program reads up to {FORMAT_VERSION}: update it")
+    check_digest(path, contents)
     try:
         return Checkpoint(
             classifier=rebuild_classifier(contents),

@@ -1,6 +1,8 @@
 """Where a training run stands, and what it leaves in --save_dir.
 
 checkpoint.pth          the best epoch, complete in itself
+run/bad_photos.txt      the photos that could not be opened, where there are any
+run/lock                held while a run is using the folder
 run/last.pth            the state after the last saved epoch, for --resume
 run/previous.pth        the checkpoint that the run before had left here,
 run/previous_last.pth   and its state
@@ -17,12 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch.optim.swa_utils import AveragedModel
 
 from model_utils import Checkpoint, save_checkpoint
-from tensor_files import read_tensors, write_atomically
-from terminal import InputError, RunError, is_out_of_memory, note, reason_of
+from tensor_files import DIGEST, check_digest, read_tensors, write_atomically
+from terminal import InputError, RunError, is_out_of_memory, note, reason_of, undisturbed, warn
 
+DECAY = 8  # how fast the average forgets: of its weight the last tenth of all steps has 60 %; 4 and 16 did as well
 SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than writing its files does
 
 Row = dict[str, float]  # epoch, train_loss, valid_loss, valid_accuracy
@@ -36,6 +40,16 @@ class Metrics:
     accuracy: float  # 0 to 1
 
 
+@torch.no_grad()
+def average_in(average: list[torch.Tensor], trainee: list[torch.Tensor], steps_before: torch.Tensor) -> None:
+    """Move the average towards the trainee's tensors as they are after a step, the less the more steps there were.
+
+    Polynomial-decay averaging: Shamir & Zhang 2013, section 4. It has the effect of a falling learning rate without
+    having to know at which epoch to end, so that a run may be resumed for longer than was planned.
+    """
+    torch._foreach_lerp_(average, trainee, (DECAY + 1) / (DECAY + 1 + steps_before.item()))
+
+
 class TrainState:
     """What is being trained, and `finished`: all that is to be kept, as it was after the last finished epoch.
 
@@ -47,13 +61,14 @@ class TrainState:
         self,
         checkpoint: Checkpoint,
         optimizer: torch.optim.Optimizer,
-        average: AveragedModel,
         identity: dict[str, object],
     ) -> None:
         self.checkpoint = checkpoint  # as it would be without having been trained
         self.trainee = checkpoint.classifier.trainee  # what the optimizer steps
         self.optimizer = optimizer
-        self.average = average  # of the trainee along its way: what is evaluated and kept
+        # What is evaluated and kept. Its batch-norm statistics (cnn's) are the trainee's latest; averaged ones did no
+        # better there.
+        self.average = AveragedModel(self.trainee, multi_avg_fn=average_in)
         self.finished: dict[str, object] = {
             "identity": identity,  # model and data: what must be the same for the numbers to mean anything
             "epoch": 0,
@@ -136,45 +151,68 @@ def check_identity(saved: dict[str, object], now: dict[str, object]) -> None:
 
 
 class RunFolder:
-    """The files of one run. Raises InputError at once for a folder that could not be written."""
+    """The files of one run; a context manager that keeps other runs out of them.
+
+    Raises InputError at once for a folder that cannot be written, or that another run is using.
+    """
 
     def __init__(self, save_dir: Path) -> None:
         self.checkpoint_path = save_dir / "checkpoint.pth"
         self.folder = save_dir / "run"
         self.last_path = self.folder / "last.pth"
+        self.bad_path = self.folder / "bad_photos.txt"
         self.previous_path, self.previous_last_path = self.folder / "previous.pth", self.folder / "previous_last.pth"
         self.saved_at, self.saved_epoch = time.monotonic(), 0
-        self.took_last_path = False
+        self.lock = FileLock(self.folder / "lock")  # which dies with its process
+        self.mine = False  # whether what lies here is this run's
         for folder in (save_dir, self.folder):
             check_writable(folder)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+    def begin(self) -> None:
+        """Make the folders, and keep other runs out from here on. Raises InputError where one is in."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            save_dir = self.checkpoint_path.parent
+            raise InputError(f"--save_dir: another run is training into {save_dir}; give this one its own") from None
+        except NotImplementedError:
+            warn(f"no locks on the file system of {self.folder}: see to it that no other run uses it")
+        except OSError as error:
+            raise InputError(f"--save_dir: cannot write to {self.folder}: {error.strerror}") from None
 
     def resume(self, state: TrainState) -> None:
         """Restore the state that the last run saved here; without one, say so and leave the state as it is."""
         if not self.last_path.exists():
             note(f"nothing to resume in {self.checkpoint_path.parent}: starting at epoch 1")
             return
+        saved = read_tensors(self.last_path, mmap=False)  # the file is replaced while its tensors are used
+        check_digest(self.last_path, saved)
+        del saved[DIGEST]
         try:
-            state.restore(read_tensors(self.last_path, mmap=False))  # the file is replaced while its tensors are used
+            state.restore(saved)
+            self.mine = True
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise
             what = f"{type(error).__name__}: {reason_of(error)}"
             raise InputError(f"--resume: {self.last_path} is damaged ({what}); train without --resume") from error
 
-    def begin(self, state: TrainState) -> None:
-        """Make the folders, and put aside what an earlier run has left here, unless `state` is that run's.
-
-        Its checkpoint may be better than what this run will reach; its state must not be taken for this run's.
-        """
+    def list_bad(self, lines: list[str]) -> None:
+        """Write the list of photos that cannot be used; without any, remove the list of an earlier run."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if state.epoch == 0:
-                keep_as(self.checkpoint_path, self.previous_path)
-                if self.last_path.exists():
-                    self.last_path.replace(self.previous_last_path)
-                    self.took_last_path = True
+            if lines:
+                self.bad_path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+            else:
+                self.bad_path.unlink(missing_ok=True)
         except OSError as error:
-            raise RunError(f"cannot write to {error.filename}: {error.strerror}") from error
+            warn(f"cannot write {self.bad_path}: {error.strerror}")
 
     def save_if_due(self, state: TrainState) -> None:
         """Save if SAVE_EVERY seconds have passed since the last time."""
@@ -185,21 +223,32 @@ class RunFolder:
         """Write what the finished epochs have reached, unless that has been done.
 
         The state goes first: it holds the best epoch too, so a run killed between the two mends the checkpoint when
-        it is resumed. A run that finished no epoch leaves things as they were.
+        it is resumed. A run that finished no epoch leaves everything as it was.
         """
-        if state.epoch == 0 and self.took_last_path:
-            self.previous_last_path.replace(self.last_path)
         if state.epoch == self.saved_epoch:
             return
-        write_atomically(self.last_path, state.finished)
-        save_checkpoint(self.checkpoint_path, state.best_checkpoint(), state.finished["best_trained"])
+        with undisturbed():
+            if not self.mine:
+                self.put_aside()
+            write_atomically(self.last_path, state.finished)
+            save_checkpoint(self.checkpoint_path, state.best_checkpoint(), state.finished["best_trained"])
         self.saved_at, self.saved_epoch = time.monotonic(), state.epoch
 
+    def put_aside(self) -> None:
+        """Keep what an earlier run has left here: its checkpoint may be better than what this run will reach."""
+        try:
+            keep_as(self.last_path, self.previous_last_path)
+            if keep_as(self.checkpoint_path, self.previous_path):
+                note(f"{self.checkpoint_path} of an earlier run is kept as {self.previous_path}")
+        except OSError as error:
+            raise RunError(f"cannot write to {error.filename}: {error.strerror}") from error
+        self.mine = True
 
-def keep_as(path: Path, aside: Path) -> None:
-    """Give a file, if there is one, a second name; under its own it stays until something new replaces it."""
+
+def keep_as(path: Path, aside: Path) -> bool:
+    """Give a file a second name, if there is one; under its own it stays until something new replaces it."""
     if not path.is_file():
-        return
+        return False
     temporary = aside.with_suffix(".tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -208,7 +257,7 @@ def keep_as(path: Path, aside: Path) -> None:
         shutil.copy2(path, temporary)
     temporary.replace(aside)
     temporary.unlink(missing_ok=True)  # renaming one name of a file to another of the same file does nothing
-    note(f"{path} of an earlier run is kept as {aside}")
+    return True
 
 
 def check_writable(folder: Path) -> None:

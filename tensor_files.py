@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,10 +13,17 @@ import torch
 
 from terminal import InputError, RunError, reason_of
 
+DIGEST = "digest"  # the key of the digest of all the rest
+MOST_NAMES = 10  # under which the same stored bytes may appear in a file; we use up to three
+
 
 def read_tensors(path: Path, mmap: bool = True) -> dict[str, object]:
-    """Read a file that `torch.save` wrote (mapped into memory) without ever running code that it may hold."""
+    """Read a file that `write_atomically` wrote (mapped into memory) without ever running code that it may hold.
+
+    Nor does it take more memory than the file is long. Whether the contents are what was written, `check_digest` says.
+    """
     try:
+        check_zip(path)
         contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
@@ -25,15 +34,70 @@ def read_tensors(path: Path, mmap: bool = True) -> dict[str, object]:
     return contents
 
 
+def check_zip(path: Path) -> None:
+    """Raise ValueError for what torch does not write: no zip archive, or one that claims to hold more than it is.
+
+    torch stores without compressing; compressed, a few megabytes could unpack to all the memory there is.
+    """
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        size = file.seek(0, os.SEEK_END)
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("it is compressed")
+        if sum(entry.file_size for entry in archive.infolist()) > size:
+            raise ValueError("it claims to hold more than its length")
+
+
+def check_digest(path: Path, contents: dict[str, object]) -> None:
+    """Raise InputError unless the contents, read from `path`, are bit for bit what was written there."""
+    try:
+        same = digest_of({**contents, DIGEST: None}, most=MOST_NAMES * path.stat().st_size) == contents.get(DIGEST)
+    except (OverflowError, RecursionError, RuntimeError, TypeError, ValueError) as error:  # what we never write
+        raise InputError(f"{path} is no checkpoint that train.py wrote ({reason_of(error)})") from error
+    if not same:
+        raise InputError(f"{path} is damaged: it does not hold what was written; take another copy, or train again")
+
+
+def digest_of(contents: dict[str, object], most: int | None = None) -> str:
+    """Return a digest of nested plain values and tensors.
+
+    Raises ValueError for a tensor that is larger than its storage, or where all together have more than `most` bytes.
+    """
+    digest, total = hashlib.sha256(), 0
+
+    def feed(value: object) -> None:
+        nonlocal total
+        if isinstance(value, torch.Tensor):
+            total += value.nbytes
+            if value.nbytes > value.untyped_storage().nbytes() or (most is not None and total > most):
+                raise ValueError("its tensors are larger than the file")  # few bytes, repeated by strides or names
+            text = f"tensor {value.dtype} {tuple(value.shape)}"
+        elif isinstance(value, Mapping | list | tuple):
+            text = f"{'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)}"
+        else:
+            text = f"{type(value).__name__} {value!r}"
+        data = text.encode("utf-8", "backslashreplace")
+        digest.update(f"{len(data)}:".encode() + data)
+        if isinstance(value, torch.Tensor):
+            digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+        for item in value.items() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
+            feed(item)
+
+    feed(contents)
+    return digest.hexdigest()
+
+
 def write_atomically(path: Path, contents: dict[str, object]) -> None:
     """Write a temporary file beside `path`, force it to the disk, and rename it: `path` is whole at any moment.
 
-    Tensors are written from the CPU, whichever device they are on. Raises RunError where the disk refuses.
+    Tensors are written from the CPU, whichever device they are on, and a digest of everything is added. Raises
+    RunError where the disk refuses.
     """
+    contents = to_cpu(contents)
+    contents[DIGEST] = digest_of({**contents, DIGEST: None})
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            torch.save(to_cpu(contents), file)
+            torch.save(contents, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -2,17 +2,20 @@
 
 import os
 import pickle
+import random
+import resource
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
-from support import PROJECT
+from support import PROJECT, same
 
 import predict
 from images import Preprocessing
 from model_utils import load_checkpoint
-from tensor_files import read_tensors, to_cpu, write_atomically
+from tensor_files import check_digest, read_tensors, to_cpu, write_atomically
 from terminal import InputError, RunError
 
 
@@ -64,9 +67,60 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(run, trained, flo
 )
 def test_what_does_not_fit_is_refused(contents, tmp_path, change, said):
     change(contents)
-    torch.save(contents, tmp_path / "changed.pth")
+    write_atomically(tmp_path / "changed.pth", contents)
     with pytest.raises(InputError, match=said):
         load_checkpoint(tmp_path / "changed.pth")
+
+
+def outcome(path):
+    """Return what loading says of a file: its contents, or the one line of its refusal."""
+    try:
+        contents = read_tensors(path)
+        check_digest(path, contents)
+        load_checkpoint(path)
+    except InputError as error:
+        assert len(str(error).splitlines()) == 1
+        return str(error)
+    return contents
+
+
+def test_a_flipped_bit_anywhere_is_found_or_harmless(trained, tmp_path):
+    """Harmless is a bit of the padding between tensors, for one: then what comes back is what was written."""
+    whole = (trained / "checkpoint.pth").read_bytes()
+    written, rng, found = read_tensors(trained / "checkpoint.pth"), random.Random(0), 0
+    path = tmp_path / "flipped.pth"
+    for _ in range(150):
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        result = outcome(path)
+        found += isinstance(result, str)
+        assert isinstance(result, str) or same(result, written)
+    assert found > 100
+
+
+def test_a_file_cut_at_any_length_is_refused(trained, tmp_path):
+    whole, rng = (trained / "checkpoint.pth").read_bytes(), random.Random(0)
+    for length in [0, 1, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(50))]:
+        (tmp_path / "cut.pth").write_bytes(whole[:length])
+        assert "is no checkpoint, or a damaged one" in outcome(tmp_path / "cut.pth")
+
+
+def test_a_file_that_unpacks_to_more_than_it_is_takes_no_memory(contents, tmp_path):
+    """Two bombs: compressed zeros in the archive, and a tensor that repeats one number ten billion times."""
+    write_atomically(tmp_path / "plain.pth", contents)
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "zip.pth", "w") as packed:
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry), zipfile.ZIP_DEFLATED)
+        with packed.open("archive/data/999", "w", force_zip64=True) as file:
+            packed.filelist[-1].compress_type = zipfile.ZIP_DEFLATED
+            file.write(bytes(2**20))
+    assert "it is compressed" in outcome(tmp_path / "zip.pth")
+    state = {**contents["state_dict"], "head.0.weight": torch.zeros(1).expand(10**5, 10**5)}
+    torch.save({**contents, "state_dict": state}, tmp_path / "strides.pth")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "its tensors are larger than the file" in outcome(tmp_path / "strides.pth")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 def test_files_of_other_kinds_are_refused(trained, tmp_path):

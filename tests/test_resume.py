@@ -11,6 +11,7 @@ from support import PROJECT, QUICK, read, same
 from torchvision import models
 
 import train
+from tensor_files import write_atomically
 
 
 def start_and_stop(arguments, how, lines=0):
@@ -114,7 +115,7 @@ def test_a_state_that_was_tampered_with_is_damaged(train_into, run, flowers, tmp
     saved = read(tmp_path / "run" / "last.pth")
     other = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
     for change in ({"trainee": {}}, {"optimizer": {0: other}}, {"optimizer": None}):
-        torch.save({**saved, **change}, tmp_path / "run" / "last.pth")
+        write_atomically(tmp_path / "run" / "last.pth", {**saved, **change})
         outcome = run(train, flowers, *QUICK, "--epochs", 2, "--resume", "--save_dir", tmp_path)
         assert (outcome.code, outcome.out) == (2, ""), change
         assert "last.pth is damaged" in outcome.err
@@ -139,19 +140,36 @@ def test_a_killed_run_resumes_from_its_last_save_bit_for_bit(train_into, flowers
         assert same(read(tmp_path / "whole" / file), read(tmp_path / "parts" / file))
 
 
-def test_what_a_run_had_finished_when_it_was_interrupted_is_resumed_bit_for_bit(train_into, flowers, tmp_path):
-    """A real SIGINT after the third epoch's line, wherever in the fourth that is, long before the next save is due."""
+@pytest.mark.parametrize(
+    ("how", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_what_a_run_had_finished_when_it_was_stopped_is_resumed_bit_for_bit(
+    train_into, flowers, tmp_path, how, code, word
+):
+    """A real signal after the third epoch's line, wherever in the fourth that is, long before the next save is due."""
     options = [*QUICK, "--views", "2", "--hidden_units", "64"]
-    code, _, errors = start_and_stop([flowers, *options, "--save_dir", tmp_path / "parts"], signal.SIGINT, lines=3)
-    assert code == 130
+    stopped, _, errors = start_and_stop([flowers, *options, "--save_dir", tmp_path / "parts"], how, lines=3)
+    assert stopped == code
     reached = read(tmp_path / "parts" / "run" / "last.pth")["epoch"]
     assert f"stopped after epoch {reached}; the same command with --resume goes on" in errors
-    assert errors.splitlines()[-1] == "train.py: interrupted"
+    assert errors.splitlines()[-1] == f"train.py: {word}"
     assert "Traceback" not in errors
     train_into(tmp_path / "parts", flowers, *options, "--epochs", reached + 2, "--resume")
     train_into(tmp_path / "whole", flowers, *options, "--epochs", reached + 2)
     for file in ("checkpoint.pth", "run/last.pth"):
         assert same(read(tmp_path / "parts" / file), read(tmp_path / "whole" / file))
+
+
+def test_a_second_run_into_the_same_folder_is_refused_while_the_first_lives(run, train_into, flowers, tmp_path):
+    command = [sys.executable, "train.py", flowers, *QUICK, "--epochs", "100000", "--save_dir", tmp_path]
+    first = subprocess.Popen(list(map(str, command)), cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert first.stdout.readline().startswith(b"epoch")
+    second = run(train, flowers, *QUICK, "--epochs", 1, "--save_dir", tmp_path)
+    assert (second.code, second.out) == (2, "")
+    assert second.err.endswith(f"--save_dir: another run is training into {tmp_path}; give this one its own\n")
+    first.kill()
+    first.communicate(timeout=30)
+    train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
 
 
 def test_a_run_stopped_before_its_first_epoch_leaves_the_earlier_one_to_be_resumed(train_into, flowers, tmp_path):
