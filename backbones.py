@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.fx.experimental.optimization import fuse
 from torchvision import models
 from torchvision.models import WeightsEnum
 
@@ -163,6 +162,8 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
     if not any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
         return module
     try:
+        from torch.fx.experimental.optimization import fuse  # here, since what is experimental may move
+
         return fuse(module.eval())
     except Exception:  # of any kind: this network's forward cannot be traced, so it runs as it is
         return module

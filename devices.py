@@ -34,8 +34,10 @@ def keep_freed_memory() -> None:
     squeezenet1_1's forward, and half of the backward pass of a wide head. Elsewhere there is nothing to be done.
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(M_MMAP_THRESHOLD, 2**30)  # bytes, from which on a block is fetched by itself
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        # Bytes from which on a block is fetched by itself. glibc takes no more than 2^25 before 2.35; and a trim
+        # threshold alone would be worse than none, since it ends the adaptation of the other.
+        if mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25):
+            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -1,13 +1,14 @@
 """From photos' files to what the frozen part of a classifier makes of them, on every core.
 
-One thread a core takes a micro-batch all the way: it opens the photos, cuts the views out of them and runs the frozen
-backbone, so that decoding and computing never wait for each other and what is in a core's caches stays there.
+Each thread takes a micro-batch all the way: it opens the photos, cuts the views out of them and runs the frozen
+backbone. So on a CPU decoding and computing never wait for each other, and what is in a core's caches stays there.
 `features.py` keeps what comes out for training, `predict.py` goes on to the head with it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -47,15 +48,18 @@ def micro_batches(number: int, device: torch.device) -> list[range]:
 
 
 def extract(
-    classifier: Classifier, open_views: OpenViews, work: Iterable[Work], device: torch.device, bar: tqdm, strict: bool
+    classifier: Classifier,
+    open_views: OpenViews,
+    work: Sequence[Work],
+    device: torch.device,
+    bar: tqdm,
+    most_workers: int = MOST_WORKERS,
 ) -> Iterator[Extracted]:
     """Run the frozen part over micro-batches of photos; yield what comes of each, in order.
 
-    Photos that cannot be opened come back as errors. `strict`: from the first of them on, all that is left to do is
-    to find the others, and the network rests. The bar counts photos, and says what holds them up.
+    Photos that cannot be opened come back as errors. The bar counts photos, and says what holds them up.
     """
     turn = contextlib.nullcontext() if device.type == "cpu" else threading.Lock()  # one forward at a time on a GPU
-    found_bad = threading.Event()
 
     def run(indices: Sequence[int], views: Sequence[int]) -> Extracted:
         """Take one micro-batch from its files to its rows."""
@@ -65,10 +69,9 @@ def extract(
             try:
                 opened[index] = open_views(index, views)
             except ImageError as error:
-                errors[index] = error
-                found_bad.set()
+                errors[index] = ImageError(str(error))  # without the traceback, which would hold the whole micro-batch
         read, rows = time.perf_counter(), {}
-        if opened and not (strict and found_bad.is_set()):
+        if opened:
             pixels = torch.stack(list(opened.values()), dim=1)  # (V, B, 3, S, S)
             if device.type == "cuda":
                 pixels = pixels.pin_memory()  # from where the GPU fetches while the processor goes on
@@ -78,20 +81,22 @@ def extract(
         return Extracted(list(opened), rows, errors, read - started, time.perf_counter() - read)
 
     reading = computing = 0.0
-    for done in in_order(run, work):
+    for done in in_order(run, work, device, most_workers):
         reading, computing = reading + done.reading, computing + done.computing
         bar.set_postfix_str("limited by the network" if computing > reading else "limited by reading", refresh=False)
         bar.update(len(done.indices) + len(done.errors))
         yield done
 
 
-def in_order(run: Callable[..., Extracted], work: Iterable[Work]) -> Iterator[Extracted]:
-    """Give the work to one thread a core and yield the results in its order, few of them waiting at any time.
+def in_order(
+    run: Callable[..., Extracted], work: Iterable[Work], device: torch.device, most_workers: int
+) -> Iterator[Extracted]:
+    """Share the work among threads and yield the results in its order, few of them waiting at any time.
 
     On an error or an interrupt the work that has not begun is dropped.
     """
-    with shared_cores() as workers, contextlib.ExitStack() as stack:
-        pool = ThreadPoolExecutor(workers)
+    with shared_cores(device, most_workers) as workers, contextlib.ExitStack() as stack:
+        pool = ThreadPoolExecutor(workers)  # begins its threads with the number of torch's threads that is set now
         stack.callback(pool.shutdown, cancel_futures=True)
         running: deque[Future[Extracted]] = deque()
         for indices, views in work:
@@ -102,13 +107,20 @@ def in_order(run: Callable[..., Extracted], work: Iterable[Work]) -> Iterator[Ex
             yield running.popleft().result()
 
 
+def cores_a_worker(most_workers: int = MOST_WORKERS) -> int:
+    """Return how many of torch's threads an operation uses: one, unless there are more of them than workers."""
+    return -(-torch.get_num_threads() // most_workers)  # the cores, or what OMP_NUM_THREADS allows
+
+
 @contextlib.contextmanager
-def shared_cores() -> Iterator[int]:
-    """Divide torch's threads among workers: give their number, and let each operation use its worker's share."""
-    threads = torch.get_num_threads()  # the cores, or what OMP_NUM_THREADS allows
-    share = -(-threads // MOST_WORKERS)
+def shared_cores(device: torch.device, most_workers: int = MOST_WORKERS) -> Iterator[int]:
+    """Divide torch's threads among workers: give their number, and let each operation use its worker's share.
+
+    With a GPU the workers do little but open photos, for which every core is welcome.
+    """
+    threads, share = torch.get_num_threads(), cores_a_worker(most_workers)
     torch.set_num_threads(share)
     try:
-        yield threads // share
+        yield threads // share if device.type == "cpu" else max(threads, os.cpu_count() or 1)
     finally:
         torch.set_num_threads(threads)

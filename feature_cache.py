@@ -19,7 +19,6 @@ import json
 import math
 import mmap
 import os
-import threading
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +78,6 @@ class FeatureTable:
         self.folder = cache_dir / TABLES / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         self.shape, self.dtype = shape, dtype
         self.row_bytes = math.prod(shape) * dtype.itemsize
-        self.appending = threading.Lock()
 
     def __enter__(self) -> FeatureTable:
         with contextlib.ExitStack() as stack:  # whatever fails on the way, the lock is given back
@@ -137,19 +135,18 @@ class FeatureTable:
         return row if len(data) == self.row_bytes and zlib.crc32(data) == checksum else -1
 
     def append(self, photos: Sequence[PhotoKey], rows: torch.Tensor) -> None:
-        """Write rows (B, ...), then the lines that make them count; any thread may."""
-        with self.appending:
-            lines = []
-            self.rows.seek(self.next_row * self.row_bytes)
-            for photo, row in zip(photos, rows.numpy(), strict=True):
-                data = row.tobytes()
-                self.rows.write(data)
-                self.entries[photo] = self.next_row, zlib.crc32(data)
-                lines.append(json.dumps([*self.entries[photo], *photo]) + "\n")
-                self.next_row += 1
-            self.rows.flush()
-            self.index.write("".join(lines).encode())
-            self.index.flush()
+        """Write rows (B, ...), then the lines that make them count."""
+        lines = []
+        self.rows.seek(self.next_row * self.row_bytes)
+        for photo, row in zip(photos, rows.numpy(), strict=True):
+            data = row.tobytes()
+            self.rows.write(data)
+            self.entries[photo] = self.next_row, zlib.crc32(data)
+            lines.append(json.dumps([*self.entries[photo], *photo]) + "\n")
+            self.next_row += 1
+        self.rows.flush()
+        self.index.write("".join(lines).encode())
+        self.index.flush()
 
     def mapped(self, photos: Sequence[PhotoKey]) -> MappedRows:
         """Return the photos' rows, all of which must be there, in their order."""

@@ -1,7 +1,8 @@
 """One photo, from its file to the pixels a model takes; train and predict share it.
 
 `load_image` opens a file as upright RGB. `Preprocessing` says in plain numbers what a backbone expects, and travels
-with the weights inside the checkpoint. `cut_views` cuts the squares of pixels out of the photo.
+with the weights inside the checkpoint. `open_views` opens a photo and cuts
+the squares of pixels out of it.
 """
 
 from __future__ import annotations
@@ -65,15 +66,19 @@ def load_image(path: Path, shorter_side: int | None = None) -> Image.Image:
     """
     try:
         return open_upright(path, shorter_side)
-    except UnidentifiedImageError:
-        reason = "it is empty" if path.stat().st_size == 0 else f"it is no {', '.join(photo_formats())} image"
-    except FileNotFoundError:
-        reason = "there is no such file"
-    except IsADirectoryError:
-        reason = "it is a folder"
     except Exception as error:  # decoders raise nearly anything on damaged files
-        reason = reason_of(error)
-    raise ImageError(f"cannot open {path}: {reason}")
+        raise ImageError(f"cannot open {path}: {trouble_with(path, error)}") from error
+
+
+def trouble_with(path: Path, error: Exception) -> str:
+    """Say why a photo cannot be opened."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is empty" if path.stat().st_size == 0 else f"it is no {', '.join(photo_formats())} image"
+    return reason_of(error)
 
 
 def open_upright(path: Path, shorter_side: int | None) -> Image.Image:
@@ -133,10 +138,11 @@ class Preprocessing:
     interpolation: str  # bilinear or bicubic; always antialiased
 
     @property
-    def shorter_side(self) -> int:
-        """How many pixels of a photo's shorter side are enough: no view is cut from a picture that is too small.
+    def enough_pixels(self) -> int:
+        """How many pixels a photo's shorter side needs at least, where it has them, for any view to be cut out of it.
 
-        A random crop takes less than half of them away, and resizing to at most a half hides the draft's own scaling.
+        The smallest random crop's sides are sqrt(0.4 * 3/4) = 0.55 of the photo's, so of twice as many pixels as the
+        plain view needs every crop has enough.
         """
         return 2 * self.resize_size
 
@@ -147,20 +153,20 @@ class Preprocessing:
             raise ValueError(f"{self} makes no sense")
 
 
-def cut_views(
-    image: Image.Image, preprocessing: Preprocessing, views: Sequence[int], seed: int, photo: str
+def open_views(
+    path: Path, preprocessing: Preprocessing, views: Sequence[int] = (0,), seed: int = 0, name: str = ""
 ) -> torch.Tensor:
-    """Cut views out of an RGB image, uint8 (V, 3, crop, crop).
+    """Open a photo and cut views out of it, uint8 (V, 3, crop, crop). Raises ImageError.
 
     View 0 is the plain photo, view 1 its mirror image. All further ones are random crops, half of them mirrored, drawn
     from the view's number, the seed and the photo's name.
     """
-    pixels = to_pixels(image)
-    plain = functools.cache(lambda: preset_view(pixels, preprocessing))
+    pixels = to_pixels(load_image(path, preprocessing.enough_pixels))
+    plain = functools.cache(lambda: preset_view(pixels, preprocessing))  # for the first two views
 
     def cut(view: int) -> torch.Tensor:
         if view >= FIRST_RANDOM_VIEW:
-            return random_view(pixels, preprocessing, generator(seed, "view", view, photo))
+            return random_view(pixels, preprocessing, generator(seed, "view", view, name))
         return plain() if view == 0 else F.horizontal_flip(plain())
 
     return torch.stack([cut(view) for view in views])

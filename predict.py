@@ -11,6 +11,7 @@ The checkpoint is all it needs: no network, no pretrained weights, and no matter
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,12 +24,13 @@ if __name__ == "__main__":
 # isort: split
 import torch
 
+from command_line import Parser
 from data_utils import find_photos, load_category_names
 from devices import choose_device
-from extraction import extract, micro_batches
-from images import ImageError, load_image, preset_view, to_pixels
+from extraction import MOST_WORKERS, extract, micro_batches
+from images import ImageError, load_image, open_views, photo_endings
 from model_utils import Checkpoint, Classifier, load_checkpoint
-from terminal import InputError, Parser, counted, note, percent, progress, warn
+from terminal import InputError, counted, note, percent, progress, warn
 
 DEFAULT_TOP_K = 5
 
@@ -64,7 +66,7 @@ def find_all(paths: Sequence[Path]) -> list[Path]:
     """Return the photos among the paths and below those that are folders, in the order given."""
     photos: list[Path] = []
     for path in paths:
-        found = find_photos(path) if path.is_dir() else [path]
+        found = find_photos(path) if os.path.isdir(path) else [path]  # noqa: PTH112 -- Path.is_dir() may raise
         if not found:
             raise InputError(f"there are no photos below {path}")
         photos += found
@@ -76,15 +78,15 @@ def classify(
     classifier: Classifier, photos: Sequence[Path], device: torch.device
 ) -> Iterator[tuple[Path, torch.Tensor | ImageError]]:
     """Yield each photo, in order, with the probability of every class (C,), or with what is wrong with it."""
-    preprocessing = classifier.preprocessing
 
-    def open_photo(index: int, _: Sequence[int]) -> torch.Tensor:
-        image = load_image(photos[index], preprocessing.shorter_side)
-        return preset_view(to_pixels(image), preprocessing)[None]  # the only view: (1, 3, S, S)
+    def open_photo(index: int, views: Sequence[int]) -> torch.Tensor:
+        return open_views(photos[index], classifier.preprocessing, views)  # (1, 3, S, S)
 
     work = [(indices, [0]) for indices in micro_batches(len(photos), device)]
-    with progress(len(photos), "photos", "photo", unless=sys.stdout.isatty()) as bar:  # there the results show it
-        for done in extract(classifier, open_photo, work, device, bar, strict=False):
+    workers = min(len(work), MOST_WORKERS)  # for a single photo one, with every core
+    shown_by_results = bool(sys.stdout and sys.stdout.isatty())
+    with progress(len(photos), "photos", "photo", hidden=shown_by_results) as bar:
+        for done in extract(classifier, open_photo, work, device, bar, workers):
             outcomes: dict[int, torch.Tensor | ImageError] = dict(done.errors)
             if done.indices:
                 logits = classifier.trainee(done.rows[0].to(device))  # (B, C)
@@ -107,6 +109,8 @@ def check_options(arguments: argparse.Namespace, photos: Sequence[Path]) -> None
     """Refuse, before any work, what could only fail after it."""
     if arguments.top_k is not None and arguments.top_k < 1:
         raise InputError(f"--top_k must be at least 1, not {arguments.top_k}")
+    if arguments.checkpoint.suffix.lower() in photo_endings():
+        raise InputError(f"{arguments.checkpoint} is no checkpoint, by its name: that comes last, behind the photos")
     if arguments.plot and len(photos) > 1:
         raise InputError(f"--plot draws one photo at a time, and here are {len(photos):,}")
     if arguments.plot:
@@ -177,4 +181,4 @@ def build_parser() -> Parser:
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    terminal.run(main, as_program=True)

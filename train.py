@@ -29,20 +29,18 @@ from backbones import backbone_with_weights
 from data_utils import Splits, load_category_names, load_splits
 from devices import choose_device
 from feature_cache import FeatureCache
-from features import Batch, Inputs, epoch_batches, extract_inputs
+from features import Batch, Inputs, UnusablePhotosError, epoch_batches, extract_inputs
 from model_utils import Checkpoint, Classifier, ModelConfig, build_classifier
 from randomness import fold_seed, seed_torch
 from run_state import Metrics, Row, RunFolder, TrainState
-from terminal import RunError, counted, note, progress, warn, watched
+from terminal import InputError, RunError, counted, few, note, progress, warn, watched
 from train_config import TrainConfig, build_parser
 
-DECAY = 8  # of the weights that the average gives to steps long past; 4 and 16 did as well on validation
 CHANGEABLE = ("learning_rate", "batch_size", "views")  # what --resume may go on with other values of
 
 
-def fit(config: TrainConfig) -> None:
+def fit(config: TrainConfig, run_folder: RunFolder) -> None:
     """Train as `config` asks, from the folder of photos to the tested checkpoint."""
-    run_folder = RunFolder(config.save_dir)
     device = choose_device(config.gpu)
     splits = load_splits(config.data_dir, config.valid_split, config.seed)
     category_names = load_category_names(config.category_names, splits.classes)
@@ -50,14 +48,15 @@ def fit(config: TrainConfig) -> None:
     report_start(config, splits, classifier, device)
 
     state = start_state(config, splits, category_names, classifier, weights)
+    run_folder.begin()
     if config.resume:
         run_folder.resume(state)
         report_resumed(state, config)
 
-    # The backbone runs here, once a photo.
+    # The backbone runs here, over what the first epoch needs; further views wait for the epochs that use them.
     views = min(config.views, config.epochs)
     train, valid, test = extract_inputs(classifier, splits, config.seed, device, open_cache(config), views)
-    run_folder.begin(state)
+    state.checkpoint.training["skipped"] = check_bad_photos(config, run_folder, splits.classes, train, valid, test)
     try:
         while state.epoch < config.epochs:
             row = state.record(*run_epoch(config, state, train, valid))
@@ -109,17 +108,28 @@ def start_state(
         "the set of training photos (or --valid_split)": splits.train.fingerprint(),
         "the set of validation photos": splits.valid.fingerprint(),
     }
-    return TrainState(checkpoint, optimizer, AveragedModel(classifier.trainee, multi_avg_fn=average_in), identity)
+    return TrainState(checkpoint, optimizer, identity)
 
 
-@torch.no_grad()
-def average_in(average: list[torch.Tensor], trainee: list[torch.Tensor], steps_before: torch.Tensor) -> None:
-    """Move the average towards the trainee's tensors as they are after a step, the less the more steps there were.
+def check_bad_photos(
+    config: TrainConfig, run_folder: RunFolder, classes: Sequence[str], train: Inputs, *others: Inputs | None
+) -> list[str]:
+    """List the photos that cannot be opened in a file of the run; return their names, or refuse to train without them.
 
-    Polynomial-decay averaging: Shamir & Zhang 2013, section 4. It has the effect of a falling learning rate without
-    having to know at which epoch to end, so that a run may be resumed for longer than was planned.
+    Raises UnusablePhotosError without --skip_bad, and InputError where a class has no training photo left.
     """
-    torch._foreach_lerp_(average, trainee, (DECAY + 1) / (DECAY + 1 + steps_before.item()))
+    bad = [(split, index) for split in (train, *others) if split for index in sorted(split.bad)]
+    errors = [split.bad[index] for split, index in bad]
+    run_folder.list_bad([str(error) for error in errors])
+    listed = f"listed in {run_folder.bad_path}"
+    if bad and not config.skip_bad:
+        raise UnusablePhotosError(errors, f"repair or remove them, or add --skip_bad (all are {listed})")
+    if bad:
+        warn(f"going on without {counted(len(bad), 'photo')} that cannot be opened, {listed}")
+    if lost := set(train.split.labels) - set(train.labels.tolist()):
+        names = few([classes[label] for label in sorted(lost)])
+        raise InputError(f"no training photo can be opened of {names}: repair some, or remove the class")
+    return [split.split.photos[index] for split, index in bad]
 
 
 def open_cache(config: TrainConfig) -> FeatureCache | None:
@@ -239,8 +249,10 @@ def report_best(best: Row, test: Metrics | None) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and train."""
     arguments = build_parser(__doc__).parse(argv)
-    fit(TrainConfig(**vars(arguments)))
+    config = TrainConfig(**vars(arguments))
+    with RunFolder(config.save_dir) as run_folder:
+        fit(config, run_folder)
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    terminal.run(main, as_program=True)

@@ -67,8 +67,10 @@ def test_a_second_run_takes_everything_from_the_cache_and_gives_the_same_checkpo
 def test_another_head_reuses_and_another_network_or_seed_of_views_does_not(train_cached):
     train_cached("one", "--views", 2)
     assert train_cached("head", "--views", 2, "--hidden_units", 8, "--lr", 0.1) == {**ALL, ("train", 1): 48}
-    assert ("train", 1) not in train_cached("seed", "--views", 2, "--seed", 1)  # other random weights, other views
-    assert train_cached("cnn", "--arch", "cnn") == {}
+    assert train_cached("weights", "--views", 2, "--seed", 1) == {}  # --weights none draws others for another seed
+    assert train_cached("cnn", "--arch", "cnn", "--views", 3, "--epochs", 3) == {}
+    plain = {**ALL, ("train", 1): 48}  # the photo and its mirror image know no chance
+    assert train_cached("seed of views", "--arch", "cnn", "--views", 3, "--epochs", 3, "--seed", 1) == plain
 
 
 def test_cnn_keeps_its_pixels(train_into, data, tmp_path):

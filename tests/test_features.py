@@ -8,16 +8,18 @@ import pytest
 import torch
 from PIL import ImageOps
 from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
 
 import extraction
-import features
+import images
 from backbones import backbone_with_weights
 from data_utils import load_splits
 from feature_cache import FeatureCache
 from features import Inputs, epoch_batches, extract_inputs
 from images import load_image, preset_view, to_pixels
 from model_utils import ModelConfig, build_classifier
-from train import DECAY, average_in, evaluate, train_one_epoch
+from run_state import DECAY, average_in
+from train import evaluate, train_one_epoch
 
 CPU = torch.device("cpu")
 
@@ -54,8 +56,8 @@ def image_batches(splits, order, batch_size):
     """Yield photos, opened anew for every batch: what training without stored features does."""
     split = splits.train
     for chosen in torch.tensor(order).split(batch_size):
-        images = [load_image(split.root / split.photos[i]) for i in chosen.tolist()]
-        yield images, torch.tensor(split.labels)[chosen]
+        photos = [load_image(split.root / split.photos[i]) for i in chosen.tolist()]
+        yield photos, torch.tensor(split.labels)[chosen]
 
 
 def test_training_on_stored_features_equals_running_the_backbone_on_every_batch(splits, classifier):
@@ -77,9 +79,9 @@ def test_training_on_stored_features_equals_running_the_backbone_on_every_batch(
     optimizer = torch.optim.Adam([p for p in plain.parameters() if p.requires_grad], lr=0.001)
     total, path = 0.0, []
     plain.train()
-    for (images, labels), expected_labels in zip(image_batches(splits, order, 7), labels_in_order, strict=True):
+    for (photos, labels), expected_labels in zip(image_batches(splits, order, 7), labels_in_order, strict=True):
         assert torch.equal(labels, expected_labels)
-        pixels = torch.stack([preset_view(to_pixels(image), plain.preprocessing) for image in images])
+        pixels = torch.stack([preset_view(to_pixels(photo), plain.preprocessing) for photo in photos])
         loss = torch.nn.functional.nll_loss(plain(pixels).log_softmax(dim=1), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -125,15 +127,19 @@ def test_the_number_of_threads_changes_no_bit(splits, classifier, threads):
     assert torch.equal(*results)
 
 
-def test_more_cores_than_workers_are_shared_among_them(splits, classifier, threads, monkeypatch):
-    """Two workers of three threads each, instead of two of one; the results may differ by rounding."""
-    one = extract(classifier, splits.valid)
-    monkeypatch.setattr(extraction, "MOST_WORKERS", 2)
+def test_more_cores_than_workers_are_shared_among_them(splits, classifier, threads):
+    """Two workers of three threads each; the results may differ by rounding."""
+    expected = extract(classifier, splits.valid)
     torch.set_num_threads(6)
-    with extraction.shared_cores() as workers:
+    with extraction.shared_cores(CPU, 2) as workers:
         assert (workers, torch.get_num_threads()) == (2, 3)
     assert torch.get_num_threads() == 6
-    torch.testing.assert_close(extract(classifier, splits.valid), one, rtol=1e-3, atol=1e-4)
+    work = [(indices, [0]) for indices in extraction.micro_batches(len(splits.valid), CPU)]
+    inputs = Inputs(classifier, splits.valid, seed=0, device=CPU)
+    with tqdm(disable=True) as bar:
+        found = list(extraction.extract(classifier, inputs.open_views, work, CPU, bar, most_workers=2))
+    assert [list(done.indices) for done in found] == [list(indices) for indices, _ in work]
+    torch.testing.assert_close(torch.cat([done.rows[0] for done in found]), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_bfloat16_changes_features_by_its_rounding_alone(splits, classifier):
@@ -165,7 +171,7 @@ def test_views_are_a_function_of_seed_view_and_photo(splits, classifier):
 def test_views_that_share_a_decode_are_what_they_are_alone(splits, classifier, tmp_path, monkeypatch):
     """The first two views come of one opening of each photo, view 1 being the mirror image; the third comes alone."""
     opened = []
-    monkeypatch.setattr(features, "load_image", lambda path, side: opened.append(path) or load_image(path, side))
+    monkeypatch.setattr(images, "load_image", lambda path, side: opened.append(path) or load_image(path, side))
     together = Inputs(classifier, splits.valid, 0, CPU, FeatureCache(tmp_path, 1e9), views=3)
     together.rows(0)
     assert list(together.extracted) == [0, 1]
@@ -175,9 +181,9 @@ def test_views_that_share_a_decode_are_what_they_are_alone(splits, classifier, t
     order = torch.arange(len(splits.valid))
     for view in range(3):
         assert torch.equal(together.rows(view)[order], extract(classifier, splits.valid, view))
-    images = [load_image(splits.valid.root / photo) for photo in splits.valid.photos]
+    photos = [load_image(splits.valid.root / photo) for photo in splits.valid.photos]
     mirrored = torch.stack(
-        [preset_view(to_pixels(ImageOps.mirror(image)), classifier.preprocessing) for image in images]
+        [preset_view(to_pixels(ImageOps.mirror(image)), classifier.preprocessing) for image in photos]
     )
     with torch.inference_mode():
         torch.testing.assert_close(together.rows(1)[order], classifier.features(mirrored), rtol=0.05, atol=0.05)
