@@ -11,12 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backbones import backbone_with_weights
 from data_utils import Split, find_photos
+from devices import choose_device
 from features import Inputs
 from model_utils import Classifier, ModelConfig, build_classifier
 
@@ -33,7 +32,7 @@ ARCHS = (
     "vgg16",
 )
 PHOTOS, ROUNDS = 64, 3
-CPU = torch.device("cpu")
+CPU = choose_device(gpu=False)
 
 
 def measure(classifier: Classifier, split: Split) -> float:

@@ -1,9 +1,10 @@
-"""Train the textbook way and ours, in turn, on the same photos and weights, and print how they compare. Run by hand.
+"""How fast it is: the README's tables of whole runs, extraction, predictions and memory. Run by hand.
 
     TORCH_HOME=... python benchmarks/compare.py flowers --seeds 3
 
-`flowers` holds train/, valid/ and test/; TORCH_HOME holds squeezenet1_1's weights. Whole processes are timed, each
-with a feature cache of its own. Takes half an hour on two cores, during which nothing else should be running.
+`flowers` holds train/, valid/ and test/; TORCH_HOME holds squeezenet1_1's weights, which the textbook flow and ours
+take in turn (other architectures take random ones). Whole processes are timed, all with an empty feature cache but
+for the second run. Takes half an hour on two cores, during which nothing else should be running.
 """
 
 import argparse
@@ -16,8 +17,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import efficiency  # beside this file
 
 PROJECT = Path(__file__).resolve().parent.parent
 ROUNDS = 7  # of what takes seconds only
@@ -41,14 +40,12 @@ def run(*command: object) -> Run:
     """Run a command of this interpreter to its end."""
     with tempfile.TemporaryFile("w+") as output:
         start = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, *map(str, command)], cwd=PROJECT, stdout=output, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen([sys.executable, *map(str, command)], cwd=PROJECT, stdout=output, stderr=output)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
-        if status:
-            sys.exit(f"{' '.join(map(str, command))} failed")
         output.seek(0)
+        if status:
+            sys.exit(f"{' '.join(map(str, command))} failed:\n{output.read()}")
         return Run(seconds, usage.ru_maxrss / 1024, output.read())
 
 
@@ -97,7 +94,9 @@ def other_architectures(data: Path, folder: Path) -> Iterator[tuple[str, str, st
 
 
 def predictions(data: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Compare predicting with what it cannot do without: loading torch, and the network."""
+    """Compare predicting with what it cannot do without: loading torch, and the network. Needs the runs above."""
+    import efficiency  # late: the memory of this process would count as its children's
+
     photos = sorted((data / "test").glob("*/*.jpg"))[:400]
     commands = (
         ("-c", "import torch, torchvision"),
@@ -151,9 +150,11 @@ def main() -> None:
         folder = Path(name)
         whole_runs(data, folder, options.seeds)
         print("\n| ratio of | | measured |\n|---|---|---|", flush=True)
-        for part in (other_architectures(data, folder), predictions(data, folder), memory(data, folder)):
+        for part in (other_architectures(data, folder), memory(data, folder), predictions(data, folder)):
             for row in part:
                 print(f"| {' | '.join(row)} |", flush=True)
+        import efficiency
+
         for row in efficiency.rows(data):
             print(f"| {' | '.join(row)} |", flush=True)
 

@@ -42,7 +42,7 @@ def best(*works: Callable[[], object]) -> list[float]:
 
 def on_all_cores(work: Callable[[object], object], items: list) -> list:
     """Work on the items, a thread a core."""
-    with shared_cores() as workers, ThreadPoolExecutor(workers) as pool:
+    with shared_cores(torch.device("cpu")) as workers, ThreadPoolExecutor(workers) as pool:
         return list(pool.map(work, items))
 
 
@@ -55,14 +55,13 @@ def some_photos(root: Path, number: int) -> Split:
 
 def random_classifier(arch: str) -> Classifier:
     """Build a classifier that has learned nothing."""
-    device = choose_device(gpu=False)
-    return build_classifier(ModelConfig(arch, (512,), 0.2, 102), backbone_with_weights(arch, "none")).place(device)
+    return build_classifier(ModelConfig(arch, (512,), 0.2, 102), backbone_with_weights(arch, "none"))
 
 
 def measure(root: Path, arch: str) -> tuple[float, float, float]:
     """Return ms a photo: decoding alone, the network alone, both as the extraction does them."""
-    classifier, split = random_classifier(arch), some_photos(root, PHOTOS[arch])
-    device = torch.device("cpu")
+    device = choose_device(gpu=False)
+    classifier, split = random_classifier(arch).place(device), some_photos(root, PHOTOS[arch])
     inputs = Inputs(classifier, split, 0, device)
     pixels = torch.cat(on_all_cores(lambda index: inputs.open_views(index, [0]), range(len(split))))
 
@@ -95,7 +94,9 @@ def rows(root: Path) -> list[tuple[str, str, str]]:
         decode, network, both = measure(root, arch)
         behind = f"{both:.2f} ms a photo / ({decode:.2f} decoding alone + {network:.2f} network alone)"
         found.append((f"extraction, {arch}", f"{both / (decode + network):.2f}", behind))
-    rate, reached = matrix_rate(), VGG16_FLOP / network * 1000
+        if arch == "vgg16":
+            reached = VGG16_FLOP / network * 1000
+    rate = matrix_rate()
     behind = f"{reached / 1e9:.0f} / {rate / 1e9:.0f} billion operations a second"
     return [*found, ("vgg16's network / bfloat16 matrix product", f"{reached / rate:.2f}", behind)]
 

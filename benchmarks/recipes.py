@@ -1,4 +1,4 @@
-"""What else was tried for training the head, on the same features: the README's table. Run by hand.
+"""What else was tried for training the head, on the same features. Run by hand.
 
     TORCH_HOME=... python benchmarks/recipes.py flowers
 
@@ -24,7 +24,8 @@ from devices import choose_device
 from feature_cache import FeatureCache
 from features import extract_inputs
 from model_utils import ModelConfig, build_classifier, build_head
-from train import average_in
+from run_state import average_in
+from terminal import counted
 
 SEEDS, BATCH_SIZE, HIDDEN_UNITS, DROPOUT, RATE = range(5), 64, 512, 0.2, 0.001
 LENGTHS = ((1, 5), (4, 20))  # views, epochs
@@ -80,7 +81,7 @@ def train_head(
             averaged.update_parameters(head)
         judged = averaged.module if average else head
         found.append([100 * accuracy(judged, *part) for part in held_out])
-    return max(found)
+    return max(found, key=lambda accuracies: accuracies[0])  # of equal ones the first
 
 
 @torch.inference_mode()
@@ -100,7 +101,10 @@ def main() -> None:
     train, *held_out = extract_inputs(classifier, splits, 0, device, FeatureCache(None, 10e9), most)
     kept = [(inputs.rows()[torch.arange(len(inputs.labels))], inputs.labels) for inputs in held_out]
     seen = [(train.rows(view)[torch.arange(len(train.labels))], train.labels) for view in range(most)]
-    print("| recipe |" + "".join(f" {views} views, {epochs} epochs: valid | test |" for views, epochs in LENGTHS))
+    print(
+        "| recipe |"
+        + "".join(f" {counted(views, 'view')}, {epochs} epochs: valid | test |" for views, epochs in LENGTHS)
+    )
     print(f"|---|{'---|---|' * len(LENGTHS)}")
     for name, settings in RECIPES.items():
         cells = []
