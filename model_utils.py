@@ -242,6 +242,9 @@ def rebuild_classifier(contents: Mapping[str, object]) -> Classifier:
     with torch.device("meta"):
         classifier = build_classifier(config, backbone)
     state = OrderedDict(contents["state_dict"])
+    for name, tensor in classifier.state_dict().items():
+        if name in state and state[name].dtype != tensor.dtype:
+            raise ValueError(f"{name} is {state[name].dtype}, not {tensor.dtype}")
     state._metadata = classifier.state_dict()._metadata  # module versions, which mnasnet asks for
     classifier.load_state_dict(state, assign=True)
     return classifier

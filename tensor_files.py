@@ -60,7 +60,8 @@ def check_digest(path: Path, contents: dict[str, object]) -> None:
 def digest_of(contents: dict[str, object], most: int | None = None) -> str:
     """Return a digest of nested plain values and tensors.
 
-    Raises ValueError for a tensor that is larger than its storage, or where all together have more than `most` bytes.
+    Raises ValueError for a tensor that is larger than its storage, or where there are more than `most` bytes in all: a
+    list of lists of the same list is short in the file and endless to walk.
     """
     digest, total = hashlib.sha256(), 0
 
@@ -68,14 +69,17 @@ def digest_of(contents: dict[str, object], most: int | None = None) -> str:
         nonlocal total
         if isinstance(value, torch.Tensor):
             total += value.nbytes
-            if value.nbytes > value.untyped_storage().nbytes() or (most is not None and total > most):
-                raise ValueError("its tensors are larger than the file")  # few bytes, repeated by strides or names
+            if value.nbytes > value.untyped_storage().nbytes():
+                raise ValueError("a tensor is larger than what is stored of it")
             text = f"tensor {value.dtype} {tuple(value.shape)}"
         elif isinstance(value, Mapping | list | tuple):
             text = f"{'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)}"
         else:
             text = f"{type(value).__name__} {value!r}"
         data = text.encode("utf-8", "backslashreplace")
+        total += len(data)
+        if most is not None and total > most:
+            raise ValueError("it repeats a few bytes over and over")
         digest.update(f"{len(data)}:".encode() + data)
         if isinstance(value, torch.Tensor):
             digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -87,6 +87,11 @@ def nearest(word: str, known: Iterable[str], most: int = 4) -> list[str]:
     return difflib.get_close_matches(word, list(known), n=most, cutoff=0.6)
 
 
+def printable(text: str) -> str:
+    """Escape what is no character to be seen: control sequences, and the bytes of a name that is no text."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def percent(probability: float, digits: int) -> str:
     """Write a probability in percent; certainty is for those who have it, so no 0.0 % and no 100.0 %."""
     least = 10.0**-digits
@@ -138,7 +143,8 @@ def run(main: Callable[[], None], as_program: bool = False) -> NoReturn:
         gc.freeze()  # what has been loaded stays, and need not be searched
         gc.enable()
         for number in STOPPING:
-            signal.signal(number, stop)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell sets it for what runs in the background
+                signal.signal(number, stop)
     code = outcome_of(main)
     if as_program:
         leave(code)
@@ -154,15 +160,19 @@ def stop(number: int, _: FrameType | None) -> NoReturn:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Keep signals waiting until something is done that takes a moment and must not be broken off."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    """Keep signals waiting until something is done that takes a moment and must not be broken off.
+
+    Blocking them for this thread would not do: the system then gives them to one of torch's.
+    """
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPPING}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def outcome_of(main: Callable[[], None]) -> int:
@@ -183,6 +193,9 @@ def outcome_of(main: Callable[[], None]) -> int:
     except BrokenPipeError:  # the reader of our stdout, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
+    except OSError as error:  # a full disk behind stdout, a folder that has vanished
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        code = complain(what, EXIT_FAILED)
     except Exception as error:  # the last resort: a bug of ours, or of a library below
         if is_out_of_memory(error):
             code = complain(OUT_OF_MEMORY, EXIT_FAILED)

@@ -63,6 +63,8 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(run, trained, flo
         (lambda c: c["class_to_idx"].update({"49": 1}), "does not count from 0"),
         (lambda c: c["preprocessing"].update(interpolation="magic"), "makes no sense"),
         (lambda c: c.update(category_names=3), "TypeError"),
+        (lambda c: c["preprocessing"].update(mean=["a", "b", "c"]), "makes no sense"),
+        (lambda c: c["state_dict"].update({"head.0.bias": c["state_dict"]["head.0.bias"].double()}), "float64"),
     ],
 )
 def test_what_does_not_fit_is_refused(contents, tmp_path, change, said):
@@ -119,7 +121,12 @@ def test_a_file_that_unpacks_to_more_than_it_is_takes_no_memory(contents, tmp_pa
     state = {**contents["state_dict"], "head.0.weight": torch.zeros(1).expand(10**5, 10**5)}
     torch.save({**contents, "state_dict": state}, tmp_path / "strides.pth")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert "its tensors are larger than the file" in outcome(tmp_path / "strides.pth")
+    assert "a tensor is larger than what is stored of it" in outcome(tmp_path / "strides.pth")
+    laughs = [0]
+    for _ in range(40):
+        laughs = [laughs, laughs]
+    torch.save({**contents, "history": laughs}, tmp_path / "laughs.pth")
+    assert "over and over" in outcome(tmp_path / "laughs.pth")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 

@@ -16,7 +16,7 @@ from support import PROJECT, run_program
 import predict
 import train
 from command_line import normalise
-from terminal import counted, few, percent
+from terminal import counted, few, percent, printable
 from train_config import TrainConfig, build_parser
 
 
@@ -99,6 +99,11 @@ def test_the_readmes_table_lists_the_options_of_help(command, run):
     for flag, default in documented.items():
         if default and " " not in default:  # what takes words to say may be said otherwise
             assert table[flag] == default, flag
+
+
+def test_control_sequences_and_bytes_that_are_no_text_are_escaped():
+    assert printable("rose 雛菊 é") == "rose 雛菊 é"
+    assert printable("\x1b[31mred\n\udcff") == "\\x1b[31mred\\n\\udcff"
 
 
 def test_an_interrupt_while_modules_load_is_no_traceback():
