@@ -83,15 +83,18 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
             raise InputError(f"{data_dir}: no class has two photos, so there is none to hold out and validate on")
         number = counted(sum(map(len, valid.values())), "training photo")
         note(f"no validation folder in {data_dir}: held out {number} ({valid_split:.0%} of each class) as one")
+    warn_of_cases(data_dir, tuple(train))
     test = find_classes(data_dir, folders["test"]) if "test" in folders else {}
     if "test" in folders and not test:
         warn(f"{folders['test']} holds no class folders with photos: there will be no test result")
-    return Splits(
+    splits = Splits(
         classes=tuple(train),
         train=make_split("train", data_dir, train, train),
         valid=make_split("valid", data_dir, train, valid),
         test=make_split("test", data_dir, train, test) if test else None,
     )
+    warn_of_copies(splits)
+    return splits
 
 
 def split_folders(data_dir: Path) -> dict[str, Path]:
@@ -196,6 +199,46 @@ def check_number_of_classes(data_dir: Path, classes: tuple[str, ...]) -> None:
     nested = [path.parent for path in sorted(data_dir.glob("*/train")) if path.is_dir()]
     hint = f"did you mean {nested[0]}?" if nested else "a class is a folder of photos, and there must be two at least"
     raise InputError(f"{data_dir} holds {found}: {hint}")
+
+
+def warn_of_cases(data_dir: Path, classes: tuple[str, ...]) -> None:
+    """Warn of classes that differ by upper and lower case only: probably one class in two folders."""
+    by_lower: dict[str, list[str]] = {}
+    for name in classes:
+        by_lower.setdefault(name.lower(), []).append(name)
+    if alike := [" and ".join(names) for names in by_lower.values() if len(names) > 1]:
+        warn(f"{data_dir}: classes that differ by case only are kept apart: {few(alike)}; is each pair one class?")
+
+
+def warn_of_copies(splits: Splits) -> None:
+    """Warn of photos that are in training and held out too, byte for byte: they make the accuracy a lie."""
+    trained = by_size(splits.train)
+    for split in filter(None, (splits.valid, splits.test)):
+        copies = []
+        for size, photos in by_size(split).items():
+            known = {contents(splits.train.root / photo) for photo in trained.get(size, ())}
+            copies += [photo for photo in photos if known and contents(split.root / photo) in known]
+        if copies:
+            warn(
+                f"{counted(len(copies), f'{split.name} photo')} of {len(split):,} are training photos too "
+                f"({few(sorted(copies))}): the {split.name} accuracy will look better than it is"
+            )
+
+
+def by_size(split: Split) -> dict[int, list[str]]:
+    """Map sizes in bytes to the photos of that size."""
+    sizes: dict[int, list[str]] = {}
+    for photo in split.photos:
+        sizes.setdefault((split.root / photo).stat().st_size, []).append(photo)
+    return sizes
+
+
+def contents(path: Path) -> bytes:
+    """Return a digest of a file's bytes; of one that cannot be read, one that no other has."""
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+    except OSError:  # which opening the photo will report
+        return str(path).encode("utf-8", "surrogateescape")
 
 
 def load_category_names(path: Path | None, classes: tuple[str, ...] | list[str]) -> dict[str, str]:

@@ -53,7 +53,10 @@ class MappedRows:
 
     def __init__(self, file: BinaryIO, places: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.places = torch.tensor(places)  # (N,): where each photo's row lies in the file
-        self.map = np.memmap(file, numpy_dtype(dtype), mode="r", shape=(max(places) + 1, *shape))
+        rows = max(places, default=-1) + 1
+        self.map = (
+            np.memmap(file, numpy_dtype(dtype), mode="r", shape=(rows, *shape)) if rows else np.empty((0, *shape))
+        )
         self.read = 0
 
     def __len__(self) -> int:

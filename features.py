@@ -136,7 +136,7 @@ class Inputs:
 
         A photo is always computed in the same micro-batch, that of its place in the split, so that neither the number
         of workers nor what was there before changes a bit (rows that are kept while photos come and go may differ by
-        rounding). Raises UnusablePhotosError where no photo is left, or fewer than an earlier view has.
+        rounding). Raises UnusablePhotosError for photos of which there is an earlier view already.
         """
         work = []
         for micro_batch in micro_batches(len(self.split), self.device):
@@ -155,8 +155,9 @@ class Inputs:
                 for view, rows in done.rows.items():
                     places = [place for place, index in enumerate(done.indices) if index in missing[view]]
                     yield view, [done.indices[place] for place in places], rows[places]
-        if errors and (self.extracted or len(errors) == len(self.split)):
-            raise UnusablePhotosError([errors[index] for index in sorted(errors)])
+        if errors and self.extracted:
+            advice = "repair them, and go on with --resume"  # an earlier view was made of them: they have changed since
+            raise UnusablePhotosError([errors[index] for index in sorted(errors)], advice)
         self.bad |= errors
 
     def open_views(self, index: int, views: Sequence[int]) -> torch.Tensor:
@@ -191,7 +192,7 @@ def extract_inputs(
     """Run the frozen part of the classifier over all photos: once each, view 0 (and what shares its decode).
 
     Returns the inputs of train (of which so many views will be asked for), valid and (where there is one) test, each
-    with its bad photos known. Raises UnusablePhotosError for a split of which no photo can be opened.
+    with its bad photos known.
     """
     train = Inputs(classifier, splits.train, seed, device, cache, views)
     valid = Inputs(classifier, splits.valid, seed, device, cache)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
+import stat
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ FIRST_RANDOM_VIEW = 2  # the plain photo and its mirror image come before
 CROP_AREA = (0.4, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)  # of a random view's crop, as in Szegedy et al. 2015, section 6
 
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # a photo opens, or the error says why not
 Image.MAX_IMAGE_PIXELS = None  # open_upright() checks the header itself, and says more
 
 
@@ -83,6 +86,8 @@ def trouble_with(path: Path, error: Exception) -> str:
 
 def open_upright(path: Path, shorter_side: int | None) -> Image.Image:
     """Decode a photo, turn it upright, and make RGB of it."""
+    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+        raise ValueError("it is no regular file")  # reading a pipe, say, might wait for ever
     with Image.open(path, formats=photo_formats()) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels are too many (at most {MAX_PIXELS:,})")
@@ -148,7 +153,8 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         sizes_fit = 1 <= self.crop_size <= self.resize_size <= MAX_SIDE
-        numbers_fit = len(self.mean) == len(self.std) == 3 and min(self.std) > 0
+        are_numbers = all(isinstance(number, int | float) for number in (*self.mean, *self.std))
+        numbers_fit = are_numbers and len(self.mean) == len(self.std) == 3 and min(self.std) > 0
         if not (sizes_fit and numbers_fit and self.interpolation in ("bilinear", "bicubic")):
             raise ValueError(f"{self} makes no sense")
 

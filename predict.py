@@ -30,7 +30,7 @@ from devices import choose_device
 from extraction import MOST_WORKERS, extract, micro_batches
 from images import ImageError, load_image, open_views, photo_endings
 from model_utils import Checkpoint, Classifier, load_checkpoint
-from terminal import InputError, counted, note, percent, progress, warn
+from terminal import InputError, counted, note, percent, printable, progress, warn
 
 DEFAULT_TOP_K = 5
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.plot:
             from plots import draw_prediction
 
-            draw_prediction(arguments.plot, load_image(photo), photo.name, likeliest)
+            draw_prediction(arguments.plot, load_image(photo), printable(photo.name), likeliest)
     report_bad(bad, len(photos))
 
 
@@ -118,8 +118,16 @@ def check_options(arguments: argparse.Namespace, photos: Sequence[Path]) -> None
 
         check_picture_path(arguments.plot)
         for path in (*photos, arguments.checkpoint, arguments.category_names):
-            if path and path.exists() and arguments.plot.exists() and path.samefile(arguments.plot):
+            if path and same_file(path, arguments.plot):
                 raise InputError(f"--plot {arguments.plot} would overwrite what it is drawn from")
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Say whether two paths lead to the same file; where one leads nowhere they do not."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def number_of_rows(top_k: int | None, checkpoint: Checkpoint) -> int:
@@ -134,7 +142,7 @@ def rank_classes(probabilities: torch.Tensor, checkpoint: Checkpoint, top_k: int
     """Return the names and probabilities of the `top_k` likeliest of all classes (C,)."""
     classes = checkpoint.classes
     top = probabilities.topk(top_k)
-    names = [checkpoint.category_names.get(classes[i], classes[i]) for i in top.indices.tolist()]
+    names = [printable(checkpoint.category_names.get(classes[i], classes[i])) for i in top.indices.tolist()]
     return list(zip(names, top.values.tolist(), strict=True))
 
 

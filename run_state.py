@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from model_utils import Checkpoint, save_checkpoint
 from tensor_files import DIGEST, check_digest, read_tensors, write_atomically
-from terminal import InputError, RunError, is_out_of_memory, note, reason_of, undisturbed, warn
+from terminal import InputError, RunError, counted, few, is_out_of_memory, note, reason_of, undisturbed, warn
 
 DECAY = 8  # how fast the average forgets: of its weight the last tenth of all steps has 60 %; 4 and 16 did as well
 SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than writing its files does
@@ -113,6 +113,16 @@ class TrainState:
         }
         return row
 
+    def leave_out(self, photos: list[str]) -> None:
+        """Record the photos that training goes without. Raises InputError where a resumed run had others."""
+        before = self.finished["training"].get("skipped", photos)
+        if changed := sorted(set(before) ^ set(photos)):
+            raise InputError(
+                f"--resume: {counted(len(changed), 'photo')} could be opened before and cannot now, or the other way "
+                f"round ({few(changed)}); put that back, or train without --resume"
+            )
+        self.checkpoint.training["skipped"] = photos
+
     def restore(self, saved: dict) -> None:
         """Go on from what `finished` held; how the optimizer steps from here on (its rate, say) stays its own.
 
@@ -167,6 +177,9 @@ class RunFolder:
         self.mine = False  # whether what lies here is this run's
         for folder in (save_dir, self.folder):
             check_writable(folder)
+        for path in (self.checkpoint_path, self.last_path):
+            if path.is_dir():
+                raise InputError(f"--save_dir: {path} is a folder, where a file has to go")
 
     def __enter__(self) -> RunFolder:
         return self
@@ -262,7 +275,7 @@ def keep_as(path: Path, aside: Path) -> bool:
 
 def check_writable(folder: Path) -> None:
     """Raise InputError unless files can be written to a folder, or to the nearest one above that exists."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass

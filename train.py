@@ -56,7 +56,7 @@ def fit(config: TrainConfig, run_folder: RunFolder) -> None:
     # The backbone runs here, over what the first epoch needs; further views wait for the epochs that use them.
     views = min(config.views, config.epochs)
     train, valid, test = extract_inputs(classifier, splits, config.seed, device, open_cache(config), views)
-    state.checkpoint.training["skipped"] = check_bad_photos(config, run_folder, splits.classes, train, valid, test)
+    state.leave_out(check_bad_photos(config, run_folder, splits.classes, train, valid, test))
     try:
         while state.epoch < config.epochs:
             row = state.record(*run_epoch(config, state, train, valid))
@@ -116,7 +116,7 @@ def check_bad_photos(
 ) -> list[str]:
     """List the photos that cannot be opened in a file of the run; return their names, or refuse to train without them.
 
-    Raises UnusablePhotosError without --skip_bad, and InputError where a class has no training photo left.
+    Raises UnusablePhotosError without --skip_bad, and InputError where a split or a class has no photo left.
     """
     bad = [(split, index) for split in (train, *others) if split for index in sorted(split.bad)]
     errors = [split.bad[index] for split, index in bad]
@@ -126,6 +126,11 @@ def check_bad_photos(
         raise UnusablePhotosError(errors, f"repair or remove them, or add --skip_bad (all are {listed})")
     if bad:
         warn(f"going on without {counted(len(bad), 'photo')} that cannot be opened, {listed}")
+    for inputs in (train, *others):
+        if inputs and not inputs.used:
+            raise InputError(
+                f"none of the {inputs.split.name} photos can be opened: repair some, or remove their folder"
+            )
     if lost := set(train.split.labels) - set(train.labels.tolist()):
         names = few([classes[label] for label in sorted(lost)])
         raise InputError(f"no training photo can be opened of {names}: repair some, or remove the class")

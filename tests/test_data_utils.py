@@ -14,14 +14,16 @@ from terminal import InputError
 
 @pytest.fixture
 def folder(tmp_path, flowers):
-    """Lay out folders: `folder("train/1", "valid/1")` puts three photos into each."""
+    """Lay out folders: `folder("train/1", "valid/1")` puts three photos into each, none a copy of another."""
     photos = sorted((flowers / "train" / "54").iterdir())[:3]
 
     def lay_out(*class_folders):
         for class_folder in class_folders:
             (tmp_path / class_folder).mkdir(parents=True)
             for photo in photos:
-                shutil.copy(photo, tmp_path / class_folder)
+                copy = shutil.copy(photo, tmp_path / class_folder)
+                with open(copy, "ab") as file:  # noqa: PTH123 -- behind a JPEG's end anything may stand
+                    file.write(class_folder.encode())
         return tmp_path
 
     return lay_out
@@ -182,3 +184,26 @@ def test_a_file_that_holds_no_names_is_refused(tmp_path, text, said):
         path.write_text(text)
     with pytest.raises(InputError, match=f"--category_names.*{said}"):
         load_category_names(path, ("1",))
+
+
+def test_copies_of_training_photos_among_the_held_out_are_counted(flowers, tmp_path, capsys):
+    """Byte for byte; a photo of the same size is none."""
+    data = shutil.copytree(flowers, tmp_path / "flowers")
+    load_splits(data)
+    assert "training photos too" not in capsys.readouterr().err
+    shutil.copy(data / "train" / "54" / "drawn_000.jpg", data / "valid" / "54" / "copy.jpg")
+    shutil.copy(data / "train" / "54" / "drawn_001.jpg", data / "valid" / "49" / "under another label.jpg")
+    other = bytearray((data / "train" / "54" / "drawn_002.jpg").read_bytes())
+    other[-3] ^= 1
+    (data / "test" / "54" / "same size.jpg").write_bytes(other)
+    load_splits(data)
+    said = capsys.readouterr().err
+    assert "2 valid photos of 20 are training photos too (valid/49/under another label.jpg, valid/54/copy.jpg)" in said
+    assert "test photo" not in said
+
+
+def test_classes_that_differ_by_case_only_are_pointed_out(flowers, tmp_path, capsys):
+    for source, name in (("54", "Rose"), ("49", "rose"), ("74", "tulip")):
+        shutil.copytree(flowers / "train" / source, tmp_path / name)
+    assert load_splits(tmp_path).classes == ("Rose", "rose", "tulip")
+    assert "kept apart: Rose and rose; is each pair one class?" in capsys.readouterr().err

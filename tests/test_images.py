@@ -1,6 +1,8 @@
 """A photo becomes the same upright RGB whatever it is stored as, and then the pixels the weights expect."""
 
 import io
+import os
+import socket
 
 import numpy as np
 import pytest
@@ -209,6 +211,15 @@ def test_random_views_differ_by_seed_and_by_nothing_else():
     views = [random_view(to_pixels(ramp()), preprocessing, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert torch.equal(views[0], views[1])
     assert not torch.equal(views[0], views[2])
+
+
+def test_a_pipe_and_a_socket_are_refused_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.jpg"))
+        for name in ("pipe.jpg", "socket.jpg"):
+            with pytest.raises(ImageError, match="no regular file"):
+                load_image(tmp_path / name)
 
 
 def test_a_large_jpeg_may_come_smaller_but_never_too_small(saved):

@@ -4,10 +4,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
-from support import PROJECT, QUICK, read, same
+from support import PROJECT, QUICK, read, run_program, same
 from torchvision import models
 
 import train
@@ -158,6 +159,65 @@ def test_what_a_run_had_finished_when_it_was_stopped_is_resumed_bit_for_bit(
     train_into(tmp_path / "whole", flowers, *options, "--epochs", reached + 2)
     for file in ("checkpoint.pth", "run/last.pth"):
         assert same(read(tmp_path / "parts" / file), read(tmp_path / "whole" / file))
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_files_are_written_waits_until_they_are(flowers, tmp_path, how, code):
+    """A real signal as soon as the first temporary file is there; torch's threads are alive, and could take it."""
+    command = [sys.executable, "train.py", flowers, "--arch", "cnn", "--hidden_units", "1500", "--epochs", "1"]
+    process = subprocess.Popen(
+        [*map(str, command), "--save_dir", tmp_path], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while process.poll() is None and not (tmp_path / "run" / ".last.pth.tmp").exists():
+        time.sleep(0.001)
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert read(tmp_path / "run" / "last.pth")["epoch"] == 1
+    assert read(tmp_path / "checkpoint.pth")["training"]["epoch"] == 1
+
+
+def test_resuming_with_other_photos_left_out_is_refused(train_into, run, flowers, tmp_path):
+    """The photo is damaged at the same size, so that the folder looks the same from outside."""
+    data = shutil.copytree(flowers, tmp_path / "flowers")
+    photo = data / "valid" / "54" / "drawn_001.jpg"
+    whole = photo.read_bytes()
+    photo.write_bytes(bytes(len(whole)))
+    options = (data, *QUICK, "--skip_bad", "--no_cache")
+    train_into(tmp_path / "out", *options, "--epochs", 1)
+    train_into(tmp_path / "out", *options, "--epochs", 2, "--resume")
+    photo.write_bytes(whole)
+    outcome = run(train, *options, "--epochs", 3, "--resume", "--save_dir", tmp_path / "out")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert (
+        "1 photo could be opened before and cannot now, or the other way round (valid/54/drawn_001.jpg)" in outcome.err
+    )
+
+
+def test_a_photo_that_turns_bad_between_views_stops_the_run_resumably(data_of, run, train_into, tmp_path):
+    data, photo = data_of
+    code = (
+        "import sys, train; from pathlib import Path; photo = Path(sys.argv.pop())\n"
+        "report, size = train.report_epoch, photo.stat().st_size\n"
+        "train.report_epoch = lambda *what: (report(*what), photo.write_bytes(bytes(size)))\n"
+        "train.terminal.run(lambda: train.main(sys.argv[1:]))"
+    )
+    options = [*QUICK, "--epochs", 4, "--no_cache", "--save_dir", tmp_path / "out"]
+    whole = photo.read_bytes()
+    outcome = run_program("-c", code, data, *options, photo)
+    assert (outcome.code, len(outcome.out.splitlines())) == (2, 2)
+    assert "1 photo cannot be used; repair them, and go on with --resume" in outcome.err
+    photo.write_bytes(whole)
+    train_into(tmp_path / "out", data, *options[:-2], "--resume")
+    train_into(tmp_path / "undisturbed", data, *options[:-2])
+    assert same(*(read(tmp_path / name / "checkpoint.pth")["state_dict"] for name in ("out", "undisturbed")))
+
+
+@pytest.fixture
+def data_of(flowers, tmp_path):
+    """A copy of the drawn flowers that a test may change, and one of its training photos."""
+    data = shutil.copytree(flowers, tmp_path / "flowers")
+    return data, data / "train" / "54" / "drawn_001.jpg"
 
 
 def test_a_second_run_into_the_same_folder_is_refused_while_the_first_lives(run, train_into, flowers, tmp_path):

@@ -248,6 +248,17 @@ def test_every_bad_photo_of_every_split_is_listed_before_the_first_epoch(run, fl
     assert [path.name for path in listing.parent.iterdir() if path.name != "lock"] == ["bad_photos.txt"]
 
 
+@pytest.mark.parametrize("cache", [(), ("--no_cache",)])
+def test_a_split_of_which_no_photo_can_be_opened_is_named_with_all_the_others(run, flowers, tmp_path, cache):
+    broken = shutil.copytree(flowers, tmp_path / "broken")
+    for photo in [*(broken / "valid").glob("*/*"), broken / "train" / "54" / "drawn_000.jpg"]:
+        photo.write_bytes(b"")
+    outcome = run(train, broken, *QUICK, *cache, "--skip_bad", "--save_dir", tmp_path / "out")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "none of the valid photos can be opened" in outcome.err
+    assert len((tmp_path / "out" / "run" / "bad_photos.txt").read_text().splitlines()) == 19
+
+
 def test_skip_bad_trains_as_if_the_bad_photos_were_not_there(train_into, run, flowers, tmp_path):
     """Also with the cache, and resumed; rounding may differ, since other photos share their micro-batches."""
     broken = shutil.copytree(flowers, tmp_path / "broken")
