@@ -7,6 +7,7 @@ the squares of pixels out of it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import stat
@@ -63,8 +64,8 @@ def load_image(path: Path, shorter_side: int | None = None) -> Image.Image:
     """Open a photo as RGB, upright by its EXIF orientation; of an animation, the first frame.
 
     The format is told by the content, not by the name. Transparent pixels show white, 16-bit grey is scaled to 8. With
-    `shorter_side` (pixels) a large JPEG may come at a half, a quarter or an eighth of its size, but no smaller than
-    that; a camera's photo is then opened in a third of the time.
+    `shorter_side` (pixels) a large picture may come smaller, but no smaller than that: a camera's photo is then opened
+    in a third of the time, and the largest that are allowed in a quarter of the memory.
     Raises ImageError, with the path and the reason, for whatever cannot be opened.
     """
     try:
@@ -94,15 +95,26 @@ def open_upright(path: Path, shorter_side: int | None) -> Image.Image:
         if shorter_side:
             image.draft(None, (shorter_side, shorter_side))  # takes fewer of a JPEG's frequencies; others ignore it
         image.load()
-        return as_rgb(upright(image))
+        turn_upright(image)
+        return as_rgb(shrunk(image, shorter_side) if shorter_side else image)
 
 
-def upright(image: Image.Image) -> Image.Image:
+def turn_upright(image: Image.Image) -> None:
     """Turn the picture as its EXIF orientation says; unreadable EXIF turns nothing."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a good photo must not fail for its damaged metadata
+    with contextlib.suppress(Exception):  # a good photo must not fail for its damaged metadata
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def shrunk(image: Image.Image, shorter_side: int) -> Image.Image:
+    """Average blocks of pixels of a picture that has more than enough, before anything else is made of all of them."""
+    factor = min(image.size) // shorter_side
+    if factor < 2:
         return image
+    if image.mode.startswith("I;16"):
+        image = image.convert("I")
+    elif image.mode in ("1", "P", "PA"):  # whose values are no amounts
+        image = as_rgb(image)
+    return image.reduce(factor)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

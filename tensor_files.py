@@ -14,6 +14,7 @@ import torch
 from terminal import InputError, RunError, reason_of
 
 DIGEST = "digest"  # the key of the digest of all the rest
+MOST_VALUES = 2 * 10**6  # numbers, names and lists; the history of 100,000 epochs has 1,300,000
 MOST_NAMES = 10  # under which the same stored bytes may appear in a file; we use up to three
 
 
@@ -24,7 +25,9 @@ def read_tensors(path: Path, mmap: bool = True) -> dict[str, object]:
     """
     try:
         check_zip(path)
-        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        mmap = mmap and os.fsencode(path) == str(path).encode("utf-8", "replace")  # torch maps paths in UTF-8 alone
+        with path.open("rb") as file:
+            contents = torch.load(path if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:  # whatever the reader makes of a file from elsewhere
@@ -49,6 +52,8 @@ def check_zip(path: Path) -> None:
 
 def check_digest(path: Path, contents: dict[str, object]) -> None:
     """Raise InputError unless the contents, read from `path`, are bit for bit what was written there."""
+    if DIGEST not in contents:
+        raise InputError(f"{path} has no digest: an earlier version wrote it, or another program; train again")
     try:
         same = digest_of({**contents, DIGEST: None}, most=MOST_NAMES * path.stat().st_size) == contents.get(DIGEST)
     except (OverflowError, RecursionError, RuntimeError, TypeError, ValueError) as error:  # what we never write
@@ -60,13 +65,14 @@ def check_digest(path: Path, contents: dict[str, object]) -> None:
 def digest_of(contents: dict[str, object], most: int | None = None) -> str:
     """Return a digest of nested plain values and tensors.
 
-    Raises ValueError for a tensor that is larger than its storage, or where there are more than `most` bytes in all: a
-    list of lists of the same list is short in the file and endless to walk.
+    Raises ValueError for a tensor that is larger than its storage, and with `most` for tensors of more bytes in all or
+    for too many values: a list of lists of the same list is short in a file and endless to walk.
     """
-    digest, total = hashlib.sha256(), 0
+    digest, total, values = hashlib.sha256(), 0, 0
 
     def feed(value: object) -> None:
-        nonlocal total
+        nonlocal total, values
+        values += 1
         if isinstance(value, torch.Tensor):
             total += value.nbytes
             if value.nbytes > value.untyped_storage().nbytes():
@@ -77,8 +83,7 @@ def digest_of(contents: dict[str, object], most: int | None = None) -> str:
         else:
             text = f"{type(value).__name__} {value!r}"
         data = text.encode("utf-8", "backslashreplace")
-        total += len(data)
-        if most is not None and total > most:
+        if most is not None and (total > most or values > MOST_VALUES):
             raise ValueError("it repeats a few bytes over and over")
         digest.update(f"{len(data)}:".encode() + data)
         if isinstance(value, torch.Tensor):

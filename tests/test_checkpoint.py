@@ -74,6 +74,12 @@ def test_what_does_not_fit_is_refused(contents, tmp_path, change, said):
         load_checkpoint(tmp_path / "changed.pth")
 
 
+def test_a_file_from_before_there_were_digests_is_told_from_a_damaged_one(contents, tmp_path):
+    del contents["digest"]
+    torch.save(contents, tmp_path / "old.pth")
+    assert "has no digest: an earlier version wrote it" in outcome(tmp_path / "old.pth")
+
+
 def outcome(path):
     """Return what loading says of a file: its contents, or the one line of its refusal."""
     try:
