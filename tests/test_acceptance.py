@@ -1,0 +1,151 @@
+"""What may come into a folder of photos, and what becomes of it: real runs of predict.py and train.py over it all.
+
+Each line of the tables is a file: its name, how to make it and, if it is refused, the reason that is given.
+"""
+
+import io
+import os
+import re
+import shutil
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+from support import QUICK, read, run_program
+
+
+def picture(width=64, height=48):
+    red, green = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([red, green, np.full_like(red, 90)], axis=-1).astype(np.uint8))
+
+
+def stored(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_that_claims(width, height):
+    """A PNG header with a right checksum, and no pixels behind it worth mentioning."""
+    small = stored(Image.new("RGB", (1, 1)), "PNG")
+    header = b"IHDR" + struct.pack(">II", width, height) + small[24:29]
+    return small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+PHOTO = stored(picture(), "JPEG")
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+GREY16 = Image.fromarray(np.linspace(0, 65535, 64 * 48, dtype=np.uint16).reshape(48, 64))
+FLOAT = Image.fromarray(np.linspace(0, 1, 64 * 48, dtype=np.float32).reshape(48, 64))
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n"
+
+OPENED = {
+    "jpeg.jpg": PHOTO,
+    "png named.jpg": stored(picture(), "PNG"),
+    "webp.webp": stored(picture(), "WEBP"),
+    "gif animated.gif": stored(picture(), "GIF", save_all=True, append_images=[Image.new("RGB", (64, 48))]),
+    "bmp.bmp": stored(picture(), "BMP"),
+    "tiff.tiff": stored(picture(), "TIFF"),
+    "cmyk.jpg": stored(picture().convert("CMYK"), "JPEG"),
+    "one bit.png": stored(picture().convert("1"), "PNG"),
+    "palette.png": stored(picture().convert("P"), "PNG", transparency=3),
+    "grey alpha.png": stored(picture().convert("LA"), "PNG"),
+    "transparent.png": stored(picture().convert("RGBA"), "PNG"),
+    "grey 16 bit.png": stored(GREY16, "PNG"),
+    "float.tiff": stored(FLOAT, "TIFF"),
+    "icc.jpg": stored(picture(), "JPEG", icc_profile=ICC),
+    "icc broken.jpg": stored(picture(), "JPEG", icc_profile=b"no profile"),
+    "exif broken.jpg": stored(picture(), "JPEG", exif=b"Exif\0\0broken"),
+    **{f"exif {turn}.jpg": stored(picture(), "JPEG", exif=turned(turn)) for turn in range(1, 9)},
+    "one pixel high.png": stored(picture(300, 1), "PNG"),
+    "one pixel.png": stored(picture(1, 1), "PNG"),
+    "panorama.png": stored(picture(20_000, 3), "PNG"),
+    "Ümläute 雛菊.jpg": PHOTO,
+    'Übung\'s "100 %" {x}.jpg': PHOTO,
+}
+REFUSED = {
+    "empty.jpg": (b"", "it is empty"),
+    "text.jpg": (b"I am a poem", "it is no JPEG"),
+    "truncated.jpg": (PHOTO[: len(PHOTO) // 2], "[Tt]runcated"),
+    "cut png.png": (stored(picture(), "PNG")[:60], ""),
+    "postscript.jpg": (POSTSCRIPT, "it is no JPEG"),
+    "pdf.png": (b"%PDF-1.4\n", "it is no JPEG"),
+    "svg.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it is no JPEG"),
+    "bomb.png": (png_that_claims(60_000, 60_000), "60000 x 60000 pixels are too many"),
+    "no pixels.png": (png_that_claims(0, 0), ""),
+}
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """A folder with all of it."""
+    folder = tmp_path_factory.mktemp("everything")
+    for name, data in {**OPENED, **{name: data for name, (data, _) in REFUSED.items()}}.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_predict_names_every_bad_file_and_predicts_every_good_one(everything, trained):
+    """In a real process, and in seconds."""
+    started = time.monotonic()
+    outcome = run_program("predict.py", everything, trained / "checkpoint.pth", "--top_k", 1)
+    assert time.monotonic() - started < 60
+    assert outcome.code == 2
+    headings = [line for line in outcome.out.splitlines() if not line.startswith("  ")]
+    assert headings == [str(everything / name) for name in sorted(OPENED)]
+    *warnings, last = outcome.err.splitlines()
+    assert last == f"predict.py: {len(REFUSED)} of {len(OPENED) + len(REFUSED)} photos could not be opened"
+    for line, name in zip(warnings, sorted(REFUSED), strict=True):
+        assert re.match(rf"warning: cannot open {re.escape(str(everything / name))}: .*{REFUSED[name][1]}", line)
+
+
+def test_train_stops_for_the_bad_files_or_goes_on_without_them(everything, flowers, run, train_into, tmp_path):
+    data = shutil.copytree(flowers, tmp_path / "data")
+    for path in everything.iterdir():
+        shutil.copy(path, data / "train" / "54")
+    os.mkfifo(data / "train" / "54" / "pipe.jpg")  # no photo, by rule
+    (data / "train" / "54" / "loop").symlink_to(data / "train" / "54")
+    import train
+
+    outcome = run(train, data, *QUICK, "--epochs", 1, "--save_dir", tmp_path / "out")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"{len(REFUSED)} photos cannot be used" in outcome.err
+    listed = (tmp_path / "out" / "run" / "bad_photos.txt").read_text().splitlines()
+    assert [line.split(": ")[0].rpartition("/")[2] for line in listed] == sorted(REFUSED)
+    train_into(tmp_path / "out", data, *QUICK, "--epochs", 1, "--skip_bad")
+    skipped = read(tmp_path / "out" / "checkpoint.pth")["training"]["skipped"]
+    assert [name.rpartition("/")[2] for name in skipped] == sorted(REFUSED)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0"},
+        {"COLUMNS": "20"},
+        {"TERM": "dumb"},
+        {"OMP_NUM_THREADS": "1"},
+        {"HOME": "/nowhere", "XDG_CACHE_HOME": "/proc/nowhere"},
+        {"PYTHONWARNINGS": "error"},
+    ],
+    ids=" ".join,
+)
+def test_it_works_wherever_it_is_run(flowers, tmp_path, environment):
+    """From another folder, by relative paths, under names that a C locale cannot show."""
+    (tmp_path / "雛菊").symlink_to(flowers)
+    program = os.path.relpath("train.py", tmp_path)
+    arguments = ("--arch", "cnn", "--epochs", 1, "--save_dir", "Ordner ü")
+    training = run_program(program, "雛菊", *arguments, cwd=tmp_path, **environment)
+    assert training.code == 0, training.err
+    assert training.err.count("going on without the feature cache") == ("XDG_CACHE_HOME" in environment)
+    photo = sorted((flowers / "test" / "54").iterdir())[0]
+    checkpoint = tmp_path / "Ordner ü" / "checkpoint.pth"
+    predicted = run_program(os.path.relpath("predict.py", tmp_path), photo, checkpoint, cwd=tmp_path, **environment)
+    assert (predicted.code, predicted.err, len(predicted.out.splitlines())) == (0, "", 5)
