@@ -4,7 +4,8 @@
 
 Trains undisturbed first; then the same with a real kill -9 after a random time (while it loads, while features are
 computed, between epochs, while files are written), each time going on with --resume, until it ends by itself. The
-checkpoint must then be the undisturbed run's, tensor for tensor. Features go into a cache that the kills hit too.
+checkpoint must then be the undisturbed run's, tensor for tensor. Features go into a cache that the kills hit too. All
+over again, until there were kills enough.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from pathlib import Path
 import torch
 
 PROJECT = Path(__file__).resolve().parent.parent
+EPOCHS = 200
+FILES = ("checkpoint.pth", "run/last.pth")
 # Every epoch's save is due, so that kills hit saving as well.
 CODE = "import sys, run_state, train; run_state.SAVE_EVERY = 0; train.main(sys.argv[1:])"
 
@@ -57,44 +60,50 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         common = [options.data_dir.resolve(), "--arch", options.arch, "--weights", "none", "--views", 6]
-        common += ["--epochs", 12 * options.kills]
+        common += ["--epochs", EPOCHS]
         begun = time.monotonic()
         finish(start(*common, "--save_dir", folder / "whole", "--cache_dir", folder / "cache of whole"))
-        longest = 2 * (time.monotonic() - begun) / options.kills  # so that the kills are spread over the whole run
-        kills = damaged = 0
-        last = folder / "parts" / "run" / "last.pth"
-        while True:
-            run = start(*common, "--save_dir", folder / "parts", "--cache_dir", folder / "cache", "--resume")
-            try:
-                run.wait(timeout=rng.uniform(1.0, 3.0 + longest) if kills < options.kills else None)
-            except subprocess.TimeoutExpired:
-                run.kill()
-                run.communicate()
-                kills += 1
-                damaged += last.exists() and not readable(last)
-                print(f"kill {kills}: after epoch {epoch_of(last)}", file=sys.stderr, flush=True)
-                continue
+        longest = (time.monotonic() - begun) / 4  # a run is killed a few times before it ends
+        kills = rounds = damaged = others = 0
+        while kills < options.kills:
+            parts = folder / f"parts {rounds}"
+            killed, broken = kill_until_done(common, parts, rng, longest, options.kills - kills)
+            others += not all(same(read(folder / "whole" / file), read(parts / file)) for file in FILES)
+            kills, rounds, damaged = kills + killed, rounds + 1, damaged + broken
+            print(f"round {rounds}: {killed} kills", file=sys.stderr, flush=True)
+    print(f"{kills} kills, {kills} resumes in {rounds} runs: {damaged} damaged files, {others} other checkpoints")
+    sys.exit(damaged + others > 0)
+
+
+def kill_until_done(common: list, parts: Path, rng: random.Random, longest: float, most: int) -> tuple[int, int]:
+    """Train into a new folder, killed at most so many times; return the kills and the damaged files they left."""
+    kills = damaged = 0
+    while True:
+        run = start(*common, "--save_dir", parts, "--cache_dir", parts / "cache", "--resume")
+        try:
+            run.wait(timeout=rng.uniform(1.0, 3.0 + longest) if kills < most else None)
+        except subprocess.TimeoutExpired:
+            run.kill()
+            run.communicate()
+            kills += 1
+            damaged += sum(not readable(parts / file) for file in FILES if (parts / file).exists())
+        else:
             finish(run)
-            break
-        files = ("checkpoint.pth", "run/last.pth")
-        pairs = [[torch.load(folder / part / file, weights_only=True) for part in ("whole", "parts")] for file in files]
-    equal = all(same(*pair) for pair in pairs)
-    print(f"{kills} kills, {kills} resumes, {damaged} damaged files, {'the same' if equal else 'ANOTHER'} checkpoint")
-    sys.exit(not equal or damaged > 0)
+            return kills, damaged
+
+
+def read(path: Path) -> dict:
+    """Return what a file of tensors holds."""
+    return torch.load(path, weights_only=True)
 
 
 def readable(path: Path) -> bool:
     """Say whether a file of tensors is whole."""
     try:
-        torch.load(path, weights_only=True)
+        read(path)
     except Exception:
         return False
     return True
-
-
-def epoch_of(path: Path) -> int:
-    """Return the epoch that a state has reached, 0 without one."""
-    return torch.load(path, weights_only=True)["epoch"] if path.exists() else 0
 
 
 if __name__ == "__main__":

@@ -101,6 +101,14 @@ def test_the_readmes_table_lists_the_options_of_help(command, run):
             assert table[flag] == default, flag
 
 
+def test_the_tests_that_the_readme_names_exist():
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", readme)
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}(" in (PROJECT / "tests" / file).read_text(encoding="utf-8"), (file, test)
+
+
 def test_control_sequences_and_bytes_that_are_no_text_are_escaped():
     assert printable("rose 雛菊 é") == "rose 雛菊 é"
     assert printable("\x1b[31mred\n\udcff") == "\\x1b[31mred\\n\\udcff"
