@@ -216,7 +216,7 @@ def warn_of_copies(splits: Splits) -> None:
     for split in filter(None, (splits.valid, splits.test)):
         copies = []
         for size, photos in by_size(split).items():
-            known = {contents(splits.train.root / photo) for photo in trained.get(size, ())}
+            known = {contents(splits.train.root / photo) for photo in trained.get(size, ()) if size}
             copies += [photo for photo in photos if known and contents(split.root / photo) in known]
         if copies:
             warn(

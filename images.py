@@ -65,7 +65,7 @@ def load_image(path: Path, shorter_side: int | None = None) -> Image.Image:
 
     The format is told by the content, not by the name. Transparent pixels show white, 16-bit grey is scaled to 8. With
     `shorter_side` (pixels) a large picture may come smaller, but no smaller than that: a camera's photo is then opened
-    in a third of the time, and the largest that are allowed in a quarter of the memory.
+    in a third of the time.
     Raises ImageError, with the path and the reason, for whatever cannot be opened.
     """
     try:

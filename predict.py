@@ -33,6 +33,7 @@ from model_utils import Checkpoint, Classifier, load_checkpoint
 from terminal import InputError, counted, note, percent, printable, progress, warn
 
 DEFAULT_TOP_K = 5
+PLOTTED_SIDE = 1024  # pixels of a photo's shorter side that a plot can show
 
 Ranking = list[tuple[str, float]]  # names and probabilities, likeliest first
 
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.plot:
             from plots import draw_prediction
 
-            draw_prediction(arguments.plot, load_image(photo), printable(photo.name), likeliest)
+            draw_prediction(arguments.plot, load_image(photo, PLOTTED_SIDE), printable(photo.name), likeliest)
     report_bad(bad, len(photos))
 
 

@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -113,10 +114,13 @@ class TrainState:
         }
         return row
 
-    def leave_out(self, photos: list[str]) -> None:
-        """Record the photos that training goes without. Raises InputError where a resumed run had others."""
+    def leave_out(self, photos: list[str], tested: Collection[str]) -> None:
+        """Record the photos that the run goes without.
+
+        Raises InputError where a resumed run had others, but for those that are only `tested` at the end.
+        """
         before = self.finished["training"].get("skipped", photos)
-        if changed := sorted(set(before) ^ set(photos)):
+        if changed := sorted((set(before) ^ set(photos)) - set(tested)):
             raise InputError(
                 f"--resume: {counted(len(changed), 'photo')} could be opened before and cannot now, or the other way "
                 f"round ({few(changed)}); put that back, or train without --resume"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickletools
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,8 @@ from terminal import InputError, RunError, reason_of
 
 DIGEST = "digest"  # the key of the digest of all the rest
 MOST_VALUES = 2 * 10**6  # numbers, names and lists; the history of 100,000 epochs has 1,300,000
+MOST_TEXT = 10**8  # bytes of their names and values, beside the tensors'
+PLAIN_GLOBALS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
 MOST_NAMES = 10  # under which the same stored bytes may appear in a file; we use up to three
 
 
@@ -48,6 +52,23 @@ def check_zip(path: Path) -> None:
             raise ValueError("it is compressed")
         if sum(entry.file_size for entry in archive.infolist()) > size:
             raise ValueError("it claims to hold more than its length")
+        for entry in archive.infolist():
+            if entry.filename.endswith("data.pkl"):
+                check_pickle(archive.read(entry))
+
+
+def check_pickle(data: bytes) -> None:
+    """Raise ValueError for a pickle that holds anything but plain values and tensors.
+
+    torch runs no stranger's code, but it would make a bytearray of any size that a few bytes ask for.
+    """
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        if count > MOST_VALUES * 10:
+            raise ValueError("it is endless")
+        if opcode.name == "GLOBAL" and not PLAIN_GLOBALS.fullmatch(argument):
+            raise ValueError(f"it holds {argument}, which train.py never writes")
+        if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
+            raise ValueError(f"it holds {opcode.name}, which train.py never writes")
 
 
 def check_digest(path: Path, contents: dict[str, object]) -> None:
@@ -55,7 +76,9 @@ def check_digest(path: Path, contents: dict[str, object]) -> None:
     if DIGEST not in contents:
         raise InputError(f"{path} has no digest: an earlier version wrote it, or another program; train again")
     try:
-        same = digest_of({**contents, DIGEST: None}, most=MOST_NAMES * path.stat().st_size) == contents.get(DIGEST)
+        same = digest_of({**contents, DIGEST: None}, most=MOST_NAMES * path.stat().st_size + MOST_TEXT) == contents.get(
+            DIGEST
+        )
     except (OverflowError, RecursionError, RuntimeError, TypeError, ValueError) as error:  # what we never write
         raise InputError(f"{path} is no checkpoint that train.py wrote ({reason_of(error)})") from error
     if not same:
@@ -83,6 +106,7 @@ def digest_of(contents: dict[str, object], most: int | None = None) -> str:
         else:
             text = f"{type(value).__name__} {value!r}"
         data = text.encode("utf-8", "backslashreplace")
+        total += len(data)
         if most is not None and (total > most or values > MOST_VALUES):
             raise ValueError("it repeats a few bytes over and over")
         digest.update(f"{len(data)}:".encode() + data)

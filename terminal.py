@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import gc
 import os
+import re
 import signal
 import sys
 import traceback
@@ -24,6 +25,7 @@ from tqdm import tqdm
 EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2
 OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
 STOPPING = {signal.SIGINT, signal.SIGTERM}
+STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 LONGEST_REASON = 160  # letters of another library's error message that are passed on
 FEW = 3  # how many items a message names before it only counts the rest
 
@@ -88,8 +90,8 @@ def nearest(word: str, known: Iterable[str], most: int = 4) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Escape what is no character to be seen: control sequences, and the bytes of a name that is no text."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    """Escape what would steer the terminal or cannot be encoded: controls, line and text direction, stray bytes."""
+    return "".join(ascii(letter)[1:-1] if STEERING.fullmatch(letter) else letter for letter in text)
 
 
 def percent(probability: float, digits: int) -> str:
@@ -142,18 +144,22 @@ def run(main: Callable[[], None], as_program: bool = False) -> NoReturn:
     if as_program:
         gc.freeze()  # what has been loaded stays, and need not be searched
         gc.enable()
-        for number in STOPPING:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell sets it for what runs in the background
-                signal.signal(number, stop)
+        for number in heeded():
+            signal.signal(number, stop)
     code = outcome_of(main)
     if as_program:
         leave(code)
     sys.exit(code)
 
 
+def heeded() -> list[int]:
+    """Return the signals that ask to end, without those that a shell has told what runs in the background to ignore."""
+    return [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def stop(number: int, _: FrameType | None) -> NoReturn:
     """Answer a signal: let what runs bring itself to safety, unless a second signal says not to."""
-    for other in STOPPING:
+    for other in heeded():
         signal.signal(other, lambda again, _: os._exit(128 + again))
     raise Stopped(number)
 
@@ -165,7 +171,7 @@ def undisturbed() -> Iterator[None]:
     Blocking them for this thread would not do: the system then gives them to one of torch's.
     """
     came: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPPING}
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in heeded()}
     try:
         yield
     finally:

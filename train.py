@@ -56,7 +56,8 @@ def fit(config: TrainConfig, run_folder: RunFolder) -> None:
     # The backbone runs here, over what the first epoch needs; further views wait for the epochs that use them.
     views = min(config.views, config.epochs)
     train, valid, test = extract_inputs(classifier, splits, config.seed, device, open_cache(config), views)
-    state.leave_out(check_bad_photos(config, run_folder, splits.classes, train, valid, test))
+    skipped = check_bad_photos(config, run_folder, splits.classes, train, valid, test)
+    state.leave_out(skipped, tested=splits.test.photos if splits.test else ())
     try:
         while state.epoch < config.epochs:
             row = state.record(*run_epoch(config, state, train, valid))
@@ -128,9 +129,7 @@ def check_bad_photos(
         warn(f"going on without {counted(len(bad), 'photo')} that cannot be opened, {listed}")
     for inputs in (train, *others):
         if inputs and not inputs.used:
-            raise InputError(
-                f"none of the {inputs.split.name} photos can be opened: repair some, or remove their folder"
-            )
+            raise InputError(f"none of the {inputs.split.name} photos can be opened: repair some")
     if lost := set(train.split.labels) - set(train.labels.tolist()):
         names = few([classes[label] for label in sorted(lost)])
         raise InputError(f"no training photo can be opened of {names}: repair some, or remove the class")

@@ -6,6 +6,7 @@ import random
 import resource
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -128,6 +129,10 @@ def test_a_file_that_unpacks_to_more_than_it_is_takes_no_memory(contents, tmp_pa
     torch.save({**contents, "state_dict": state}, tmp_path / "strides.pth")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "a tensor is larger than what is stored of it" in outcome(tmp_path / "strides.pth")
+    torch.save({**contents, "history": bytearray(5)}, tmp_path / "bytearray.pth")
+    assert "it holds builtins bytearray" in outcome(tmp_path / "bytearray.pth").replace("__builtin__", "builtins")
+    torch.save({**contents, "history": ["x" * 200_000] * 20_000}, tmp_path / "text.pth")
+    assert "over and over" in outcome(tmp_path / "text.pth")
     laughs = [0]
     for _ in range(40):
         laughs = [laughs, laughs]
@@ -142,6 +147,11 @@ def test_files_of_other_kinds_are_refused(trained, tmp_path):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(InputError, match=f"{name} is no checkpoint"):
             load_checkpoint(tmp_path / name)
+    with tarfile.open(tmp_path / "tar.pth", "w") as archive:  # torch's own format, long ago
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            archive.addfile(tarfile.TarInfo(name))
+    with pytest.raises(InputError, match=r"tar\.pth is no checkpoint"):
+        load_checkpoint(tmp_path / "tar.pth")
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
     with pytest.raises(InputError, match="holds a Tensor"):
         load_checkpoint(tmp_path / "tensor.pth")

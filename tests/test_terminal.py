@@ -110,7 +110,8 @@ def test_the_tests_that_the_readme_names_exist():
 
 
 def test_control_sequences_and_bytes_that_are_no_text_are_escaped():
-    assert printable("rose 雛菊 é") == "rose 雛菊 é"
+    for name in ("rose 雛菊 é", "fire\xa0lily", "バラ\u3000赤", "گل\u200cسرخ"):
+        assert printable(name) == name
     assert printable("\x1b[31mred\n\udcff") == "\\x1b[31mred\\n\\udcff"
 
 
@@ -121,6 +122,22 @@ def test_an_interrupt_while_modules_load_is_no_traceback():
     )
     assert done.stderr == "interrupted\n"
     assert done.returncode == -signal.SIGINT  # which a shell shows as 130
+
+
+def test_a_second_interrupt_leaves_at_once():
+    """While what the first one asked for takes its time."""
+    code = (
+        "import terminal, time\n"
+        "def main():\n"
+        "    try: print('ready', flush=True); time.sleep(60)\n"
+        "    finally: print('saving', flush=True); time.sleep(60)\n"
+        "terminal.run(main, as_program=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    for word in ("ready", "saving"):
+        assert process.stdout.readline() == f"{word}\n"
+        process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
 
 
 def test_an_unexpected_error_is_a_line_and_with_debug_a_traceback():
