@@ -1,8 +1,7 @@
 """One photo, from its file to the pixels a model takes; train and predict share it.
 
 `load_image` opens a file as upright RGB. `Preprocessing` says in plain numbers what a backbone expects, and travels
-with the weights inside the checkpoint. `open_views` opens a photo and cuts
-the squares of pixels out of it.
+with the weights inside the checkpoint. `open_views` opens a photo and cuts the squares of pixels out of it.
 """
 
 from __future__ import annotations
@@ -87,7 +86,8 @@ def trouble_with(path: Path, error: Exception) -> str:
 
 def open_upright(path: Path, shorter_side: int | None) -> Image.Image:
     """Decode a photo, turn it upright, and make RGB of it."""
-    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ValueError("it is no regular file")  # reading a pipe, say, might wait for ever
     with Image.open(path, formats=photo_formats()) as image:
         if image.width * image.height > MAX_PIXELS:

@@ -75,10 +75,9 @@ def check_digest(path: Path, contents: dict[str, object]) -> None:
     """Raise InputError unless the contents, read from `path`, are bit for bit what was written there."""
     if DIGEST not in contents:
         raise InputError(f"{path} has no digest: an earlier version wrote it, or another program; train again")
+    most = MOST_NAMES * path.stat().st_size + MOST_TEXT
     try:
-        same = digest_of({**contents, DIGEST: None}, most=MOST_NAMES * path.stat().st_size + MOST_TEXT) == contents.get(
-            DIGEST
-        )
+        same = digest_of({**contents, DIGEST: None}, most) == contents[DIGEST]
     except (OverflowError, RecursionError, RuntimeError, TypeError, ValueError) as error:  # what we never write
         raise InputError(f"{path} is no checkpoint that train.py wrote ({reason_of(error)})") from error
     if not same:
@@ -88,8 +87,8 @@ def check_digest(path: Path, contents: dict[str, object]) -> None:
 def digest_of(contents: dict[str, object], most: int | None = None) -> str:
     """Return a digest of nested plain values and tensors.
 
-    Raises ValueError for a tensor that is larger than its storage, and with `most` for tensors of more bytes in all or
-    for too many values: a list of lists of the same list is short in a file and endless to walk.
+    Raises ValueError for a tensor that is larger than its storage, and with `most` for more bytes in all or for too
+    many values: a list of lists of the same list is short in a file and endless to walk.
     """
     digest, total, values = hashlib.sha256(), 0, 0
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2
 OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
 STOPPING = {signal.SIGINT, signal.SIGTERM}
+# Letters that steer a terminal or have no encoding: controls, line and text direction, stray bytes of a file's name
 STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 LONGEST_REASON = 160  # letters of another library's error message that are passed on
 FEW = 3  # how many items a message names before it only counts the rest
@@ -90,7 +91,7 @@ def nearest(word: str, known: Iterable[str], most: int = 4) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Escape what would steer the terminal or cannot be encoded: controls, line and text direction, stray bytes."""
+    """Escape what would steer the terminal or cannot be encoded."""
     return "".join(ascii(letter)[1:-1] if STEERING.fullmatch(letter) else letter for letter in text)
 
 
