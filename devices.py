@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
+import threading
 
 import torch
 
@@ -17,6 +19,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 def choose_device(gpu: bool) -> torch.device:
     """Return CUDA, else Apple's MPS, else (with a warning) the CPU; without `gpu` the CPU."""
     keep_freed_memory()
+    if not can_start_threads():
+        torch.set_num_threads(1)  # OpenMP, refused a thread, would end the process
     if not gpu:
         return torch.device("cpu")
     if torch.cuda.is_available():
@@ -25,6 +29,22 @@ def choose_device(gpu: bool) -> torch.device:
         return torch.device("mps")
     warn("--gpu: neither CUDA nor Apple's MPS is to be had here; going on on the CPU")
     return torch.device("cpu")
+
+
+@functools.cache
+def can_start_threads() -> bool:
+    """Say whether the system gives threads, two a core (torch's and ours); where it does not, warn once."""
+    done = threading.Event()
+    threads = [threading.Thread(target=done.wait, daemon=True) for _ in range(2 * torch.get_num_threads())]
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError:  # a limit on processes, as shared hosts and containers have it
+        warn("the system gives no more threads (see `ulimit -u`): going on with one, which is slower")
+        return False
+    finally:
+        done.set()
+    return True
 
 
 def keep_freed_memory() -> None:

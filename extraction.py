@@ -8,6 +8,7 @@ backbone. So on a CPU decoding and computing never wait for each other, and what
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 import time
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from devices import MICRO_BATCH
+from devices import MICRO_BATCH, can_start_threads
 from images import ImageError
 from model_utils import Classifier
 
@@ -93,8 +94,11 @@ def in_order(
 ) -> Iterator[Extracted]:
     """Share the work among threads and yield the results in its order, few of them waiting at any time.
 
-    On an error or an interrupt the work that has not begun is dropped.
+    On an error or an interrupt the work that has not begun is dropped. Where no threads can be had, this one works.
     """
+    if not can_start_threads():
+        yield from itertools.starmap(run, work)
+        return
     with shared_cores(device, most_workers) as workers, contextlib.ExitStack() as stack:
         pool = ThreadPoolExecutor(workers)  # begins its threads with the number of torch's threads that is set now
         stack.callback(pool.shutdown, cancel_futures=True)

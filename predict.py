@@ -43,12 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = build_parser().parse(argv)
     photos = find_all(arguments.images)
     check_options(arguments, photos)
+    device = choose_device(arguments.gpu)
     checkpoint = load_checkpoint(arguments.checkpoint)
     if arguments.category_names:
         checkpoint.category_names = load_category_names(arguments.category_names, checkpoint.classes)
     top_k = number_of_rows(arguments.top_k, checkpoint)
 
-    device = choose_device(arguments.gpu)
     bad: list[ImageError] = []
     for photo, outcome in classify(checkpoint.classifier.place(device), photos, device):
         if isinstance(outcome, ImageError):
@@ -91,6 +91,10 @@ def classify(
             outcomes: dict[int, torch.Tensor | ImageError] = dict(done.errors)
             if done.indices:
                 logits = classifier.trainee(done.rows[0].to(device))  # (B, C)
+                if not logits.isfinite().all():
+                    raise InputError(
+                        "the checkpoint answers with what is no number: its weights are broken; train again"
+                    )
                 outcomes |= zip(done.indices, logits.softmax(dim=1).cpu(), strict=True)
             for index in sorted(outcomes):
                 yield photos[index], outcomes[index]

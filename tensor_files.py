@@ -19,6 +19,7 @@ DIGEST = "digest"  # the key of the digest of all the rest
 MOST_VALUES = 2 * 10**6  # numbers, names and lists; the history of 100,000 epochs has 1,300,000
 MOST_TEXT = 10**8  # bytes of their names and values, beside the tensors'
 PLAIN_GLOBALS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
+NOT_TUPLES = {"BINUNICODE", "EMPTY_DICT", "EMPTY_LIST", "GLOBAL", "REDUCE"}  # opcodes: what they leave, in our files
 MOST_NAMES = 10  # under which the same stored bytes may appear in a file; we use up to three
 
 
@@ -60,8 +61,11 @@ def check_zip(path: Path) -> None:
 def check_pickle(data: bytes) -> None:
     """Raise ValueError for a pickle that holds anything but plain values and tensors.
 
-    torch runs no stranger's code, but it would make a bytearray of any size that a few bytes ask for.
+    torch runs no stranger's code, but it would make a bytearray of any size that a few bytes ask for; and a tuple of
+    twice the same tuple, nested so 60 times and used as a key, would keep it busy for ever.
     """
+    repeatable: set[int] = set()  # numbers under which the pickle may ask again for what it held before
+    before = ""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if count > MOST_VALUES * 10:
             raise ValueError("it is endless")
@@ -69,6 +73,11 @@ def check_pickle(data: bytes) -> None:
             raise ValueError(f"it holds {argument}, which train.py never writes")
         if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
             raise ValueError(f"it holds {opcode.name}, which train.py never writes")
+        if opcode.name.endswith("PUT"):
+            (repeatable.add if before in NOT_TUPLES else repeatable.discard)(argument)
+        if opcode.name.endswith("GET") and argument not in repeatable:
+            raise ValueError("it holds the same tuple twice, as train.py never writes")
+        before = opcode.name
 
 
 def check_digest(path: Path, contents: dict[str, object]) -> None:
@@ -134,8 +143,13 @@ def write_atomically(path: Path, contents: dict[str, object]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise RunError(f"cannot write {path} ({reason_of(error)}); what was there before is untouched") from error
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # torch reports a full disk as a RuntimeError of its own, behind it the system's
+        system = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = reason_of(getattr(system, "strerror", None) or system)
+        raise RunError(f"cannot write {path} ({reason}); what was there before is untouched") from error
     finally:
         temporary.unlink(missing_ok=True)
 

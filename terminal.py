@@ -28,6 +28,7 @@ STOPPING = {signal.SIGINT, signal.SIGTERM}
 # Letters that steer a terminal or have no encoding: controls, line and text direction, stray bytes of a file's name
 STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 LONGEST_REASON = 160  # letters of another library's error message that are passed on
+tqdm.monitor_interval = 0  # no thread that watches over the bars: with miniters=1 they need none
 FEW = 3  # how many items a message names before it only counts the rest
 
 
@@ -121,6 +122,7 @@ def progress(total: int, what: str, unit: str, hidden: bool = False) -> tqdm:
         unit_scale=False,
         leave=False,
         delay=1,
+        miniters=1,
         disable=quiet,
         dynamic_ncols=True,
     )

@@ -63,7 +63,7 @@ def fit(config: TrainConfig, run_folder: RunFolder) -> None:
             row = state.record(*run_epoch(config, state, train, valid))
             report_epoch(row, config)
             run_folder.save_if_due(state)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):  # nobody reads stdout any more
         if state.epoch:
             note(f"stopped after epoch {state.epoch}; the same command with --resume goes on from there")
         raise

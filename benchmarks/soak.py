@@ -18,6 +18,11 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tensor_files import check_digest, read_tensors
+from terminal import InputError
+
 PROJECT = Path(__file__).resolve().parent.parent
 EPOCHS = 200
 FILES = ("checkpoint.pth", "run/last.pth")
@@ -98,10 +103,10 @@ def read(path: Path) -> dict:
 
 
 def readable(path: Path) -> bool:
-    """Say whether a file of tensors is whole."""
+    """Say whether a file of tensors is bit for bit what was written."""
     try:
-        read(path)
-    except Exception:
+        check_digest(path, read_tensors(path))
+    except InputError:
         return False
     return True
 

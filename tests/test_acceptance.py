@@ -8,13 +8,15 @@ import os
 import re
 import shutil
 import struct
+import subprocess
+import sys
 import time
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from support import QUICK, read, run_program
+from support import PROJECT, QUICK, read, run_program
 
 
 def picture(width=64, height=48):
@@ -149,3 +151,49 @@ def test_it_works_wherever_it_is_run(flowers, tmp_path, environment):
     checkpoint = tmp_path / "Ordner ü" / "checkpoint.pth"
     predicted = run_program(os.path.relpath("predict.py", tmp_path), photo, checkpoint, cwd=tmp_path, **environment)
     assert (predicted.code, predicted.err, len(predicted.out.splitlines())) == (0, "", 5)
+
+
+def test_a_path_in_the_manner_of_windows_is_taken_by_the_letter(flowers, trained, tmp_path):
+    r"""Here a backslash is a letter like any other: it names a file that has it, and no file in a folder."""
+    photo = shutil.copy(flowers / "test" / "54" / "drawn_000.jpg", tmp_path / r"C:\photos\rose 1.JPG")
+    assert run_program("predict.py", photo, trained / "checkpoint.pth").code == 0
+    for program in (("predict.py", r"C:\photos\rose 2.JPG", trained / "checkpoint.pth"), ("train.py", r"C:\photos")):
+        outcome = run_program(*program)
+        assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (2, "", 1)
+        assert program[1] in outcome.err
+
+
+def test_a_full_disk_ends_the_run_with_the_reason(flowers, tmp_path):
+    """A real file system of 200 kB, where this may be made."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", tmp_path], check=False).returncode:
+        pytest.skip("no file systems may be mounted here")
+    try:
+        outcome = run_program("train.py", flowers, "--arch", "cnn", "--epochs", 1, "--save_dir", tmp_path)
+        assert outcome.code == 1
+        assert outcome.err.endswith("last.pth (No space left on device); what was there before is untouched\n")
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_where_no_threads_can_be_had_one_does_it_all(flowers, tmp_path):
+    """The system's own limit, which does not hold for the superuser: hence another user, who may read everything."""
+    limited = ["bash", "-c", 'ulimit -u 1 && exec "$@"', "bash"]
+    if os.geteuid() == 0:
+        may = "+dac_override,+dac_read_search"
+        limited = ["setpriv", "--reuid=65534", f"--inh-caps={may}", f"--ambient-caps={may}", *limited]
+    if not shutil.which(limited[0]):
+        pytest.skip(f"no {limited[0]} here")
+    saved = []
+    for command in ([], limited):
+        save_dir = tmp_path / f"{len(command)}"
+        arguments = [*QUICK, "--epochs", "1", "--no_cache", "--save_dir", save_dir]
+        done = subprocess.run(
+            [*command, sys.executable, "train.py", flowers, *arguments],
+            cwd=PROJECT, env={**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("the system gives no more threads") == bool(command)
+        saved.append(read(save_dir / "checkpoint.pth")["history"])
+    assert saved[0][0]["train_loss"] == pytest.approx(saved[1][0]["train_loss"], rel=1e-3)

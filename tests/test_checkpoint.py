@@ -141,6 +141,24 @@ def test_a_file_that_unpacks_to_more_than_it_is_takes_no_memory(contents, tmp_pa
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
+def test_a_key_that_would_take_for_ever_to_hash_is_refused(trained, tmp_path):
+    """A tuple of twice the same tuple, 60 times over: 2^60 tuples to hash, in a pickle of 400 bytes."""
+    nested = b"K\0K\0\x86q\0" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60))
+    with zipfile.ZipFile(trained / "checkpoint.pth") as whole, zipfile.ZipFile(tmp_path / "key.pth", "w") as changed:
+        for entry in whole.infolist():
+            is_pickle = entry.filename.endswith("data.pkl")
+            changed.writestr(entry.filename, b"\x80\x02}" + nested + b"K\0s." if is_pickle else whole.read(entry))
+    assert "the same tuple twice" in outcome(tmp_path / "key.pth")
+
+
+def test_weights_that_are_no_numbers_predict_nothing(run, contents, flowers, tmp_path):
+    contents["state_dict"]["head.0.bias"].fill_(float("nan"))
+    write_atomically(tmp_path / "nan.pth", contents)
+    outcome = run(predict, flowers / "test" / "54" / "drawn_000.jpg", tmp_path / "nan.pth")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "answers with what is no number" in outcome.err
+
+
 def test_files_of_other_kinds_are_refused(trained, tmp_path):
     whole = (trained / "checkpoint.pth").read_bytes()
     for name, data in {"empty": b"", "text": b"hello", "half": whole[: len(whole) // 2], "cut": whole[:-1]}.items():
@@ -181,7 +199,7 @@ def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, path], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
     )
-    assert "RunError: cannot write" in done.stderr
+    assert f"RunError: cannot write {path} (File too large); what was there" in done.stderr
     assert read_tensors(path)["value"] == 1
     assert list(tmp_path.iterdir()) == [path]
 

@@ -157,6 +157,14 @@ def test_a_reader_that_leaves_early_gets_no_traceback(flowers, trained):
     assert done.stderr == ""
 
 
+def test_training_says_where_it_stopped_when_nobody_reads_on(flowers, tmp_path):
+    shell = f"{sys.executable} train.py {flowers} --arch cnn --epochs 400 --save_dir {tmp_path} | head -1"
+    done = subprocess.run(["sh", "-c", shell], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("epoch   1/400")
+    assert re.search(r"stopped after epoch \d+; the same command with --resume goes on from there\n$", done.stderr)
+    assert (tmp_path / "checkpoint.pth").exists()
+
+
 def test_a_progress_bar_shows_on_a_terminal():
     """A real pseudo-terminal on stderr."""
     code = "import terminal, time\nwith terminal.progress(20, 'photos', 'photo') as bar:\n" + (
