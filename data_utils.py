@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,12 +249,14 @@ def load_category_names(path: Path | None, classes: tuple[str, ...] | list[str])
     """
     if path is None:
         return {}
+    if path.exists() and not path.is_file():
+        raise InputError(f"--category_names: {path} is no file")  # but a folder, or a pipe that might never end
     try:
-        names = json.loads(path.read_text(encoding="utf-8-sig"))
+        names = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=without_repetition)
     except OSError as error:
         raise InputError(f"--category_names: cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"--category_names: {path} is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"--category_names: {path} is not JSON of names: {error}") from None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise InputError(f'--category_names: {path} must map class folders to names, as in {{"21": "fire lily"}}')
     if missing := [name for name in classes if name not in names]:
@@ -263,3 +266,11 @@ def load_category_names(path: Path | None, classes: tuple[str, ...] | list[str])
             f"without a name: {few(missing)}" + (f" ({close[0]!r} has one)" if close else "")
         )
     return {name: names[name] for name in classes if name in names}
+
+
+def without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make a mapping of what a JSON file holds. Raises ValueError for a key that it gives two values."""
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r} is given twice")
+    return mapping

@@ -129,9 +129,10 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 def eight_bits(grey: np.ndarray) -> np.ndarray:
     """Scale grey values (H, W) to 0…255 by the range their type and size imply: 1.0, 255, 65535, or their own."""
-    values = np.nan_to_num(grey.astype(np.float64))
     is_float = np.issubdtype(grey.dtype, np.floating)
-    highest, lowest = values.max(), min(values.min(), 0.0)
+    finite = grey[np.isfinite(grey)].astype(np.float64)
+    highest, lowest = finite.max(initial=0.0), finite.min(initial=0.0)
+    values = np.nan_to_num(grey.astype(np.float64), nan=0.0, posinf=highest, neginf=lowest)
     ranges = (1.0, 255.0, 65535.0) if is_float else (65535.0,)
     top = next((limit for limit in ranges if highest <= limit), highest)
     return np.round((values - lowest) * (255.0 / (top - lowest))).astype(np.uint8)
@@ -165,7 +166,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         sizes_fit = 1 <= self.crop_size <= self.resize_size <= MAX_SIDE
-        are_numbers = all(isinstance(number, int | float) for number in (*self.mean, *self.std))
+        are_numbers = all(isinstance(number, int | float) and abs(number) < 1e6 for number in (*self.mean, *self.std))
         numbers_fit = are_numbers and len(self.mean) == len(self.std) == 3 and min(self.std) > 0
         if not (sizes_fit and numbers_fit and self.interpolation in ("bilinear", "bicubic")):
             raise ValueError(f"{self} makes no sense")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,13 +19,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from backbones import Backbone, empty_backbone, fold_batch_norms
+from backbones import Backbone, empty_backbone, fold_batch_norms, known_archs
 from devices import has_bfloat16
 from images import Preprocessing
 from tensor_files import check_digest, read_tensors, write_atomically
 from terminal import InputError, is_out_of_memory, reason_of
 
-FORMAT_VERSION = 1
+MOST_LAYERS = 100  # of a head, hidden
+FORMAT_VERSION = 2  # 1 had no temperature
 
 
 # ------------------------------------------------------------------------------------------------------------- model
@@ -170,6 +172,12 @@ class Checkpoint:
     category_names: dict[str, str] = field(default_factory=dict)  # class folder -> what people call it
     training: dict[str, object] = field(default_factory=dict)  # epoch, epochs, learning_rate, …
     history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch
+    temperature: float = 1.0  # by which logits are divided before they become probabilities
+
+    @property
+    def names(self) -> list[str]:
+        """What people call the classes, in the order of the logits."""
+        return [self.category_names.get(name, name) for name in self.classes]
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, trained: Mapping[str, torch.Tensor] | None = None) -> None:
@@ -189,6 +197,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, trained: Mapping[str, to
         "preprocessing": plain(preprocessing),
         "training": checkpoint.training,
         "history": checkpoint.history,
+        "temperature": checkpoint.temperature,
         "state_dict": classifier.state_with(trained or {}),
     }
     write_atomically(path, contents)
@@ -215,9 +224,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(
             classifier=rebuild_classifier(contents),
             classes=tuple(contents["class_to_idx"]),
-            category_names=dict(contents["category_names"]),
+            category_names=contents["category_names"],
             training=contents["training"],
             history=contents["history"],
+            temperature=temperature_of(contents),
         )
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if is_out_of_memory(error):
@@ -226,10 +236,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path} is damaged or was changed by hand ({what})") from error
 
 
+def temperature_of(contents: Mapping[str, object]) -> float:
+    """Return the temperature; files of format 1 have none. Raises ValueError for one that makes no sense."""
+    temperature = contents.get("temperature", 1.0)
+    if not isinstance(temperature, float) or not 0 < temperature < math.inf:
+        raise ValueError(f"a temperature of {temperature}")
+    return temperature
+
+
 def rebuild_classifier(contents: Mapping[str, object]) -> Classifier:
     """Build the classifier without memory for its tensors, and assign the file's to it."""
-    if list(contents["class_to_idx"].values()) != list(range(len(contents["class_to_idx"]))):
+    if contents["arch"] not in known_archs():  # torchvision has others, which would be asked for and may download
+        raise ValueError(f"there is no architecture {contents['arch']!r}")
+    if len(contents["hidden_units"]) > MOST_LAYERS:
+        raise ValueError(f"{len(contents['hidden_units'])} hidden layers")
+    classes = contents["class_to_idx"]
+    if len(classes) < 2 or list(classes.values()) != list(range(len(classes))):
         raise ValueError("class_to_idx does not count from 0")
+    names = contents["category_names"]
+    if not all(isinstance(name, str) for name in (*classes, *names, *names.values())):
+        raise ValueError("names that are no text")
     config = ModelConfig(
         arch=contents["arch"],
         hidden_units=tuple(contents["hidden_units"]),

@@ -67,7 +67,7 @@ class RunError(Exception):
 
 def note(message: str) -> None:
     """Tell the person something that is neither a result nor trouble."""
-    print(message, file=sys.stderr, flush=True)
+    print(shown(message), file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
@@ -94,6 +94,11 @@ def nearest(word: str, known: Iterable[str], most: int = 4) -> list[str]:
 def printable(text: str) -> str:
     """Escape what would steer the terminal or cannot be encoded."""
     return "".join(ascii(letter)[1:-1] if STEERING.fullmatch(letter) else letter for letter in text)
+
+
+def shown(message: str) -> str:
+    """Make each line of a message printable: it may quote a file's name, or what a stranger's file holds."""
+    return "\n".join(printable(line) for line in message.split("\n"))
 
 
 def percent(probability: float, digits: int) -> str:
@@ -234,5 +239,5 @@ def complain(message: str, code: int) -> int:
     """Print an error, with its traceback where FLOWERS_DEBUG asks for it, and return the exit code."""
     if os.environ.get("FLOWERS_DEBUG"):
         traceback.print_exc()
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
+    print(f"{Path(sys.argv[0]).name}: {shown(message)}", file=sys.stderr, flush=True)
     return code

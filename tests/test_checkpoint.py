@@ -3,7 +3,9 @@
 import os
 import pickle
 import random
+import re
 import resource
+import struct
 import subprocess
 import sys
 import tarfile
@@ -54,7 +56,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(run, trained, flo
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c.update(format_version=2), "format 2, this program reads up to 1"),
+        (lambda c: c.update(format_version=3), "format 3, this program reads up to 2"),
         (lambda c: c.pop("format_version"), "no checkpoint that train.py wrote"),
         (lambda c: c.pop("preprocessing"), "KeyError: 'preprocessing'"),
         (lambda c: c["class_to_idx"].popitem(), "size mismatch"),
@@ -64,6 +66,12 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(run, trained, flo
         (lambda c: c["class_to_idx"].update({"49": 1}), "does not count from 0"),
         (lambda c: c["preprocessing"].update(interpolation="magic"), "makes no sense"),
         (lambda c: c.update(category_names=3), "TypeError"),
+        (lambda c: c["category_names"].update({"49": 5}), "names that are no text"),
+        (lambda c: c.update(class_to_idx={}), "does not count from 0"),
+        (lambda c: c.update(arch="maskrcnn_resnet50_fpn"), "no architecture"),  # torchvision's, which would download
+        (lambda c: c.update(hidden_units=[1] * 10**5), "100000 hidden layers"),
+        (lambda c: c.update(temperature=0.0), "a temperature of 0"),
+        (lambda c: c["preprocessing"].update(mean=[10**400] * 3), "more than 64 bits|damaged"),
         (lambda c: c["preprocessing"].update(mean=["a", "b", "c"]), "makes no sense"),
         (lambda c: c["state_dict"].update({"head.0.bias": c["state_dict"]["head.0.bias"].double()}), "float64"),
     ],
@@ -141,14 +149,56 @@ def test_a_file_that_unpacks_to_more_than_it_is_takes_no_memory(contents, tmp_pa
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
-def test_a_key_that_would_take_for_ever_to_hash_is_refused(trained, tmp_path):
-    """A tuple of twice the same tuple, 60 times over: 2^60 tuples to hash, in a pickle of 400 bytes."""
-    nested = b"K\0K\0\x86q\0" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60))
-    with zipfile.ZipFile(trained / "checkpoint.pth") as whole, zipfile.ZipFile(tmp_path / "key.pth", "w") as changed:
-        for entry in whole.infolist():
+NESTED = b"K\0K\0\x86q\0" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60)) + b"K\0s"
+BYTES = b"X\1\0\0\0acbuiltins\nbytearray\nJ" + struct.pack("<i", 2 * 10**9) + b"\x85Rs"
+COLLIDING = b"".join(b"\x8a\x09" + (i * (2**61 - 1)).to_bytes(9, "little") + b"K\0s" for i in range(100))
+
+
+def with_pickle(whole, path, data, name="archive/data.pkl"):
+    """Copy a checkpoint's archive, with another pickle in it."""
+    with zipfile.ZipFile(whole) as before, zipfile.ZipFile(path, "w") as changed:
+        for entry in before.infolist():
             is_pickle = entry.filename.endswith("data.pkl")
-            changed.writestr(entry.filename, b"\x80\x02}" + nested + b"K\0s." if is_pickle else whole.read(entry))
-    assert "the same tuple twice" in outcome(tmp_path / "key.pth")
+            changed.writestr(name if is_pickle else entry.filename, data if is_pickle else before.read(entry))
+
+
+@pytest.mark.parametrize(
+    ("steps", "name", "said"),
+    [
+        (NESTED, "data.pkl", "keys that are no text"),  # 2^60 tuples to hash, in a pickle of 400 bytes
+        (COLLIDING, "data.pkl", "more than 64 bits"),  # keys of one hash
+        (BYTES, "data.pkl", "holds builtins bytearray"),
+        (BYTES, "DATA.PKL", "holds builtins bytearray"),  # torch's reader takes no notice of case
+        (b"c\x1b]0;owned\nx\ns", "data.pkl", "holds .x1b]0;owned x"),
+    ],
+)
+def test_a_pickle_that_would_cost_memory_or_time_is_refused(trained, run, flowers, tmp_path, steps, name, said):
+    with_pickle(trained / "checkpoint.pth", tmp_path / "changed.pth", b"\x80\2}" + steps + b".", f"archive/{name}")
+    outcome = run(predict, flowers / "test" / "54" / "drawn_000.jpg", tmp_path / "changed.pth")
+    assert outcome.code == 2
+    assert re.search(said, outcome.err)
+    assert "\x1b" not in outcome.err
+
+
+def test_an_archive_that_two_readers_would_read_differently_is_refused(trained, tmp_path):
+    """Something before the archive, behind it, between its parts; or a second directory."""
+    whole = (trained / "checkpoint.pth").read_bytes()
+    start = struct.unpack("<L", whole[-6:-2])[0]  # of the directory
+    directory, records = whole[start:-98], whole[-98:]
+    for data in (
+        b"\x80\2}." + whole,
+        whole[:-2] + b"\1\0a",  # a comment
+        whole[:-98] + bytes(46) + records,
+        whole[:start] + directory + whole[start:],
+        whole[:-98] + records[:48] + struct.pack("<Q", start - 1) + records[56:],
+    ):
+        (tmp_path / "two.pth").write_bytes(data)
+        assert "is no checkpoint, or a damaged one" in outcome(tmp_path / "two.pth")
+
+
+def test_a_pipe_is_no_checkpoint_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert "no regular file" in outcome(tmp_path / "pipe.pth")
 
 
 def test_weights_that_are_no_numbers_predict_nothing(run, contents, flowers, tmp_path):

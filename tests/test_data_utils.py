@@ -176,7 +176,14 @@ def test_classes_without_a_name_are_told(capsys):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(None, "cannot read"), ("{", "not JSON"), ("[1]", "must map"), ('{"1": 2}', "must map")],
+    [
+        (None, "cannot read"),
+        ("{", "not JSON"),
+        ("[1]", "must map"),
+        ('{"1": 2}', "must map"),
+        ("[" * 10**5, "not JSON"),
+        ('{"1": "a", "1": "b"}', "'1' is given twice"),
+    ],
 )
 def test_a_file_that_holds_no_names_is_refused(tmp_path, text, said):
     path = tmp_path / "names.json"
@@ -184,6 +191,12 @@ def test_a_file_that_holds_no_names_is_refused(tmp_path, text, said):
         path.write_text(text)
     with pytest.raises(InputError, match=f"--category_names.*{said}"):
         load_category_names(path, ("1",))
+
+
+def test_a_pipe_holds_no_names_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(InputError, match="is no file"):
+        load_category_names(tmp_path / "pipe.json", ("1",))
 
 
 def test_copies_of_training_photos_among_the_held_out_are_counted(flowers, tmp_path, capsys):

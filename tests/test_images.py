@@ -130,6 +130,14 @@ def test_float_tiffs_are_scaled_by_their_range(saved, top):
     assert np.array_equal(np.asarray(image)[..., 0].ravel(), np.arange(256))
 
 
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, np.nan])
+def test_a_pixel_that_is_no_number_leaves_the_others_as_they_are(saved, odd):
+    values = np.full((64, 64), 0.5, dtype=np.float32)
+    values[3, 5] = odd
+    pixels = np.asarray(load_image(saved(Image.fromarray(values), "a.tiff")))
+    assert (np.delete(pixels.reshape(-1, 3), 3 * 64 + 5, axis=0) == 128).all()
+
+
 def test_an_all_black_float_tiff_is_black(saved):
     assert load_image(saved(Image.fromarray(np.zeros((4, 4), np.float32)), "a.tiff")).getpixel((0, 0)) == (0, 0, 0)
 
