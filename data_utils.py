@@ -67,7 +67,8 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
     """
     if not data_dir.is_dir():
         what = "is not a folder" if data_dir.exists() else "does not exist"
-        raise InputError(f"{data_dir} {what}; give the folder that holds train/ and valid/, or a folder a class")
+        own = "give the folder that holds train/ and valid/, or a folder a class"
+        raise InputError(f"{data_dir} {what}; {own}, or let --download fetch photos of 102 species of flowers")
     folders = split_folders(data_dir)
     train = find_classes(data_dir, folders.get("train", data_dir))
     if not folders and all(photo.count("/") > 1 for photos in train.values() for photo in photos):

@@ -117,14 +117,20 @@ def reason_of(error: object) -> str:
     return words if len(words) <= LONGEST_REASON else words[: LONGEST_REASON - 1] + "…"
 
 
-def progress(total: int, what: str, unit: str, hidden: bool = False) -> tqdm:
-    """Return a progress bar with rate and time left: silent off a terminal and for work done within a second."""
+def progress(
+    total: int | None, what: str, unit: str, hidden: bool = False, scaled: bool = False, done: int = 0
+) -> tqdm:
+    """Return a progress bar with rate and time left: silent off a terminal and for work done within a second.
+
+    `scaled`: thousands as k, M and G. `done`: what an earlier run has done of `total`, which no rate is reckoned from.
+    """
     quiet = hidden or None  # None is tqdm's word for: show the bar only where stderr is a terminal
     return tqdm(
         total=total,
         desc=what,
         unit=f" {unit}s",
-        unit_scale=False,
+        unit_scale=scaled,
+        initial=done,
         leave=False,
         delay=1,
         miniters=1,

@@ -2,6 +2,7 @@
 
     python train.py flowers --arch vgg16 --gpu
     python train.py flowers --arch cnn                      (needs no pretrained weights)
+    python train.py flowers --download                      (fetches the photos of 102 species first)
     python train.py flowers --save_dir out --category_names cat_to_name.json
     python train.py flowers --save_dir out --epochs 30 --resume
 
@@ -28,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 from backbones import backbone_with_weights
 from data_utils import Splits, load_category_names, load_splits
 from devices import choose_device
+from download import download
 from feature_cache import FeatureCache
 from features import Batch, Inputs, UnusablePhotosError, epoch_batches, extract_inputs
 from model_utils import Checkpoint, Classifier, ModelConfig, build_classifier
@@ -42,6 +44,8 @@ CHANGEABLE = ("learning_rate", "batch_size", "views")  # what --resume may go on
 def fit(config: TrainConfig, run_folder: RunFolder) -> None:
     """Train as `config` asks, from the folder of photos to the tested checkpoint."""
     device = choose_device(config.gpu)
+    if config.download:
+        download(config.data_dir)
     splits = load_splits(config.data_dir, config.valid_split, config.seed)
     category_names = load_category_names(config.category_names, splits.classes)
     classifier, weights = new_classifier(config, len(splits.classes), device)

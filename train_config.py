@@ -18,6 +18,7 @@ class TrainConfig:
     """One run's settings, checked. Raises InputError, naming the flag, for a value out of range."""
 
     data_dir: Path
+    download: bool = False
     valid_split: float = 0.2
     category_names: Path | None = None
     skip_bad: bool = False
@@ -88,6 +89,11 @@ def build_parser(doc: str) -> Parser:
         metavar="DATA_DIR",
         help="folder that holds train/, valid/ (or val/) and perhaps test/, in each a folder of photos a class; "
         "or a folder that holds the class folders themselves",
+    )
+    data.add_argument(
+        "--download",
+        action="store_true",
+        help="fetch photos of 102 species of flowers into DATA_DIR first, unless something is there already",
     )
     data.add_argument(
         "--valid_split",

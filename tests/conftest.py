@@ -1,12 +1,18 @@
 """Pictures drawn once a session, checkpoints trained on them once, and the commands run as a person runs them."""
 
 import os
+import random
+import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from download_server import Server, contents, zipped
 from hypothesis import HealthCheck, settings
 from support import NAMES, Outcome
 
 import demo
+import download
 import terminal
 import train
 
@@ -77,3 +83,48 @@ def train_into(run):
         return outcome
 
     return train_command
+
+
+@pytest.fixture(scope="session")
+def photos(flowers):
+    return contents(flowers)
+
+
+@pytest.fixture(scope="session")
+def archive(photos):
+    """A megabyte of litter (which makes it long enough to be fetched in pieces) and the photos."""
+    litter = [("__MACOSX/train/54/._drawn_000.jpg", random.Random(0).randbytes(10**6)), (".DS_Store", b"a Mac's")]
+    return zipped([*litter, ("train/", b""), *photos.items()])
+
+
+@pytest.fixture
+def site(archive, monkeypatch):
+    server = Server(archive)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    monkeypatch.setenv("FLOWERS_URL", server.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(download, "PAUSES", (0.01, 0.02))
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def fetch(run, tmp_path):
+    """Download into data/flowers of tmp_path: by train.py where that ends it with a `code`, else without training."""
+    home = tmp_path / "data"
+    home.mkdir()
+    alone = SimpleNamespace(main=lambda arguments: download.download(Path(arguments[0])))
+
+    def fetch_flowers(code=0):
+        command = train if code else alone
+        outcome = run(command, home / "flowers", "--download", "--save_dir", tmp_path / "run")
+        assert outcome.code == code, outcome.err
+        return outcome
+
+    fetch_flowers.data = home / "flowers"
+    fetch_flowers.partial = home / ".flowers.zip.part"
+    fetch_flowers.beside = lambda: sorted(path.name for path in home.iterdir())
+    return fetch_flowers
