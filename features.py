@@ -32,8 +32,9 @@ from feature_cache import FeatureCache, MappedRows, photo_key
 from images import FIRST_RANDOM_VIEW, ImageError, open_views
 from model_utils import Classifier, plain
 from randomness import generator
-from terminal import InputError, counted, note, progress, reason_of, warn
+from terminal import InputError, counted, few, note, progress, reason_of, warn
 
+EVALUATION_BATCH = 64  # always the same, for the same digits
 FEW_BAD = 5  # how many unusable photos an error lists by name
 VIEWS_A_DECODE = 2  # views 0 and 1, 2 and 3, ...: opening a photo costs about as much as a small network's forward
 
@@ -85,6 +86,11 @@ class Inputs:
     def used(self) -> list[int]:
         """Indices of the photos that rows and labels stand for."""
         return [index for index in range(len(self.split)) if index not in self.bad]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Files of the photos that are used."""
+        return [self.split.root / self.split.photos[index] for index in self.used]
 
     @property
     def labels(self) -> torch.Tensor:
@@ -203,6 +209,16 @@ def extract_inputs(
     return train, valid, test
 
 
+def check_photos_left(classes: Sequence[str], train: Inputs, *others: Inputs | None) -> None:
+    """Raise InputError where a split, or a class of the training photos, has no photo that can be opened."""
+    for inputs in (train, *others):
+        if inputs and not inputs.used:
+            raise InputError(f"none of the {inputs.split.name} photos can be opened: repair some")
+    if lost := set(train.split.labels) - set(train.labels.tolist()):
+        names = few([classes[label] for label in sorted(lost)])
+        raise InputError(f"no training photo can be opened of {names}: repair some, or remove the class")
+
+
 def epoch_batches(
     rows: Rows, labels: torch.Tensor, batch_size: int, device: torch.device, order_seed: int | None = None
 ) -> Iterator[Batch]:
@@ -212,3 +228,8 @@ def epoch_batches(
         order = torch.from_numpy(generator(order_seed).permutation(len(labels)))
     for chosen in order.split(batch_size):
         yield rows[chosen].to(device), labels[chosen].to(device)
+
+
+def whole(inputs: Inputs) -> Iterator[Batch]:
+    """Return batches of the plain photos of a split, in order: what is evaluated on."""
+    return epoch_batches(inputs.rows(), inputs.labels, EVALUATION_BATCH, inputs.device)

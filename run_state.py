@@ -2,6 +2,7 @@
 
 checkpoint.pth          the best epoch, complete in itself
 run/bad_photos.txt      the photos that could not be opened, where there are any
+run/history.csv, run/curves.png, run/confusion_matrix.png, …: what report.py makes of a run that has ended
 run/lock                held while a run is using the folder
 run/last.pth            the state after the last saved epoch, for --resume
 run/previous.pth        the checkpoint that the run before had left here,
@@ -16,13 +17,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 from torch.optim.swa_utils import AveragedModel
 
+from evaluation import Evaluation
 from model_utils import Checkpoint, save_checkpoint
 from tensor_files import DIGEST, check_digest, read_tensors, write_atomically
 from terminal import InputError, RunError, counted, few, is_out_of_memory, note, reason_of, undisturbed, warn
@@ -31,14 +33,6 @@ DECAY = 8  # how fast the average forgets: of its weight the last tenth of all s
 SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than writing its files does
 
 Row = dict[str, float]  # epoch, train_loss, valid_loss, valid_accuracy
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Means over the samples of a split."""
-
-    loss: float  # cross-entropy, in nats
-    accuracy: float  # 0 to 1
 
 
 @torch.no_grad()
@@ -93,7 +87,7 @@ class TrainState:
         """Return the best epoch's row of the history."""
         return self.finished["best"]
 
-    def record(self, train_loss: float, valid: Metrics) -> Row:
+    def record(self, train_loss: float, valid: Evaluation) -> Row:
         """Note a finished epoch, and keep its average if that is the best by validation accuracy, then loss."""
         losses = {"train_loss": train_loss, "valid_loss": valid.loss}
         row = {"epoch": self.epoch + 1, **losses, "valid_accuracy": valid.accuracy}
@@ -144,10 +138,10 @@ class TrainState:
         self.average.load_state_dict(saved["average"])
         self.finished = {**saved, "category_names": self.checkpoint.category_names or saved["category_names"]}
 
-    def best_checkpoint(self) -> Checkpoint:
+    def best_checkpoint(self, temperature: float = 1.0) -> Checkpoint:
         """Return what goes into checkpoint.pth, with the classifier still in training."""
-        names, training, history = (self.finished[key] for key in ("category_names", "training", "history"))
-        return replace(self.checkpoint, category_names=names, training=training, history=history)
+        kept = {key: self.finished[key] for key in ("category_names", "training", "history")}
+        return replace(self.checkpoint, temperature=temperature, **kept)
 
 
 def rank(row: Row) -> tuple[float, float]:
@@ -250,6 +244,13 @@ class RunFolder:
             write_atomically(self.last_path, state.finished)
             save_checkpoint(self.checkpoint_path, state.best_checkpoint(), state.finished["best_trained"])
         self.saved_at, self.saved_epoch = time.monotonic(), state.epoch
+
+    def save_calibrated(self, state: TrainState, temperature: float) -> None:
+        """Write the checkpoint once more, at the end, where another temperature than 1 has been found for it."""
+        if temperature != 1:
+            with undisturbed():
+                checkpoint, trained = state.best_checkpoint(temperature), state.finished["best_trained"]
+                save_checkpoint(self.checkpoint_path, checkpoint, trained)
 
     def put_aside(self) -> None:
         """Keep what an earlier run has left here: its checkpoint may be better than what this run will reach."""
