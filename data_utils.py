@@ -99,6 +99,21 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
     return splits
 
 
+def load_labelled(folder: Path, classes: tuple[str, ...]) -> Split:
+    """Find the photos of a folder that holds a folder for each class, in the order in which training has them.
+
+    Raises InputError where there are none, or where a folder is none of the classes.
+    """
+    if inside := split_folders(folder):
+        raise InputError(f"{folder} holds {few([f'{path.name}/' for path in inside.values()])}: name one of them")
+    found = find_classes(folder, folder)
+    if strangers := [name for name in found if name not in classes]:
+        raise InputError(f"{folder}: no classes of the checkpoint: {few(strangers)}; it knows {few(classes)}")
+    if not found:
+        raise InputError(f"{folder} holds no class folders with photos")
+    return make_split(SPLIT_NAMES.get(folder.resolve().name.lower(), ""), folder, classes, found)
+
+
 def split_folders(data_dir: Path) -> dict[str, Path]:
     """Map train, valid and test to their folders, or return {} where class folders lie in `data_dir` itself.
 

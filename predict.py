@@ -2,16 +2,16 @@
 
     python predict.py image.jpg checkpoint.pth
     python predict.py image.jpg checkpoint.pth --top_k 3 --category_names cat_to_name.json
-    python predict.py image.jpg checkpoint.pth --plot prediction.png
+    python predict.py image.jpg checkpoint.pth --plot prediction.png --heatmap
     python predict.py a.jpg b.jpg holiday checkpoint.pth      (photos, and all those below a folder)
+    find . -name "*.jpg" | python predict.py - checkpoint.pth --format csv > answers.csv
+    python predict.py flowers/test checkpoint.pth --evaluate  (where each class has a folder)
 
 The checkpoint is all it needs: no network, no pretrained weights, and no matter which device it was trained on.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,61 +24,66 @@ if __name__ == "__main__":
 # isort: split
 import torch
 
-from command_line import Parser
-from data_utils import find_photos, load_category_names
+from answers import Prediction, Writer
+from data_utils import load_category_names, load_labelled
 from devices import choose_device
+from evaluation import evaluate, summary
 from extraction import MOST_WORKERS, extract, micro_batches
-from images import ImageError, load_image, open_views, photo_endings
-from model_utils import Checkpoint, Classifier, load_checkpoint
-from terminal import InputError, counted, note, percent, printable, progress, warn
+from features import Inputs, whole
+from heatmap import Heatmap, find_heatmap
+from images import ImageError, load_image, open_views
+from model_utils import Checkpoint, load_checkpoint
+from predict_config import DEFAULT_TOP_K, PredictConfig, build_parser
+from report import Diagnosis, write_diagnosis
+from terminal import InputError, counted, note, printable, progress, warn
 
-DEFAULT_TOP_K = 5
 PLOTTED_SIDE = 1024  # pixels of a photo's shorter side that a plot can show
-
-Ranking = list[tuple[str, float]]  # names and probabilities, likeliest first
+BROKEN = "the checkpoint answers with what is no number: its weights are broken; train again"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and predict."""
-    arguments = build_parser().parse(argv)
-    photos = find_all(arguments.images)
-    check_options(arguments, photos)
-    device = choose_device(arguments.gpu)
-    checkpoint = load_checkpoint(arguments.checkpoint)
-    if arguments.category_names:
-        checkpoint.category_names = load_category_names(arguments.category_names, checkpoint.classes)
-    top_k = number_of_rows(arguments.top_k, checkpoint)
+    config = PredictConfig(**vars(build_parser(__doc__).parse(argv)))
+    device = choose_device(config.gpu)
+    checkpoint = load_checkpoint(config.checkpoint)
+    if config.category_names:
+        checkpoint.category_names = load_category_names(config.category_names, checkpoint.classes)
+    checkpoint.classifier.place(device)
+    if config.evaluate:
+        bad, number = evaluate_folder(config, checkpoint, device)
+    else:
+        bad, number = predict_photos(config, checkpoint, device), len(config.photos)
+    report_bad(bad, number)
 
+
+# ------------------------------------------------------------------------------------------------------ predicting
+
+
+def predict_photos(config: PredictConfig, checkpoint: Checkpoint, device: torch.device) -> list[ImageError]:
+    """Write the likeliest classes of every photo, and draw them where asked to; return what is wrong with the rest."""
+    top_k = number_of_rows(config.top_k, checkpoint)
+    pictures = config.pictures if config.plot else iter(())
+    writer = Writer(config.format, several=len(config.photos) > 1)
     bad: list[ImageError] = []
-    for photo, outcome in classify(checkpoint.classifier.place(device), photos, device):
+    for photo, outcome in classify(checkpoint, config.photos, device):
+        picture = next(pictures, None)
         if isinstance(outcome, ImageError):
             bad.append(outcome)
             continue
         likeliest = rank_classes(outcome, checkpoint, top_k)
-        print_table(likeliest, heading=photo if len(photos) > 1 else None)
-        if arguments.plot:
-            from plots import draw_prediction
-
-            draw_prediction(arguments.plot, load_image(photo, PLOTTED_SIDE), printable(photo.name), likeliest)
-    report_bad(bad, len(photos))
-
-
-def find_all(paths: Sequence[Path]) -> list[Path]:
-    """Return the photos among the paths and below those that are folders, in the order given."""
-    photos: list[Path] = []
-    for path in paths:
-        found = find_photos(path) if os.path.isdir(path) else [path]  # noqa: PTH112 -- Path.is_dir() may raise
-        if not found:
-            raise InputError(f"there are no photos below {path}")
-        photos += found
-    return photos
+        writer.write(photo, likeliest)
+        if picture:
+            draw(picture, photo, likeliest, checkpoint if config.heatmap else None, device)
+    writer.close()
+    return bad
 
 
 @torch.inference_mode()
 def classify(
-    classifier: Classifier, photos: Sequence[Path], device: torch.device
+    checkpoint: Checkpoint, photos: Sequence[Path], device: torch.device
 ) -> Iterator[tuple[Path, torch.Tensor | ImageError]]:
     """Yield each photo, in order, with the probability of every class (C,), or with what is wrong with it."""
+    classifier = checkpoint.classifier
 
     def open_photo(index: int, views: Sequence[int]) -> torch.Tensor:
         return open_views(photos[index], classifier.preprocessing, views)  # (1, 3, S, S)
@@ -92,12 +97,52 @@ def classify(
             if done.indices:
                 logits = classifier.trainee(done.rows[0].to(device))  # (B, C)
                 if not logits.isfinite().all():
-                    raise InputError(
-                        "the checkpoint answers with what is no number: its weights are broken; train again"
-                    )
-                outcomes |= zip(done.indices, logits.softmax(dim=1).cpu(), strict=True)
+                    raise InputError(BROKEN)
+                probabilities = (logits / checkpoint.temperature).softmax(dim=1).cpu()
+                outcomes |= zip(done.indices, probabilities, strict=True)
             for index in sorted(outcomes):
                 yield photos[index], outcomes[index]
+
+
+def rank_classes(probabilities: torch.Tensor, checkpoint: Checkpoint, top_k: int) -> list[Prediction]:
+    """Return the `top_k` likeliest of all classes (C,), likeliest first."""
+    top, names = probabilities.topk(top_k), checkpoint.names
+    return [
+        Prediction(checkpoint.classes[index], names[index], probability)
+        for index, probability in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+
+
+def number_of_rows(top_k: int | None, checkpoint: Checkpoint) -> int:
+    """Return how many classes to show: as many as asked for, as far as there are."""
+    number = len(checkpoint.classes)
+    if top_k is not None and top_k > number:
+        note(f"--top_k {top_k}: there are {number} classes, here are all of them")
+    return min(top_k or DEFAULT_TOP_K, number)
+
+
+def draw(
+    picture: Path, photo: Path, likeliest: list[Prediction], explained_by: Checkpoint | None, device: torch.device
+) -> None:
+    """Draw a photo beside its likeliest classes; with the checkpoint, also which places speak for the likeliest."""
+    from plots import draw_prediction, save_figure
+
+    image = load_image(photo, PLOTTED_SIDE)
+    heatmap = look_into(explained_by, photo, image.size, likeliest[0], device) if explained_by else None
+    bars = [(printable(prediction.name), prediction.probability) for prediction in likeliest]
+    save_figure(draw_prediction(image, printable(photo.name), bars, heatmap), picture)
+
+
+def look_into(
+    checkpoint: Checkpoint, photo: Path, size: tuple[int, int], likeliest: Prediction, device: torch.device
+) -> Heatmap | None:
+    """Return which places of a photo of `size` (width, height) speak for a class; where nothing can, say so."""
+    classifier, label = checkpoint.classifier, checkpoint.classes.index(likeliest.class_name)
+    (pixels,) = open_views(photo, classifier.preprocessing).to(device)  # (3, S, S)
+    heatmap = find_heatmap(classifier, pixels, label, size)
+    if heatmap is None:
+        note(f"--heatmap: {classifier.config.arch} has no last feature map, so there is none to draw")
+    return heatmap
 
 
 def report_bad(bad: Sequence[ImageError], number: int) -> None:
@@ -110,87 +155,30 @@ def report_bad(bad: Sequence[ImageError], number: int) -> None:
         raise InputError(f"{len(bad)} of {counted(number, 'photo')} could not be opened")
 
 
-def check_options(arguments: argparse.Namespace, photos: Sequence[Path]) -> None:
-    """Refuse, before any work, what could only fail after it."""
-    if arguments.top_k is not None and arguments.top_k < 1:
-        raise InputError(f"--top_k must be at least 1, not {arguments.top_k}")
-    if arguments.checkpoint.suffix.lower() in photo_endings():
-        raise InputError(f"{arguments.checkpoint} is no checkpoint, by its name: that comes last, behind the photos")
-    if arguments.plot and len(photos) > 1:
-        raise InputError(f"--plot draws one photo at a time, and here are {len(photos):,}")
-    if arguments.plot:
-        from plots import check_picture_path  # matplotlib takes its time, so it is imported for a plot alone
-
-        check_picture_path(arguments.plot)
-        for path in (*photos, arguments.checkpoint, arguments.category_names):
-            if path and same_file(path, arguments.plot):
-                raise InputError(f"--plot {arguments.plot} would overwrite what it is drawn from")
+# ------------------------------------------------------------------------------------------------------- evaluating
 
 
-def same_file(one: Path, other: Path) -> bool:
-    """Say whether two paths lead to the same file; where one leads nowhere they do not."""
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
+def evaluate_folder(
+    config: PredictConfig, checkpoint: Checkpoint, device: torch.device
+) -> tuple[list[ImageError], int]:
+    """Print how good the answers to a folder of labelled photos are; leave tables and pictures.
 
-
-def number_of_rows(top_k: int | None, checkpoint: Checkpoint) -> int:
-    """Return how many classes to show: as many as asked for, as far as there are."""
-    number = len(checkpoint.classes)
-    if top_k is not None and top_k > number:
-        note(f"--top_k {top_k}: there are {number} classes, here are all of them")
-    return min(top_k or DEFAULT_TOP_K, number)
-
-
-def rank_classes(probabilities: torch.Tensor, checkpoint: Checkpoint, top_k: int) -> Ranking:
-    """Return the names and probabilities of the `top_k` likeliest of all classes (C,)."""
-    classes = checkpoint.classes
-    top = probabilities.topk(top_k)
-    names = [printable(checkpoint.category_names.get(classes[i], classes[i])) for i in top.indices.tolist()]
-    return list(zip(names, top.values.tolist(), strict=True))
-
-
-def print_table(rows: Ranking, heading: Path | None) -> None:
-    """Print names and probabilities, aligned, in the order given; one photo of several gets a heading."""
-    if heading:
-        print(heading)
-    indent, width = "  " if heading else "", max(len(name) for name, _ in rows)
-    for name, probability in rows:
-        print(f"{indent}{name:{width}}  {percent(probability, digits=2):>8}", flush=True)
-
-
-def build_parser() -> Parser:
-    """Build the parser; the docstring above is the text of --help."""
-    what, examples, needs = __doc__.strip().split("\n\n")
-    parser = Parser(prog="predict.py", description=f"{what}\n\n{needs}", epilog=f"examples:\n{examples}")
-    inputs = parser.add_argument_group("input")
-    inputs.add_argument(
-        "images",
-        type=Path,
-        nargs="+",
-        metavar="IMAGE",
-        help="photos (JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF), and folders of photos at any depth",
-    )
-    inputs.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint.pth as train.py wrote it")
-    inputs.add_argument(
-        "--category_names",
-        type=Path,
-        metavar="JSON",
-        help="mapping from class folder to the name people use (default: the names given at training, if any)",
-    )
-    inputs.add_argument("--gpu", action="store_true", help="use CUDA or Apple's MPS where there is one")
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "--top_k", type=int, metavar="K", help=f"how many of the likeliest classes to show (default: {DEFAULT_TOP_K})"
-    )
-    output.add_argument(
-        "--plot",
-        type=Path,
-        metavar="FILE.png",
-        help="draw the photo beside its probabilities (PNG, JPEG, WebP, PDF or SVG)",
-    )
-    return parser
+    Returns what is wrong with the photos that cannot be opened, and how many photos there are.
+    """
+    split = load_labelled(config.images[0], checkpoint.classes)
+    inputs = Inputs(checkpoint.classifier, split, seed=0, device=device)
+    inputs.rows()
+    bad = [inputs.bad[index] for index in sorted(inputs.bad)]
+    if inputs.used:
+        try:
+            evaluation = evaluate(checkpoint.classifier.trainee, whole(inputs)).at(checkpoint.temperature)
+        except FloatingPointError:
+            raise InputError(BROKEN) from None
+        print(summary(split.name, evaluation), flush=True)
+        folder = config.report or config.checkpoint.parent / "evaluation"
+        write_diagnosis(folder, Diagnosis(split.name, evaluation, inputs.paths, checkpoint.classes, checkpoint.names))
+        note(f"tables and pictures of it: {folder}")
+    return bad, len(split)
 
 
 if __name__ == "__main__":

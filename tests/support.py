@@ -1,6 +1,7 @@
 """What tests share that is no fixture."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,7 +11,13 @@ import torch
 
 PROJECT = Path(__file__).resolve().parent.parent
 NAMES = PROJECT / "cat_to_name.json"
-QUICK = ("--arch", "squeezenet1_1", "--weights", "none")  # a frozen backbone that costs milliseconds a photo
+QUICK = (
+    "--arch",
+    "squeezenet1_1",
+    "--weights",
+    "none",
+    "--no_report",
+)  # a frozen backbone that costs milliseconds a photo
 
 
 @dataclass(frozen=True)
@@ -49,3 +56,16 @@ def same(one, other):
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return one == other
+
+
+def parse(out):
+    """Split `sunflower   99.96%` into name and share."""
+    rows = [re.fullmatch(r"(.+?) +[<>]? ?(\d+\.\d\d)%", line).groups() for line in out.splitlines()]
+    return [(name, float(number) / 100) for name, number in rows]
+
+
+def parse_blocks(out):
+    """Split the output for several photos into {path: [(name, share)]}."""
+    blocks = re.findall(r"^(\S.*)\n((?:  .*\n)+)", out, re.MULTILINE)
+    assert "".join(f"{path}\n{rows}" for path, rows in blocks) == out
+    return {path: parse(rows.replace("  ", "", 1).replace("\n  ", "\n")) for path, rows in blocks}

@@ -3,11 +3,10 @@
 import re
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import NAMES, PROJECT, run_program
+from support import NAMES, PROJECT, parse, parse_blocks, run_program
 from torch import nn
 from torchvision import models
 
@@ -17,12 +16,6 @@ import predict
 @pytest.fixture
 def photo(flowers):
     return flowers / "test" / "54" / "drawn_000.jpg"
-
-
-def parse(out):
-    """Split `sunflower   99.96%` into name and share."""
-    rows = [re.fullmatch(r"(.+?) +[<>]? ?(\d+\.\d\d)%", line).groups() for line in out.splitlines()]
-    return [(name, float(number) / 100) for name, number in rows]
 
 
 def test_the_table_is_aligned_and_most_likely_first(run, trained, photo):
@@ -105,13 +98,6 @@ def test_a_photo_turned_by_exif_is_predicted_as_if_upright(run, trained, photo, 
 # ----------------------------------------------------------------------------------------------------- many photos
 
 
-def parse_blocks(out):
-    """Split the output for several photos into {path: [(name, share)]}."""
-    blocks = re.findall(r"^(\S.*)\n((?:  .*\n)+)", out, re.MULTILINE)
-    assert "".join(f"{path}\n{rows}" for path, rows in blocks) == out
-    return {path: parse(rows.replace("  ", "", 1).replace("\n  ", "\n")) for path, rows in blocks}
-
-
 def test_many_photos_in_one_call_are_predicted_as_each_alone(run, trained_on_features, flowers):
     """A folder at any depth, a photo beside it, an option in between; more photos than one forward takes."""
     checkpoint, extra = trained_on_features / "checkpoint.pth", flowers / "valid" / "74" / "drawn_001.jpg"
@@ -136,74 +122,9 @@ def test_of_many_photos_the_bad_ones_are_named_and_the_good_ones_predicted(run, 
     )
 
 
-def test_a_folder_without_photos_and_a_plot_of_many_are_refused(run, trained, photo, tmp_path):
+def test_a_folder_without_photos_is_refused(run, trained, tmp_path):
     outcome = run(predict, tmp_path, trained / "checkpoint.pth")
-    assert (outcome.code, outcome.err.count("no photos below")) == (2, 1)
-    outcome = run(predict, photo, photo, trained / "checkpoint.pth", "--plot", tmp_path / "plot.png")
-    assert (outcome.code, outcome.out, outcome.err.count("one photo at a time")) == (2, "", 1)
-
-
-# --------------------------------------------------------------------------------------------------------- the plot
-
-
-@pytest.mark.parametrize("size", [(400, 300), (300, 400), (8, 8), (3000, 60), (1, 500)])
-def test_the_plot_shows_photo_and_bars(run, trained, tmp_path, size):
-    blue = (20, 40, 200)
-    Image.new("RGB", size, blue).save(tmp_path / "blue.png")
-    outcome = run(predict, tmp_path / "blue.png", trained / "checkpoint.pth", "--plot", tmp_path / "new" / "plot.png")
-    assert outcome.code == 0, outcome.err
-    plot = np.asarray(Image.open(tmp_path / "new" / "plot.png").convert("RGB")).astype(int)
-    assert 800 < plot.shape[1] < 1700
-    photo = (np.abs(plot - blue) < 8).all(axis=-1)
-    columns, rows = photo.any(axis=0).nonzero()[0], photo.any(axis=1).nonzero()[0]
-    width, height = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
-    assert width / height == pytest.approx(size[0] / size[1], rel=0.1, abs=0.02)
-    assert columns[-1] < plot.shape[1] * 0.6
-    bar = (np.abs(plot - (0x86, 0xCB, 0x98)) < 8).all(axis=-1)  # the likeliest class's colour
-    assert bar.any(axis=0).nonzero()[0][0] > columns[-1]
-    edges = (plot[[0, -1]] == 255).all() and (plot[:, [0, -1]] == 255).all()
-    assert edges  # nothing runs over the picture's edge
-
-
-def test_long_names_stay_on_their_bars(run, trained, tmp_path, photo):
-    """The same classes under names of 200 letters: the plot keeps its size, and its right margin stays white."""
-    import json
-
-    names = {name: ("extraordinarily long $name_ " * 8) + name for name in ("49", "51", "54", "74", "78", "91")}
-    (tmp_path / "names.json").write_text(json.dumps(names))
-    plots = []
-    for extra in ((), ("--category_names", tmp_path / "names.json")):
-        outcome = run(predict, photo, trained / "checkpoint.pth", "--plot", tmp_path / "plot.png", *extra)
-        assert (outcome.code, outcome.err) == (0, "")
-        plots.append(np.asarray(Image.open(tmp_path / "plot.png").convert("L")).astype(int))
-    assert plots[0].shape == plots[1].shape
-    number_column = slice(-140, None)
-    assert np.array_equal(plots[0][:, number_column], plots[1][:, number_column])
-
-
-def test_the_plots_file_is_checked_before_the_work(run, trained, photo, tmp_path):
-    outcome = run(predict, photo, trained / "checkpoint.pth", "--plot", tmp_path / "plot.docx")
-    assert (outcome.code, outcome.out) == (2, "")
-    assert "should end in .png, .jpg" in outcome.err
-    (tmp_path / "file").touch()
-    assert run(predict, photo, trained / "checkpoint.pth", "--plot", tmp_path / "file" / "plot.png").code == 2
-
-
-def test_a_plot_never_overwrites_what_it_is_drawn_from(run, trained, photo, tmp_path):
-    mine = shutil.copy(photo, tmp_path / "mine.jpg")
-    outcome = run(predict, mine, trained / "checkpoint.pth", "--plot", mine)
-    assert (outcome.code, outcome.out) == (2, "")
-    assert "would overwrite" in outcome.err
-    assert mine.read_bytes() == photo.read_bytes()
-
-
-def test_a_plot_of_many_classes_is_cut_and_cheap(tmp_path, capsys):
-    import plots
-
-    names = [(f"class {i}", 1 / 300) for i in range(300)]
-    plots.draw_prediction(tmp_path / "plot.png", Image.new("RGB", (60, 40)), "photo", names)
-    assert "shows the first 50 of 300 classes" in capsys.readouterr().err
-    assert Image.open(tmp_path / "plot.png").height < 4000
+    assert (outcome.code, outcome.out, outcome.err.count("no photos below")) == (2, "", 1)
 
 
 def test_names_that_the_terminal_cannot_show_are_escaped(trained, photo, tmp_path):
@@ -212,11 +133,6 @@ def test_names_that_the_terminal_cannot_show_are_escaped(trained, photo, tmp_pat
     outcome = run_program("predict.py", *arguments, PYTHONIOENCODING="ascii")
     assert outcome.code == 0
     assert "\\u96db\\u83ca" in outcome.out
-
-
-def test_matplotlib_is_imported_for_a_plot_alone(trained, photo):
-    code = "import sys, predict; predict.main(sys.argv[1:]); print('matplotlib' in sys.modules)"
-    assert run_program("-c", code, photo, trained / "checkpoint.pth").out.splitlines()[-1] == "False"
 
 
 # --------------------------------------------------------------------------------------------------------- refusals

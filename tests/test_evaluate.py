@@ -1,0 +1,209 @@
+"""predict.py --evaluate, run whole: against train.py's own result, and against numpy on the answers to each photo."""
+
+import contextlib
+import csv
+import io
+import json
+import re
+import shutil
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import QUICK
+
+import predict
+import train
+from model_utils import load_checkpoint, save_checkpoint
+
+REPORT = ["confusion_matrix.png", "mistakes.png", "per_class.csv", "reliability.png"]
+
+
+@pytest.fixture(scope="module", params=[("--arch", "cnn"), QUICK], ids=["cnn", "frozen"])
+def result(request, flowers, tmp_path_factory):
+    """The checkpoint of a short run, and the two lines that train.py printed about the test photos."""
+    save_dir, printed = tmp_path_factory.mktemp("evaluated"), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        train.main([str(flowers), *request.param, "--epochs", "1", "--save_dir", str(save_dir)])
+    return save_dir / "checkpoint.pth", printed.getvalue().splitlines()[-3:-1]
+
+
+@pytest.fixture
+def checkpoint(trained, tmp_path):
+    """A checkpoint in a folder of the test's own."""
+    return shutil.copy(trained / "checkpoint.pth", tmp_path / "checkpoint.pth")
+
+
+def answers(run, folder, checkpoint):
+    """Class folder, said classes in their order and probabilities of each photo, as predict.py gives them singly."""
+    records = json.loads(run(predict, folder, checkpoint, "--format", "json", "--top_k", 99).out)
+    return [
+        (record["path"].split("/")[-2], *zip(*((row["class"], row["probability"]) for row in record["predictions"])))  # noqa: B905
+        for record in records
+    ]
+
+
+def numbers(line):
+    """The numbers of a line of results by what stands before them."""
+    found = [re.fullmatch(r"([a-z].*?) ([0-9.]+)%?( \(.*)?", part) for part in line.split("   ")]
+    return {match[1]: float(match[2]) for match in found if match}
+
+
+def test_evaluating_prints_what_training_printed(run, result, flowers, tmp_path):
+    checkpoint, printed = result
+    outcome = run(predict, flowers / "test", checkpoint, "--evaluate", "--report", tmp_path / "report")
+    assert (outcome.code, outcome.out.splitlines()) == (0, printed)
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == REPORT
+    assert not (checkpoint.parent / "evaluation").exists()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.25])
+def test_the_numbers_are_those_of_numpy_on_the_answers_to_single_photos(run, checkpoint, flowers, temperature):
+    loaded = load_checkpoint(checkpoint)
+    save_checkpoint(checkpoint, replace(loaded, temperature=temperature))
+    rows = answers(run, flowers / "test", checkpoint)
+    right = np.array([said[0] == true for true, said, _ in rows])
+    confidence = np.array([shares[0] for _, _, shares in rows])
+    error = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            error += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    outcome = run(predict, flowers / "test", checkpoint, "--evaluate")
+    first, second = outcome.out.splitlines()
+    assert first.startswith(f"{len(rows)} test photos   loss ")
+    assert numbers(first) == {
+        "loss": pytest.approx(np.mean([-np.log(dict(zip(*row[1:], strict=True))[row[0]]) for row in rows]), abs=1e-4),
+        "accuracy": pytest.approx(100 * right.mean(), abs=0.005),
+        "top-5 accuracy": pytest.approx(100 * np.mean([true in said[:5] for true, said, _ in rows]), abs=0.005),
+    }
+    assert numbers(second) == {"calibration error": pytest.approx(100 * error, abs=0.01), "temperature": temperature}
+    assert ("calibration error without it" in second) == (temperature != 1)
+
+
+def test_the_table_counts_the_answers_by_class(run, checkpoint, flowers):
+    """Also where the report lies without being told: beside the checkpoint."""
+    outcome = run(predict, flowers / "valid", checkpoint, "--evaluate")
+    assert outcome.err.endswith(f"tables and pictures of it: {checkpoint.parent / 'evaluation'}\n")
+    assert outcome.out.startswith("18 valid photos ")
+    loaded, said = load_checkpoint(checkpoint), Counter()
+    for line in run(predict, flowers / "valid", checkpoint, "--format", "jsonl", "--top_k", 1).out.splitlines():
+        record = json.loads(line)
+        said[record["path"].split("/")[-2], record["predictions"][0]["class"]] += 1
+    expected = [["class", "name", "photos", "accuracy", "most_frequent_mistake", "times"]]
+    for name in loaded.classes:
+        wrong = {other: said[name, other] for other in loaded.classes if other != name}
+        most = max(wrong, key=wrong.get)  # of equals the first
+        mistake = [loaded.category_names[most], str(wrong[most])] if wrong[most] else ["", "0"]
+        expected.append([name, loaded.category_names[name], "3", str(round(said[name, name] / 3, 4)), *mistake])
+    with (checkpoint.parent / "evaluation" / "per_class.csv").open(newline="", encoding="utf-8-sig") as file:
+        assert list(csv.reader(file)) == expected
+
+
+def test_some_classes_are_enough_and_those_without_photos_have_no_accuracy(run, checkpoint, flowers, tmp_path):
+    for name in ("54", "91"):
+        shutil.copytree(flowers / "test" / name, tmp_path / "garden" / name)
+    outcome = run(predict, tmp_path / "garden", checkpoint, "--evaluate", "--report", tmp_path / "deep" / "report")
+    assert (outcome.code, outcome.out.startswith("6 photos   loss ")) == (0, True)
+    with (tmp_path / "deep" / "report" / "per_class.csv").open(newline="", encoding="utf-8-sig") as file:
+        rows = {row["class"]: row for row in csv.DictReader(file)}
+    assert {name: row["photos"] for name, row in rows.items()} == dict.fromkeys(rows, "0") | {"54": "3", "91": "3"}
+    assert [name for name, row in rows.items() if row["accuracy"]] == ["54", "91"]
+
+
+def test_without_mistakes_there_is_no_picture_of_any_and_an_old_one_goes(run, checkpoint, flowers, tmp_path):
+    """Every photo is put among those of the class that it is taken for."""
+    records = json.loads(run(predict, flowers / "test", checkpoint, "--format", "json", "--top_k", 1).out)
+    for number, record in enumerate(records):
+        folder = tmp_path / "right" / record["predictions"][0]["class"]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(record["path"], folder / f"{number}.jpg")
+    for name in (*REPORT, "mine.txt"):
+        (tmp_path / "evaluation").mkdir(exist_ok=True)
+        (tmp_path / "evaluation" / name).write_text("old")
+    outcome = run(predict, tmp_path / "right", checkpoint, "--evaluate")
+    assert (outcome.code, outcome.out.count("accuracy 100.00%")) == (0, 2)
+    left = {path.name: path.read_bytes() for path in (tmp_path / "evaluation").iterdir()}
+    assert sorted(left) == sorted({*REPORT, "mine.txt"} - {"mistakes.png"})
+    assert [name for name, contents in left.items() if contents == b"old"] == ["mine.txt"]
+
+
+def test_the_pictures_open(run, checkpoint, flowers, tmp_path):
+    run(predict, flowers / "test", checkpoint, "--evaluate")
+    for name in sorted({*REPORT} - {"per_class.csv"}):
+        with Image.open(tmp_path / "evaluation" / name) as picture:
+            assert picture.width > 500
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+# -------------------------------------------------------------------------------------------- bad photos, no photos
+
+
+def test_bad_photos_are_named_and_the_numbers_are_those_of_the_rest(run, checkpoint, flowers, tmp_path):
+    shutil.copytree(flowers / "test", tmp_path / "good" / "test")
+    shutil.copytree(flowers / "test", tmp_path / "bad" / "test")
+    for photo in ("51/drawn_001.jpg", "91/drawn_002.jpg"):
+        (tmp_path / "good" / "test" / photo).unlink()
+        (tmp_path / "bad" / "test" / photo).write_text("no photo")
+    expected = run(predict, tmp_path / "good" / "test", checkpoint, "--evaluate", "--report", tmp_path / "one")
+    outcome = run(predict, tmp_path / "bad" / "test", checkpoint, "--evaluate", "--report", tmp_path / "other")
+    assert (expected.code, expected.out[:15]) == (0, "16 test photos ")
+    assert (outcome.code, outcome.out) == (2, expected.out)
+    said = r"warning: .*51/drawn_001.jpg: .*\nwarning: .*91/drawn_002.jpg: .*\n.*: 2 of 18 photos could not be opened\n"
+    assert re.fullmatch(said, outcome.err.partition("/other\n")[2])
+    tables = [(tmp_path / name / "per_class.csv").read_bytes() for name in ("one", "other")]
+    assert tables[0] == tables[1]
+
+
+def test_where_no_photo_can_be_opened_there_is_no_result(run, checkpoint, tmp_path):
+    (tmp_path / "garden" / "54").mkdir(parents=True)
+    (tmp_path / "garden" / "54" / "only.jpg").touch()
+    outcome = run(predict, tmp_path / "garden", checkpoint, "--evaluate")
+    assert (outcome.code, outcome.out, outcome.err.count("only.jpg: it is empty")) == (2, "", 1)
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_broken_weights_are_said_to_be_broken(run, checkpoint, flowers):
+    loaded = load_checkpoint(checkpoint)
+    loaded.classifier.head[-1].bias.data[0] = float("nan")
+    save_checkpoint(checkpoint, loaded)
+    for extra in ((), ("--evaluate",)):
+        outcome = run(predict, flowers / "test", checkpoint, *extra)
+        assert (outcome.code, outcome.out, outcome.err.count("its weights are broken")) == (2, "", 1)
+
+
+def test_what_cannot_be_evaluated_is_refused_in_a_line(run, checkpoint, flowers, tmp_path):
+    test, photo = flowers / "test", flowers / "test" / "54" / "drawn_000.jpg"
+    for name in ("54", "rose", "tulip"):
+        shutil.copytree(flowers / "test" / "54", tmp_path / "strange" / name)
+    (tmp_path / "empty").mkdir()
+    one_folder, single = "--evaluate takes one folder", "are for single ones"
+    cases = [
+        ((tmp_path / "strange",), "no classes of the checkpoint: rose, tulip; it knows 49, 51, 54 and 3 more"),
+        ((flowers,), f"{flowers} holds test/, train/, valid/: name one of them"),
+        ((tmp_path / "empty",), "holds no class folders with photos"),
+        ((tmp_path / "none",), one_folder),
+        ((photo,), one_folder),
+        ((test, test), one_folder),
+        (("-",), one_folder),
+        ((test, "--plot", tmp_path / "plots"), single),
+        ((test, "--top_k", 3), single),
+        ((test, "--format", "json"), single),
+        ((test, "--heatmap"), single),
+    ]
+    for arguments, said in cases:
+        outcome = run(predict, *arguments, checkpoint, "--evaluate")
+        assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (2, "", 1)
+        assert said in outcome.err
+    outcome = run(predict, photo, checkpoint, "--report", tmp_path / "report")
+    assert (outcome.code, outcome.out, outcome.err.count("--report is for what --evaluate finds")) == (2, "", 1)
+    assert not (tmp_path / "report").exists()
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_report_that_cannot_be_written_fails_after_the_result(run, checkpoint, flowers, tmp_path):
+    (tmp_path / "file").touch()
+    outcome = run(predict, flowers / "test", checkpoint, "--evaluate", "--report", tmp_path / "file")
+    assert (outcome.code, len(outcome.out.splitlines()), outcome.err.count("cannot write")) == (1, 2, 1)

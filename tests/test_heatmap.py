@@ -1,0 +1,131 @@
+"""Which places speak for a class: against the class activation map by hand, on every kind of architecture."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import models
+
+import predict
+from backbones import backbone_with_weights
+from heatmap import find_heatmap
+from images import open_views
+from model_utils import ModelConfig, build_classifier
+from randomness import seed_torch
+
+
+def untrained(arch, hidden_units=()):
+    """A classifier of random weights, the same ones every time."""
+    seed_torch(0, "heatmap")
+    config = ModelConfig(arch=arch, hidden_units=hidden_units, dropout=0.2, num_classes=6)
+    return build_classifier(config, backbone_with_weights(arch, "none")).eval()
+
+
+def test_behind_average_pooling_and_a_linear_head_it_is_the_class_activation_map(flowers):
+    """Zhou et al. 2016: the last feature map, weighted with the class's row of the head."""
+    classifier = untrained("resnet18")
+    network = models.resnet18(weights=None)
+    network.fc = classifier.head[0]
+    network.load_state_dict(classifier.backbone.state_dict(), strict=False)
+    photo = flowers / "test" / "54" / "drawn_000.jpg"
+    image = models.ResNet18_Weights.DEFAULT.transforms()(Image.open(photo))
+    with torch.no_grad():
+        maps = torch.nn.Sequential(*list(network.eval().children())[:-2])(image[None])[0]  # (512, 7, 7)
+        by_class = torch.einsum("kc,chw->khw", network.fc.weight, maps).relu()
+    (pixels,) = open_views(photo, classifier.preprocessing)
+    assert by_class.any()
+    for label, expected in enumerate(by_class):
+        values = find_heatmap(classifier, pixels, label, (48, 48)).values
+        scale = expected.max().item() or 1
+        assert values == pytest.approx((expected / scale).numpy(), abs=1e-3)
+        assert values.max() == (1 if expected.any() else 0)
+
+
+@pytest.mark.parametrize("size", [(400, 300), (300, 400), (300, 300), (1000, 200), (90, 900), (40, 30)])
+def test_the_box_is_what_the_network_sees_of_the_photo(tmp_path, size):
+    """In a photo whose red and green say how far right and down a pixel lies: what the view's own corners say."""
+    across, down = (np.arange(length) * 255 / (length - 1) for length in size)
+    pixels = np.zeros((size[1], size[0], 3))
+    pixels[:, :, 0], pixels[:, :, 1] = across, down[:, None]
+    Image.fromarray(pixels.round().astype(np.uint8)).save(tmp_path / "photo.png")
+    classifier = untrained("squeezenet1_1")
+    (view,) = open_views(tmp_path / "photo.png", classifier.preprocessing).double() / 255  # (3, 224, 224)
+    seen = (view[0, 0, 0], view[1, 0, 0], view[0, -1, -1], view[1, -1, -1])
+    box = find_heatmap(classifier, (view * 255).byte(), 0, size).box
+    assert box == pytest.approx([share.item() for share in seen], abs=0.025)
+    assert box[0] + box[2] == pytest.approx(1)
+    assert box[1] + box[3] == pytest.approx(1)
+
+
+ARCHS = ["cnn", "alexnet", "densenet121", "squeezenet1_1", "mobilenet_v3_small", "googlenet", "convnext_tiny", "swin_t"]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_kind_of_network_that_ends_in_places_has_one(flowers, arch):
+    classifier = untrained(arch)
+    photo = flowers / "test" / "54" / "drawn_000.jpg"
+    (pixels,) = open_views(photo, classifier.preprocessing)
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    with torch.inference_mode():
+        spoken_for = classifier.features(pixels[None]) @ classifier.head[0].weight.T  # (1, 6): logits without the bias
+    found = find_heatmap(classifier, pixels, spoken_for.argmax().item(), (48, 48)).values
+    assert (found.ndim, min(found.shape) > 1) == (2, True)
+    assert np.isfinite(found).all()
+    assert (found.min() >= 0, found.max()) == (True, 1)
+    assert all(torch.equal(before[name], tensor) for name, tensor in classifier.state_dict().items())
+    assert not any(module._forward_hooks for module in classifier.modules())
+
+
+def test_what_lies_where_the_map_is_dark_does_not_speak_for_the_class(flowers):
+    """The slope of the logit along each place of alexnet's map, whose places have weights of their own."""
+    classifier = untrained("alexnet", hidden_units=(8,))
+    (pixels,) = open_views(flowers / "test" / "54" / "drawn_000.jpg", classifier.preprocessing)
+    with torch.no_grad():
+        batch = classifier.normalise(pixels[None])
+        maps = classifier.backbone.features(batch)  # (1, 256, 6, 6)
+
+        def logit(maps):
+            return classifier.head(torch.flatten(classifier.backbone.avgpool(maps), 1))[0, 1].item()
+
+        slopes = np.empty((6, 6))
+        for row, column in np.ndindex(6, 6):
+            less = maps.clone()
+            less[..., row, column] *= 0.99
+            slopes[row, column] = (logit(maps) - logit(less)) / 0.01
+    slopes = slopes.clip(min=0)
+    found = find_heatmap(classifier, pixels, 1, (48, 48)).values
+    assert found == pytest.approx(slopes / slopes.max(), abs=0.05)
+
+
+def test_a_vision_transformer_has_none_and_says_so(run, train_into, flowers, tmp_path):
+    assert find_heatmap(untrained("vit_b_32"), torch.zeros(3, 224, 224, dtype=torch.uint8), 0, (48, 48)) is None
+    for split in ("train", "valid"):
+        for name in ("54", "74"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            (folder / "a.jpg").symlink_to(flowers / split / name / "drawn_000.jpg")
+            (folder / "b.jpg").symlink_to(flowers / split / name / "drawn_001.jpg")
+    train_into(tmp_path, tmp_path / "data", "--arch", "vit_b_32", "--weights", "none", "--epochs", 1)
+    arguments = (flowers / "test" / "54" / "drawn_000.jpg", tmp_path / "checkpoint.pth", "--plot")
+    plain = run(predict, *arguments, tmp_path / "plain.png")
+    mapped = run(predict, *arguments, tmp_path / "mapped.png", "--heatmap")
+    assert (mapped.code, mapped.out) == (plain.code, plain.out)
+    assert mapped.err == "--heatmap: vit_b_32 has no last feature map, so there is none to draw\n"
+    assert np.array_equal(*(np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("plain", "mapped")))
+
+
+def test_looking_for_it_leaves_the_probabilities_alone(run, trained, trained_on_features, flowers, tmp_path):
+    """Those of the photos behind it too, to the last digit."""
+    for save_dir in (trained, trained_on_features):
+        arguments = (flowers / "test" / "54", save_dir / "checkpoint.pth", "--format", "json")
+        plain = run(predict, *arguments)
+        mapped = run(predict, *arguments, "--plot", tmp_path / save_dir.name, "--heatmap")
+        assert (mapped.code, mapped.err) == (0, "")
+        assert json.loads(mapped.out) == json.loads(plain.out)
+
+
+def test_without_a_plot_there_is_nothing_to_draw_it_on(run, trained, flowers):
+    outcome = run(predict, flowers / "test", trained / "checkpoint.pth", "--heatmap")
+    assert (outcome.code, outcome.out, outcome.err.count("it needs --plot")) == (2, "", 1)
