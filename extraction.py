@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from tqdm import tqdm
@@ -28,6 +29,7 @@ MOST_WORKERS = 8  # threads; on a CPU each holds the activations of a micro-batc
 AHEAD = 2  # micro-batches a worker may be ahead of who takes the results
 
 OpenViews = Callable[[int, Sequence[int]], torch.Tensor]  # a photo's index, views -> uint8 (V, 3, S, S)
+Result = TypeVar("Result")
 Work = tuple[Sequence[int], Sequence[int]]  # one micro-batch: indices of photos, and the views to cut out of each
 
 
@@ -90,9 +92,9 @@ def extract(
 
 
 def in_order(
-    run: Callable[..., Extracted], work: Iterable[Work], device: torch.device, most_workers: int
-) -> Iterator[Extracted]:
-    """Share the work among threads and yield the results in its order, few of them waiting at any time.
+    run: Callable[..., Result], work: Iterable[tuple], device: torch.device, most_workers: int = MOST_WORKERS
+) -> Iterator[Result]:
+    """Share `run`'s arguments in `work` among threads; yield the results in their order, few waiting at any time.
 
     On an error or an interrupt the work that has not begun is dropped. Where no threads can be had, this one works.
     """
@@ -102,9 +104,9 @@ def in_order(
     with shared_cores(device, most_workers) as workers, contextlib.ExitStack() as stack:
         pool = ThreadPoolExecutor(workers)  # begins its threads with the number of torch's threads that is set now
         stack.callback(pool.shutdown, cancel_futures=True)
-        running: deque[Future[Extracted]] = deque()
-        for indices, views in work:
-            running.append(pool.submit(run, indices, views))
+        running: deque[Future[Result]] = deque()
+        for arguments in work:
+            running.append(pool.submit(run, *arguments))
             if len(running) > AHEAD * workers:
                 yield running.popleft().result()
         while running:

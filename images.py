@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -29,6 +29,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 MAX_PIXELS = 180_000_000  # about Pillow's own limit: 0.5 GB as RGB, and more than nearly every camera's
 MAX_SIDE = 2048  # pixels that a model may ask for
 LONGEST_ASPECT = 3  # what lies further out than this many short sides is trimmed before resizing
+LYING = (5, 6, 7, 8)  # EXIF's orientations of a picture whose rows are columns of what is stored
 FIRST_RANDOM_VIEW = 2  # the plain photo and its mirror image come before
 # A random view shows this share of the photo's area. ImageNet training goes down to 8 %, over hundreds of epochs; the
 # few views that a head learns from had better all show the flower.
@@ -97,6 +98,20 @@ def open_upright(path: Path, shorter_side: int | None) -> Image.Image:
         image.load()
         turn_upright(image)
         return as_rgb(shrunk(image, shorter_side) if shorter_side else image)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return a photo's width and height, turned upright, from its header alone: for a photo that can be opened.
+
+    An orientation that a PNG gives behind its pixels, where hardly any has it, is not seen.
+    """
+    with Image.open(path, formats=photo_formats()) as image:
+        # A TIFF's `size` is turned already in newer versions of Pillow
+        width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+        with contextlib.suppress(Exception):  # unreadable EXIF turns nothing
+            if Image.Image.getexif(image).get(ExifTags.Base.Orientation) in LYING:  # PNG's own would decode it all
+                return height, width
+    return width, height
 
 
 def turn_upright(image: Image.Image) -> None:

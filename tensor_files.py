@@ -19,6 +19,7 @@ from terminal import InputError, RunError, reason_of
 
 DIGEST = "digest"  # the key of the digest of all the rest
 MOST_VALUES = 2 * 10**6  # numbers, names and lists; the history of 100,000 epochs has 1,300,000
+MOST_STEPS = 5 * 10**6  # of a pickle; two or three a value
 MOST_TEXT = 10**8  # bytes of their names and values, beside the tensors'
 PLAIN_GLOBALS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
 # Steps of a pickle: what they leave on its reader's stack (GLOBAL: what it names), how many things they take from it
@@ -130,7 +131,7 @@ def check_pickle(data: bytes) -> None:
 
 def check_step(name: str, argument: object, count: int) -> None:
     """Raise ValueError for a step of a pickle, the `count`-th, that no pickle of ours takes."""
-    if count > MOST_VALUES * 10:
+    if count > MOST_STEPS:
         raise ValueError("it is endless")
     if name not in PUSHED.keys() | TAKEN.keys() | OTHER_STEPS:
         raise ValueError(f"it holds {name}, which train.py never writes")

@@ -5,15 +5,15 @@
     python train.py flowers --download                      (fetches the photos of 102 species first)
     python train.py flowers --save_dir out --category_names cat_to_name.json
     python train.py flowers --save_dir out --epochs 30 --resume
+    python train.py flowers --summary                       (says what it found and how long it would take)
 
-Writes checkpoint.pth into --save_dir, for predict.py: the epoch that was best on the validation photos. What
---resume needs goes into the folder run/ beside it.
+Writes checkpoint.pth into --save_dir, for predict.py: the epoch that was best on the validation photos. Tables and
+pictures of the run, and what --resume needs, go into the folder run/ beside it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import terminal  # first: Ctrl-C while torch loads should not end in a traceback
 
@@ -30,28 +30,36 @@ from backbones import backbone_with_weights
 from data_utils import Splits, load_category_names, load_splits
 from devices import choose_device
 from download import download
+from evaluation import Evaluation, calibrate, evaluate, summary
 from feature_cache import FeatureCache
-from features import Batch, Inputs, UnusablePhotosError, epoch_batches, extract_inputs
+from features import Batch, Inputs, UnusablePhotosError, check_photos_left, epoch_batches, extract_inputs, whole
 from model_utils import Checkpoint, Classifier, ModelConfig, build_classifier
 from randomness import fold_seed, seed_torch
-from run_state import Metrics, Row, RunFolder, TrainState
-from terminal import InputError, RunError, counted, few, note, progress, warn, watched
+from report import Diagnosis, check_tensorboard, write_diagnosis, write_history, write_tensorboard
+from run_state import Row, RunFolder, TrainState
+from survey import survey
+from terminal import RunError, counted, note, progress, warn, watched
 from train_config import TrainConfig, build_parser
 
 CHANGEABLE = ("learning_rate", "batch_size", "views")  # what --resume may go on with other values of
 
 
 def fit(config: TrainConfig, run_folder: RunFolder) -> None:
-    """Train as `config` asks, from the folder of photos to the tested checkpoint."""
+    """Train as `config` asks, from the folder of photos to the tested checkpoint; with --summary, only survey it."""
     device = choose_device(config.gpu)
+    if config.tensorboard:
+        check_tensorboard()
     if config.download:
         download(config.data_dir)
     splits = load_splits(config.data_dir, config.valid_split, config.seed)
     category_names = load_category_names(config.category_names, splits.classes)
     classifier, weights = new_classifier(config, len(splits.classes), device)
-    report_start(config, splits, classifier, device)
-
     state = start_state(config, splits, category_names, classifier, weights)
+    if config.summary:
+        survey(config, splits, state, device, train_one_epoch)
+        return
+
+    report_start(config, splits, classifier, device)
     run_folder.begin()
     if config.resume:
         run_folder.resume(state)
@@ -75,8 +83,14 @@ def fit(config: TrainConfig, run_folder: RunFolder) -> None:
         run_folder.save(state)  # whatever ended the loop: finished epochs are not lost
 
     classifier.trainee.load_state_dict(state.finished["best_trained"])
-    report_best(state.best, evaluate(classifier.trainee, whole(test, config)) if test else None)
-    print(f"checkpoint: {run_folder.checkpoint_path}")
+    temperature = calibrate(evaluate(classifier.trainee, whole(valid)))
+    run_folder.save_calibrated(state, temperature)
+    judged = test or valid
+    evaluation = evaluate(classifier.trainee, whole(judged)).at(temperature)
+    report_best(state.best, judged.split.name, evaluation)
+    print(f"checkpoint: {run_folder.checkpoint_path}", flush=True)
+    if not config.no_report:
+        write_report(config, run_folder, state, judged, evaluation)
 
 
 # ------------------------------------------------------------------------------------------- before the first epoch
@@ -123,21 +137,16 @@ def check_bad_photos(
 
     Raises UnusablePhotosError without --skip_bad, and InputError where a split or a class has no photo left.
     """
-    bad = [(split, index) for split in (train, *others) if split for index in sorted(split.bad)]
-    errors = [split.bad[index] for split, index in bad]
+    bad = [(part, index) for part in (train, *others) if part for index in sorted(part.bad)]
+    errors = [part.bad[index] for part, index in bad]
     run_folder.list_bad([str(error) for error in errors])
     listed = f"listed in {run_folder.bad_path}"
     if bad and not config.skip_bad:
         raise UnusablePhotosError(errors, f"repair or remove them, or add --skip_bad (all are {listed})")
     if bad:
         warn(f"going on without {counted(len(bad), 'photo')} that cannot be opened, {listed}")
-    for inputs in (train, *others):
-        if inputs and not inputs.used:
-            raise InputError(f"none of the {inputs.split.name} photos can be opened: repair some")
-    if lost := set(train.split.labels) - set(train.labels.tolist()):
-        names = few([classes[label] for label in sorted(lost)])
-        raise InputError(f"no training photo can be opened of {names}: repair some, or remove the class")
-    return [split.split.photos[index] for split, index in bad]
+    check_photos_left(classes, train, *others)
+    return [part.split.photos[index] for part, index in bad]
 
 
 def open_cache(config: TrainConfig) -> FeatureCache | None:
@@ -148,8 +157,8 @@ def open_cache(config: TrainConfig) -> FeatureCache | None:
 # --------------------------------------------------------------------------------------------------------- one epoch
 
 
-def run_epoch(config: TrainConfig, state: TrainState, train: Inputs, valid: Inputs) -> tuple[float, Metrics]:
-    """Train for one epoch; return the training loss, and the average's loss and accuracy on the validation photos.
+def run_epoch(config: TrainConfig, state: TrainState, train: Inputs, valid: Inputs) -> tuple[float, Evaluation]:
+    """Train for one epoch; return the training loss, and the average's answers to the validation photos.
 
     Whatever is random in an epoch is a function of its number and the seed. Raises RunError for losses that are
     not finite.
@@ -162,7 +171,7 @@ def run_epoch(config: TrainConfig, state: TrainState, train: Inputs, valid: Inpu
     try:
         with progress(len(rows), f"epoch {epoch}/{config.epochs}", "photo") as bar:
             train_loss = train_one_epoch(state.trainee, watched(batches, bar), state.optimizer, state.average)
-        return train_loss, evaluate(state.average.module, whole(valid, config))
+        return train_loss, evaluate(state.average.module, whole(valid))
     except FloatingPointError as error:
         rate = f"--learning_rate (now {config.learning_rate:g})"
         raise RunError(f"the loss is not finite ({error}) in epoch {epoch}: lower {rate}") from None
@@ -188,29 +197,6 @@ def train_one_epoch(
         total += loss.item() * len(labels)
         count += len(labels)
     return total / count
-
-
-@torch.inference_mode()
-def evaluate(trainee: nn.Module, batches: Iterable[Batch]) -> Metrics:
-    """Return loss and accuracy over all samples: sums and counts, divided once.
-
-    Raises FloatingPointError for a loss that is not finite.
-    """
-    trainee.eval()
-    total, right, count = 0.0, 0, 0
-    for inputs, labels in batches:
-        logits = trainee(inputs)  # (B, classes)
-        total += F.cross_entropy(logits, labels, reduction="sum").item()
-        right += (logits.argmax(dim=1) == labels).sum().item()
-        count += len(labels)
-    if not math.isfinite(total):
-        raise FloatingPointError(total)
-    return Metrics(total / count, right / count)
-
-
-def whole(inputs: Inputs, config: TrainConfig) -> Iterator[Batch]:
-    """Return batches of the plain photos of a split, in order: what is evaluated on."""
-    return epoch_batches(inputs.rows(), inputs.labels, config.batch_size, inputs.device)
 
 
 # --------------------------------------------------------------------------------------------------- at the terminal
@@ -248,10 +234,24 @@ def report_epoch(row: Row, config: TrainConfig) -> None:
     )
 
 
-def report_best(best: Row, test: Metrics | None) -> None:
-    """Print which epoch the checkpoint holds, and what it reaches on photos by which nothing was chosen."""
-    tested = f"   test loss {test.loss:.4f}   test accuracy {test.accuracy:.2%}" if test else ""
-    print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}{tested}")
+def report_best(best: Row, judged: str, evaluation: Evaluation) -> None:
+    """Print which epoch the checkpoint holds, and what it is worth: where there are test photos, on those."""
+    print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
+    print(summary(judged, evaluation))
+
+
+def write_report(
+    config: TrainConfig, run_folder: RunFolder, state: TrainState, judged: Inputs, evaluation: Evaluation
+) -> None:
+    """Leave tables and pictures of the run in its folder."""
+    checkpoint = state.best_checkpoint()
+    history = checkpoint.history
+    figures = write_history(run_folder.folder, history, state.best["epoch"])
+    diagnosis = Diagnosis(judged.split.name, evaluation, judged.paths, checkpoint.classes, checkpoint.names)
+    figures |= write_diagnosis(run_folder.folder, diagnosis)
+    if config.tensorboard:
+        write_tensorboard(run_folder.folder / "tensorboard", history, figures)
+    note(f"tables and pictures of it: {run_folder.folder}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

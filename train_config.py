@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backbones import DEFAULT_IMAGE_SIZE, resolve_arch
 from command_line import Parser
-from terminal import InputError
+from terminal import InputError, reason_of
 
 DEFAULT_HIDDEN_UNITS = 512
 
@@ -18,12 +18,15 @@ class TrainConfig:
     """One run's settings, checked. Raises InputError, naming the flag, for a value out of range."""
 
     data_dir: Path
+    summary: bool = False
     download: bool = False
     valid_split: float = 0.2
     category_names: Path | None = None
     skip_bad: bool = False
     save_dir: Path = Path()
     resume: bool = False
+    no_report: bool = False
+    tensorboard: bool = False
     arch: str = "vgg16"
     weights: str | None = None  # None: DEFAULT, and none for cnn
     hidden_units: tuple[int, ...] | None = None  # None: 512, and no hidden layer for cnn
@@ -44,6 +47,7 @@ class TrainConfig:
         if self.hidden_units is None:  # the classic cnn ends in a single Linear
             object.__setattr__(self, "hidden_units", () if self.arch == "cnn" else (DEFAULT_HIDDEN_UNITS,))
         size = DEFAULT_IMAGE_SIZE if self.image_size is None else self.image_size
+        check("--tensorboard", "with it", not (self.tensorboard and self.no_report), "without --no_report")
         check("--valid_split", self.valid_split, 0 < self.valid_split < 1, "between 0 and 1")
         check(
             "--hidden_units",
@@ -53,18 +57,18 @@ class TrainConfig:
         )
         check("--dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and below 1")
         check("--image_size", size, 8 <= size <= 1024, "between 8 and 1024 pixels")
-        check("--epochs", self.epochs, self.epochs >= 1, "at least 1")
+        check("--epochs", self.epochs, 1 <= self.epochs <= 10**5, "from 1 to 100,000")
         check("--learning_rate", self.learning_rate, 0 < self.learning_rate <= 1000, "above 0 and at most 1000")
         check("--batch_size", self.batch_size, 1 <= self.batch_size <= 10**6, "from 1 to 1,000,000")
-        check("--views", self.views, self.views >= 1, "at least 1")
+        check("--views", self.views, 1 <= self.views <= 10**6, "from 1 to 1,000,000")
         check("--cache_limit", self.cache_limit, 0 <= self.cache_limit <= 10**6, "at least 0 GB")
-        check("--seed", self.seed, self.seed >= 0, "at least 0")
+        check("--seed", self.seed, 0 <= self.seed < 2**63, "at least 0 and below 2^63")
 
 
 def check(flag: str, value: object, fits: bool, wanted: str) -> None:
     """Refuse a value out of range; written so that `nan`, which compares with nothing, is refused too."""
     if not fits:
-        raise InputError(f"{flag} must be {wanted}, not {value}")
+        raise InputError(f"{flag} must be {wanted}, not {reason_of(value)}")
 
 
 def parse_hidden_units(text: str) -> tuple[int, ...]:
@@ -89,6 +93,12 @@ def build_parser(doc: str) -> Parser:
         metavar="DATA_DIR",
         help="folder that holds train/, valid/ (or val/) and perhaps test/, in each a folder of photos a class; "
         "or a folder that holds the class folders themselves",
+    )
+    data.add_argument(
+        "--summary",
+        action="store_true",
+        help="open every photo, say what was found and about how long a new run would take, and stop: nothing is "
+        "trained or written (but --download, where given, goes first)",
     )
     data.add_argument(
         "--download",
@@ -205,5 +215,15 @@ def build_parser(doc: str) -> Parser:
         "--resume",
         action="store_true",
         help="go on where the run in --save_dir stopped, as if it never had; give a larger --epochs to train longer",
+    )
+    output.add_argument(
+        "--no_report",
+        action="store_true",
+        help="write no tables and pictures into run/, as a search over many runs wants it",
+    )
+    output.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write the curves and pictures of run/ for tensorboard too, into run/tensorboard/",
     )
     return parser

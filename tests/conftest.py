@@ -46,7 +46,7 @@ def flowers(tmp_path_factory):
 def trained(flowers, tmp_path_factory):
     """The save_dir of a short cnn run on the drawn flowers, names included."""
     save_dir = tmp_path_factory.mktemp("trained")
-    options = ["--arch", "cnn", "--epochs", "3", "--category_names", str(NAMES)]
+    options = ["--arch", "cnn", "--epochs", "3", "--category_names", str(NAMES), "--no_report"]
     train.main([str(flowers), *options, "--save_dir", str(save_dir)])
     return save_dir
 
@@ -55,7 +55,7 @@ def trained(flowers, tmp_path_factory):
 def trained_on_features(flowers, tmp_path_factory):
     """The save_dir of a short run of a head on a frozen resnet18."""
     save_dir = tmp_path_factory.mktemp("trained_on_features")
-    options = ["--arch", "resnet18", "--weights", "none", "--epochs", "2"]
+    options = ["--arch", "resnet18", "--weights", "none", "--epochs", "2", "--no_report"]
     train.main([str(flowers), *options, "--save_dir", str(save_dir)])
     return save_dir
 
