@@ -1,12 +1,14 @@
 # make demo   draw flowers, train on them, predict one, show the picture
+# make gallery   make the README's pictures and outputs anew
 # make test   everything that CI checks
-# Both need Python 3.10 or newer and make; what else they need goes into .venv, once.
+# All need Python 3.10 or newer and make; what else they need goes into .venv, once.
 
 PYTHON ?= python3
 BIN = .venv/bin
+FLOWERS ?= flowers
 SHOWN = demo/flowers/test/54/drawn_000.jpg
 
-.PHONY: setup demo test lint format
+.PHONY: setup demo gallery test lint format
 
 setup: .venv/installed
 
@@ -21,6 +23,9 @@ demo: setup
 	$(BIN)/python train.py demo/flowers --arch cnn --save_dir demo --category_names cat_to_name.json
 	$(BIN)/python predict.py $(SHOWN) demo/checkpoint.pth --top_k 3 --plot demo/prediction.png
 	@echo "The picture shows a sunflower. Look at demo/prediction.png."
+
+gallery: setup
+	$(BIN)/python docs/gallery.py $(FLOWERS)
 
 test: setup lint
 	$(BIN)/python -m pytest

@@ -1,0 +1,93 @@
+"""Make the README's pictures and outputs anew: `make gallery`.
+
+The pictures come from the demo's drawings. Output blocks of the README begin with `$ python …`: each such command is
+run as it stands, and what it prints replaces the block. Those that need `flowers`, the photos of 102 species, are left
+as they are where there is no such folder (another one: `make gallery FLOWERS=/where/they/are`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"^    \$ (python .*)\n((?:    .*\n|\n(?=    [^$ ]))*)", re.MULTILINE)
+PICTURES = ("curves", "confusion_matrix", "reliability", "mistakes")
+SHOWN = "demo/flowers/test/54/drawn_000.jpg"
+FIRST_EPOCHS = 4  # of a run that are shown, and the last
+
+
+def main() -> None:
+    """Make everything anew."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("flowers", type=Path, help="photos of the 102 species")
+    flowers = parser.parse_args().flowers
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in [*PROJECT.glob("*.py"), PROJECT / "cat_to_name.json"]:
+            (folder / file.name).symlink_to(file)
+        if flowers.is_dir():
+            (folder / "flowers").symlink_to(flowers.resolve())
+        make_pictures(folder)
+        readme = PROJECT / "README.md"
+        text = readme.read_text(encoding="utf-8")
+        readme.write_text(BLOCK.sub(lambda block: made_anew(block, folder), text), encoding="utf-8")
+
+
+def make_pictures(folder: Path) -> None:
+    """Train on the demo's drawings, predict one of them, and keep the pictures that this leaves."""
+    out = "--save_dir demo --category_names cat_to_name.json"
+    run("python demo.py demo/flowers", folder)
+    run(f"python train.py demo/flowers --arch cnn --image_size 64 {out}", folder)
+    run(f"python predict.py {SHOWN} demo/checkpoint.pth --plot docs/prediction.png --heatmap", folder)
+    shutil.copy(folder / "docs" / "prediction.png", PROJECT / "docs")
+    for name in PICTURES:
+        if (folder / "demo" / "run" / f"{name}.png").exists():
+            shutil.copy(folder / "demo" / "run" / f"{name}.png", PROJECT / "docs")
+
+
+def made_anew(block: re.Match[str], folder: Path) -> str:
+    """Return an output block as its command prints it now; one whose photos are not here stays."""
+    command = block[1]
+    if "flowers" in command.replace("demo/flowers", "") and not (folder / "flowers").exists():
+        print(f"left as it is: {command}", file=sys.stderr)
+        return block[0]
+    lines = shortened(run(command, folder).splitlines())
+    return "".join(f"    {line}".rstrip() + "\n" for line in [f"$ {command}", *lines])
+
+
+def shortened(lines: list[str]) -> list[str]:
+    """Leave out the epochs in the middle of a run."""
+    kept: list[str] = []
+    for line in lines:
+        epoch = re.match(r"epoch +(\d+)/(\d+)", line)
+        if epoch and FIRST_EPOCHS < int(epoch[1]) < int(epoch[2]):
+            kept += [] if kept[-1] == "…" else ["…"]
+        elif not (kept and kept[-1] == "…" and line.startswith("reading")):
+            kept.append(line)
+    return kept
+
+
+def run(command: str, folder: Path) -> str:
+    """Run a command line of the README, pipes included; return what it prints, both streams in their order."""
+    print(f"$ {command}", file=sys.stderr, flush=True)
+    line = re.sub(r"\bpython\b", shlex.quote(sys.executable), command)
+    settings = {"PYTHONUNBUFFERED": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=folder, env={**os.environ, **settings}, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode not in (0, 141):
+        sys.exit(f"{command} ended with {done.returncode}:\n{done.stdout}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
