@@ -135,7 +135,7 @@ def calibrate(valid: Evaluation) -> float:
     makes it worse. So a temperature has to prove itself in cross-validation, by more than one standard error of what
     it gains (the rule of Breiman et al. 1984, section 3.4.3).
     """
-    if len(valid) < 2 * FOLDS:
+    if len(valid) < 2 * FOLDS or not valid.mistakes:  # where all are right no temperature is cold enough
         return 1.0
     gains = torch.empty(len(valid), dtype=torch.float64)
     folds = torch.arange(len(valid)) % FOLDS  # photos lie class by class: every fold gets its share of each

@@ -81,6 +81,11 @@ def test_a_temperature_is_kept_only_where_it_helps_photos_it_was_not_fitted_to()
     assert calibrate(drawn(number=5, scale=3.0)) == 1.0
 
 
+def test_photos_that_are_all_right_say_nothing_of_a_temperature():
+    labels = torch.arange(60) % 3
+    assert calibrate(Evaluation(torch.nn.functional.one_hot(labels, 3).float() * 2, labels)) == 1.0
+
+
 def test_certain_and_always_right_is_no_reason_to_fail():
     logits = torch.full((20, 3), -1000.0)
     logits[torch.arange(20), torch.arange(20) % 3] = 1000.0
