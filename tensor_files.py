@@ -109,10 +109,13 @@ def check_pickle(data: bytes) -> None:
     step leaves on the reader's stack, as far as its kind: "(" is a mark.
     """
     stack: list[str] = []
+    marks: list[int] = []
     memo: dict[int, str] = {}
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         name = opcode.name
         check_step(name, argument, count)
+        if name == "MARK":
+            marks.append(len(stack))  # looked for anew each time, they would make this quadratic
         if name in PUSHED:
             stack.append(PUSHED[name] or argument)
         elif name in ("BINGET", "LONG_BINGET"):
@@ -120,7 +123,9 @@ def check_pickle(data: bytes) -> None:
         elif name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1]
         elif name in TAKEN:
-            taken = TAKEN[name] or stack[::-1].index("(") + 1
+            taken = TAKEN[name] or len(stack) - marks.pop()
+            if taken < 1 or (TAKEN[name] and "(" in stack[-taken:]):
+                raise ValueError("it takes what is not there")
             items = [kind for kind in stack[len(stack) - taken :] if kind != "("]
             stack[len(stack) - taken :] = [LEFT[name]] if name in LEFT else []
             if name.startswith("SETITEM") and set(items[::2]) - {"text", "number"}:
