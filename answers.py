@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from terminal import percent, printable
+from words import percent, printable
 
 FORMATS = ("text", "json", "jsonl", "csv")
 BYTE_ORDER_MARK = "\ufeff"  # by which spreadsheets know UTF-8

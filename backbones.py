@@ -18,8 +18,9 @@ from torch import nn
 from torchvision import models
 from torchvision.models import WeightsEnum
 
+from errors import InputError, RunError
 from images import Preprocessing
-from terminal import InputError, RunError, few, nearest, reason_of
+from words import first_few, nearest, reason_of
 
 DEFAULT_IMAGE_SIZE = 32  # pixels, of the pictures that cnn takes: as in CIFAR-10
 ALIASES = {"densenet": "densenet121", "vgg": "vgg16", "resnet": "resnet50"}
@@ -54,14 +55,14 @@ def resolve_arch(name: str) -> str:
         return arch
     close = nearest(arch, [*known_archs(), *ALIASES])
     hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(known_archs())}"
-    raise InputError(f"--arch: there is no architecture {name!r}; {hint}")
+    raise InputError(f"{name!r}: there is no such architecture; {hint}", "arch")
 
 
 def resolve_weights(arch: str, weights: str | None) -> WeightsEnum | Path | None:
     """Return what --weights means for `arch`: torchvision's entry, a file, or None for random weights."""
     random = weights is not None and weights.lower() == "none"
     if arch == "cnn" and weights is not None and not random:
-        raise InputError(f"--weights {weights}: cnn is trained from scratch and takes no pretrained weights")
+        raise InputError(f"{weights}: cnn is trained from scratch and takes no pretrained weights", "weights")
     if arch == "cnn" or random:
         return None
     entries = models.get_model_weights(arch)
@@ -72,7 +73,8 @@ def resolve_weights(arch: str, weights: str | None) -> WeightsEnum | Path | None
     if Path(weights).is_file():
         return Path(weights)
     names = ", ".join(entry.name for entry in entries)
-    raise InputError(f"--weights {weights}: no such file, nor weights of {arch}; valid: DEFAULT, {names}, none, a file")
+    valid = f"valid: DEFAULT, {names}, none, a file"
+    raise InputError(f"{weights}: no such file, nor weights of {arch}; {valid}", "weights")
 
 
 def choose_preprocessing(arch: str, weights: WeightsEnum | Path | None, image_size: int | None) -> Preprocessing:
@@ -84,7 +86,7 @@ def choose_preprocessing(arch: str, weights: WeightsEnum | Path | None, image_si
     entry = weights if isinstance(weights, WeightsEnum) else models.get_model_weights(arch).DEFAULT
     preset = entry.transforms()
     if image_size not in (None, preset.crop_size[0]):
-        raise InputError(f"--image_size is for --arch cnn; {arch}'s weights want {preset.crop_size[0]} pixels")
+        raise InputError(f"is for the cnn; {arch}'s weights want {preset.crop_size[0]} pixels", "image_size")
     return Preprocessing(
         resize_size=preset.resize_size[0],
         crop_size=preset.crop_size[0],
@@ -205,7 +207,7 @@ def download_weights(entry: WeightsEnum) -> OrderedDict:
         reason = reason_of(getattr(error, "reason", error))  # an URLError's own text is clumsy
         raise RunError(
             f"cannot get the pretrained weights ({reason}).\n"
-            f"Fetch {entry.url} into {folder}/ yourself, or use --arch cnn, which needs none"
+            f"Fetch {entry.url} into {folder}/ yourself, or take the architecture cnn, which needs none"
         ) from error
 
 
@@ -215,11 +217,11 @@ def read_weights_file(path: Path) -> OrderedDict:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that is no state dict makes the reader raise
         what = f"not a file of tensors that can be loaded safely ({reason_of(error)})"
-        raise InputError(f"--weights {path}: {what}") from None
+        raise InputError(f"{path}: {what}", "weights") from None
     for key in ("state_dict", "model_state_dict", "model"):
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f"--weights {path}: no state dict (a mapping from names to tensors)")
+        raise InputError(f"{path}: no state dict (a mapping from names to tensors)", "weights")
     return state
 
 
@@ -230,8 +232,8 @@ def fill_backbone(module: nn.Module, state: OrderedDict, arch: str, source: str)
     missing = [name for name in wanted if name not in renamed and not name.endswith("num_batches_tracked")]
     misfits = [name for name in wanted if name in renamed and renamed[name].shape != wanted[name].shape]
     if missing or misfits:
-        what = f"lacks {few(missing)}" if missing else f"has other shapes for {few(misfits)}"
-        raise InputError(f"--weights {source}: these are not {arch}'s, the file {what}")
+        what = f"lacks {first_few(missing)}" if missing else f"has other shapes for {first_few(misfits)}"
+        raise InputError(f"{source}: these are not {arch}'s, the file {what}", "weights")
     batches_seen = torch.tensor(0)  # what files from before torch 0.4.1 lack, and eval mode never reads
     kept = OrderedDict((name, renamed.get(name, batches_seen).to(wanted[name].dtype)) for name in wanted)
     kept._metadata = wanted._metadata  # mnasnet asks for its version, and the shapes are this version's

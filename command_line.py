@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import NoReturn
 
-from terminal import EXIT_WRONG_INPUT, nearest
+from program import EXIT_WRONG_INPUT
+from words import nearest
 
 GPU_ON, GPU_OFF = {"gpu", "cuda", "mps", "true", "yes", "on"}, {"cpu", "false", "no", "off"}
 WIDEST_TEXT = 100  # columns

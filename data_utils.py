@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from errors import InputError
 from images import photo_endings
+from messages import note, warn
 from randomness import generator
-from terminal import InputError, counted, few, nearest, note, warn
+from words import counted, first_few, nearest
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -72,7 +74,7 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
     folders = split_folders(data_dir)
     train = find_classes(data_dir, folders.get("train", data_dir))
     if not folders and all(photo.count("/") > 1 for photos in train.values() for photo in photos):
-        where = f"lie in folders below {few(list(train))}"
+        where = f"lie in folders below {first_few(list(train))}"
         warn(f"{data_dir}: all photos {where}, which are taken for classes; is this a level too high?")
     check_number_of_classes(data_dir, tuple(train))
     if "valid" in folders:
@@ -105,10 +107,12 @@ def load_labelled(folder: Path, classes: tuple[str, ...]) -> Split:
     Raises InputError where there are none, or where a folder is none of the classes.
     """
     if inside := split_folders(folder):
-        raise InputError(f"{folder} holds {few([f'{path.name}/' for path in inside.values()])}: name one of them")
+        raise InputError(f"{folder} holds {first_few([f'{path.name}/' for path in inside.values()])}: name one of them")
     found = find_classes(folder, folder)
     if strangers := [name for name in found if name not in classes]:
-        raise InputError(f"{folder}: no classes of the checkpoint: {few(strangers)}; it knows {few(classes)}")
+        raise InputError(
+            f"{folder}: no classes of the checkpoint: {first_few(strangers)}; it knows {first_few(classes)}"
+        )
     if not found:
         raise InputError(f"{folder} holds no class folders with photos")
     return make_split(SPLIT_NAMES.get(folder.resolve().name.lower(), ""), folder, classes, found)
@@ -128,7 +132,7 @@ def split_folders(data_dir: Path) -> dict[str, Path]:
             raise InputError(f"{data_dir} holds both {found[split].name}/ and {folder.name}/; keep one of them")
         found[split] = folder
     if found and "train" not in found:
-        raise InputError(f"{data_dir} holds {few([f.name + '/' for f in found.values()])} but no train/")
+        raise InputError(f"{data_dir} holds {first_few([f.name + '/' for f in found.values()])} but no train/")
     return found
 
 
@@ -141,7 +145,7 @@ def find_classes(data_dir: Path, folder: Path) -> dict[str, list[str]]:
     if loose := sum(is_photo(path) for path in folder.iterdir()):
         warn(f"{folder}: {counted(loose, 'photo')} beside the class folders left out, being of no class")
     if empty := [name for name, found in photos.items() if not found]:
-        warn(f"{folder}: {counted(len(empty), 'folder')} without photos left out: {few(empty)}")
+        warn(f"{folder}: {counted(len(empty), 'folder')} without photos left out: {first_few(empty)}")
     return {name: [f.relative_to(data_dir).as_posix() for f in found] for name, found in photos.items() if found}
 
 
@@ -203,7 +207,9 @@ def make_split(name: str, root: Path, classes: Iterable[str], by_class: dict[str
     """Lay a split's photos out in a row, class by class. Raises InputError for a class not among them."""
     index = {class_name: i for i, class_name in enumerate(classes)}
     if strangers := [class_name for class_name in by_class if class_name not in index]:
-        raise InputError(f"{root}: {name} photos of classes that train/ lacks: {few(strangers)}; remove or rename them")
+        raise InputError(
+            f"{root}: {name} photos of classes that train/ lacks: {first_few(strangers)}; remove or rename them"
+        )
     rows = [(photo, index[class_name]) for class_name, photos in by_class.items() for photo in photos]
     return Split(name, root, photos=tuple(photo for photo, _ in rows), labels=tuple(label for _, label in rows))
 
@@ -224,7 +230,9 @@ def warn_of_cases(data_dir: Path, classes: tuple[str, ...]) -> None:
     for name in classes:
         by_lower.setdefault(name.lower(), []).append(name)
     if alike := [" and ".join(names) for names in by_lower.values() if len(names) > 1]:
-        warn(f"{data_dir}: classes that differ by case only are kept apart: {few(alike)}; is each pair one class?")
+        warn(
+            f"{data_dir}: classes that differ by case only are kept apart: {first_few(alike)}; is each pair one class?"
+        )
 
 
 def warn_of_copies(splits: Splits) -> None:
@@ -238,7 +246,7 @@ def warn_of_copies(splits: Splits) -> None:
         if copies:
             warn(
                 f"{counted(len(copies), f'{split.name} photo')} of {len(split):,} are training photos too "
-                f"({few(sorted(copies))}): the {split.name} accuracy will look better than it is"
+                f"({first_few(sorted(copies))}): the {split.name} accuracy will look better than it is"
             )
 
 
@@ -266,20 +274,20 @@ def load_category_names(path: Path | None, classes: tuple[str, ...] | list[str])
     if path is None:
         return {}
     if path.exists() and not path.is_file():
-        raise InputError(f"--category_names: {path} is no file")  # but a folder, or a pipe that might never end
+        raise InputError(f"{path} is no file", "category_names")  # but a folder, or a pipe that might never end
     try:
         names = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=without_repetition)
     except OSError as error:
-        raise InputError(f"--category_names: cannot read {path}: {error.strerror}") from None
+        raise InputError(f"{path} cannot be read: {error.strerror}", "category_names") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--category_names: {path} is not JSON of names: {error}") from None
+        raise InputError(f"{path} is not JSON of names: {error}", "category_names") from None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise InputError(f'--category_names: {path} must map class folders to names, as in {{"21": "fire lily"}}')
+        raise InputError(f'{path} must map class folders to names, as in {{"21": "fire lily"}}', "category_names")
     if missing := [name for name in classes if name not in names]:
         close = nearest(missing[0], names, most=1)
         warn(
             f"{path} names {len(classes) - len(missing)} of {counted(len(classes), 'class', 'classes')}; "
-            f"without a name: {few(missing)}" + (f" ({close[0]!r} has one)" if close else "")
+            f"without a name: {first_few(missing)}" + (f" ({close[0]!r} has one)" if close else "")
         )
     return {name: names[name] for name in classes if name in names}
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-import terminal
+import program
 from command_line import Parser
-from terminal import InputError
+from errors import InputError
 
 SIZE = 96  # pixels a side of the finished picture
 OVERSAMPLING = 3  # drawn that much larger, then reduced: smooth edges
@@ -158,4 +158,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    terminal.run(main, as_program=True)
+    program.run(main, as_program=True)

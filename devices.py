@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import sys
 import threading
 
 import torch
 
-from terminal import warn
+from messages import warn
 
 # Photos a forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
 MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 64}
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 
 
 def choose_device(gpu: bool) -> torch.device:
     """Return CUDA, else Apple's MPS, else (with a warning) the CPU; without `gpu` the CPU."""
-    keep_freed_memory()
     if not can_start_threads():
         torch.set_num_threads(1)  # OpenMP, refused a thread, would end the process
     if not gpu:
@@ -27,7 +23,7 @@ def choose_device(gpu: bool) -> torch.device:
         return torch.device("cuda")
     if torch.backends.mps.is_available():
         return torch.device("mps")
-    warn("--gpu: neither CUDA nor Apple's MPS is to be had here; going on on the CPU")
+    warn("no GPU found; using the CPU")
     return torch.device("cpu")
 
 
@@ -45,19 +41,6 @@ def can_start_threads() -> bool:
     finally:
         done.set()
     return True
-
-
-def keep_freed_memory() -> None:
-    """Let glibc hand out again what was freed, instead of giving it back to the system and asking for it anew.
-
-    Every layer's output is a large block that lives for a moment; fetching fresh pages for each costs a fifth of
-    squeezenet1_1's forward, and half of the backward pass of a wide head. Elsewhere there is nothing to be done.
-    """
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        # Bytes from which on a block is fetched by itself. glibc takes no more than 2^25 before 2.35; and a trim
-        # threshold alone would be worse than none, since it ends the adaptation of the other.
-        if mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25):
-            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -24,9 +24,11 @@ from typing import BinaryIO
 from urllib.error import HTTPError
 
 from data_utils import is_litter
+from errors import InputError, RunError
 from images import photo_endings
+from messages import note, progress
 from tensor_files import sync_folder
-from terminal import InputError, RunError, counted, few, note, printable, progress, reason_of
+from words import counted, first_few, printable, reason_of
 
 try:
     import fcntl
@@ -83,7 +85,7 @@ def is_filled(data_dir: Path) -> bool:
     if data_dir.exists() and not data_dir.is_dir():
         raise InputError(f"{data_dir} is a file, and no folder to download into: name another one")
     if data_dir.resolve() == Path.cwd():
-        raise InputError("--download makes a new folder, and cannot replace the one you are in: name a folder in it")
+        raise InputError("makes a new folder, and cannot replace the one you are in: name a folder in it", "download")
     return False
 
 
@@ -276,7 +278,9 @@ def members_of(archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfile.ZipInfo]
     """Map paths below the data folder to the archive's files, litter left out. Raises BadArchiveError for a bad one."""
     entries = archive.infolist()
     if bad := [entry.orig_filename for entry in entries if is_dangerous(entry)]:
-        raise BadArchiveError(f"the archive would write outside its folder ({few(list(map(ascii, bad)))}): refused")
+        raise BadArchiveError(
+            f"the archive would write outside its folder ({first_few(list(map(ascii, bad)))}): refused"
+        )
     if sum(entry.file_size for entry in entries) > MOST_UNPACKED:
         raise BadArchiveError(f"the archive would unpack to more than {megabytes(MOST_UNPACKED)}: refused")
     if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from features import Batch
-from terminal import counted
+from words import counted
 
 BINS = 15  # of confidence, all equally wide: Guo et al. 2017, section 2
 TOP = 5

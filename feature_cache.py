@@ -29,7 +29,7 @@ import platformdirs
 import torch
 from filelock import FileLock, Timeout
 
-from terminal import note
+from messages import note
 
 TABLES = "features-v1"  # the folder in --cache_dir that is ours; another form of tables gets another name
 FILES = ("index.txt", "rows.bin", "about.json")  # of a table, in the order in which they may be deleted

@@ -27,12 +27,14 @@ import model_utils
 import randomness
 from data_utils import Split, Splits
 from devices import device_name
+from errors import InputError
 from extraction import cores_a_worker, extract, micro_batches
 from feature_cache import FeatureCache, MappedRows, photo_key
 from images import FIRST_RANDOM_VIEW, ImageError, open_views
+from messages import note, progress, warn
 from model_utils import Classifier, plain
 from randomness import generator
-from terminal import InputError, counted, few, note, progress, reason_of, warn
+from words import counted, first_few, reason_of
 
 EVALUATION_BATCH = 64  # always the same, for the same digits
 FEW_BAD = 5  # how many unusable photos an error lists by name
@@ -162,7 +164,7 @@ class Inputs:
                     places = [place for place, index in enumerate(done.indices) if index in missing[view]]
                     yield view, [done.indices[place] for place in places], rows[places]
         if errors and self.extracted:
-            advice = "repair them, and go on with --resume"  # an earlier view was made of them: they have changed since
+            advice = "repair them, and resume"  # an earlier view was made of them: they have changed since
             raise UnusablePhotosError([errors[index] for index in sorted(errors)], advice)
         self.bad |= errors
 
@@ -215,7 +217,7 @@ def check_photos_left(classes: Sequence[str], train: Inputs, *others: Inputs | N
         if inputs and not inputs.used:
             raise InputError(f"none of the {inputs.split.name} photos can be opened: repair some")
     if lost := set(train.split.labels) - set(train.labels.tolist()):
-        names = few([classes[label] for label in sorted(lost)])
+        names = first_few([classes[label] for label in sorted(lost)])
         raise InputError(f"no training photo can be opened of {names}: repair some, or remove the class")
 
 

@@ -21,8 +21,9 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from errors import InputError
 from randomness import generator
-from terminal import InputError, reason_of
+from words import reason_of
 
 # Told by content. AVIF and HEIF where this Pillow has them; MPO is what many phones make of a JPEG.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")

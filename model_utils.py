@@ -21,9 +21,10 @@ from torch import nn
 
 from backbones import Backbone, empty_backbone, fold_batch_norms, known_archs
 from devices import has_bfloat16
+from errors import InputError, is_out_of_memory
 from images import Preprocessing
 from tensor_files import check_digest, read_tensors, write_atomically
-from terminal import InputError, is_out_of_memory, reason_of
+from words import reason_of
 
 MOST_LAYERS = 100  # of a head, hidden
 FORMAT_VERSION = 2  # 1 had no temperature

@@ -20,8 +20,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image, ImageOps
 
+from errors import InputError, RunError
 from heatmap import Heatmap
-from terminal import InputError, RunError, note, percent
+from messages import note
+from words import percent
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 DPI = 120
@@ -55,7 +57,7 @@ def draw_prediction(
 ) -> Figure:
     """Draw a photo beside a bar for each of its likeliest classes (name, probability), perhaps with a heatmap on it."""
     if len(likeliest) > MOST_ROWS:
-        note(f"--plot shows the first {MOST_ROWS} of {len(likeliest)} classes")
+        note(f"the picture shows the first {MOST_ROWS} of {len(likeliest)} classes")
         likeliest = likeliest[:MOST_ROWS]
     scale = min(PHOTO_BOX[0] / photo.width, PHOTO_BOX[1] / photo.height)  # inches a pixel
     photo_width, photo_height = max(photo.width * scale, NARROWEST_PHOTO), photo.height * scale
@@ -118,7 +120,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 def check_picture_path(path: Path) -> None:
     """Raise InputError for a file whose ending names none of the formats for pictures."""
     if path.suffix.lower() not in ENDINGS:
-        raise InputError(f"--plot {path}: the name should end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+        raise InputError(f"{path}: the name should end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}", "plot")
 
 
 def add_panel(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:

@@ -16,10 +16,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import terminal  # first: Ctrl-C while torch loads should not end in a traceback
+import program  # first: Ctrl-C while torch loads should not end in a traceback
 
 if __name__ == "__main__":
-    terminal.load_quickly()
+    program.begin()
 
 # isort: split
 import torch
@@ -27,15 +27,17 @@ import torch
 from answers import Prediction, Writer
 from data_utils import load_category_names, load_labelled
 from devices import choose_device
+from errors import InputError
 from evaluation import evaluate, summary
 from extraction import MOST_WORKERS, extract, micro_batches
 from features import Inputs, whole
 from heatmap import Heatmap, find_heatmap
 from images import ImageError, load_image, open_views
+from messages import note, progress, warn
 from model_utils import Checkpoint, load_checkpoint
 from predict_config import DEFAULT_TOP_K, PredictConfig, build_parser
 from report import Diagnosis, write_diagnosis
-from terminal import InputError, counted, note, printable, progress, warn
+from words import counted, printable
 
 PLOTTED_SIDE = 1024  # pixels of a photo's shorter side that a plot can show
 BROKEN = "the checkpoint answers with what is no number: its weights are broken; train again"
@@ -182,4 +184,4 @@ def evaluate_folder(
 
 
 if __name__ == "__main__":
-    terminal.run(main, as_program=True)
+    program.run(main, as_program=True)

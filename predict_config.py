@@ -11,8 +11,9 @@ from pathlib import Path
 from answers import FORMATS
 from command_line import Parser
 from data_utils import find_photos
+from errors import InputError
 from images import photo_endings
-from terminal import InputError, note
+from messages import note
 
 DEFAULT_TOP_K = 5
 STDIN = Path("-")

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from answers import csv_line
+from errors import InputError, RunError
 from evaluation import Evaluation
 from images import ImageError, load_image
-from terminal import InputError, RunError, counted, printable
+from words import counted, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,7 +140,7 @@ def reported_errors(path: Path) -> Iterator[None]:
 def check_tensorboard() -> None:
     """Raise InputError where tensorboard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise InputError("--tensorboard: tensorboard is not installed; pip install tensorboard")
+        raise InputError("needs tensorboard, which is not installed: pip install tensorboard", "tensorboard")
 
 
 def write_tensorboard(folder: Path, history: Sequence[dict[str, float]], figures: dict[str, Figure]) -> None:

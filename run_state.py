@@ -24,10 +24,13 @@ import torch
 from filelock import FileLock, Timeout
 from torch.optim.swa_utils import AveragedModel
 
+from errors import InputError, RunError, is_out_of_memory
 from evaluation import Evaluation
+from messages import note, warn
 from model_utils import Checkpoint, save_checkpoint
+from signals import signals_held
 from tensor_files import DIGEST, check_digest, read_tensors, write_atomically
-from terminal import InputError, RunError, counted, few, is_out_of_memory, note, reason_of, undisturbed, warn
+from words import counted, first_few, reason_of
 
 DECAY = 8  # how fast the average forgets: of its weight the last tenth of all steps has 60 %; 4 and 16 did as well
 SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than writing its files does
@@ -116,8 +119,9 @@ class TrainState:
         before = self.finished["training"].get("skipped", photos)
         if changed := sorted((set(before) ^ set(photos)) - set(tested)):
             raise InputError(
-                f"--resume: {counted(len(changed), 'photo')} could be opened before and cannot now, or the other way "
-                f"round ({few(changed)}); put that back, or train without --resume"
+                f"finds {counted(len(changed), 'photo')} that could be opened before and cannot now, or the other way "
+                f"round ({first_few(changed)}); put that back, or start a new run",
+                "resume",
             )
         self.checkpoint.training["skipped"] = photos
 
@@ -155,7 +159,7 @@ def check_identity(saved: dict[str, object], now: dict[str, object]) -> None:
         before = saved.get(what)
         if before != value:
             change = f"{what} was {before}, now {value}" if what.startswith("--") else f"{what} changed"
-            raise InputError(f"--resume: {change}; put that back, or train without --resume")
+            raise InputError(f"cannot go on: {change}; put that back, or start a new run", "resume")
 
 
 class RunFolder:
@@ -177,7 +181,7 @@ class RunFolder:
             check_writable(folder)
         for path in (self.checkpoint_path, self.last_path):
             if path.is_dir():
-                raise InputError(f"--save_dir: {path} is a folder, where a file has to go")
+                raise InputError(f"has a folder where a file has to go: {path}", "save_dir")
 
     def __enter__(self) -> RunFolder:
         return self
@@ -192,11 +196,13 @@ class RunFolder:
             self.lock.acquire(timeout=0)
         except Timeout:
             save_dir = self.checkpoint_path.parent
-            raise InputError(f"--save_dir: another run is training into {save_dir}; give this one its own") from None
+            raise InputError(
+                f"{save_dir}: another run is training into it; give this one its own", "save_dir"
+            ) from None
         except NotImplementedError:
             warn(f"no locks on the file system of {self.folder}: see to it that no other run uses it")
         except OSError as error:
-            raise InputError(f"--save_dir: cannot write to {self.folder}: {error.strerror}") from None
+            raise InputError(f"{self.folder} cannot be written to: {error.strerror}", "save_dir") from None
 
     def resume(self, state: TrainState) -> None:
         """Restore the state that the last run saved here; without one, say so and leave the state as it is."""
@@ -213,7 +219,9 @@ class RunFolder:
             if is_out_of_memory(error):
                 raise
             what = f"{type(error).__name__}: {reason_of(error)}"
-            raise InputError(f"--resume: {self.last_path} is damaged ({what}); train without --resume") from error
+            raise InputError(
+                f"cannot go on: {self.last_path} is damaged ({what}); start a new run", "resume"
+            ) from error
 
     def list_bad(self, lines: list[str]) -> None:
         """Write the list of photos that cannot be used; without any, remove the list of an earlier run."""
@@ -238,7 +246,7 @@ class RunFolder:
         """
         if state.epoch == self.saved_epoch:
             return
-        with undisturbed():
+        with signals_held():
             if not self.mine:
                 self.put_aside()
             write_atomically(self.last_path, state.finished)
@@ -248,7 +256,7 @@ class RunFolder:
     def save_calibrated(self, state: TrainState, temperature: float) -> None:
         """Write the checkpoint once more, at the end, where another temperature than 1 has been found for it."""
         if temperature != 1:
-            with undisturbed():
+            with signals_held():
                 checkpoint, trained = state.best_checkpoint(temperature), state.finished["best_trained"]
                 save_checkpoint(self.checkpoint_path, checkpoint, trained)
 
@@ -285,4 +293,4 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise InputError(f"--save_dir: cannot write to {existing}: {error.strerror}") from None
+        raise InputError(f"{existing} cannot be written to: {error.strerror}", "save_dir") from None

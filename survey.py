@@ -18,14 +18,16 @@ from torch import nn
 
 from data_utils import Splits
 from devices import MICRO_BATCH
+from errors import InputError
 from evaluation import Evaluation, evaluate
 from extraction import extract, in_order, shared_cores
 from features import EVALUATION_BATCH, FEW_BAD, VIEWS_A_DECODE, Batch, Inputs, check_photos_left, epoch_batches
 from images import ImageError, load_image, upright_size
+from messages import note, progress
 from model_utils import Classifier
 from run_state import TrainState
-from terminal import InputError, counted, note, printable, progress
 from train_config import TrainConfig
+from words import counted, printable
 
 BUDGET = 1.0  # seconds that a measurement takes: on a machine that does other work too, less would be chance
 ROUNDS = 2  # micro-batches a worker in a measurement

@@ -15,7 +15,8 @@ from typing import BinaryIO
 
 import torch
 
-from terminal import InputError, RunError, reason_of
+from errors import InputError, RunError
+from words import reason_of
 
 DIGEST = "digest"  # the key of the digest of all the rest
 MOST_VALUES = 2 * 10**6  # numbers, names and lists; the history of 100,000 epochs has 1,300,000

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import terminal  # first: Ctrl-C while torch loads should not end in a traceback
+import program  # first: Ctrl-C while torch loads should not end in a traceback
 
 if __name__ == "__main__":
-    terminal.load_quickly()
+    program.begin()
 
 # isort: split
 import torch
@@ -30,16 +30,18 @@ from backbones import backbone_with_weights
 from data_utils import Splits, load_category_names, load_splits
 from devices import choose_device
 from download import download
+from errors import RunError
 from evaluation import Evaluation, calibrate, evaluate, summary
 from feature_cache import FeatureCache
 from features import Batch, Inputs, UnusablePhotosError, check_photos_left, epoch_batches, extract_inputs, whole
+from messages import note, progress, warn, watched
 from model_utils import Checkpoint, Classifier, ModelConfig, build_classifier
 from randomness import fold_seed, seed_torch
 from report import Diagnosis, check_tensorboard, write_diagnosis, write_history, write_tensorboard
 from run_state import Row, RunFolder, TrainState
 from survey import survey
-from terminal import RunError, counted, note, progress, warn, watched
 from train_config import TrainConfig, build_parser
+from words import counted
 
 CHANGEABLE = ("learning_rate", "batch_size", "views")  # what --resume may go on with other values of
 
@@ -263,4 +265,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    terminal.run(main, as_program=True)
+    program.run(main, as_program=True)

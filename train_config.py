@@ -8,7 +8,8 @@ from pathlib import Path
 
 from backbones import DEFAULT_IMAGE_SIZE, resolve_arch
 from command_line import Parser
-from terminal import InputError, reason_of
+from errors import InputError
+from words import reason_of
 
 DEFAULT_HIDDEN_UNITS = 512
 

@@ -25,7 +25,7 @@ from feature_cache import FeatureCache
 from features import extract_inputs
 from model_utils import ModelConfig, build_classifier, build_head
 from run_state import average_in
-from terminal import counted
+from words import counted
 
 SEEDS, BATCH_SIZE, HIDDEN_UNITS, DROPOUT, RATE = range(5), 64, 512, 0.2, 0.001
 LENGTHS = ((1, 5), (4, 20))  # views, epochs

@@ -2,9 +2,9 @@
 
     python benchmarks/soak.py flowers --kills 100
 
-Trains undisturbed first; then the same with a real kill -9 after a random time (while it loads, while features are
+Trains signals_held first; then the same with a real kill -9 after a random time (while it loads, while features are
 computed, between epochs, while files are written), each time going on with --resume, until it ends by itself. The
-checkpoint must then be the undisturbed run's, tensor for tensor. Features go into a cache that the kills hit too. All
+checkpoint must then be the signals_held run's, tensor for tensor. Features go into a cache that the kills hit too. All
 over again, until there were kills enough.
 """
 
@@ -20,8 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from errors import InputError
 from tensor_files import check_digest, read_tensors
-from terminal import InputError
 
 PROJECT = Path(__file__).resolve().parent.parent
 EPOCHS = 200

@@ -13,7 +13,8 @@ from support import NAMES, Outcome
 
 import demo
 import download
-import terminal
+import messages
+import program
 import train
 
 LENIENT = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
@@ -61,13 +62,20 @@ def trained_on_features(flowers, tmp_path_factory):
 
 
 @pytest.fixture
+def speaking():
+    """Show notes and warnings on stderr, as the commands do."""
+    with messages.speaking():
+        yield
+
+
+@pytest.fixture
 def run(capfd):
     """Run a command in this process: `run(train, flowers, "--epochs", 1)` returns its code and whole output."""
 
     def run_command(command, *arguments):
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
-            terminal.run(lambda: command.main([str(argument) for argument in arguments]))
+            program.run(lambda: command.main([str(argument) for argument in arguments]))
         return Outcome(stop.value.code, *capfd.readouterr())
 
     return run_command

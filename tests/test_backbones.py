@@ -13,8 +13,8 @@ from torchvision.models import Weights, WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 
 import backbones
+from errors import InputError, RunError
 from images import Preprocessing
-from terminal import InputError, RunError
 
 TORCHVISION_NAMES = models.list_models(module=models)
 

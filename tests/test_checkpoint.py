@@ -16,10 +16,10 @@ import torch
 from support import PROJECT, same
 
 import predict
+from errors import InputError, RunError
 from images import Preprocessing
 from model_utils import load_checkpoint
 from tensor_files import check_digest, read_tensors, to_cpu, write_atomically
-from terminal import InputError, RunError
 
 
 @pytest.fixture

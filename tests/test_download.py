@@ -13,7 +13,7 @@ from support import PROJECT, run_program
 
 import download
 import train
-from terminal import InputError
+from errors import InputError
 
 TRAINING = ("--arch", "cnn", "--epochs", "1")
 

@@ -10,7 +10,7 @@ import pytest
 from download_server import contents, zipped
 
 import download
-from terminal import InputError, RunError
+from errors import InputError, RunError
 
 
 def test_a_flipped_byte_is_found_and_the_next_run_starts_anew(site, fetch, photos):

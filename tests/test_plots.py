@@ -66,7 +66,7 @@ def test_a_plot_never_overwrites_what_it_is_drawn_from(run, trained, photo, tmp_
     assert mine.read_bytes() == photo.read_bytes()
 
 
-def test_a_plot_of_many_classes_is_cut_and_cheap(tmp_path, capsys):
+def test_a_plot_of_many_classes_is_cut_and_cheap(tmp_path, capsys, speaking):
     import plots
 
     names = [(f"class {i}", 1 / 300) for i in range(300)]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import same
 
+from errors import InputError
 from images import ImageError, load_image, photo_formats
 from model_utils import load_checkpoint
 from tensor_files import write_atomically
-from terminal import InputError
 
 HEADERS = (
     b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",

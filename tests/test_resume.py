@@ -200,13 +200,13 @@ def test_a_photo_that_turns_bad_between_views_stops_the_run_resumably(data_of, r
         "import sys, train; from pathlib import Path; photo = Path(sys.argv.pop())\n"
         "report, size = train.report_epoch, photo.stat().st_size\n"
         "train.report_epoch = lambda *what: (report(*what), photo.write_bytes(bytes(size)))\n"
-        "train.terminal.run(lambda: train.main(sys.argv[1:]))"
+        "train.program.run(lambda: train.main(sys.argv[1:]))"
     )
     options = [*QUICK, "--epochs", 4, "--no_cache", "--save_dir", tmp_path / "out"]
     whole = photo.read_bytes()
     outcome = run_program("-c", code, data, *options, photo)
     assert (outcome.code, len(outcome.out.splitlines())) == (2, 2)
-    assert "1 photo cannot be used; repair them, and go on with --resume" in outcome.err
+    assert "1 photo cannot be used; repair them, and resume" in outcome.err
     photo.write_bytes(whole)
     train_into(tmp_path / "out", data, *options[:-2], "--resume")
     train_into(tmp_path / "undisturbed", data, *options[:-2])
@@ -226,7 +226,7 @@ def test_a_second_run_into_the_same_folder_is_refused_while_the_first_lives(run,
     assert first.stdout.readline().startswith(b"epoch")
     second = run(train, flowers, *QUICK, "--epochs", 1, "--save_dir", tmp_path)
     assert (second.code, second.out) == (2, "")
-    assert second.err.endswith(f"--save_dir: another run is training into {tmp_path}; give this one its own\n")
+    assert second.err.endswith(f"--save_dir {tmp_path}: another run is training into it; give this one its own\n")
     first.kill()
     first.communicate(timeout=30)
     train_into(tmp_path, flowers, *QUICK, "--epochs", 1)

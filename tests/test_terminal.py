@@ -16,8 +16,8 @@ from support import PROJECT, run_program
 import predict
 import train
 from command_line import normalise
-from terminal import counted, few, percent, printable
 from train_config import TrainConfig, build_parser
+from words import counted, first_few, percent, printable
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_control_sequences_and_bytes_that_are_no_text_are_escaped():
 
 
 def test_an_interrupt_while_modules_load_is_no_traceback():
-    code = "import terminal, os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
+    code = "import program, os, signal, time; program.begin(); os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
     )
@@ -127,11 +127,11 @@ def test_an_interrupt_while_modules_load_is_no_traceback():
 def test_a_second_interrupt_leaves_at_once():
     """While what the first one asked for takes its time."""
     code = (
-        "import terminal, time\n"
+        "import program, time\n"
         "def main():\n"
         "    try: print('ready', flush=True); time.sleep(60)\n"
         "    finally: print('saving', flush=True); time.sleep(60)\n"
-        "terminal.run(main, as_program=True)"
+        "program.run(main, as_program=True)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     for word in ("ready", "saving"):
@@ -141,7 +141,7 @@ def test_a_second_interrupt_leaves_at_once():
 
 
 def test_an_unexpected_error_is_a_line_and_with_debug_a_traceback():
-    code = "import sys, terminal; sys.argv = ['x.py']; terminal.run(lambda: 1 / 0)"
+    code = "import sys, program; sys.argv = ['x.py']; program.run(lambda: 1 / 0)"
     plain, debug = (run_program("-c", code, FLOWERS_DEBUG=debug) for debug in ("", "1"))
     assert (plain.code, debug.code) == (1, 1)
     assert plain.err.startswith("x.py: unexpected ZeroDivisionError: division by zero\n")
@@ -167,7 +167,7 @@ def test_training_says_where_it_stopped_when_nobody_reads_on(flowers, tmp_path):
 
 def test_a_progress_bar_shows_on_a_terminal():
     """A real pseudo-terminal on stderr."""
-    code = "import terminal, time\nwith terminal.progress(20, 'photos', 'photo') as bar:\n" + (
+    code = "import messages, time\nwith messages.speaking(), messages.progress(20, 'photos', 'photo') as bar:\n" + (
         "    for _ in range(20): time.sleep(0.1); bar.update()"
     )
     controller, terminal_end = os.openpty()
@@ -203,5 +203,5 @@ def test_words_for_numbers_and_lists():
         "2,039 photos",
         "2 classes",
     ]
-    assert few("abc") == "a, b, c"
-    assert few(range(10)) == "0, 1, 2 and 7 more"
+    assert first_few("abc") == "a, b, c"
+    assert first_few(range(10)) == "0, 1, 2 and 7 more"

@@ -38,13 +38,13 @@ def test_too_little_memory_is_said_with_what_to_lower(run, flowers, tmp_path):
         (("--valid_split", 1.5), "--valid_split must be"),
         (("--image_size", 4), "--image_size must be"),
         (("--image_size", 0), "--image_size must be"),
-        (("--image_size", 64), "--image_size is for --arch cnn"),
+        (("--image_size", 64), "--image_size is for the cnn"),
         (("--hidden_units", "0,-3"), "--hidden_units must be"),
         (("--hidden_units", "many"), "'many' should be numbers"),
         (("--arch", "vgg61"), "did you mean"),
         (("--weights", "IMAGENET21K"), "IMAGENET1K_V1"),
         (("--arch", "cnn", "--weights", "DEFAULT"), "cnn is trained from scratch"),
-        (("--category_names", "nowhere.json"), "--category_names: cannot read nowhere.json"),
+        (("--category_names", "nowhere.json"), "--category_names nowhere.json cannot be read"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_flag(run, flowers, tmp_path, options, said):
@@ -58,7 +58,7 @@ def test_a_save_dir_that_cannot_be_written_is_refused_before_any_work(run, tmp_p
     (tmp_path / "file").touch()
     outcome = run(train, tmp_path / "no data either", "--save_dir", tmp_path / "file" / "out")
     assert outcome.code == 2
-    assert "--save_dir: cannot write to" in outcome.err
+    assert re.search(r"--save_dir .* cannot be written to", outcome.err)
 
 
 def test_every_bad_photo_of_every_split_is_listed_before_the_first_epoch(run, flowers, tmp_path):
@@ -145,7 +145,7 @@ def test_without_a_gpu_it_says_so_once_and_goes_on(train_into, flowers, tmp_path
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         pytest.skip("there is a GPU")
     outcome = train_into(tmp_path, flowers, *QUICK, "--epochs", 1, "--gpu", "gpu")
-    assert outcome.err.count("going on on the CPU") == 1
+    assert outcome.err.count("no GPU found; using the CPU") == 1
 
 
 def test_without_weights_or_network_it_says_what_to_fetch(flowers, tmp_path):
@@ -158,5 +158,5 @@ def test_without_weights_or_network_it_says_what_to_fetch(flowers, tmp_path):
     assert (outcome.code, outcome.out) == (1, "")
     assert "https://download.pytorch.org/models/resnet18" in outcome.err
     assert f"{tmp_path}/hub/checkpoints" in outcome.err
-    assert "--arch cnn" in outcome.err
+    assert "architecture cnn" in outcome.err
     assert "Traceback" not in outcome.err

@@ -1,0 +1,35 @@
+"""The two kinds of errors that a person is told of in a line, without a traceback."""
+
+from __future__ import annotations
+
+
+class ToldError(Exception):
+    """Something that a person can do something about: what, where, and what to do.
+
+    `option` is the name of the setting that the message begins with, such as "top_k". A program reads
+    `top_k must be at least 1`; the commands show it as the flag that was typed: `--top_k must be at least 1`.
+    """
+
+    def __init__(self, message: str, option: str | None = None) -> None:
+        super().__init__(f"{option} {message}" if option else message)
+        self.option = option
+
+    @property
+    def at_terminal(self) -> str:
+        """The message as the commands show it."""
+        return f"--{self}" if self.option else str(self)
+
+
+class InputError(ToldError):
+    """The input or the command line is wrong."""
+
+
+class RunError(ToldError):
+    """A sound command failed on the way: network, disk, memory, loss."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Recognise a lack of memory: torch says it with a RuntimeError on the CPU, with a kind of its own on a GPU."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
