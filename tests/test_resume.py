@@ -190,7 +190,8 @@ def test_resuming_with_other_photos_left_out_is_refused(train_into, run, flowers
     outcome = run(train, *options, "--epochs", 3, "--resume", "--save_dir", tmp_path / "out")
     assert (outcome.code, outcome.out) == (2, "")
     assert (
-        "1 photo could be opened before and cannot now, or the other way round (valid/54/drawn_001.jpg)" in outcome.err
+        "1 photo that could be opened before and cannot now, or the other way round (valid/54/drawn_001.jpg)"
+        in outcome.err
     )
 
 
