@@ -1,5 +1,6 @@
 # make demo   draw flowers, train on them, predict one, show the picture
 # make gallery   make the README's pictures and outputs anew
+# make docs     write docs/options.md anew
 # make test   everything that CI checks
 # All need Python 3.10 or newer and make; what else they need goes into .venv, once.
 
@@ -8,7 +9,7 @@ BIN = .venv/bin
 FLOWERS ?= flowers
 SHOWN = demo/flowers/test/54/drawn_000.jpg
 
-.PHONY: setup demo gallery test lint format
+.PHONY: setup demo gallery docs test lint format
 
 setup: .venv/installed
 
@@ -26,6 +27,9 @@ demo: setup
 
 gallery: setup
 	$(BIN)/python docs/gallery.py $(FLOWERS)
+
+docs: setup
+	$(BIN)/python docs/options.py
 
 test: setup lint
 	$(BIN)/python -m pytest

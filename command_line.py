@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import NoReturn
 
-from program import EXIT_WRONG_INPUT
 from words import nearest
 
 GPU_ON, GPU_OFF = {"gpu", "cuda", "mps", "true", "yes", "on"}, {"cpu", "false", "no", "off"}
 WIDEST_TEXT = 100  # columns
+WRONG_COMMAND_LINE = 2  # the exit code of every wrong input, as argparse has it too
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -34,10 +34,20 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors, nearest matches, and flags that take `-` and `_` alike."""
+    """argparse with one-line errors, nearest matches, and flags that take `-` and `_` alike.
 
-    def __init__(self, **settings: object) -> None:
-        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **settings)
+    `doc` is the command's docstring, of three paragraphs: what it does, examples, what it writes or needs.
+    """
+
+    def __init__(self, prog: str, doc: str) -> None:
+        what, examples, more = doc.strip().split("\n\n")
+        super().__init__(
+            prog=prog,
+            description=f"{what}\n\n{more}",
+            epilog=f"examples:\n{examples}",
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+        )
         self.many: set[str] = set()
 
     def take_many(self, action: argparse.Action) -> None:
@@ -56,7 +66,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with code 2; the usage text of twenty flags would bury the message."""
-        self.exit(EXIT_WRONG_INPUT, f"{self.prog}: {message}\n(python {self.prog} --help shows the options)\n")
+        self.exit(WRONG_COMMAND_LINE, f"{self.prog}: {message}\n(python {self.prog} --help shows the options)\n")
 
 
 def normalise(argv: Sequence[str], many: Collection[str] = ()) -> list[str]:

@@ -2,7 +2,7 @@
 
     python demo.py demo/flowers
 
-Writes train/, valid/ and test/, in each a folder a species, numbered as in cat_to_name.json.
+Writes train/, valid/ and test/, each with one folder per species, numbered as in cat_to_name.json.
 """
 
 from __future__ import annotations
@@ -147,8 +147,7 @@ def darker(color: Color, factor: float) -> Color:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the set into the folder named on the command line."""
-    what, examples, writes = __doc__.strip().split("\n\n")
-    parser = Parser(prog="demo.py", description=f"{what}\n\n{writes}", epilog=f"examples:\n{examples}")
+    parser = Parser("demo.py", __doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the pictures go; created if missing")
     folder = parser.parse(argv).folder
     try:

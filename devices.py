@@ -8,6 +8,7 @@ import threading
 import torch
 
 from messages import warn
+from randomness import fold_seed
 
 # Photos a forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
 MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 64}
@@ -41,6 +42,11 @@ def can_start_threads() -> bool:
     finally:
         done.set()
     return True
+
+
+def seed_torch(*parts: object) -> None:
+    """Seed torch's own generator, from which initialisation and dropout draw."""
+    torch.manual_seed(fold_seed(*parts))
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -2,7 +2,7 @@
 
 Each thread takes a micro-batch all the way: it opens the photos, cuts the views out of them and runs the frozen
 backbone. So on a CPU decoding and computing never wait for each other, and what is in a core's caches stays there.
-`features.py` keeps what comes out for training, `predict.py` goes on to the head with it.
+Training keeps what comes out (inputs.py), predicting goes on to the head with it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import torch
-from tqdm import tqdm
 
 from devices import MICRO_BATCH, can_start_threads
+from frozen import FrozenPart
 from images import ImageError
-from model_utils import Classifier
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 MOST_WORKERS = 8  # threads; on a CPU each holds the activations of a micro-batch
 AHEAD = 2  # micro-batches a worker may be ahead of who takes the results
 
-OpenViews = Callable[[int, Sequence[int]], torch.Tensor]  # a photo's index, views -> uint8 (V, 3, S, S)
+OpenViews = Callable[[int, Sequence[int]], np.ndarray]  # a photo's index, views -> uint8 (V, S, S, 3)
 Result = TypeVar("Result")
 Work = tuple[Sequence[int], Sequence[int]]  # one micro-batch: indices of photos, and the views to cut out of each
 
@@ -51,10 +54,9 @@ def micro_batches(number: int, device: torch.device) -> list[range]:
 
 
 def extract(
-    classifier: Classifier,
+    frozen: FrozenPart,
     open_views: OpenViews,
     work: Sequence[Work],
-    device: torch.device,
     bar: tqdm,
     most_workers: int = MOST_WORKERS,
 ) -> Iterator[Extracted]:
@@ -62,6 +64,7 @@ def extract(
 
     Photos that cannot be opened come back as errors. The bar counts photos, and says what holds them up.
     """
+    device = frozen.device
     turn = contextlib.nullcontext() if device.type == "cpu" else threading.Lock()  # one forward at a time on a GPU
 
     def run(indices: Sequence[int], views: Sequence[int]) -> Extracted:
@@ -75,12 +78,12 @@ def extract(
                 errors[index] = ImageError(str(error))  # without the traceback, which would hold the whole micro-batch
         read, rows = time.perf_counter(), {}
         if opened:
-            pixels = torch.stack(list(opened.values()), dim=1)  # (V, B, 3, S, S)
+            pixels = to_pixels(list(opened.values()))  # (V, B, 3, S, S)
             if device.type == "cuda":
                 pixels = pixels.pin_memory()  # from where the GPU fetches while the processor goes on
             with turn, torch.inference_mode():
                 for view, batch in zip(views, pixels, strict=True):
-                    rows[view] = classifier.frozen_part(batch.to(device, non_blocking=True)).cpu()  # (B, ...)
+                    rows[view] = frozen(batch.to(device, non_blocking=True)).cpu()  # (B, ...)
         return Extracted(list(opened), rows, errors, read - started, time.perf_counter() - read)
 
     reading = computing = 0.0
@@ -91,12 +94,18 @@ def extract(
         yield done
 
 
+def to_pixels(views: Sequence[np.ndarray]) -> torch.Tensor:
+    """Make what a network takes, uint8 (V, B, 3, S, S), of the views of B photos, uint8 (V, S, S, 3) each."""
+    return torch.from_numpy(np.stack(views, axis=1)).permute(0, 1, 4, 2, 3)
+
+
 def in_order(
     run: Callable[..., Result], work: Iterable[tuple], device: torch.device, most_workers: int = MOST_WORKERS
 ) -> Iterator[Result]:
     """Share `run`'s arguments in `work` among threads; yield the results in their order, few waiting at any time.
 
-    On an error or an interrupt the work that has not begun is dropped. Where no threads can be had, this one works.
+    On an error or an interrupt the work that has not begun is dropped. Where the system gives no threads, this one
+    works.
     """
     if not can_start_threads():
         yield from itertools.starmap(run, work)
@@ -113,7 +122,7 @@ def in_order(
             yield running.popleft().result()
 
 
-def cores_a_worker(most_workers: int = MOST_WORKERS) -> int:
+def threads_per_worker(most_workers: int = MOST_WORKERS) -> int:
     """Return how many of torch's threads an operation uses: one, unless there are more of them than workers."""
     return -(-torch.get_num_threads() // most_workers)  # the cores, or what OMP_NUM_THREADS allows
 
@@ -124,7 +133,7 @@ def shared_cores(device: torch.device, most_workers: int = MOST_WORKERS) -> Iter
 
     With a GPU the workers do little but open photos, for which every core is welcome.
     """
-    threads, share = torch.get_num_threads(), cores_a_worker(most_workers)
+    threads, share = torch.get_num_threads(), threads_per_worker(most_workers)
     torch.set_num_threads(share)
     try:
         yield threads // share if device.type == "cpu" else max(threads, os.cpu_count() or 1)

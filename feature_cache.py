@@ -54,10 +54,9 @@ class MappedRows:
     def __init__(self, file: BinaryIO, places: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.places = torch.tensor(places)  # (N,): where each photo's row lies in the file
         rows = max(places, default=-1) + 1
-        self.map = (
-            np.memmap(file, numpy_dtype(dtype), mode="r", shape=(rows, *shape)) if rows else np.empty((0, *shape))
-        )
-        self.read = 0
+        stored = numpy_dtype(dtype)
+        self.map = np.memmap(file, stored, mode="r", shape=(rows, *shape)) if rows else np.empty((0, *shape), stored)
+        self.dtype, self.read = dtype, 0
 
     def __len__(self) -> int:
         return len(self.places)
@@ -69,7 +68,7 @@ class MappedRows:
         if self.read > RELEASE_AFTER and hasattr(mmap, "MADV_DONTNEED"):
             self.map._mmap.madvise(mmap.MADV_DONTNEED)
             self.read = 0
-        return rows
+        return rows.view(self.dtype)
 
 
 class FeatureTable:
@@ -141,7 +140,7 @@ class FeatureTable:
         """Write rows (B, ...), then the lines that make them count."""
         lines = []
         self.rows.seek(self.next_row * self.row_bytes)
-        for photo, row in zip(photos, rows.numpy(), strict=True):
+        for photo, row in zip(photos, as_stored(rows), strict=True):
             data = row.tobytes()
             self.rows.write(data)
             self.entries[photo] = self.next_row, zlib.crc32(data)
@@ -203,6 +202,11 @@ def lock_of(folder: Path) -> FileLock:
     return FileLock(folder.with_suffix(".lock"))
 
 
+def as_stored(rows: torch.Tensor) -> np.ndarray:
+    """Return rows in the type that the file holds: numpy has no bfloat16, so its bits go as 16-bit integers."""
+    return rows.view(torch.int16).numpy() if rows.dtype == torch.bfloat16 else rows.numpy()
+
+
 def numpy_dtype(dtype: torch.dtype) -> np.dtype:
-    """Return numpy's name for a torch type."""
-    return torch.empty(0, dtype=dtype).numpy().dtype
+    """Return the type of what the file holds."""
+    return as_stored(torch.empty(0, dtype=dtype)).dtype

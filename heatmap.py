@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from images import Preprocessing
-from model_utils import Classifier
+from backbones import source_of
+from classifier import Classifier
+from views import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size:
     None for an architecture without a last feature map, such as a vision transformer.
     """
     batch = pixels[None]  # (1, 3, S, S)
-    is_transformer = classifier.config.arch.startswith("vit")  # the only map is its input, cut into patches
-    last = None if is_transformer else last_feature_map(classifier, batch)
+    has_map = source_of(classifier.config.arch).has_feature_map(classifier.config.arch)
+    last = last_feature_map(classifier, batch) if has_map else None
     if last is None:
         return None
     kept: list[torch.Tensor] = []
@@ -44,7 +45,7 @@ def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size:
     handle = last.register_forward_hook(start_here)
     try:
         with torch.enable_grad():
-            logit = classifier.head(classifier.backbone(classifier.normalise(batch)).float())[0, label]
+            logit = classifier(batch)[0, label]
             (gradient,) = torch.autograd.grad(logit, kept[-1])  # (1, C, h, w)
     finally:
         handle.remove()
@@ -66,7 +67,7 @@ def last_feature_map(classifier: Classifier, batch: torch.Tensor) -> nn.Module |
 
     handles = [module.register_forward_hook(look) for module in classifier.backbone.modules()]
     try:
-        classifier.backbone(classifier.normalise(batch))
+        classifier.features(batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,51 +1,38 @@
-"""One photo, from its file to the pixels a model takes; train and predict share it.
+"""One photo, from wherever it is to upright RGB; everything that looks at photos opens them here.
 
-`load_image` opens a file as upright RGB. `Preprocessing` says in plain numbers what a backbone expects, and travels
-with the weights inside the checkpoint. `open_views` opens a photo and cuts the squares of pixels out of it.
+`load_image` takes a file, its bytes, or a picture that a program has in memory. What a model is shown of a photo is
+told in views.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import math
+import io
+import re
 import stat
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from errors import InputError
-from randomness import generator
 from words import reason_of
 
 # Told by content. AVIF and HEIF where this Pillow has them; MPO is what many phones make of a JPEG.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
-MAX_PIXELS = 180_000_000  # about Pillow's own limit: 0.5 GB as RGB, and more than nearly every camera's
-MAX_SIDE = 2048  # pixels that a model may ask for
-LONGEST_ASPECT = 3  # what lies further out than this many short sides is trimmed before resizing
+# Twice Pillow's default MAX_IMAGE_PIXELS, from where Pillow itself refuses: 0.5 GB as RGB, more than nearly every
+# camera's
+MAX_PIXELS = 178_956_970
 LYING = (5, 6, 7, 8)  # EXIF's orientations of a picture whose rows are columns of what is stored
-FIRST_RANDOM_VIEW = 2  # the plain photo and its mirror image come before
-# A random view shows this share of the photo's area. ImageNet training goes down to 8 %, over hundreds of epochs; the
-# few views that a head learns from had better all show the flower.
-CROP_AREA = (0.4, 1.0)
-CROP_ASPECT = (3 / 4, 4 / 3)  # of a random view's crop, as in Szegedy et al. 2015, section 6
 
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # a photo opens, or the error says why not
-Image.MAX_IMAGE_PIXELS = None  # open_upright() checks the header itself, and says more
-
-
-# ------------------------------------------------------------------------------------------------- file to RGB image
+# A file's path, its contents, an open file; or a picture in memory: Pillow's, or uint8 (H, W, 3) RGB or (H, W) grey
+PhotoSource = Path | str | bytes | BinaryIO | Image.Image | np.ndarray
 
 
 class ImageError(InputError):
-    """A file that cannot be used as a photo."""
+    """Something that cannot be used as a photo."""
 
 
 @functools.cache
@@ -61,44 +48,89 @@ def photo_endings() -> frozenset[str]:
     return frozenset(end for end, name in Image.registered_extensions().items() if name in photo_formats())
 
 
-def load_image(path: Path, shorter_side: int | None = None) -> Image.Image:
+def load_image(source: PhotoSource, shorter_side: int | None = None) -> Image.Image:
     """Open a photo as RGB, upright by its EXIF orientation; of an animation, the first frame.
 
     The format is told by the content, not by the name. Transparent pixels show white, 16-bit grey is scaled to 8. With
     `shorter_side` (pixels) a large picture may come smaller, but no smaller than that: a camera's photo is then opened
-    in a third of the time.
-    Raises ImageError, with the path and the reason, for whatever cannot be opened.
+    in a third of the time. A picture in memory is left as it is; the answer is a picture of its own.
+    Raises ImageError, with the reason and the path if there is one, for whatever cannot be opened.
     """
     try:
-        return open_upright(path, shorter_side)
+        if isinstance(source, Image.Image | np.ndarray):
+            image = picture_of(source)
+            return as_rgb(shrunk(image, shorter_side) if shorter_side else image)
+        return open_upright(Path(source) if isinstance(source, str) else source, shorter_side)
     except Exception as error:  # decoders raise nearly anything on damaged files
-        raise ImageError(f"cannot open {path}: {trouble_with(path, error)}") from error
+        what = source if isinstance(source, Path | str) else "the photo"
+        raise ImageError(f"cannot open {what}: {trouble_with(source, error)}") from error
 
 
-def trouble_with(path: Path, error: Exception) -> str:
+def trouble_with(source: PhotoSource, error: Exception) -> str:
     """Say why a photo cannot be opened."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, IsADirectoryError):
         return "it is a folder"
     if isinstance(error, UnidentifiedImageError):
-        return "it is empty" if path.stat().st_size == 0 else f"it is no {', '.join(photo_formats())} image"
+        return "it is empty" if is_empty(source) else f"it is no {', '.join(photo_formats())} image"
+    if isinstance(error, Image.DecompressionBombError):
+        numbers = re.findall(r"(\d+) pixels", str(error))  # how many there are, how many Pillow opens
+        if len(numbers) == 2:
+            return too_many_pixels(*map(int, numbers))
     return reason_of(error)
 
 
-def open_upright(path: Path, shorter_side: int | None) -> Image.Image:
+def too_many_pixels(number: int, most: int) -> str:
+    """Say that a photo is too large."""
+    return f"{number:,} pixels are too many (at most {most:,})"
+
+
+def is_empty(source: Path | str | bytes | BinaryIO) -> bool:
+    """Say whether there is not a single byte in a file that holds no picture."""
+    if isinstance(source, bytes):
+        return not source
+    if isinstance(source, Path | str):
+        return Path(source).stat().st_size == 0
+    return source.seekable() and source.seek(0, io.SEEK_END) == 0
+
+
+def open_upright(source: Path | bytes | BinaryIO, shorter_side: int | None) -> Image.Image:
     """Decode a photo, turn it upright, and make RGB of it."""
-    mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise ValueError("it is no regular file")  # reading a pipe, say, might wait for ever
-    with Image.open(path, formats=photo_formats()) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels are too many (at most {MAX_PIXELS:,})")
+    if isinstance(source, Path):
+        mode = source.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ValueError("it is no regular file")  # reading a pipe, say, might wait for ever
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=photo_formats()) as image:
+        check_size(image)
         if shorter_side:
             image.draft(None, (shorter_side, shorter_side))  # takes fewer of a JPEG's frequencies; others ignore it
         image.load()
-        turn_upright(image)
+        with contextlib.suppress(Exception):  # a good photo must not fail for its damaged metadata
+            ImageOps.exif_transpose(image, in_place=True)
         return as_rgb(shrunk(image, shorter_side) if shorter_side else image)
+
+
+def picture_of(source: Image.Image | np.ndarray) -> Image.Image:
+    """Return a picture in memory, upright, without changing what was given. Raises ValueError for other arrays."""
+    if isinstance(source, np.ndarray):
+        is_picture = source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)
+        if source.dtype != np.uint8 or not is_picture or not source.size:
+            what = f"{source.dtype} of shape {source.shape}"
+            raise ValueError(f"it is an array of {what}, and not uint8 of shape (height, width, 3) or (height, width)")
+        return Image.fromarray(source)
+    check_size(source)
+    source.load()  # for which a damaged file is to blame, and not its metadata
+    try:
+        return ImageOps.exif_transpose(source)
+    except Exception:  # unreadable EXIF turns nothing
+        return source.copy()
+
+
+def check_size(image: Image.Image) -> None:
+    """Raise ValueError for more pixels than Pillow would open, where a program has lifted Pillow's own limit."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(too_many_pixels(image.width * image.height, MAX_PIXELS))
 
 
 def upright_size(path: Path) -> tuple[int, int]:
@@ -113,12 +145,6 @@ def upright_size(path: Path) -> tuple[int, int]:
             if Image.Image.getexif(image).get(ExifTags.Base.Orientation) in LYING:  # PNG's own would decode it all
                 return height, width
     return width, height
-
-
-def turn_upright(image: Image.Image) -> None:
-    """Turn the picture as its EXIF orientation says; unreadable EXIF turns nothing."""
-    with contextlib.suppress(Exception):  # a good photo must not fail for its damaged metadata
-        ImageOps.exif_transpose(image, in_place=True)
 
 
 def shrunk(image: Image.Image, shorter_side: int) -> Image.Image:
@@ -152,93 +178,3 @@ def eight_bits(grey: np.ndarray) -> np.ndarray:
     ranges = (1.0, 255.0, 65535.0) if is_float else (65535.0,)
     top = next((limit for limit in ranges if highest <= limit), highest)
     return np.round((values - lowest) * (255.0 / (top - lowest))).astype(np.uint8)
-
-
-# --------------------------------------------------------------------------------------------- RGB image to model input
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a backbone expects of its input, in plain numbers that a checkpoint holds.
-
-    Pixels: the shorter side is resized to `resize_size`, the centre `crop_size` square is cut out (view 0). Values:
-    (uint8 / 255 - mean) / std for each of R, G and B, done on the device as part of the model.
-    """
-
-    resize_size: int  # pixels
-    crop_size: int  # pixels
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str  # bilinear or bicubic; always antialiased
-
-    @property
-    def enough_pixels(self) -> int:
-        """How many pixels a photo's shorter side needs at least, where it has them, for any view to be cut out of it.
-
-        The smallest random crop's sides are sqrt(0.4 * 3/4) = 0.55 of the photo's, so of twice as many pixels as the
-        plain view needs every crop has enough.
-        """
-        return 2 * self.resize_size
-
-    def __post_init__(self) -> None:
-        sizes_fit = 1 <= self.crop_size <= self.resize_size <= MAX_SIDE
-        are_numbers = all(isinstance(number, int | float) and abs(number) < 1e6 for number in (*self.mean, *self.std))
-        numbers_fit = are_numbers and len(self.mean) == len(self.std) == 3 and min(self.std) > 0
-        if not (sizes_fit and numbers_fit and self.interpolation in ("bilinear", "bicubic")):
-            raise ValueError(f"{self} makes no sense")
-
-
-def open_views(
-    path: Path, preprocessing: Preprocessing, views: Sequence[int] = (0,), seed: int = 0, name: str = ""
-) -> torch.Tensor:
-    """Open a photo and cut views out of it, uint8 (V, 3, crop, crop). Raises ImageError.
-
-    View 0 is the plain photo, view 1 its mirror image. All further ones are random crops, half of them mirrored, drawn
-    from the view's number, the seed and the photo's name.
-    """
-    pixels = to_pixels(load_image(path, preprocessing.enough_pixels))
-    plain = functools.cache(lambda: preset_view(pixels, preprocessing))  # for the first two views
-
-    def cut(view: int) -> torch.Tensor:
-        if view >= FIRST_RANDOM_VIEW:
-            return random_view(pixels, preprocessing, generator(seed, "view", view, name))
-        return plain() if view == 0 else F.horizontal_flip(plain())
-
-    return torch.stack([cut(view) for view in views])
-
-
-def to_pixels(image: Image.Image) -> torch.Tensor:
-    """Copy an RGB image into a uint8 tensor (3, H, W), trimming a panorama's far ends.
-
-    A strip of 20,000 x 3 would otherwise be resized to 1,700,000 x 256 before its centre is cut out.
-    """
-    pixels = F.pil_to_tensor(image)  # (3, H, W)
-    limit = LONGEST_ASPECT * min(image.size)
-    return F.center_crop(pixels, [min(image.height, limit), min(image.width, limit)])
-
-
-def preset_view(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """Apply the weights' own preset: resize the shorter side, cut the centre. Returns uint8 (3, crop, crop)."""
-    mode = InterpolationMode(preprocessing.interpolation)
-    resized = F.resize(pixels, [preprocessing.resize_size], interpolation=mode, antialias=True)
-    return F.center_crop(resized, [preprocessing.crop_size, preprocessing.crop_size])
-
-
-def random_view(pixels: torch.Tensor, preprocessing: Preprocessing, rng: np.random.Generator) -> torch.Tensor:
-    """Cut a random crop, mirrored half of the time, drawn from `rng` alone. Returns uint8 (3, crop, crop)."""
-    top, left, height, width = random_crop(pixels.shape[1], pixels.shape[2], rng)
-    size = [preprocessing.crop_size, preprocessing.crop_size]
-    mode = InterpolationMode(preprocessing.interpolation)
-    view = F.resized_crop(pixels, top, left, height, width, size, interpolation=mode, antialias=True)
-    return F.horizontal_flip(view) if rng.random() < 0.5 else view
-
-
-def random_crop(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Draw top, left, height and width of a crop with an area in CROP_AREA and an aspect in CROP_ASPECT."""
-    area = height * width * rng.uniform(*CROP_AREA)
-    aspect = math.exp(rng.uniform(*np.log(CROP_ASPECT)))
-    crop_height = min(max(1, round(math.sqrt(area / aspect))), height)
-    crop_width = min(max(1, round(math.sqrt(area * aspect))), width)
-    top = int(rng.integers(height - crop_height + 1))
-    left = int(rng.integers(width - crop_width + 1))
-    return top, left, crop_height, crop_width

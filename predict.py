@@ -13,135 +13,112 @@ The checkpoint is all it needs: no network, no pretrained weights, and no matter
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import program  # first: Ctrl-C while torch loads should not end in a traceback
+import program
+from options import parse
+from predict_config import PredictConfig
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
     program.begin()
+    asked = program.read_command_line(lambda: parse(PredictConfig, "predict.py", __doc__))
 
 # isort: split
-import torch
-
-from answers import Prediction, Writer
-from data_utils import load_category_names, load_labelled
+from checkpoint import load_checkpoint
 from devices import choose_device
 from errors import InputError
 from evaluation import evaluate, summary
-from extraction import MOST_WORKERS, extract, micro_batches
-from features import Inputs, whole
+from extraction import to_pixels
+from formats import Writer
 from heatmap import Heatmap, find_heatmap
-from images import ImageError, load_image, open_views
+from images import ImageError, load_image
+from inputs import Inputs, whole
 from messages import note, progress, warn
-from model_utils import Checkpoint, load_checkpoint
-from predict_config import DEFAULT_TOP_K, PredictConfig, build_parser
+from names import load_category_names
+from predict_paths import find_named, plan_pictures
+from prediction import DEFAULT_TOP_K, Prediction
+from predictor import BROKEN, Predictor
 from report import Diagnosis, write_diagnosis
+from splits import load_labelled
+from views import open_views
 from words import counted, printable
 
 PLOTTED_SIDE = 1024  # pixels of a photo's shorter side that a plot can show
-BROKEN = "the checkpoint answers with what is no number: its weights are broken; train again"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and predict."""
-    config = PredictConfig(**vars(build_parser(__doc__).parse(argv)))
-    device = choose_device(config.gpu)
+def run(config: PredictConfig) -> None:
+    """Answer as `config` asks: photo by photo, or with --evaluate for a folder of labelled photos.
+
+    What could only fail after the work is refused before it.
+    """
+    photos = [] if config.evaluate else find_named(config.images, config.null)
+    pictures = None
+    if config.plot:
+        sources = [config.checkpoint, *([config.category_names] if config.category_names else [])]
+        pictures = plan_pictures(config.plot, photos, sources)
     checkpoint = load_checkpoint(config.checkpoint)
-    if config.category_names:
-        checkpoint.category_names = load_category_names(config.category_names, checkpoint.classes)
-    checkpoint.classifier.place(device)
+    category_names = load_category_names(config.category_names, checkpoint.classes)
+    predictor = Predictor(checkpoint, choose_device(config.gpu), category_names)
     if config.evaluate:
-        bad, number = evaluate_folder(config, checkpoint, device)
+        bad, number = evaluate_folder(config, predictor)
     else:
-        bad, number = predict_photos(config, checkpoint, device), len(config.photos)
+        bad, number = predict_photos(config, predictor, photos, pictures), len(photos)
     report_bad(bad, number)
 
 
 # ------------------------------------------------------------------------------------------------------ predicting
 
 
-def predict_photos(config: PredictConfig, checkpoint: Checkpoint, device: torch.device) -> list[ImageError]:
-    """Write the likeliest classes of every photo, and draw them where asked to; return what is wrong with the rest."""
-    top_k = number_of_rows(config.top_k, checkpoint)
-    pictures = config.pictures if config.plot else iter(())
-    writer = Writer(config.format, several=len(config.photos) > 1)
+def predict_photos(
+    config: PredictConfig, predictor: Predictor, photos: Sequence[Path], pictures: Sequence[Path] | None
+) -> list[ImageError]:
+    """Write the likeliest classes of every photo, and draw them into the `pictures`, one for each.
+
+    Returns what is wrong with the photos that cannot be opened.
+    """
+    top_k = number_of_rows(config.top_k, predictor)
+    places = pictures or [None] * len(photos)
+    writer = Writer(config.format, several=len(photos) > 1)
     bad: list[ImageError] = []
-    for photo, outcome in classify(checkpoint, config.photos, device):
-        picture = next(pictures, None)
-        if isinstance(outcome, ImageError):
-            bad.append(outcome)
-            continue
-        likeliest = rank_classes(outcome, checkpoint, top_k)
-        writer.write(photo, likeliest)
-        if picture:
-            draw(picture, photo, likeliest, checkpoint if config.heatmap else None, device)
+    shown_by_results = bool(sys.stdout and sys.stdout.isatty())
+    with progress(len(photos), "photos", "photo", hidden=shown_by_results) as bar:
+        for photo, picture, answer in zip(photos, places, predictor.answers(photos, bar), strict=True):
+            if isinstance(answer, ImageError):
+                bad.append(answer)
+                continue
+            likeliest = predictor.likeliest(answer, top_k)
+            writer.write(photo, likeliest)
+            if picture:
+                draw(picture, photo, likeliest, predictor if config.heatmap else None)
     writer.close()
     return bad
 
 
-@torch.inference_mode()
-def classify(
-    checkpoint: Checkpoint, photos: Sequence[Path], device: torch.device
-) -> Iterator[tuple[Path, torch.Tensor | ImageError]]:
-    """Yield each photo, in order, with the probability of every class (C,), or with what is wrong with it."""
-    classifier = checkpoint.classifier
-
-    def open_photo(index: int, views: Sequence[int]) -> torch.Tensor:
-        return open_views(photos[index], classifier.preprocessing, views)  # (1, 3, S, S)
-
-    work = [(indices, [0]) for indices in micro_batches(len(photos), device)]
-    workers = min(len(work), MOST_WORKERS)  # for a single photo one, with every core
-    shown_by_results = bool(sys.stdout and sys.stdout.isatty())
-    with progress(len(photos), "photos", "photo", hidden=shown_by_results) as bar:
-        for done in extract(classifier, open_photo, work, device, bar, workers):
-            outcomes: dict[int, torch.Tensor | ImageError] = dict(done.errors)
-            if done.indices:
-                logits = classifier.trainee(done.rows[0].to(device))  # (B, C)
-                if not logits.isfinite().all():
-                    raise InputError(BROKEN)
-                probabilities = (logits / checkpoint.temperature).softmax(dim=1).cpu()
-                outcomes |= zip(done.indices, probabilities, strict=True)
-            for index in sorted(outcomes):
-                yield photos[index], outcomes[index]
-
-
-def rank_classes(probabilities: torch.Tensor, checkpoint: Checkpoint, top_k: int) -> list[Prediction]:
-    """Return the `top_k` likeliest of all classes (C,), likeliest first."""
-    top, names = probabilities.topk(top_k), checkpoint.names
-    return [
-        Prediction(checkpoint.classes[index], names[index], probability)
-        for index, probability in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    ]
-
-
-def number_of_rows(top_k: int | None, checkpoint: Checkpoint) -> int:
+def number_of_rows(top_k: int | None, predictor: Predictor) -> int:
     """Return how many classes to show: as many as asked for, as far as there are."""
-    number = len(checkpoint.classes)
+    number = len(predictor.classes)
     if top_k is not None and top_k > number:
         note(f"--top_k {top_k}: there are {number} classes, here are all of them")
     return min(top_k or DEFAULT_TOP_K, number)
 
 
-def draw(
-    picture: Path, photo: Path, likeliest: list[Prediction], explained_by: Checkpoint | None, device: torch.device
-) -> None:
-    """Draw a photo beside its likeliest classes; with the checkpoint, also which places speak for the likeliest."""
-    from plots import draw_prediction, save_figure
+def draw(picture: Path, photo: Path, likeliest: list[Prediction], explained_by: Predictor | None = None) -> None:
+    """Draw a photo beside its likeliest classes; with a predictor, also which places speak for the likeliest."""
+    from figures import save_figure
+    from pictures import draw_prediction
 
     image = load_image(photo, PLOTTED_SIDE)
-    heatmap = look_into(explained_by, photo, image.size, likeliest[0], device) if explained_by else None
+    heatmap = look_into(explained_by, photo, image.size, likeliest[0]) if explained_by else None
     bars = [(printable(prediction.name), prediction.probability) for prediction in likeliest]
     save_figure(draw_prediction(image, printable(photo.name), bars, heatmap), picture)
 
 
-def look_into(
-    checkpoint: Checkpoint, photo: Path, size: tuple[int, int], likeliest: Prediction, device: torch.device
-) -> Heatmap | None:
+def look_into(predictor: Predictor, photo: Path, size: tuple[int, int], likeliest: Prediction) -> Heatmap | None:
     """Return which places of a photo of `size` (width, height) speak for a class; where nothing can, say so."""
-    classifier, label = checkpoint.classifier, checkpoint.classes.index(likeliest.class_name)
-    (pixels,) = open_views(photo, classifier.preprocessing).to(device)  # (3, S, S)
-    heatmap = find_heatmap(classifier, pixels, label, size)
+    classifier, label = predictor.classifier, predictor.classes.index(likeliest.class_name)
+    pixels = to_pixels([open_views(photo, classifier.preprocessing)]).to(predictor.frozen.device)  # (1, 1, 3, S, S)
+    heatmap = find_heatmap(classifier, pixels[0, 0], label, size)
     if heatmap is None:
         note(f"--heatmap: {classifier.config.arch} has no last feature map, so there is none to draw")
     return heatmap
@@ -160,28 +137,30 @@ def report_bad(bad: Sequence[ImageError], number: int) -> None:
 # ------------------------------------------------------------------------------------------------------- evaluating
 
 
-def evaluate_folder(
-    config: PredictConfig, checkpoint: Checkpoint, device: torch.device
-) -> tuple[list[ImageError], int]:
+def evaluate_folder(config: PredictConfig, predictor: Predictor) -> tuple[list[ImageError], int]:
     """Print how good the answers to a folder of labelled photos are; leave tables and pictures.
 
     Returns what is wrong with the photos that cannot be opened, and how many photos there are.
     """
-    split = load_labelled(config.images[0], checkpoint.classes)
-    inputs = Inputs(checkpoint.classifier, split, seed=0, device=device)
-    inputs.rows()
-    bad = [inputs.bad[index] for index in sorted(inputs.bad)]
+    split = load_labelled(config.images[0], predictor.classes)
+    inputs = Inputs(predictor.frozen, split)
+    bad = inputs.prepare()
     if inputs.used:
         try:
-            evaluation = evaluate(checkpoint.classifier.trainee, whole(inputs)).at(checkpoint.temperature)
+            evaluation = evaluate(predictor.classifier.learner, whole(inputs)).at(predictor.checkpoint.temperature)
         except FloatingPointError:
             raise InputError(BROKEN) from None
         print(summary(split.name, evaluation), flush=True)
         folder = config.report or config.checkpoint.parent / "evaluation"
-        write_diagnosis(folder, Diagnosis(split.name, evaluation, inputs.paths, checkpoint.classes, checkpoint.names))
+        write_diagnosis(folder, Diagnosis(split.name, evaluation, inputs.paths, predictor.classes, predictor.names))
         note(f"tables and pictures of it: {folder}")
     return bad, len(split)
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Predict as a command line asks, within a process that goes on."""
+    run(parse(PredictConfig, "predict.py", __doc__, argv))
+
+
 if __name__ == "__main__":
-    program.run(main, as_program=True)
+    program.run(lambda: run(asked), as_program=True)

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from errors import InputError, RunError, is_out_of_memory
 from messages import speaking
@@ -28,6 +28,7 @@ from words import reason_of, shown
 
 EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2
 OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
+Settings = TypeVar("Settings")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 
 
@@ -40,6 +41,26 @@ def begin() -> None:
     gc.disable()  # until `run`: while torch loads, a fifth of the time goes into finding no garbage
     warnings.filterwarnings("ignore", module=r"PIL\.")  # a photo opens, or the error says why not
     keep_freed_memory()
+
+
+def read_command_line(parse: Callable[[], Settings]) -> Settings:
+    """Return the settings that `parse` makes of the command line; after --help and for a mistake end the process.
+
+    That is how `run` would end it, but before torch is loaded, which takes seconds.
+    """
+    prepare_streams()
+    parsed: list[Settings] = []
+    with speaking():
+        code = outcome_of(lambda: parsed.append(parse()))
+    return parsed[0] if parsed else leave(code)
+
+
+def prepare_streams() -> None:
+    """See to it that whatever is printed goes where it should, or nowhere."""
+    if sys.stderr is None:  # closed; print() would turn to stdout, which is for results
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 -- for as long as the process lives
+    if hasattr(sys.stdout, "reconfigure"):  # not where it is closed, nor in a notebook
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
 
 
 def end_quietly_when_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -71,10 +92,7 @@ def run(main: Callable[[], None], as_program: bool = False) -> NoReturn:
 
     `as_program`: the process is the command's alone, so signals are its own to answer, and it ends at once.
     """
-    if sys.stderr is None:  # closed; print() would turn to stdout, which is for results
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 -- for as long as the process lives
-    if hasattr(sys.stdout, "reconfigure"):  # not where it is closed, nor in a notebook
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
+    prepare_streams()
     if as_program:
         gc.freeze()  # what has been loaded stays, and need not be searched
         gc.enable()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import torch
 
 
 def fold_seed(*parts: object) -> int:
@@ -21,8 +20,3 @@ def fold_seed(*parts: object) -> int:
 def generator(*parts: object) -> np.random.Generator:
     """Return numpy's generator for one choice."""
     return np.random.default_rng(fold_seed(*parts))
-
-
-def seed_torch(*parts: object) -> None:
-    """Seed torch's own generator, from which initialisation and dropout draw."""
-    torch.manual_seed(fold_seed(*parts))

@@ -13,82 +13,85 @@ pictures of the run, and what --resume needs, go into the folder run/ beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import program  # first: Ctrl-C while torch loads should not end in a traceback
+import program
+from options import parse
+from train_config import TrainConfig
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
     program.begin()
+    asked = program.read_command_line(lambda: parse(TrainConfig, "train.py", __doc__))
 
 # isort: split
 import torch
-from torch import nn
-from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
-from backbones import backbone_with_weights
-from data_utils import Splits, load_category_names, load_splits
+from backbone import Weights
+from backbones import resolve_arch
+from calibration import calibrate
+from classifier import Classifier
 from devices import choose_device
 from download import download
-from errors import RunError
-from evaluation import Evaluation, calibrate, evaluate, summary
+from errors import InputError
+from evaluation import Evaluation, evaluate, summary
 from feature_cache import FeatureCache
-from features import Batch, Inputs, UnusablePhotosError, check_photos_left, epoch_batches, extract_inputs, whole
-from messages import note, progress, warn, watched
-from model_utils import Checkpoint, Classifier, ModelConfig, build_classifier
-from randomness import fold_seed, seed_torch
-from report import Diagnosis, check_tensorboard, write_diagnosis, write_history, write_tensorboard
-from run_state import Row, RunFolder, TrainState
+from frozen import FrozenPart, place
+from inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs, whole
+from loop import fit
+from messages import note, warn
+from names import load_category_names
+from new_classifier import new_classifier
+from recipe import Recipe
+from report import Diagnosis, write_diagnosis, write_history
+from run_folder import RunFolder
+from splits import Splits, load_splits
+from state import Identity, Row, TrainState
 from survey import survey
-from train_config import TrainConfig, build_parser
+from tensorboard_log import check_tensorboard, write_tensorboard
 from words import counted
 
 CHANGEABLE = ("learning_rate", "batch_size", "views")  # what --resume may go on with other values of
 
 
-def fit(config: TrainConfig, run_folder: RunFolder) -> None:
+def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     """Train as `config` asks, from the folder of photos to the tested checkpoint; with --summary, only survey it."""
-    device = choose_device(config.gpu)
+    arch, device = resolve_arch(config.arch), choose_device(config.gpu)
     if config.tensorboard:
         check_tensorboard()
     if config.download:
         download(config.data_dir)
+    elif not config.data_dir.exists():
+        own = "give the folder that holds train/ and valid/, or one folder per class"
+        raise InputError(f"{config.data_dir} does not exist; {own}, or let --download fetch photos of 102 species")
     splits = load_splits(config.data_dir, config.valid_split, config.seed)
     category_names = load_category_names(config.category_names, splits.classes)
-    classifier, weights = new_classifier(config, len(splits.classes), device)
-    state = start_state(config, splits, category_names, classifier, weights)
+    classifier, weights = new_classifier(
+        arch, len(splits.classes), config.weights, config.hidden_units, config.dropout, config.image_size, config.seed
+    )
+    frozen = place(classifier, device)
+    state = start_state(config, splits, category_names, classifier, frozen, weights)
     if config.summary:
-        survey(config, splits, state, device, train_one_epoch)
+        cached = not config.no_cache
+        survey(splits, category_names, classifier, weights.name, frozen, state.recipe, config.skip_bad, cached)
         return
 
-    report_start(config, splits, classifier, device)
+    report_start(splits, state, device)
     run_folder.begin()
     if config.resume:
         run_folder.resume(state)
-        report_resumed(state, config)
+        report_resumed(config, state)
 
     # The backbone runs here, over what the first epoch needs; further views wait for the epochs that use them.
-    views = min(config.views, config.epochs)
-    train, valid, test = extract_inputs(classifier, splits, config.seed, device, open_cache(config), views)
+    train, valid, test = prepare_inputs(frozen, splits, config.seed, open_cache(config), state.recipe.schedule)
     skipped = check_bad_photos(config, run_folder, splits.classes, train, valid, test)
     state.leave_out(skipped, tested=splits.test.photos if splits.test else ())
-    try:
-        while state.epoch < config.epochs:
-            row = state.record(*run_epoch(config, state, train, valid))
-            report_epoch(row, config)
-            run_folder.save_if_due(state)
-    except (KeyboardInterrupt, BrokenPipeError):  # nobody reads stdout any more
-        if state.epoch:
-            note(f"stopped after epoch {state.epoch}; the same command with --resume goes on from there")
-        raise
-    finally:
-        run_folder.save(state)  # whatever ended the loop: finished epochs are not lost
+    train_and_save(state, train, valid, run_folder)
 
-    classifier.trainee.load_state_dict(state.finished["best_trained"])
-    temperature = calibrate(evaluate(classifier.trainee, whole(valid)))
+    state.load_best()
+    temperature = calibrate(evaluate(state.learner, whole(valid)))
     run_folder.save_calibrated(state, temperature)
     judged = test or valid
-    evaluation = evaluate(classifier.trainee, whole(judged)).at(temperature)
+    evaluation = evaluate(state.learner, whole(judged)).at(temperature)
     report_best(state.best, judged.split.name, evaluation)
     print(f"checkpoint: {run_folder.checkpoint_path}", flush=True)
     if not config.no_report:
@@ -98,38 +101,33 @@ def fit(config: TrainConfig, run_folder: RunFolder) -> None:
 # ------------------------------------------------------------------------------------------- before the first epoch
 
 
-def new_classifier(config: TrainConfig, num_classes: int, device: torch.device) -> tuple[Classifier, str]:
-    """Put a new head on the backbone that the config asks for; return it and the name of the backbone's weights."""
-    seed_torch(config.seed, "backbone")  # what --weights none and cnn draw from
-    backbone = backbone_with_weights(config.arch, config.weights, config.image_size)
-    seed_torch(config.seed, "head")
-    model = ModelConfig(config.arch, config.hidden_units, config.dropout, num_classes)
-    classifier = build_classifier(model, backbone)
-    if model.frozen and backbone.weights == "none":
-        warn(f"--weights none: the features of a random, frozen {config.arch} are good for trying things out alone")
-    return classifier.place(device), backbone.weights
-
-
 def start_state(
-    config: TrainConfig, splits: Splits, category_names: dict[str, str], classifier: Classifier, weights: str
+    config: TrainConfig,
+    splits: Splits,
+    category_names: dict[str, str],
+    classifier: Classifier,
+    frozen: FrozenPart,
+    weights: Weights,
 ) -> TrainState:
-    """Return the state before the first epoch: an empty checkpoint, a fresh optimizer and average."""
-    training = {"weights": weights, "seed": config.seed, **{key: getattr(config, key) for key in CHANGEABLE}}
-    checkpoint = Checkpoint(classifier, splits.classes, category_names, training)
-    optimizer = torch.optim.Adam(classifier.trainee.parameters(), lr=config.learning_rate, fused=True)
-    identity = {
-        "--arch": config.arch,
-        "--weights": weights,
-        "--hidden_units": list(config.hidden_units),
-        "--dropout": config.dropout,
-        "--image_size": classifier.preprocessing.crop_size,
-        "--seed": config.seed,
-        "what the backbone's weights hold": classifier.backbone_digest,
-        "the list of classes": list(splits.classes),
-        "the set of training photos (or --valid_split)": splits.train.fingerprint(),
-        "the set of validation photos": splits.valid.fingerprint(),
-    }
-    return TrainState(checkpoint, optimizer, identity)
+    """Return the state before the first epoch: a fresh optimizer and average."""
+    recipe = Recipe(config.epochs, config.learning_rate, config.batch_size, config.views, config.seed)
+    identity = Identity(
+        arch=classifier.config.arch,
+        learns=classifier.config.learns,
+        weights=weights.name,
+        hidden_units=list(classifier.config.hidden_units),
+        dropout=config.dropout,
+        image_size=classifier.preprocessing.crop_size,
+        seed=config.seed,
+        backbone=frozen.digest,
+        classes=list(splits.classes),
+        train=splits.train.fingerprint(),
+        valid=splits.valid.fingerprint(),
+    )
+    training = {"weights": weights.name, "seed": config.seed, **{key: getattr(config, key) for key in CHANGEABLE}}
+    if weights.licence:
+        training["licence"] = weights.licence
+    return TrainState(classifier, recipe, splits.classes, category_names, training, identity)
 
 
 def check_bad_photos(
@@ -156,81 +154,57 @@ def open_cache(config: TrainConfig) -> FeatureCache | None:
     return None if config.no_cache else FeatureCache(config.cache_dir, limit=config.cache_limit * 1e9)
 
 
-# --------------------------------------------------------------------------------------------------------- one epoch
+# -------------------------------------------------------------------------------------------------------- the epochs
 
 
-def run_epoch(config: TrainConfig, state: TrainState, train: Inputs, valid: Inputs) -> tuple[float, Evaluation]:
-    """Train for one epoch; return the training loss, and the average's answers to the validation photos.
+def train_and_save(state: TrainState, train: Inputs, valid: Inputs, run_folder: RunFolder) -> None:
+    """Train all epochs; print each, and keep what the finished ones have reached whatever ends the run."""
 
-    Whatever is random in an epoch is a function of its number and the seed. Raises RunError for losses that are
-    not finite.
-    """
-    epoch = state.epoch + 1
-    rows = train.rows(view=(epoch - 1) % config.views)  # extracted in the first epoch that needs it
-    order_seed = fold_seed(config.seed, "shuffle", epoch)
-    batches = epoch_batches(rows, train.labels, config.batch_size, train.device, order_seed)
-    seed_torch(config.seed, "dropout", epoch)
+    def on_epoch(row: Row) -> None:
+        report_epoch(row, state.recipe.epochs)
+        run_folder.save_if_due(state)
+
     try:
-        with progress(len(rows), f"epoch {epoch}/{config.epochs}", "photo") as bar:
-            train_loss = train_one_epoch(state.trainee, watched(batches, bar), state.optimizer, state.average)
-        return train_loss, evaluate(state.average.module, whole(valid))
-    except FloatingPointError as error:
-        rate = f"--learning_rate (now {config.learning_rate:g})"
-        raise RunError(f"the loss is not finite ({error}) in epoch {epoch}: lower {rate}") from None
-
-
-def train_one_epoch(
-    trainee: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Optimizer, average: AveragedModel
-) -> float:
-    """Take one optimizer step a batch; return the mean loss over all samples, each as it was before its step.
-
-    Raises FloatingPointError, before the step, for a loss that is not finite.
-    """
-    trainee.train()
-    total, count = 0.0, 0
-    for inputs, labels in batches:  # (B, ...), (B,)
-        loss = F.cross_entropy(trainee(inputs), labels)  # equals NLL of log-softmax
-        if not torch.isfinite(loss):
-            raise FloatingPointError(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        average.update_parameters(trainee)
-        total += loss.item() * len(labels)
-        count += len(labels)
-    return total / count
+        fit(state, train, valid, on_epoch)
+    except (KeyboardInterrupt, BrokenPipeError):  # nobody reads stdout any more
+        if state.epoch:
+            note(f"stopped after epoch {state.epoch}; the same command with --resume goes on from there")
+        raise
+    finally:
+        run_folder.save(state)
 
 
 # --------------------------------------------------------------------------------------------------- at the terminal
 
 
-def report_start(config: TrainConfig, splits: Splits, classifier: Classifier, device: torch.device) -> None:
+def report_start(splits: Splits, state: TrainState, device: torch.device) -> None:
     """Say on stderr what was found and what will be trained."""
     parts = [f"{len(split):,} {split.name}" for split in (splits.train, splits.valid, splits.test) if split]
     note(f"{counted(len(splits.classes), 'class', 'classes')}; photos: {', '.join(parts)}")
-    numbers = sum(parameter.numel() for parameter in classifier.trainee.parameters())
-    learns = f"its head of {numbers:,} parameters" if classifier.config.frozen else f"all {numbers:,} parameters"
-    note(f"{config.arch} on {device}: training {learns}")
-    if config.views > max(config.epochs, TrainConfig.views):
-        note(f"--views {config.views}: only the first {config.epochs} will be used, one an epoch")
+    model, recipe = state.classifier.config, state.recipe
+    numbers = sum(parameter.numel() for parameter in state.learner.parameters())
+    learns = f"its head of {numbers:,} parameters" if model.learns == "head" else f"all {numbers:,} parameters"
+    note(f"{model.arch} on {device}: training {learns}")
+    if recipe.views > max(recipe.epochs, TrainConfig.views):
+        note(f"--views {recipe.views}: only the first {recipe.epochs} will be used, one per epoch")
 
 
-def report_resumed(state: TrainState, config: TrainConfig) -> None:
+def report_resumed(config: TrainConfig, state: TrainState) -> None:
     """Say on stderr where a resumed run stands, and what is different from here on."""
     if state.epoch >= config.epochs:
         note(f"{counted(state.epoch, 'epoch')} trained already: a larger --epochs goes on")
     elif state.epoch:
         note(f"resuming after epoch {state.epoch}")
         for key in CHANGEABLE:
-            before, now = state.finished["training"][key], getattr(config, key)
+            before, now = state.finished.training[key], getattr(config, key)
             if before != now:
                 note(f"--{key} was {before}, now {now} from epoch {state.epoch + 1} on")
 
 
-def report_epoch(row: Row, config: TrainConfig) -> None:
+def report_epoch(row: Row, epochs: int) -> None:
     """Print an epoch's line."""
     print(
-        f"epoch {row['epoch']:{len(str(config.epochs))}d}/{config.epochs}   training loss {row['train_loss']:.4f}   "
+        f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}   training loss {row['train_loss']:.4f}   "
         f"validation loss {row['valid_loss']:.4f}   validation accuracy {row['valid_accuracy']:6.2%}",
         flush=True,
     )
@@ -247,22 +221,24 @@ def write_report(
 ) -> None:
     """Leave tables and pictures of the run in its folder."""
     checkpoint = state.best_checkpoint()
-    history = checkpoint.history
-    figures = write_history(run_folder.folder, history, state.best["epoch"])
+    figures = write_history(run_folder.folder, checkpoint.history, state.best["epoch"])
     diagnosis = Diagnosis(judged.split.name, evaluation, judged.paths, checkpoint.classes, checkpoint.names)
     figures |= write_diagnosis(run_folder.folder, diagnosis)
     if config.tensorboard:
-        write_tensorboard(run_folder.folder / "tensorboard", history, figures)
+        write_tensorboard(run_folder.folder / "tensorboard", checkpoint.history, figures)
     note(f"tables and pictures of it: {run_folder.folder}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and train."""
-    arguments = build_parser(__doc__).parse(argv)
-    config = TrainConfig(**vars(arguments))
+    """Train as a command line asks, within a process that goes on."""
+    run(parse(TrainConfig, "train.py", __doc__, argv))
+
+
+def run(config: TrainConfig) -> None:
+    """Train into the folder that the config names, which other runs are kept out of."""
     with RunFolder(config.save_dir) as run_folder:
-        fit(config, run_folder)
+        train_classifier(config, run_folder)
 
 
 if __name__ == "__main__":
-    program.run(main, as_program=True)
+    program.run(lambda: run(asked), as_program=True)

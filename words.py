@@ -23,6 +23,11 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def megabytes(*sizes: int) -> str:
+    """`345.0 MB`, `12.0 of 345.0 MB`."""
+    return " of ".join(f"{size / 1e6:,.1f}" for size in sizes) + " MB"
+
+
 def nearest(word: str, known: Iterable[str], most: int = 4) -> list[str]:
     """Return the known words that look most like a mistyped one, best first."""
     return difflib.get_close_matches(word, list(known), n=most, cutoff=0.6)

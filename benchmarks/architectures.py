@@ -13,11 +13,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from backbones import backbone_with_weights
-from data_utils import Split, find_photos
 from devices import choose_device
-from features import Inputs
-from model_utils import Classifier, ModelConfig, build_classifier
+from folders import find_photos
+from frozen import FrozenPart, place
+from inputs import Inputs
+from new_classifier import new_classifier
+from splits import Split
 
 ARCHS = (
     "squeezenet1_1",
@@ -35,10 +36,10 @@ PHOTOS, ROUNDS = 64, 3
 CPU = choose_device(gpu=False)
 
 
-def measure(classifier: Classifier, split: Split) -> float:
+def measure(frozen: FrozenPart, split: Split) -> float:
     """Return the seconds that one pass over the photos takes."""
     start = time.perf_counter()
-    Inputs(classifier, split, seed=0, device=CPU).rows()
+    Inputs(frozen, split).rows()
     return time.perf_counter() - start
 
 
@@ -49,18 +50,18 @@ def main() -> None:
     root = Path(sys.argv[1])
     photos = [path.relative_to(root).as_posix() for path in find_photos(root)][:PHOTOS]
     split = Split("some", root, tuple(photos), (0,) * len(photos))
-    models = {
-        arch: build_classifier(ModelConfig(arch, (512,), 0.2, 102), backbone_with_weights(arch, "none")).place(CPU)
-        for arch in ARCHS
-    }
-    for classifier in models.values():
-        measure(classifier, split)  # warm up
+    models = {arch: new_classifier(arch, 102, "none")[0] for arch in ARCHS}
+    parts = {arch: place(classifier, CPU) for arch, classifier in models.items()}
+    for frozen in parts.values():
+        measure(frozen, split)  # warm up
     times = {arch: [] for arch in ARCHS}
     for _ in range(ROUNDS):
-        for arch, classifier in models.items():
-            times[arch].append(measure(classifier, split))
+        for arch, frozen in parts.items():
+            times[arch].append(measure(frozen, split))
     medians = {arch: statistics.median(values) for arch, values in times.items()}
-    print("| architecture | features | time a photo, squeezenet1_1 = 1 | checkpoint, 102 classes |\n|---|---|---|---|")
+    print(
+        "| architecture | features | time per photo, squeezenet1_1 = 1 | checkpoint, 102 classes |\n|---|---|---|---|"
+    )
     for arch in sorted(ARCHS, key=medians.get):
         megabytes = sum(tensor.nbytes for tensor in models[arch].state_dict().values()) / 1e6
         ratio = medians[arch] / medians["squeezenet1_1"]

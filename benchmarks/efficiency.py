@@ -13,16 +13,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from backbones import backbone_with_weights
-from data_utils import Split, find_photos
 from devices import choose_device
 from extraction import shared_cores
-from features import Inputs
-from model_utils import Classifier, ModelConfig, build_classifier
+from folders import find_photos
+from frozen import place
+from inputs import Inputs
+from new_classifier import new_classifier
+from splits import Split
 
 PHOTOS = {"squeezenet1_1": 400, "densenet121": 200, "vgg16": 64}
 ROUNDS, MICRO_BATCHES, MATRIX = 3, (4, 8, 16, 32), (1024, 2048)
@@ -53,25 +55,21 @@ def some_photos(root: Path, number: int) -> Split:
     return Split("some", root, tuple(photos), (0,) * len(photos))
 
 
-def random_classifier(arch: str) -> Classifier:
-    """Build a classifier that has learned nothing."""
-    return build_classifier(ModelConfig(arch, (512,), 0.2, 102), backbone_with_weights(arch, "none"))
-
-
 def measure(root: Path, arch: str) -> tuple[float, float, float]:
     """Return ms a photo: decoding alone, the network alone, both as the extraction does them."""
     device = choose_device(gpu=False)
-    classifier, split = random_classifier(arch).place(device), some_photos(root, PHOTOS[arch])
-    inputs = Inputs(classifier, split, 0, device)
-    pixels = torch.cat(on_all_cores(lambda index: inputs.open_views(index, [0]), range(len(split))))
+    frozen, split = place(new_classifier(arch, 102, "none")[0], device), some_photos(root, PHOTOS[arch])
+    inputs = Inputs(frozen, split)
+    views = np.concatenate(on_all_cores(lambda index: inputs.open_views(index, [0]), range(len(split))))  # (N, S, S, 3)
+    pixels = torch.from_numpy(views).permute(0, 3, 1, 2)
 
     @torch.inference_mode()
     def network(batch: torch.Tensor) -> torch.Tensor:
-        return classifier.features(batch)
+        return frozen(batch)
 
     decode, both, *forwards = best(
         lambda: on_all_cores(lambda index: inputs.open_views(index, [0]), range(len(split))),
-        lambda: Inputs(classifier, split, 0, device).rows(),
+        lambda: Inputs(frozen, split).rows(),
         *(lambda size=size: on_all_cores(network, pixels.split(size)) for size in MICRO_BATCHES),
     )
     return tuple(1000 * seconds / len(split) for seconds in (decode, min(forwards), both))

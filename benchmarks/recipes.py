@@ -18,13 +18,15 @@ from torch.optim.swa_utils import AveragedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from backbones import backbone_with_weights
-from data_utils import load_splits
+from classifier import ModelConfig, build_head
 from devices import choose_device
 from feature_cache import FeatureCache
-from features import extract_inputs
-from model_utils import ModelConfig, build_classifier, build_head
-from run_state import average_in
+from frozen import place
+from inputs import Inputs, prepare_inputs, to_learner
+from new_classifier import new_classifier
+from schedule import Schedule
+from splits import load_splits
+from state import average_in
 from words import counted
 
 SEEDS, BATCH_SIZE, HIDDEN_UNITS, DROPOUT, RATE = range(5), 64, 512, 0.2, 0.001
@@ -63,7 +65,8 @@ def train_head(
         views, held_out = ([((x - mean) / deviation, y) for x, y in part] for part in (views, held_out))
     torch.manual_seed(seed)
     rows, labels = views[0]
-    head = build_head(ModelConfig("head", (hidden_units,), dropout, int(labels.max()) + 1), rows.shape[1])
+    model = ModelConfig("none", (hidden_units,), dropout, int(labels.max()) + 1, learns="head")
+    head = build_head(model, rows.shape[1])
     optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=weight_decay, fused=True)
     averaged = AveragedModel(head, multi_avg_fn=average_in)
     steps = math.ceil(len(labels) / BATCH_SIZE)
@@ -95,12 +98,15 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     splits, device = load_splits(Path(sys.argv[1]).resolve()), choose_device(gpu=False)
-    model = ModelConfig("squeezenet1_1", (HIDDEN_UNITS,), DROPOUT, len(splits.classes))
-    classifier = build_classifier(model, backbone_with_weights("squeezenet1_1", None)).place(device)
+    frozen = place(new_classifier("squeezenet1_1", len(splits.classes))[0], device)
     most = max(views for views, _ in LENGTHS)
-    train, *held_out = extract_inputs(classifier, splits, 0, device, FeatureCache(None, 10e9), most)
-    kept = [(inputs.rows()[torch.arange(len(inputs.labels))], inputs.labels) for inputs in held_out]
-    seen = [(train.rows(view)[torch.arange(len(train.labels))], train.labels) for view in range(most)]
+    train, *held_out = prepare_inputs(frozen, splits, 0, FeatureCache(None, 10e9), Schedule(most, most))
+
+    def data_of(inputs: Inputs, view: int = 0) -> Data:
+        return to_learner(inputs.rows(view)[torch.arange(len(inputs.labels))], device), inputs.labels
+
+    kept = [data_of(inputs) for inputs in held_out]
+    seen = [data_of(train, view) for view in range(most)]
     print(
         "| recipe |"
         + "".join(f" {counted(views, 'view')}, {epochs} epochs: valid | test |" for views, epochs in LENGTHS)

@@ -27,7 +27,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 EPOCHS = 200
 FILES = ("checkpoint.pth", "run/last.pth")
 # Every epoch's save is due, so that kills hit saving as well.
-CODE = "import sys, run_state, train; run_state.SAVE_EVERY = 0; train.main(sys.argv[1:])"
+CODE = "import sys, run_folder, train; run_folder.SAVE_EVERY = 0; train.main(sys.argv[1:])"
 
 
 def start(*arguments: object) -> subprocess.Popen:

@@ -1,8 +1,8 @@
 """Make the README's pictures and outputs anew: `make gallery`.
 
 The pictures come from the demo's drawings. Output blocks of the README begin with `$ python …`: each such command is
-run as it stands, and what it prints replaces the block. Those that need `flowers`, the photos of 102 species, are left
-as they are where there is no such folder (another one: `make gallery FLOWERS=/where/they/are`).
+run as it is written, and what it prints replaces the block. Blocks that need `flowers`, the photos of 102 species, stay
+as they are where there is no such folder (to use another folder: `make gallery FLOWERS=/where/they/are`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ import tempfile
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+# isort: split
+from report_files import REPORT_FILES  # noqa: E402 -- after the path to it
+
 BLOCK = re.compile(r"^    \$ (python .*)\n((?:    .*\n|\n(?=    [^$ ]))*)", re.MULTILINE)
-PICTURES = ("curves", "confusion_matrix", "reliability", "mistakes")
 SHOWN = "demo/flowers/test/54/drawn_000.jpg"
 FIRST_EPOCHS = 4  # of a run that are shown, and the last
 
@@ -48,9 +52,10 @@ def make_pictures(folder: Path) -> None:
     run(f"python train.py demo/flowers --arch cnn --image_size 64 {out}", folder)
     run(f"python predict.py {SHOWN} demo/checkpoint.pth --plot docs/prediction.png --heatmap", folder)
     shutil.copy(folder / "docs" / "prediction.png", PROJECT / "docs")
-    for name in PICTURES:
-        if (folder / "demo" / "run" / f"{name}.png").exists():
-            shutil.copy(folder / "demo" / "run" / f"{name}.png", PROJECT / "docs")
+    for file in REPORT_FILES:
+        made = folder / "demo" / "run" / file.name
+        if file.is_picture and made.exists():
+            shutil.copy(made, PROJECT / "docs")
 
 
 def made_anew(block: re.Match[str], folder: Path) -> str:

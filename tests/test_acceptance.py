@@ -81,7 +81,7 @@ REFUSED = {
     "postscript.jpg": (POSTSCRIPT, "it is no JPEG"),
     "pdf.png": (b"%PDF-1.4\n", "it is no JPEG"),
     "svg.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it is no JPEG"),
-    "bomb.png": (png_that_claims(60_000, 60_000), "60000 x 60000 pixels are too many"),
+    "bomb.png": (png_that_claims(60_000, 60_000), "3,600,000,000 pixels are too many"),
     "no pixels.png": (png_that_claims(0, 0), ""),
 }
 

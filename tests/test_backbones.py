@@ -13,14 +13,18 @@ from torchvision.models import Weights, WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 
 import backbones
+from backbones import source_of
 from errors import InputError, RunError
-from images import Preprocessing
+from from_torchvision import download_weights
+from frozen import fold_batch_norms
+from views import Preprocessing
+from weight_files import fill_backbone
 
 TORCHVISION_NAMES = models.list_models(module=models)
 
 
 def default_preprocessing(arch):
-    return backbones.choose_preprocessing(arch, None, None)
+    return source_of(arch).weights(arch, None, None).preprocessing
 
 
 @pytest.mark.parametrize("arch", TORCHVISION_NAMES)
@@ -31,7 +35,7 @@ def test_every_model_of_the_registry_becomes_a_backbone_of_its_stated_width(arch
     size = preprocessing.crop_size
     features = module(torch.empty(2, 3, size, size, device="meta"))
     assert features.shape == (2, backbone.width)
-    assert backbones.fold_batch_norms(module)(torch.empty(2, 3, size, size, device="meta")).shape == features.shape
+    assert fold_batch_norms(module)(torch.empty(2, 3, size, size, device="meta")).shape == features.shape
 
 
 def test_the_classic_widths():
@@ -59,7 +63,7 @@ def test_features_given_to_the_original_classifier_are_the_original_logits(arch,
     extras = {"aux_logits": True, "transform_input": True, "init_weights": False} if arch == "googlenet" else {}
     original = models.get_model(arch, weights=None, **extras).eval()
     backbone = backbones.empty_backbone(arch, default_preprocessing(arch))
-    backbones.fill_backbone(backbone.module, original.state_dict(), arch, "test")
+    fill_backbone(backbone.module, original.state_dict(), arch, "test")
     images = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
         expected = original(images)
@@ -73,14 +77,14 @@ def test_features_given_to_the_original_classifier_are_the_original_logits(arch,
 def test_folding_batch_norms_changes_nothing_but_rounding(arch):
     """With statistics as training leaves them: those of a fresh network would fold into nothing."""
     torch.manual_seed(0)
-    module = backbones.build_backbone(arch, default_preprocessing(arch)).module.eval()
+    module = source_of(arch).build(arch, default_preprocessing(arch)).module.eval()
     norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
     for norm in norms:
         for tensor in (norm.weight.data, norm.running_var):
             tensor.uniform_(0.5, 1.5)
         for tensor in (norm.bias.data, norm.running_mean):
             tensor.normal_(std=0.2)
-    folded = backbones.fold_batch_norms(module)
+    folded = fold_batch_norms(module)
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules()) < len(norms)
     pixels = torch.randn(2, 3, 96, 96)
     with torch.inference_mode():
@@ -94,13 +98,13 @@ def test_a_network_without_batch_norms_or_that_cannot_be_traced_stays_as_it_is()
             return super().forward(x) if x.sum() > 0 else x
 
     for module in (nn.Sequential(nn.Linear(2, 2)), Untraceable(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))):
-        assert backbones.fold_batch_norms(module) is module
+        assert fold_batch_norms(module) is module
 
 
 def test_squeezenet_features_are_its_last_map_averaged():
     original = models.squeezenet1_1(weights=None).eval()
     backbone = backbones.empty_backbone("squeezenet1_1", default_preprocessing("squeezenet1_1"))
-    backbones.fill_backbone(backbone.module, original.state_dict(), "squeezenet1_1", "test")
+    fill_backbone(backbone.module, original.state_dict(), "squeezenet1_1", "test")
     images = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
         expected = original.features(images).mean(dim=(2, 3))
@@ -108,11 +112,12 @@ def test_squeezenet_features_are_its_last_map_averaged():
 
 
 def test_the_cnn_is_the_classic_stack():
-    names = [type(layer).__name__ for layer in backbones.small_cnn()]
+    backbone, weights = backbones.backbone_with_weights("cnn", None, image_size=20)
     block = ["Conv2d", "BatchNorm2d", "ReLU"]
+    names = [type(layer).__name__ for layer in backbone.module]
     assert names == [*block, *block, "MaxPool2d", *block, *block, "Flatten"]
-    backbone = backbones.backbone_with_weights("cnn", None, image_size=20)
     assert backbone.module(torch.zeros(2, 3, 20, 20)).shape == (2, backbone.width)
+    assert weights.name == "none"
 
 
 def test_aliases_and_unknown_names():
@@ -123,19 +128,33 @@ def test_aliases_and_unknown_names():
         backbones.resolve_arch("densnet121")
 
 
-def test_preprocessing_is_the_chosen_weights_own():
-    swag = backbones.resolve_weights("vit_b_16", "imagenet1k_swag_e2e_v1")
-    assert backbones.choose_preprocessing("vit_b_16", swag, None).crop_size == 384
-    features_only = backbones.resolve_weights("vgg16", "IMAGENET1K_FEATURES")
-    assert backbones.choose_preprocessing("vgg16", features_only, None).std == (1 / 255,) * 3
-    default = backbones.choose_preprocessing("vgg16", backbones.resolve_weights("vgg16", None), None)
-    assert default == Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
+def test_preprocessing_and_licence_are_the_chosen_weights_own():
+    def weights(arch, name):
+        return source_of(arch).weights(arch, name, None)
+
+    assert weights("vit_b_16", "imagenet1k_swag_e2e_v1").preprocessing.crop_size == 384
+    assert weights("vgg16", "IMAGENET1K_FEATURES").preprocessing.std == (1 / 255,) * 3
+    imagenet = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
+    assert weights("vgg16", None).preprocessing == weights("vgg16", "none").preprocessing == imagenet
+    assert "LICENSE" in weights("vit_b_16", "IMAGENET1K_SWAG_E2E_V1").licence
+    assert weights("vit_b_16", None).licence == ""
+
+
+def test_a_source_knows_its_own_names_and_no_others():
+    """Among torchvision's models are others than classifiers, which a checkpoint must not be able to ask for."""
+    for name in backbones.known_archs():
+        assert name in source_of(name).names()
+    others = set(models.list_models()) - set(TORCHVISION_NAMES)
+    assert "maskrcnn_resnet50_fpn" in others
+    for name in (*others, "", "vgg", "VGG16", "torchvision/vgg16", "../vgg16", 3, None, ["vgg16"]):
+        with pytest.raises(ValueError, match="there is no architecture"):
+            source_of(name)
 
 
 def test_a_vit_takes_the_size_of_its_weights():
     """SWAG's end-to-end weights see 384 pixels, 24 x 24 patches and a class token: 577 positions."""
-    swag = backbones.resolve_weights("vit_b_16", "IMAGENET1K_SWAG_E2E_V1")
-    backbone = backbones.empty_backbone("vit_b_16", backbones.choose_preprocessing("vit_b_16", swag, None))
+    swag = source_of("vit_b_16").weights("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", None)
+    backbone = backbones.empty_backbone("vit_b_16", swag.preprocessing)
     assert backbone.module.encoder.pos_embedding.shape == (1, 577, 768)
 
 
@@ -161,8 +180,8 @@ def save_weights(path, change=None):
 )
 def test_weights_come_from_a_file(tmp_path, change):
     state = save_weights(tmp_path / "own.pth", change)
-    backbone = backbones.backbone_with_weights("squeezenet1_1", str(tmp_path / "own.pth"))
-    assert backbone.weights == "own.pth"
+    backbone, weights = backbones.backbone_with_weights("squeezenet1_1", str(tmp_path / "own.pth"))
+    assert weights.name == "own.pth"
     for name, tensor in backbone.module.state_dict().items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, state[name])
@@ -179,7 +198,7 @@ def test_densenet_files_with_the_names_of_old_are_read(tmp_path):
         if not name.endswith("num_batches_tracked"):  # nor do they count batches
             old[name] = tensor
     torch.save(old, tmp_path / "old.pth")
-    backbone = backbones.backbone_with_weights("densenet121", str(tmp_path / "old.pth"))
+    backbone, _ = backbones.backbone_with_weights("densenet121", str(tmp_path / "old.pth"))
     name = "features.denseblock1.denselayer1.norm1.weight"
     assert torch.equal(backbone.module.state_dict()[name], state[name])
     assert not any(tensor.is_meta for tensor in backbone.module.state_dict().values())
@@ -188,7 +207,7 @@ def test_densenet_files_with_the_names_of_old_are_read(tmp_path):
 def test_a_data_parallel_mnasnet_is_read(tmp_path):
     """Its state dict carries version numbers, those of DataParallel in front."""
     torch.save(torch.nn.DataParallel(models.mnasnet0_5(weights=None)).state_dict(), tmp_path / "own.pth")
-    assert backbones.backbone_with_weights("mnasnet0_5", str(tmp_path / "own.pth")).width == 1280
+    assert backbones.backbone_with_weights("mnasnet0_5", str(tmp_path / "own.pth"))[0].width == 1280
 
 
 def test_a_file_that_does_not_fit_is_refused_by_the_name_of_what_is_wrong(tmp_path):
@@ -236,19 +255,19 @@ def hub(tmp_path, monkeypatch):
 def test_weights_are_downloaded_into_torchs_cache_once(tmp_path, server, hub, capsys):
     state = save_weights(tmp_path / "web" / "net.pth")
     entry = entry_for(f"{server}/net.pth")
-    assert torch.equal(backbones.download_weights(entry)["features.0.bias"], state["features.0.bias"])
+    assert torch.equal(download_weights(entry)["features.0.bias"], state["features.0.bias"])
     assert [path.name for path in hub.iterdir()] == ["net.pth"]
     (tmp_path / "web" / "net.pth").unlink()
-    backbones.download_weights(entry)
+    download_weights(entry)
     assert capsys.readouterr().out == ""  # stdout is for results
 
 
 def test_a_download_that_cannot_be_had_says_what_to_fetch_and_where_to_put_it(server, hub):
     url = f"{server}/missing.pth"
     with pytest.raises(RunError) as caught:
-        backbones.download_weights(entry_for(url))
+        download_weights(entry_for(url))
     message = str(caught.value)
-    for part in (url, str(hub), "--arch cnn", "File not found"):
+    for part in (url, str(hub), "architecture cnn", "File not found"):
         assert part in message
 
 
@@ -257,11 +276,11 @@ def test_a_damaged_file_in_torchs_cache_is_named(server, hub, damaged):
     hub.mkdir(parents=True)
     (hub / "net.pth").write_bytes(damaged)
     with pytest.raises(RunError, match=r"net\.pth is damaged .* delete it"):
-        backbones.download_weights(entry_for(f"{server}/net.pth"))
+        download_weights(entry_for(f"{server}/net.pth"))
 
 
 def test_a_download_with_the_wrong_hash_is_refused(tmp_path, server, hub):
     save_weights(tmp_path / "web" / "net-deadbeef.pth")
     with pytest.raises(RunError, match="hash"):
-        backbones.download_weights(entry_for(f"{server}/net-deadbeef.pth"))
+        download_weights(entry_for(f"{server}/net-deadbeef.pth"))
     assert not list(hub.glob("*.pth"))

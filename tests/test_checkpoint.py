@@ -16,10 +16,10 @@ import torch
 from support import PROJECT, same
 
 import predict
+from checkpoint import load_checkpoint
 from errors import InputError, RunError
-from images import Preprocessing
-from model_utils import load_checkpoint
 from tensor_files import check_digest, read_tensors, to_cpu, write_atomically
+from views import Preprocessing
 
 
 @pytest.fixture
@@ -56,20 +56,24 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(run, trained, flo
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c.update(format_version=3), "format 3, this program reads up to 2"),
+        (lambda c: c.update(format_version=4), "format 4, this program reads up to 3"),
         (lambda c: c.pop("format_version"), "no checkpoint that train.py wrote"),
         (lambda c: c.pop("preprocessing"), "KeyError: 'preprocessing'"),
         (lambda c: c["class_to_idx"].popitem(), "size mismatch"),
         (lambda c: c["state_dict"].popitem(), "Missing key"),
         (lambda c: c.update(arch="vgg61"), "vgg61"),
-        (lambda c: c.update(hidden_units=["a"]), "TypeError"),
+        (lambda c: c.update(hidden_units=["a"]), "impossible widths"),
         (lambda c: c["class_to_idx"].update({"49": 1}), "does not count from 0"),
         (lambda c: c["preprocessing"].update(interpolation="magic"), "makes no sense"),
+        (lambda c: c["preprocessing"].update(resampling="magic"), "makes no sense"),
+        (lambda c: c["preprocessing"].update(crop_size=31.5), "makes no sense"),
+        (lambda c: c["preprocessing"].update(crop_size=True), "makes no sense"),
         (lambda c: c.update(category_names=3), "TypeError"),
         (lambda c: c["category_names"].update({"49": 5}), "names that are no text"),
         (lambda c: c.update(class_to_idx={}), "does not count from 0"),
         (lambda c: c.update(arch="maskrcnn_resnet50_fpn"), "no architecture"),  # torchvision's, which would download
         (lambda c: c.update(hidden_units=[1] * 10**5), "100000 hidden layers"),
+        (lambda c: c.update(hidden_units=[10**7]), "hidden layers of impossible widths"),
         (lambda c: c.update(temperature=0.0), "a temperature of 0"),
         (lambda c: c["preprocessing"].update(mean=[10**400] * 3), "more than 64 bits|damaged"),
         (lambda c: c["preprocessing"].update(mean=["a", "b", "c"]), "makes no sense"),

@@ -16,9 +16,10 @@ from support import QUICK
 
 import predict
 import train
-from model_utils import load_checkpoint, save_checkpoint
+from checkpoint import load_checkpoint, save_checkpoint
+from report_files import files_of
 
-REPORT = ["confusion_matrix.png", "mistakes.png", "per_class.csv", "reliability.png"]
+REPORT = sorted(files_of("evaluation"))
 
 
 @pytest.fixture(scope="module", params=[("--arch", "cnn"), QUICK], ids=["cnn", "frozen"])
@@ -37,7 +38,7 @@ def checkpoint(trained, tmp_path):
 
 
 def answers(run, folder, checkpoint):
-    """Class folder, said classes in their order and probabilities of each photo, as predict.py gives them singly."""
+    """Class folder, classes by falling probability and those probabilities of each photo, as predict.py gives them."""
     records = json.loads(run(predict, folder, checkpoint, "--format", "json", "--top_k", 99).out)
     return [
         (record["path"].split("/")[-2], *zip(*((row["class"], row["probability"]) for row in record["predictions"])))  # noqa: B905
@@ -64,7 +65,7 @@ def test_the_numbers_are_those_of_numpy_on_the_answers_to_single_photos(run, che
     loaded = load_checkpoint(checkpoint)
     save_checkpoint(checkpoint, replace(loaded, temperature=temperature))
     rows = answers(run, flowers / "test", checkpoint)
-    right = np.array([said[0] == true for true, said, _ in rows])
+    right = np.array([likeliest[0] == true for true, likeliest, _ in rows])
     confidence = np.array([shares[0] for _, _, shares in rows])
     error = 0.0
     for low in np.arange(15) / 15:
@@ -77,7 +78,9 @@ def test_the_numbers_are_those_of_numpy_on_the_answers_to_single_photos(run, che
     assert numbers(first) == {
         "loss": pytest.approx(np.mean([-np.log(dict(zip(*row[1:], strict=True))[row[0]]) for row in rows]), abs=1e-4),
         "accuracy": pytest.approx(100 * right.mean(), abs=0.005),
-        "top-5 accuracy": pytest.approx(100 * np.mean([true in said[:5] for true, said, _ in rows]), abs=0.005),
+        "top-5 accuracy": pytest.approx(
+            100 * np.mean([true in likeliest[:5] for true, likeliest, _ in rows]), abs=0.005
+        ),
     }
     assert numbers(second) == {"calibration error": pytest.approx(100 * error, abs=0.01), "temperature": temperature}
     assert ("calibration error without it" in second) == (temperature != 1)
@@ -88,16 +91,16 @@ def test_the_table_counts_the_answers_by_class(run, checkpoint, flowers):
     outcome = run(predict, flowers / "valid", checkpoint, "--evaluate")
     assert outcome.err.endswith(f"tables and pictures of it: {checkpoint.parent / 'evaluation'}\n")
     assert outcome.out.startswith("18 valid photos ")
-    loaded, said = load_checkpoint(checkpoint), Counter()
+    loaded, predicted = load_checkpoint(checkpoint), Counter()
     for line in run(predict, flowers / "valid", checkpoint, "--format", "jsonl", "--top_k", 1).out.splitlines():
         record = json.loads(line)
-        said[record["path"].split("/")[-2], record["predictions"][0]["class"]] += 1
+        predicted[record["path"].split("/")[-2], record["predictions"][0]["class"]] += 1
     expected = [["class", "name", "photos", "accuracy", "most_frequent_mistake", "times"]]
     for name in loaded.classes:
-        wrong = {other: said[name, other] for other in loaded.classes if other != name}
+        wrong = {other: predicted[name, other] for other in loaded.classes if other != name}
         most = max(wrong, key=wrong.get)  # of equals the first
         mistake = [loaded.category_names[most], str(wrong[most])] if wrong[most] else ["", "0"]
-        expected.append([name, loaded.category_names[name], "3", str(round(said[name, name] / 3, 4)), *mistake])
+        expected.append([name, loaded.category_names[name], "3", str(round(predicted[name, name] / 3, 4)), *mistake])
     with (checkpoint.parent / "evaluation" / "per_class.csv").open(newline="", encoding="utf-8-sig") as file:
         assert list(csv.reader(file)) == expected
 
@@ -114,7 +117,7 @@ def test_some_classes_are_enough_and_those_without_photos_have_no_accuracy(run, 
 
 
 def test_without_mistakes_there_is_no_picture_of_any_and_an_old_one_goes(run, checkpoint, flowers, tmp_path):
-    """Every photo is put among those of the class that it is taken for."""
+    """Every photo is put into the folder of its predicted class."""
     records = json.loads(run(predict, flowers / "test", checkpoint, "--format", "json", "--top_k", 1).out)
     for number, record in enumerate(records):
         folder = tmp_path / "right" / record["predictions"][0]["class"]

@@ -1,10 +1,11 @@
-"""What an evaluation says of logits: compared with numpy and with plain loops."""
+"""What is computed from logits and labels, and the temperature: compared with numpy and with plain loops."""
 
 import numpy as np
 import pytest
 import torch
 
-from evaluation import BINS, Evaluation, best_temperature, calibrate
+from calibration import best_temperature, calibrate
+from evaluation import BINS, Evaluation
 
 
 def drawn(number=600, classes=7, scale=1.0, seed=0):
@@ -42,7 +43,7 @@ def test_numbers_are_those_of_numpy(temperature):
     assert evaluation.calibration_error == pytest.approx(error)
 
 
-def test_confusions_are_counted_and_mistakes_come_surest_first():
+def test_confusions_are_counted_and_the_most_confident_mistake_comes_first():
     evaluation = drawn(number=200)
     shares, labels = softmax(evaluation), evaluation.labels.tolist()
     answers = shares.argmax(axis=1).tolist()
@@ -53,11 +54,13 @@ def test_confusions_are_counted_and_mistakes_come_surest_first():
     assert confusion.sum() == 200
     assert all(confusion[pair] == times for pair, times in counted.items())
     pairs = evaluation.confused_pairs
-    assert {(true, said): times for true, said, times in pairs} == {p: n for p, n in counted.items() if p[0] != p[1]}
+    assert {(true, predicted): times for true, predicted, times in pairs} == {
+        p: n for p, n in counted.items() if p[0] != p[1]
+    }
     assert [times for *_, times in pairs] == sorted((times for *_, times in pairs), reverse=True)
     assert sorted(evaluation.mistakes) == [i for i in range(200) if labels[i] != answers[i]]
-    surest = [shares[i].max() for i in evaluation.mistakes]
-    assert surest == sorted(surest, reverse=True)
+    confidence = [shares[i].max() for i in evaluation.mistakes]
+    assert confidence == sorted(confidence, reverse=True)
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 2.5])

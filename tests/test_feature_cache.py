@@ -14,11 +14,11 @@ import torch
 from support import PROJECT, QUICK
 
 import train
-from backbones import backbone_with_weights
-from data_utils import load_splits
 from feature_cache import FeatureCache, MappedRows
-from features import Inputs
-from model_utils import ModelConfig, build_classifier
+from frozen import place
+from inputs import Inputs
+from new_classifier import new_classifier
+from splits import load_splits
 
 CPU = torch.device("cpu")
 TAKEN = r"(\w+) photos, view (\d): ([\d,]+) of ([\d,]+) taken from the cache"
@@ -187,12 +187,12 @@ def test_a_full_disk_is_a_warning_and_the_run_goes_on_in_memory(data, tmp_path):
         "import resource, signal, sys, feature_cache, train\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "whole = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
-        "extract_inputs = train.extract_inputs\n"
+        "prepare_inputs = train.prepare_inputs\n"
         "def limited(*arguments):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, whole[1]))\n"
-        "    try: return extract_inputs(*arguments)\n"
+        "    try: return prepare_inputs(*arguments)\n"
         "    finally: resource.setrlimit(resource.RLIMIT_FSIZE, whole)\n"
-        "train.extract_inputs = limited\n"
+        "train.prepare_inputs = limited\n"
         "train.main(sys.argv[1:])"
     )
     arguments = [str(data), *QUICK, "--epochs", "1", "--cache_dir", str(tmp_path / "cache")]
@@ -258,11 +258,9 @@ def test_rows_read_through_the_map_are_those_kept_in_memory(flowers, tmp_path, m
     """Also when the map's pages are given back after every read."""
     monkeypatch.setattr("feature_cache.RELEASE_AFTER", 0)
     splits = load_splits(flowers)
-    torch.manual_seed(0)
-    backbone = backbone_with_weights("squeezenet1_1", "none")
-    classifier = build_classifier(ModelConfig("squeezenet1_1", (8,), 0.1, 6), backbone)
-    in_memory = Inputs(classifier, splits.train, 0, CPU).rows(2)
-    mapped = Inputs(classifier, splits.train, 0, CPU, FeatureCache(tmp_path, limit=1e9)).rows(2)
+    frozen = place(new_classifier("squeezenet1_1", 6, "none", (8,))[0], CPU)
+    in_memory = Inputs(frozen, splits.train).rows(2)
+    mapped = Inputs(frozen, splits.train, cache=FeatureCache(tmp_path, limit=1e9)).rows(2)
     assert isinstance(mapped, MappedRows)
     assert len(mapped) == len(in_memory)
     order = torch.randperm(len(in_memory))

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,15 +12,18 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 import extraction
-import images
-from backbones import backbone_with_weights
-from data_utils import load_splits
+import views
+from evaluation import evaluate
 from feature_cache import FeatureCache
-from features import Inputs, epoch_batches, extract_inputs
-from images import load_image, preset_view, to_pixels
-from model_utils import ModelConfig, build_classifier
-from run_state import DECAY, average_in
-from train import evaluate, train_one_epoch
+from frozen import place
+from images import load_image
+from inputs import Inputs, batches, prepare_inputs
+from loop import train_one_epoch
+from new_classifier import new_classifier
+from schedule import Schedule
+from splits import load_splits
+from state import DECAY, average_in
+from views import open_views
 
 CPU = torch.device("cpu")
 
@@ -31,9 +35,15 @@ def splits(flowers):
 
 @pytest.fixture(scope="module")
 def classifier():
-    torch.manual_seed(0)
-    backbone = backbone_with_weights("resnet18", "none")
-    return build_classifier(ModelConfig("resnet18", (32,), 0.5, num_classes=6), backbone)
+    return new_classifier("resnet18", 6, "none", (32,), 0.5)[0]
+
+
+@pytest.fixture(scope="module")
+def frozen(classifier):
+    """The frozen part in float32 and as it was built, whatever this machine has instructions for."""
+    part = place(copy.deepcopy(classifier), CPU)
+    part.bfloat16, part.network = False, part.original
+    return part
 
 
 @pytest.fixture
@@ -44,12 +54,17 @@ def threads():
     torch.set_num_threads(before)
 
 
-def extract(classifier, split, view=0, seed=0):
-    return Inputs(classifier, split, seed, CPU).rows(view)
+def extract(frozen, split, view=0, seed=0):
+    return Inputs(frozen, split, seed).rows(view)
 
 
 def batches_of(inputs, batch_size, order_seed=None):
-    return epoch_batches(inputs.rows(), inputs.labels, batch_size, CPU, order_seed)
+    return batches(inputs.rows(), inputs.labels, batch_size, CPU, order_seed)
+
+
+def plain_view(photo, preprocessing):
+    """The pixels (3, S, S) of a photo alone."""
+    return torch.from_numpy(open_views(photo, preprocessing)[0]).permute(2, 0, 1)
 
 
 def image_batches(splits, order, batch_size):
@@ -60,14 +75,14 @@ def image_batches(splits, order, batch_size):
         yield photos, torch.tensor(split.labels)[chosen]
 
 
-def test_training_on_stored_features_equals_running_the_backbone_on_every_batch(splits, classifier):
+def test_training_on_stored_features_equals_running_the_backbone_on_every_batch(splits, classifier, frozen):
     """Also against another opinion of what training is: plain Adam, NLL of log-softmax, one photo at a time."""
     stored, plain = copy.deepcopy(classifier), copy.deepcopy(classifier)
-    inputs = Inputs(stored, splits.train, seed=0, device=CPU)
+    inputs = Inputs(frozen, splits.train)
     torch.manual_seed(1)
-    stored_optimizer = torch.optim.Adam(stored.trainee.parameters(), lr=0.001)
-    average = AveragedModel(stored.trainee, multi_avg_fn=average_in)
-    stored_loss = train_one_epoch(stored.trainee, batches_of(inputs, 7, order_seed=5), stored_optimizer, average)
+    stored_optimizer = torch.optim.Adam(stored.learner.parameters(), lr=0.001)
+    average = AveragedModel(stored.learner, multi_avg_fn=average_in)
+    stored_loss = train_one_epoch(stored.learner, batches_of(inputs, 7, order_seed=5), stored_optimizer, average)
 
     labels_in_order = [batch_labels for _, batch_labels in batches_of(inputs, 7, order_seed=5)]
     rows_in_order = torch.cat([rows for rows, _ in batches_of(inputs, 7, order_seed=5)])
@@ -81,7 +96,7 @@ def test_training_on_stored_features_equals_running_the_backbone_on_every_batch(
     plain.train()
     for (photos, labels), expected_labels in zip(image_batches(splits, order, 7), labels_in_order, strict=True):
         assert torch.equal(labels, expected_labels)
-        pixels = torch.stack([preset_view(to_pixels(photo), plain.preprocessing) for photo in photos])
+        pixels = torch.stack([plain_view(photo, plain.preprocessing) for photo in photos])
         loss = torch.nn.functional.nll_loss(plain(pixels).log_softmax(dim=1), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -98,68 +113,89 @@ def test_training_on_stored_features_equals_running_the_backbone_on_every_batch(
     np.testing.assert_allclose(average.module[0].weight.detach().numpy(), closed_form, rtol=1e-3, atol=2e-5)
 
 
-def test_evaluation_on_features_and_on_photos_agree(splits, classifier):
-    inputs = Inputs(classifier, splits.valid, seed=0, device=CPU)
+def test_evaluation_on_features_and_on_photos_agree(splits, classifier, frozen):
+    inputs = Inputs(frozen, splits.valid)
     pixels = torch.stack(
-        [
-            preset_view(to_pixels(load_image(splits.valid.root / photo)), classifier.preprocessing)
-            for photo in splits.valid.photos
-        ]
+        [plain_view(splits.valid.root / photo, classifier.preprocessing) for photo in splits.valid.photos]
     )
-    on_features = evaluate(classifier.trainee, batches_of(inputs, 4))
+    on_features = evaluate(classifier.learner, batches_of(inputs, 4))
     on_photos = evaluate(classifier, [(pixels, torch.tensor(splits.valid.labels))])
     assert on_features.loss == pytest.approx(on_photos.loss, rel=1e-4)
     assert on_features.accuracy == on_photos.accuracy
 
 
-def test_metrics_are_sums_over_samples_whatever_the_batches(splits, classifier):
-    inputs = Inputs(classifier, splits.valid, seed=0, device=CPU)
-    results = [evaluate(classifier.trainee, batches_of(inputs, size)) for size in (1, 5, 64)]
+def test_metrics_are_sums_over_samples_whatever_the_batches(splits, classifier, frozen):
+    inputs = Inputs(frozen, splits.valid)
+    results = [evaluate(classifier.learner, batches_of(inputs, size)) for size in (1, 5, 64)]
     assert len({metrics.accuracy for metrics in results}) == 1
     assert [metrics.loss for metrics in results] == pytest.approx([results[0].loss] * 3, rel=1e-5)
 
 
-def test_the_number_of_threads_changes_no_bit(splits, classifier, threads):
+def test_the_number_of_threads_changes_no_bit(splits, frozen, threads):
     results = []
     for number in (1, 4):
         torch.set_num_threads(number)
-        results.append(extract(classifier, splits.train, view=2))
+        results.append(extract(frozen, splits.train, view=2))
     assert torch.equal(*results)
 
 
-def test_more_cores_than_workers_are_shared_among_them(splits, classifier, threads):
+def test_more_cores_than_workers_are_shared_among_them(splits, frozen, threads):
     """Two workers of three threads each; the results may differ by rounding."""
-    expected = extract(classifier, splits.valid)
+    expected = extract(frozen, splits.valid)
     torch.set_num_threads(6)
     with extraction.shared_cores(CPU, 2) as workers:
         assert (workers, torch.get_num_threads()) == (2, 3)
     assert torch.get_num_threads() == 6
     work = [(indices, [0]) for indices in extraction.micro_batches(len(splits.valid), CPU)]
-    inputs = Inputs(classifier, splits.valid, seed=0, device=CPU)
+    inputs = Inputs(frozen, splits.valid)
     with tqdm(disable=True) as bar:
-        found = list(extraction.extract(classifier, inputs.open_views, work, CPU, bar, most_workers=2))
+        found = list(extraction.extract(frozen, inputs.open_views, work, bar, most_workers=2))
     assert [list(done.indices) for done in found] == [list(indices) for indices, _ in work]
     torch.testing.assert_close(torch.cat([done.rows[0] for done in found]), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_bfloat16_changes_features_by_its_rounding_alone(splits, classifier):
+def test_bfloat16_changes_features_by_its_rounding_alone(splits, classifier, frozen):
     """Eight bits of mantissa; resnet18's twenty layers in a row may add up to a few per cent of a feature vector."""
-    fast = copy.deepcopy(classifier)
-    fast.bfloat16 = True
-    exact, rounded = (extract(model, splits.valid) for model in (classifier, fast))
-    assert rounded.dtype == torch.float32
-    assert not torch.equal(exact, rounded)
-    assert ((rounded - exact).norm(dim=1) / exact.norm(dim=1)).max() < 0.03
+    fast = place(copy.deepcopy(classifier), CPU)
+    fast.bfloat16, fast.network = True, fast.original
+    exact, rounded = (extract(part, splits.valid) for part in (frozen, fast))
+    assert ((rounded.float() - exact).norm(dim=1) / exact.norm(dim=1)).max() < 0.03
+    assert not torch.equal(exact, rounded.float())
 
 
-def test_a_model_trained_whole_stays_in_float32():
-    whole = build_classifier(ModelConfig("cnn", (), 0.0, 2), backbone_with_weights("cnn", None)).place(CPU)
-    assert not whole.bfloat16
+@pytest.mark.parametrize(
+    ("arch", "dtype"),
+    [("resnet18", torch.bfloat16), ("squeezenet1_1", torch.bfloat16), ("convnext_tiny", torch.float32)],
+)
+def test_features_that_are_bfloat16_numbers_are_kept_as_such_and_no_others(splits, tmp_path, arch, dtype):
+    """In half the bytes, on disk and in memory; what the head is given are the very numbers of the network."""
+    part = place(new_classifier(arch, 6, "none")[0], CPU)
+    part.bfloat16 = True
+    pixels = extraction.to_pixels([open_views(splits.valid.root / splits.valid.photos[0], part.preprocessing)])[0]
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        plain = part.network(((pixels.float() - part.mean) / part.std).to(memory_format=torch.channels_last))
+    assert plain.dtype == part.rows.dtype == dtype
+    few = replace(splits.valid, photos=splits.valid.photos[:3], labels=splits.valid.labels[:3])
+    for cache in (None, FeatureCache(tmp_path, 1e9), FeatureCache(tmp_path, 1e9)):  # in memory, written, read again
+        rows = Inputs(part, few, cache=cache).rows()[torch.arange(3)]
+        assert rows.dtype == dtype
+        ((given, _),) = batches(rows, torch.zeros(3), 3, CPU)
+        assert given.dtype == torch.float32
+        assert torch.equal(given, rows.float())
+    (file,) = tmp_path.glob("*/*/rows.bin")
+    assert file.stat().st_size == 3 * plain.shape[1] * dtype.itemsize
 
 
-def test_views_are_a_function_of_seed_view_and_photo(splits, classifier):
+def test_a_model_trained_whole_stays_in_float32_and_its_rows_are_pixels():
+    classifier = new_classifier("cnn", 2)[0]
+    frozen = place(classifier, CPU)
+    assert (frozen.bfloat16, frozen.network, classifier.learner) == (False, None, classifier)
+    assert (frozen.rows.shape, frozen.rows.dtype) == ((3, 32, 32), torch.uint8)
+
+
+def test_views_are_a_function_of_seed_view_and_photo(splits, frozen):
     def rows(view, seed=0):
-        return extract(classifier, splits.valid, view, seed)
+        return extract(frozen, splits.valid, view, seed)
 
     assert torch.equal(rows(2), rows(2))
     assert not torch.equal(rows(2), rows(3))
@@ -168,65 +204,63 @@ def test_views_are_a_function_of_seed_view_and_photo(splits, classifier):
         assert torch.equal(rows(plain), rows(plain, seed=1))  # the preset and its mirror image know no chance
 
 
-def test_views_that_share_a_decode_are_what_they_are_alone(splits, classifier, tmp_path, monkeypatch):
+def test_views_that_share_a_decode_are_what_they_are_alone(splits, classifier, frozen, tmp_path, monkeypatch):
     """The first two views come of one opening of each photo, view 1 being the mirror image; the third comes alone."""
     opened = []
-    monkeypatch.setattr(images, "load_image", lambda path, side: opened.append(path) or load_image(path, side))
-    together = Inputs(classifier, splits.valid, 0, CPU, FeatureCache(tmp_path, 1e9), views=3)
+    monkeypatch.setattr(views, "load_image", lambda path, side: opened.append(path) or load_image(path, side))
+    together = Inputs(frozen, splits.valid, 0, FeatureCache(tmp_path, 1e9), Schedule(views=3, epochs=3))
     together.rows(0)
-    assert list(together.extracted) == [0, 1]
+    assert list(together.ready) == [0, 1]
     assert len(opened) == len(set(opened)) == len(splits.valid)
     together.rows(2)
-    assert list(together.extracted) == [0, 1, 2]
+    assert list(together.ready) == [0, 1, 2]
     order = torch.arange(len(splits.valid))
     for view in range(3):
-        assert torch.equal(together.rows(view)[order], extract(classifier, splits.valid, view))
+        assert torch.equal(together.rows(view)[order], extract(frozen, splits.valid, view))
     photos = [load_image(splits.valid.root / photo) for photo in splits.valid.photos]
-    mirrored = torch.stack(
-        [preset_view(to_pixels(ImageOps.mirror(image)), classifier.preprocessing) for image in photos]
-    )
+    mirrored = torch.stack([plain_view(ImageOps.mirror(image), classifier.preprocessing) for image in photos])
     with torch.inference_mode():
         torch.testing.assert_close(together.rows(1)[order], classifier.features(mirrored), rtol=0.05, atol=0.05)
 
 
-def test_of_two_views_that_share_a_decode_only_the_missing_one_is_computed(splits, classifier, tmp_path):
-    first = Inputs(classifier, splits.valid, 0, CPU, FeatureCache(tmp_path, 1e9), views=1)
+def test_of_two_views_that_share_a_decode_only_the_missing_one_is_computed(splits, frozen, tmp_path):
+    first = Inputs(frozen, splits.valid, 0, FeatureCache(tmp_path, 1e9), Schedule(views=1, epochs=2))
     first.rows(0)
-    second = Inputs(classifier, splits.valid, 0, CPU, FeatureCache(tmp_path, 1e9), views=2)
-    assert [view for view, _, _ in second.extract_missing({0: set(), 1: {3, 17}})] == [1, 1]
+    second = Inputs(frozen, splits.valid, 0, FeatureCache(tmp_path, 1e9), Schedule(views=2, epochs=2))
+    assert [view for view, _, _ in second.extract({0: set(), 1: {3, 17}})] == [1, 1]
     order = torch.arange(len(splits.valid))
-    assert torch.equal(second.rows(1)[order], extract(classifier, splits.valid, 1))
+    assert torch.equal(second.rows(1)[order], extract(frozen, splits.valid, 1))
 
 
-def test_a_view_is_extracted_once_and_when_first_needed(splits, classifier):
-    inputs = Inputs(classifier, splits.valid, seed=0, device=CPU)
-    assert inputs.extracted == {}
+def test_a_view_is_extracted_once_and_when_first_needed(splits, frozen):
+    inputs = Inputs(frozen, splits.valid)
+    assert inputs.ready == {}
     first = inputs.rows(0)
     assert inputs.rows(0) is first
     assert first.shape == (len(splits.valid), 512)
 
 
-def test_all_photos_pass_the_backbone_before_the_first_epoch(splits, classifier):
-    found = extract_inputs(classifier, splits, seed=0, device=CPU)
+def test_all_photos_pass_the_backbone_before_the_first_epoch(splits, frozen):
+    found = prepare_inputs(frozen, splits, 0, None, Schedule(views=1, epochs=1))
     for inputs, split in zip(found, (splits.train, splits.valid, splits.test), strict=True):
         assert inputs.split is split
-        assert list(inputs.extracted) == [0]
+        assert list(inputs.ready) == [0]
         assert torch.equal(inputs.labels, torch.tensor(split.labels))
 
 
-def test_torchs_threads_are_given_back(splits, classifier, threads):
+def test_torchs_threads_are_given_back(splits, frozen, threads):
     torch.set_num_threads(3)
-    extract(classifier, splits.valid)
+    extract(frozen, splits.valid)
     assert torch.get_num_threads() == 3
 
 
-def test_shuffled_batches_hold_every_photo_once(splits, classifier):
-    inputs = Inputs(classifier, splits.train, seed=0, device=CPU)
+def test_shuffled_batches_hold_every_photo_once(splits, frozen):
+    inputs = Inputs(frozen, splits.train)
     orders = {}
     for seed in (1, 1, 2):
-        batches = list(batches_of(inputs, 10, order_seed=seed))
-        assert [len(labels) for _, labels in batches] == [10, 10, 10, 10, 8]
-        labels = torch.cat([labels for _, labels in batches]).tolist()
+        found = list(batches_of(inputs, 10, order_seed=seed))
+        assert [len(labels) for _, labels in found] == [10, 10, 10, 10, 8]
+        labels = torch.cat([labels for _, labels in found]).tolist()
         assert sorted(labels) == sorted(splits.train.labels)
         assert orders.setdefault(seed, labels) == labels
     assert orders[1] != orders[2]

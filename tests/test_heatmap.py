@@ -9,18 +9,14 @@ from PIL import Image
 from torchvision import models
 
 import predict
-from backbones import backbone_with_weights
 from heatmap import find_heatmap
-from images import open_views
-from model_utils import ModelConfig, build_classifier
-from randomness import seed_torch
+from new_classifier import new_classifier
+from views import open_views
 
 
 def untrained(arch, hidden_units=()):
     """A classifier of random weights, the same ones every time."""
-    seed_torch(0, "heatmap")
-    config = ModelConfig(arch=arch, hidden_units=hidden_units, dropout=0.2, num_classes=6)
-    return build_classifier(config, backbone_with_weights(arch, "none")).eval()
+    return new_classifier(arch, 6, "none", hidden_units)[0]
 
 
 def test_behind_average_pooling_and_a_linear_head_it_is_the_class_activation_map(flowers):
@@ -34,7 +30,7 @@ def test_behind_average_pooling_and_a_linear_head_it_is_the_class_activation_map
     with torch.no_grad():
         maps = torch.nn.Sequential(*list(network.eval().children())[:-2])(image[None])[0]  # (512, 7, 7)
         by_class = torch.einsum("kc,chw->khw", network.fc.weight, maps).relu()
-    (pixels,) = open_views(photo, classifier.preprocessing)
+    pixels = torch.from_numpy(open_views(photo, classifier.preprocessing)[0]).permute(2, 0, 1)
     assert by_class.any()
     for label, expected in enumerate(by_class):
         values = find_heatmap(classifier, pixels, label, (48, 48)).values
@@ -51,10 +47,10 @@ def test_the_box_is_what_the_network_sees_of_the_photo(tmp_path, size):
     pixels[:, :, 0], pixels[:, :, 1] = across, down[:, None]
     Image.fromarray(pixels.round().astype(np.uint8)).save(tmp_path / "photo.png")
     classifier = untrained("squeezenet1_1")
-    (view,) = open_views(tmp_path / "photo.png", classifier.preprocessing).double() / 255  # (3, 224, 224)
-    seen = (view[0, 0, 0], view[1, 0, 0], view[0, -1, -1], view[1, -1, -1])
-    box = find_heatmap(classifier, (view * 255).byte(), 0, size).box
-    assert box == pytest.approx([share.item() for share in seen], abs=0.025)
+    (view,) = torch.from_numpy(open_views(tmp_path / "photo.png", classifier.preprocessing)).permute(0, 3, 1, 2)
+    seen = (view[0, 0, 0], view[1, 0, 0], view[0, -1, -1], view[1, -1, -1])  # of (3, 224, 224)
+    box = find_heatmap(classifier, view, 0, size).box
+    assert box == pytest.approx([share.item() / 255 for share in seen], abs=0.025)
     assert box[0] + box[2] == pytest.approx(1)
     assert box[1] + box[3] == pytest.approx(1)
 
@@ -66,7 +62,7 @@ ARCHS = ["cnn", "alexnet", "densenet121", "squeezenet1_1", "mobilenet_v3_small",
 def test_every_kind_of_network_that_ends_in_places_has_one(flowers, arch):
     classifier = untrained(arch)
     photo = flowers / "test" / "54" / "drawn_000.jpg"
-    (pixels,) = open_views(photo, classifier.preprocessing)
+    pixels = torch.from_numpy(open_views(photo, classifier.preprocessing)[0]).permute(2, 0, 1)
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     with torch.inference_mode():
         spoken_for = classifier.features(pixels[None]) @ classifier.head[0].weight.T  # (1, 6): logits without the bias
@@ -81,9 +77,11 @@ def test_every_kind_of_network_that_ends_in_places_has_one(flowers, arch):
 def test_what_lies_where_the_map_is_dark_does_not_speak_for_the_class(flowers):
     """The slope of the logit along each place of alexnet's map, whose places have weights of their own."""
     classifier = untrained("alexnet", hidden_units=(8,))
-    (pixels,) = open_views(flowers / "test" / "54" / "drawn_000.jpg", classifier.preprocessing)
+    pixels = torch.from_numpy(
+        open_views(flowers / "test" / "54" / "drawn_000.jpg", classifier.preprocessing)[0]
+    ).permute(2, 0, 1)
     with torch.no_grad():
-        batch = classifier.normalise(pixels[None])
+        batch = (pixels[None] - classifier.mean) / classifier.std
         maps = classifier.backbone.features(batch)  # (1, 256, 6, 6)
 
         def logit(maps):

@@ -9,6 +9,8 @@ from PIL import Image
 from support import run_program
 
 import predict
+from figures import save_figure
+from pictures import draw_prediction
 
 
 @pytest.fixture
@@ -67,10 +69,8 @@ def test_a_plot_never_overwrites_what_it_is_drawn_from(run, trained, photo, tmp_
 
 
 def test_a_plot_of_many_classes_is_cut_and_cheap(tmp_path, capsys, speaking):
-    import plots
-
     names = [(f"class {i}", 1 / 300) for i in range(300)]
-    plots.save_figure(plots.draw_prediction(Image.new("RGB", (60, 40)), "photo", names), tmp_path / "plot.png")
+    save_figure(draw_prediction(Image.new("RGB", (60, 40)), "photo", names), tmp_path / "plot.png")
     assert "shows the first 50 of 300 classes" in capsys.readouterr().err
     assert Image.open(tmp_path / "plot.png").height < 4000
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import same
 
+from checkpoint import load_checkpoint
 from errors import InputError
 from images import ImageError, load_image, photo_formats
-from model_utils import load_checkpoint
 from tensor_files import write_atomically
 
 HEADERS = (

@@ -1,19 +1,21 @@
 """What a run leaves for people: tables that programs read, pictures that people look at."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import NAMES, read
+from support import NAMES, PROJECT, read, run_program
 
 import train
 from evaluation import Evaluation
 from report import Diagnosis, write_diagnosis
+from report_files import REPORT_FILES
 
-PICTURES = ("curves", "confusion_matrix", "reliability", "mistakes")
+PICTURES = [file.name for file in REPORT_FILES if file.is_picture]
 
 
 def table(path):
@@ -41,6 +43,31 @@ def test_the_history_is_a_table_of_the_checkpoints(reported):
     assert [{key: float(value) for key, value in row.items()} for row in table(reported / "history.csv")] == rows
 
 
+def test_a_run_leaves_the_files_of_the_list(reported):
+    beside = {"last.pth", "lock"}  # of the run itself
+    assert {path.name for path in reported.iterdir()} == {file.name for file in REPORT_FILES} | beside
+
+
+def test_the_documentation_lists_the_same_files_with_the_same_words():
+    """One table of README.md or docs/*.md has a row for each file of the list, and no other row."""
+    pages = [path.read_text(encoding="utf-8") for path in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md"))]
+    tables = [table for page in pages for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)]
+    (documented,) = (table for table in tables if f"\n| `{REPORT_FILES[0].name}` |" in table)
+    assert documented.splitlines()[2:] == [f"| `{file.name}` | {file.shows} |" for file in REPORT_FILES]
+
+
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("charts, pictures, figures", ["torch"]),
+        ("formats, report_files, tables, tensorboard_log", ["torch", "matplotlib"]),
+    ],
+)
+def test_what_needs_no_torch_and_no_matplotlib_loads_none(modules, heavy):
+    code = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"
+    assert run_program("-c", code).out == "[]\n"
+
+
 def test_every_class_has_a_row_by_its_name(reported, flowers):
     rows = table(reported / "per_class.csv")
     assert [row["class"] for row in rows] == ["49", "51", "54", "74", "78", "91"]
@@ -54,7 +81,7 @@ def test_every_class_has_a_row_by_its_name(reported, flowers):
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_show_something_and_clip_nothing(reported, name):
-    assert keeps_a_margin(reported / f"{name}.png")
+    assert keeps_a_margin(reported / name)
 
 
 def test_tensorboard_gets_the_same_numbers_and_pictures(reported):
@@ -65,14 +92,14 @@ def test_tensorboard_gets_the_same_numbers_and_pictures(reported):
     for key in ("train_loss", "valid_loss", "valid_accuracy"):
         shown = [event.value for event in events.Scalars(key)]
         assert shown == pytest.approx([float(row[key]) for row in table(reported / "history.csv")], rel=1e-6)
-    assert set(events.Tags()["images"]) == set(PICTURES)
+    assert {f"{name}.png" for name in events.Tags()["images"]} == set(PICTURES)
 
 
 def diagnosis(number):
-    """Make up an evaluation of `number` classes with long names; the photos of wrong answers have gone since."""
+    """Make up an evaluation of `number` classes with long names. The files of its photos do not exist."""
     labels = torch.arange(2 * number) % number
-    said = torch.where(torch.arange(2 * number) < number, labels, (labels * 7 + 1) % number)
-    logits = torch.nn.functional.one_hot(said, number).float() * 5
+    predicted = torch.where(torch.arange(2 * number) < number, labels, (labels * 7 + 1) % number)
+    logits = torch.nn.functional.one_hot(predicted, number).float() * 5
     names = [f"the flower of a rather long name, number {index}, von der Wiese" for index in range(number)]
     classes = [str(index) for index in range(number)]
     return Diagnosis("test", Evaluation(logits, labels), [Path("gone")] * 2 * number, classes, names)

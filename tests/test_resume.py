@@ -86,7 +86,7 @@ def test_other_data_is_not_resumed(train_into, run, flowers, tmp_path):
         change()
         outcome = run(train, changed, *QUICK, "--epochs", 2, "--resume", "--save_dir", tmp_path / "out")
         assert (outcome.code, outcome.out) == (2, "")
-        assert "the set of training photos (or --valid_split) changed" in outcome.err
+        assert "the set of training photos (or the share held out of it) changed" in outcome.err
 
 
 def test_other_weights_in_a_file_of_the_same_name_are_not_resumed(run, flowers, tmp_path):
@@ -115,7 +115,7 @@ def test_a_state_that_was_tampered_with_is_damaged(train_into, run, flowers, tmp
     train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
     saved = read(tmp_path / "run" / "last.pth")
     other = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
-    for change in ({"trainee": {}}, {"optimizer": {0: other}}, {"optimizer": None}):
+    for change in ({"learner": {}}, {"optimizer": {0: other}}, {"optimizer": None}):
         write_atomically(tmp_path / "run" / "last.pth", {**saved, **change})
         outcome = run(train, flowers, *QUICK, "--epochs", 2, "--resume", "--save_dir", tmp_path)
         assert (outcome.code, outcome.out) == (2, ""), change
@@ -125,7 +125,7 @@ def test_a_state_that_was_tampered_with_is_damaged(train_into, run, flowers, tmp
 def test_a_killed_run_resumes_from_its_last_save_bit_for_bit(train_into, flowers, tmp_path):
     """A real kill -9, with every epoch's save due; the saves must not take the run's own files for another's."""
     options = ["--arch", "cnn", "--views", "2", "--hidden_units", "16"]
-    code = "import sys, run_state, train; run_state.SAVE_EVERY = 0; train.main(sys.argv[1:])"
+    code = "import sys, run_folder, train; run_folder.SAVE_EVERY = 0; train.main(sys.argv[1:])"
     arguments = [str(flowers), *options, "--epochs", "1000", "--save_dir", str(tmp_path / "parts")]
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     for _ in range(4):

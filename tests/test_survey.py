@@ -10,7 +10,7 @@ from PIL import Image
 from support import NAMES, QUICK
 from torchvision import models
 
-import survey
+import timing
 import train
 from images import load_image, upright_size
 from survey import duration
@@ -36,7 +36,7 @@ def everything_in(folder):
 def summarise(run, tmp_path, cache_home, monkeypatch):
     """Summarise, and see that neither results, nor features, nor anything beside the photos has been written."""
 
-    monkeypatch.setattr(survey, "BUDGET", 0.02)  # how near the expected time comes is not tested
+    monkeypatch.setattr(timing, "BUDGET", 0.02)  # how near the expected time comes is not tested
 
     def summarise_data(data, *options, code=0):
         before = everything_in(data), everything_in(cache_home)
@@ -135,7 +135,7 @@ def spoil(data, number):
 
 
 def test_bad_files_are_listed_and_refused_as_training_would(summarise, changed):
-    few, advice = spoil(changed, 2), "repair or remove them, or add --skip_bad"
+    few, advice = spoil(changed, 2), "repair or remove them, or leave them out (option skip_bad)"
     outcome = summarise(changed, *QUICK, code=2)
     said = facts(outcome)
     listed = [f"{photo}: it is empty" for photo in few]
@@ -152,7 +152,7 @@ def test_bad_files_are_listed_and_refused_as_training_would(summarise, changed):
 def test_with_skip_bad_it_goes_on_where_training_would(summarise, changed):
     spoil(changed, 7)
     said = facts(summarise(changed, *QUICK, "--skip_bad"))
-    assert said["bad files"].startswith("7 cannot be opened, to be left out (--skip_bad): | ")
+    assert said["bad files"].startswith("7 cannot be opened, and will be left out (option skip_bad): | ")
     trained, held_out = map(int, re.search(r"over (\d+) photos and 1 over (\d+)", said["expected"]).groups())
     assert trained + held_out == 84 - 7
 

@@ -16,7 +16,8 @@ from support import PROJECT, run_program
 import predict
 import train
 from command_line import normalise
-from train_config import TrainConfig, build_parser
+from options import parse
+from train_config import TrainConfig
 from words import counted, first_few, percent, printable
 
 
@@ -44,7 +45,7 @@ def test_flags_are_taken_as_people_type_them(typed, meant):
 
 def test_a_folder_may_follow_any_flag():
     words = "--gpu gpu --hidden-units 8 4 flowers --lr 0.1"
-    config = TrainConfig(**vars(build_parser(train.__doc__).parse(words.split())))
+    config = parse(TrainConfig, "train.py", train.__doc__, words.split())
     assert (str(config.data_dir), config.hidden_units, config.learning_rate) == ("flowers", (8, 4), 0.1)
     assert config.gpu
 
@@ -75,30 +76,6 @@ def test_a_mistyped_flag_gets_the_right_one(run):
     assert outcome.code == 2
     assert "unknown argument '--epcohs': did you mean --epochs?" in outcome.err
     assert run(train, "flowers", "more").err.startswith("train.py: unknown argument 'more'")
-
-
-def options_of(text):
-    """Map each flag of a --help to its default, or None."""
-    found = {}
-    for block in re.split(r"\n  (?=--)", text)[1:]:
-        flags = re.findall(r"--\w+", block.split("  ")[0])
-        default = re.search(r"\(default: ([^)]*)\)", " ".join(block.split()))
-        found[flags[0]] = default and default[1]
-    return found
-
-
-@pytest.mark.parametrize("command", [train, predict])
-def test_the_readmes_table_lists_the_options_of_help(command, run):
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    section = readme.split(f"`python {command.__name__}.py ")[1].split("\n\n")[1]
-    table = {
-        flag: default.strip() for flag, default in re.findall(r"^\| `(--\w+)[^|]*\|([^|]*)\|", section, re.MULTILINE)
-    }
-    documented = options_of(run(command, "--help").out)
-    assert list(table) == list(documented)
-    for flag, default in documented.items():
-        if default and " " not in default:  # what takes words to say may be said otherwise
-            assert table[flag] == default, flag
 
 
 def test_the_tests_that_the_readme_names_exist():

@@ -10,6 +10,8 @@ from support import PROJECT, QUICK, read, run_program, same
 from torch import nn
 from torchvision.datasets import ImageFolder
 
+from report_files import files_of
+
 LOSSES = r"training loss (\d+\.\d{4})   validation loss (\d+\.\d{4})"
 EPOCH = rf"epoch +(\d+)/(\d+)   {LOSSES}   validation accuracy +(\d+\.\d\d)%"
 BEST = r"best epoch (\d+)   validation accuracy (\d+\.\d\d)%"
@@ -34,12 +36,11 @@ def test_the_whole_output_of_a_run(train_into, flowers, tmp_path, model):
     assert re.fullmatch(TEST, tested).group(1) == "18"
     assert re.fullmatch(CALIBRATION, calibration)
     assert saved == f"checkpoint: {tmp_path}/new/out/checkpoint.pth"
-    pictures = ["confusion_matrix.png", "curves.png", "mistakes.png", "reliability.png"]
-    report = ["history.csv", "per_class.csv", *pictures] if model != QUICK else []  # which has --no_report
+    report = files_of("history") + files_of("evaluation") if model != QUICK else []  # which has --no_report
     made = sorted(["last.pth", "lock", *report])
     assert files_in(tmp_path) == ["new/out/checkpoint.pth", *(f"new/out/run/{name}" for name in made)]
     assert "6 classes; photos: 48 train, 18 valid, 18 test" in outcome.err
-    assert ("warning: --weights none" in outcome.err) == (model == QUICK)
+    assert ("warning: random weights" in outcome.err) == (model == QUICK)
     assert "it/s" not in outcome.err  # no progress bar where there is no terminal
 
 
@@ -91,7 +92,7 @@ def test_a_frozen_backbone_does_not_move_and_the_cnn_does(train_into, flowers, t
         train_into(tmp_path / f"cnn {name}", flowers, "--arch", "cnn", "--epochs", epochs)
 
     def moved(one, other):
-        before, after = (read(tmp_path / name / "run" / "last.pth")["trainee"] for name in (one, other))
+        before, after = (read(tmp_path / name / "run" / "last.pth")["learner"] for name in (one, other))
         return {name for name in before if not same(before[name], after[name])}
 
     def stored(name):
@@ -124,7 +125,7 @@ def test_a_checkpoint_holds_what_the_classic_exercise_asks_for(trained):
     assert contents["training"]["learning_rate"] == 0.001
     assert contents["preprocessing"]["crop_size"] == 32
     assert len(contents["history"]) == 3
-    assert contents["format_version"] == 2
+    assert contents["format_version"] == 3
 
 
 def test_the_original_classifier_is_not_in_the_file(train_into, flowers, tmp_path):

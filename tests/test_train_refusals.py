@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +21,12 @@ def test_too_little_memory_is_said_with_what_to_lower(run, flowers, tmp_path):
     outcome = run(train, flowers, *QUICK, "--hidden_units", 10**6, 10**6, "--save_dir", tmp_path)
     assert (outcome.code, outcome.out) == (1, "")
     assert "out of memory: take a smaller --arch (in training also: lower --batch_size" in outcome.err
+
+
+def test_an_unknown_architecture_is_refused_before_the_folder_is_looked_at(run, tmp_path):
+    outcome = run(train, tmp_path / "nowhere", "--arch", "vgg61", "--gpu", "--save_dir", tmp_path)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"{Path(sys.argv[0]).name}: --arch 'vgg61': there is no such architecture")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +144,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_finished_epochs(tr
     outcome = run(train, flowers, *deep, "--epochs", 9, "--lr", 1000, "--save_dir", tmp_path, "--resume")
     assert outcome.code == 1
     assert re.search(
-        r"the loss is not finite \((nan|inf)\) in epoch 2: lower --learning_rate \(now 1000\)", outcome.err
+        r"the loss is not finite \((nan|inf)\) in epoch 2: lower the learning rate \(now 1000\)", outcome.err
     )
     assert same({file: read(tmp_path / file) for file in kept}, kept)
 

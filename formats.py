@@ -1,43 +1,25 @@
-"""How predictions are written to stdout: for people, or as JSON or CSV for programs. Each photo's as it comes.
+"""How predictions are written to stdout, photo by photo: as text for people, as JSON or CSV for programs.
 
-    text    a table a photo, under a heading where there are several
+    text    one table per photo, each under a heading where there are several photos
     json    one array of objects {"path": …, "predictions": [{"class": …, "name": …, "probability": …}, …]}
-    jsonl   the same objects, one a line
-    csv     rows of path, rank (from 1), class, name, probability, behind a header
+    jsonl   the same objects, one per line
+    csv     rows of path, rank (from 1), class, name, probability, after a header
 
-"class" is the folder at training, "name" what people call it. Photos that cannot be opened are not among them.
+"class" is the class's folder at training, "name" what people call it. Photos that cannot be opened are left out.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-import re
 import sys
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from prediction import Prediction
+from tables import csv_line
 from words import percent, printable
 
-FORMATS = ("text", "json", "jsonl", "csv")
-BYTE_ORDER_MARK = "\ufeff"  # by which spreadsheets know UTF-8
-UNENCODABLE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of a letter that stand for no byte of a file's name
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One of the likeliest classes of a photo."""
-
-    class_name: str
-    name: str
-    probability: float
-
-    def plain(self) -> dict[str, object]:
-        """Return it under the keys that programs read."""
-        return {"class" if key == "class_name" else key: value for key, value in asdict(self).items()}
+BYTE_ORDER_MARK = "\ufeff"  # by which spreadsheets recognise UTF-8
 
 
 class Writer:
@@ -68,20 +50,13 @@ class Writer:
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Write what ends the output."""
+        """End the output: JSON's array is closed."""
         if self.form == "json":
             print("\n]" if self.written else "[]")
 
 
-def csv_line(cells: Iterable[object]) -> str:
-    """Return a row of a CSV table, ended by a line feed. Cells with any kind of line break are quoted."""
-    line = io.StringIO(newline="")
-    csv.writer(line, lineterminator="\r\n").writerow(cells)  # quotes what is in its own terminator, and no other
-    return UNENCODABLE.sub(lambda half: ascii(half[0])[1:-1], line.getvalue().removesuffix("\r\n")) + "\n"
-
-
 def print_table(predictions: list[Prediction], heading: Path | None) -> None:
-    """Print names and probabilities, aligned, in the order given; one photo of several gets a heading."""
+    """Print names and probabilities, aligned, in the order given; below the path where there is a heading."""
     if heading:
         print(heading)
     names = [printable(prediction.name) for prediction in predictions]

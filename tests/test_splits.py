@@ -8,8 +8,9 @@ import pytest
 from support import PROJECT
 from torchvision.datasets import Flowers102, ImageFolder
 
-from data_utils import load_category_names, load_splits
 from errors import InputError
+from names import load_category_names
+from splits import load_splits
 
 
 @pytest.fixture

@@ -1,0 +1,51 @@
+"""Write docs/options.md: every option of train.py and predict.py, from the classes that define them. `make docs`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+PAGE = """# Options
+
+`make docs` writes this page from train_config.py and predict_config.py; change it there. Flags may be written with `-`
+or `_`, before or behind the files.
+
+## train.py
+
+`python train.py DATA_DIR [options]` trains, and leaves a checkpoint in `--save_dir`.
+
+{train}
+## predict.py
+
+`python predict.py IMAGE … CHECKPOINT [options]` names what is in photos. An `IMAGE` may be a folder, which stands for
+all photos below it. Of several photos each gets a heading; those that cannot be opened are named at the end, and the
+exit code is then 2.
+
+{predict}
+## Exit codes
+
+| code | what happened |
+|---|---|
+| 0 | done |
+| 1 | a run failed: network, disk, memory, a loss that is not finite |
+| 2 | the input or the command line is wrong |
+| 130 | interrupted (Ctrl-C) |
+| 143 | terminated |
+
+After an interrupt the finished epochs are saved first; a second interrupt ends the program at once.
+"""
+
+
+def page() -> str:
+    """Return the page as Markdown."""
+    sys.path.insert(0, str(PROJECT))  # a script's own folder comes first, where `options` is this file
+    from options import table
+    from predict_config import PredictConfig
+    from train_config import TrainConfig
+
+    return PAGE.format(train=table(TrainConfig), predict=table(PredictConfig))
+
+
+if __name__ == "__main__":
+    (PROJECT / "docs" / "options.md").write_text(page(), encoding="utf-8")

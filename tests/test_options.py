@@ -1,0 +1,241 @@
+"""An option is said once: what the parser takes, what the checks refuse and what docs/options.md lists agree."""
+
+import math
+import re
+import runpy
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+from support import PROJECT, run_program
+
+import predict
+import train
+from errors import InputError
+from limits import Limits
+from options import argument, build_parser, check, option, parse, settings_of
+from predict_config import PredictConfig
+from sizes import MOST_LAYERS
+from train_config import TrainConfig
+
+COMMANDS = {train: TrainConfig, predict: PredictConfig}
+NEEDED = {train: {"data_dir": Path("flowers")}, predict: {"images": (Path("a.jpg"),), "checkpoint": Path("c.pth")}}
+WORDS = {train: ["flowers"], predict: ["a.jpg", "c.pth"]}
+LIMITED = [
+    pytest.param(command, setting, id=f"{command.__name__}-{setting.name}")
+    for command, settings_class in COMMANDS.items()
+    for setting in settings_of(settings_class)
+    if setting.option.limits
+]
+
+
+def ends(limits, whole):
+    """Return the numbers just within closed ends, and those just outside any end."""
+
+    def next_to(end, direction):
+        return end + direction if whole else math.nextafter(end, direction * math.inf)
+
+    closed = [end for end in (limits.least, limits.most) if end is not None]
+    outside = [end for end in (limits.above, limits.below) if end is not None]
+    outside += [next_to(limits.least, -1)] if limits.least is not None else []
+    outside += [next_to(limits.most, 1)] if limits.most is not None else []
+    return closed, outside
+
+
+# ---------------------------------------------------------------------------------------------------------- the limits
+
+
+@pytest.mark.parametrize(("command", "setting"), LIMITED)
+def test_a_value_just_outside_the_limits_is_refused_in_a_line_that_names_the_flag(run, command, setting):
+    _, outside = ends(setting.option.limits, whole=setting.kind is int)
+    assert outside
+    for number in outside:
+        typed = f"{number},{number}" if setting.several else str(number)
+        outcome = run(command, *WORDS[command], f"--{setting.name}={typed}")
+        assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (2, "", 1)
+        assert f": --{setting.name} must be {setting.option.limits}" in outcome.err
+        assert str(number) in outcome.err
+
+
+@pytest.mark.parametrize(("command", "setting"), LIMITED)
+def test_values_at_the_closed_ends_are_taken(command, setting):
+    closed, _ = ends(setting.option.limits, whole=setting.kind is int)
+    for number in closed:
+        value = (number,) if setting.several else number
+        settings = COMMANDS[command](**NEEDED[command], **{setting.name: value})
+        assert getattr(settings, setting.name) == value
+
+
+@pytest.mark.parametrize(("command", "setting"), [case for case in LIMITED if case.values[1].kind is float])
+def test_what_is_not_a_number_is_within_no_limits(run, command, setting):
+    outcome = run(command, *WORDS[command], f"--{setting.name}=nan")
+    assert outcome.code == 2
+    assert outcome.err.endswith(", not nan\n")
+
+
+def test_as_many_hidden_layers_as_a_checkpoint_may_have_are_taken_and_no_more(run, flowers, tmp_path):
+    """What is trained can be read back; what could not be is refused before the work."""
+    options = ("--arch", "squeezenet1_1", "--weights", "none", "--epochs", 1, "--no_report", "--save_dir", tmp_path)
+    refused = run(train, flowers, *options, "--hidden_units", *[2] * (MOST_LAYERS + 1))
+    assert (refused.code, refused.err.count("--hidden_units must be at most 100 numbers, not 101")) == (2, 1)
+    assert list(tmp_path.iterdir()) == []
+    assert run(train, flowers, *options, "--hidden_units", *[2] * MOST_LAYERS).code == 0
+    photo = next((flowers / "test" / "54").iterdir())
+    assert run(predict, photo, tmp_path / "checkpoint.pth").code == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (Limits(least=1, most=10**5), "from 1 to 100,000"),
+        (Limits(above=0, most=1000), "above 0 and at most 1000"),
+        (Limits(least=0, below=1), "at least 0 and below 1"),
+        (Limits(above=0, below=0.5), "above 0 and below 0.5"),
+        (Limits(least=0, below=2**63), "at least 0 and below 2^63"),
+        (Limits(least=8, most=1024, unit="pixels"), "from 8 to 1024 pixels"),
+        (Limits(least=1), "at least 1"),
+    ],
+)
+def test_limits_say_themselves_in_words(limits, words):
+    assert str(limits) == words
+
+
+# ------------------------------------------------------------------------------------------------ a settings class
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every kind of option."""
+
+    files: tuple[Path, ...] = argument("input", "files", metavar="FILE")
+    last: Path = argument("input", "the last", metavar="LAST")
+    sizes: tuple[int, ...] | None = option(None, "input", "sizes", limits=Limits(least=1), most=2, aliases=("s1",))
+    share: float = option(0.5, "other", "50 % of it", metavar="SHARE", limits=Limits(least=0, most=1))
+    number: int | None = option(None, "other", "how many", unset="as many as there are")
+    form: str = option("a", "other", "which form", choices=("a", "b"))
+    loud: bool = option(False, "other", "say more", aliases=("l",))
+
+    def __post_init__(self):
+        check(self)
+
+
+def parsed(line):
+    return parse(Settings, "x.py", "What.\n\n    python x.py a b\n\nMore.", line.split())
+
+
+def test_settings_are_read_as_their_annotations_say():
+    assert parsed("a b") == Settings((Path("a"),), Path("b"))
+    all_given = Settings((Path("a"), Path("b")), Path("c"), (3, 4), 0.25, 7, "b", True)
+    assert parsed("a b --s1 3 4 c --share=0.25 --number 7 --form b -l") == all_given
+    assert parsed("a --sizes 0 b").sizes == ()
+
+
+def test_a_program_is_told_of_the_setting_and_a_person_of_the_flag():
+    for wrong, said in (
+        ({"sizes": (1, 2, 3)}, "sizes must be at most 2 numbers, not 3"),
+        ({"sizes": (1, -2)}, "sizes must be at least 1, or 0 for none, not 1 -2"),
+        ({"share": 2.0}, "share must be from 0 to 1, not 2.0"),
+        ({"form": "c"}, "form must be one of a, b, not c"),
+    ):
+        with pytest.raises(InputError) as refused:
+            Settings((Path("a"),), Path("b"), **wrong)
+        assert (str(refused.value), refused.value.at_terminal) == (said, f"--{said}")
+
+
+def test_help_shows_groups_in_order_and_defaults():
+    text = " ".join(build_parser(Settings, "x.py", "What.\n\n    python x.py a b\n\nMore.").format_help().split())
+    places = [text.index(words) for words in ("What. More.", "input:", "other:", "examples: python x.py a b")]
+    assert places == sorted(places)
+    for words in (
+        "50 % of it (default: 0.5)",
+        "how many (default: as many as there are)",
+        "--form {a,b}",
+        "--loud, -l",
+    ):
+        assert words in text
+
+
+# ------------------------------------------------------------------------------------------------------ documentation
+
+
+def test_the_page_of_options_is_what_its_script_writes():
+    page = runpy.run_path(str(PROJECT / "docs" / "options.py"))["page"]()
+    assert (PROJECT / "docs" / "options.md").read_text(encoding="utf-8") == page, "run `make docs`"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_page_lists_every_flag_with_its_default(command):
+    text = (PROJECT / "docs" / "options.md").read_text(encoding="utf-8")
+    section = text[text.index(f"## {command.__name__}.py") :].split("\n## ")[0]
+    listed = {}
+    for row in re.findall(r"^\| (`-.*)", section, re.MULTILINE):
+        names, default = row.split(" | ")[:2]
+        listed |= dict.fromkeys(re.findall(r"`(--?\w+)", names), default)
+    actions = build_parser(COMMANDS[command], f"{command.__name__}.py", command.__doc__)._option_string_actions
+    assert set(listed) == set(actions) - {"-h", "--help"}
+    for flag, default in listed.items():
+        if actions[flag].default is not None:  # else it is said in words
+            assert default == ("off" if actions[flag].default is False else f"`{actions[flag].default}`"), flag
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_field_is_an_option_that_says_what_it_does(command):
+    assert [setting.name for setting in settings_of(COMMANDS[command])] == [f.name for f in fields(COMMANDS[command])]
+    for setting in settings_of(COMMANDS[command]):
+        assert setting.option.help
+        assert not setting.option.help.endswith(".")
+
+
+# ------------------------------------------------------------------------------------------ nothing heavy is loaded
+
+RUNNER = """
+import atexit, runpy, sys
+heavy = {"torch", "torchvision", "numpy", "PIL", "matplotlib"}
+atexit.register(lambda: print("loaded:", *sorted(heavy & set(sys.modules)), file=sys.stderr))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("train.py --help", 0, ""),
+        ("train.py", 2, "the following arguments are required: DATA_DIR"),
+        ("train.py flowers --epcohs 3", 2, "unknown argument '--epcohs'"),
+        ("train.py flowers --epochs many", 2, "argument --epochs: invalid int value: 'many'"),
+        ("train.py flowers --hidden_units many", 2, "'many' should be numbers"),
+        ("train.py flowers --epochs 0", 2, "--epochs must be from 1 to 100,000, not 0"),
+        ("train.py flowers --dropout nan", 2, "--dropout must be"),
+        ("train.py flowers --tensorboard --no_report", 2, "--tensorboard must be without --no_report"),
+        ("predict.py --help", 0, ""),
+        ("predict.py a.jpg", 2, "the following arguments are required: CHECKPOINT"),
+        ("predict.py a.jpg c.pth --topk 3", 2, "unknown argument '--topk': did you mean --top_k?"),
+        ("predict.py a.jpg c.pth --top_k few", 2, "argument --top_k: invalid int value: 'few'"),
+        ("predict.py - c.pth --top_k 0", 2, "--top_k must be at least 1, not 0"),
+        ("predict.py a.jpg c.pth --format xml", 2, "invalid choice: 'xml'"),
+        ("predict.py a.jpg c.pth --heatmap", 2, "--heatmap is drawn on the photo: it needs --plot"),
+        ("predict.py a.jpg c.pth --report here", 2, "--report is for what --evaluate finds"),
+        ("predict.py tests c.pth --evaluate --top_k 3", 2, "--evaluate judges all answers"),
+        ("predict.py nowhere c.pth --evaluate", 2, "--evaluate takes one folder"),
+    ],
+)
+def test_help_and_mistakes_on_the_command_line_load_nothing_heavy(line, code, said):
+    outcome = run_program("-c", RUNNER, *line.split())
+    *lines, loaded = outcome.err.splitlines()
+    assert loaded == "loaded:"
+    assert outcome.code == code
+    assert said in outcome.err
+    assert bool(outcome.out) == (code == 0)
+    assert all(line.startswith(("train.py: ", "predict.py: ", "(python ")) for line in lines)
+    assert len(lines) <= 2
+
+
+def test_help_is_shown_where_the_terminal_lacks_its_letters_and_mistakes_are_not_results(tmp_path):
+    plain = run_program("train.py", "--help", PYTHONIOENCODING="ascii")
+    assert (plain.code, plain.err, plain.out.count("\\u2026")) == (0, "", 1)
+    shell = f"{sys.executable} train.py {tmp_path} --epochs 0 2>&-"
+    done = subprocess.run(["sh", "-c", shell], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
