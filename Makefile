@@ -20,7 +20,7 @@ setup: .venv/installed
 	@touch $@
 
 demo: setup
-	$(BIN)/python demo.py demo/flowers
+	$(BIN)/python -m flower_classifier.photos.demo demo/flowers
 	$(BIN)/python train.py demo/flowers --arch cnn --save_dir demo --category_names cat_to_name.json
 	$(BIN)/python predict.py $(SHOWN) demo/checkpoint.pth --top_k 3 --plot demo/prediction.png
 	@echo "The picture shows a sunflower. Look at demo/prediction.png."

@@ -16,33 +16,33 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import program
-from options import parse
-from predict_config import PredictConfig
+from flower_classifier.base import program
+from flower_classifier.base.options import parse
+from flower_classifier.judging.predict_config import PredictConfig
 
 if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
     program.begin()
     asked = program.read_command_line(lambda: parse(PredictConfig, "predict.py", __doc__))
 
 # isort: split
-from checkpoint import load_checkpoint
-from devices import choose_device
-from errors import InputError
-from evaluation import evaluate, summary
-from extraction import to_pixels
-from formats import Writer
-from heatmap import Heatmap, find_heatmap
-from images import ImageError, load_image
-from inputs import Inputs, whole
-from messages import note, progress, warn
-from names import load_category_names
-from predict_paths import find_named, plan_pictures
-from prediction import DEFAULT_TOP_K, Prediction
-from predictor import BROKEN, Predictor
-from report import Diagnosis, write_diagnosis
-from splits import load_labelled
-from views import open_views
-from words import counted, printable
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import note, progress, warn
+from flower_classifier.base.words import counted, printable
+from flower_classifier.features.extraction import to_pixels
+from flower_classifier.features.inputs import Inputs, whole
+from flower_classifier.judging.evaluation import evaluate, summary
+from flower_classifier.judging.heatmap import Heatmap, find_heatmap
+from flower_classifier.judging.predict_paths import find_named, plan_pictures
+from flower_classifier.judging.prediction import DEFAULT_TOP_K, Prediction
+from flower_classifier.judging.predictor import BROKEN, Predictor
+from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.devices import choose_device
+from flower_classifier.photos.images import ImageError, load_image
+from flower_classifier.photos.names import load_category_names
+from flower_classifier.photos.splits import load_labelled
+from flower_classifier.photos.views import open_views
+from flower_classifier.report.diagnosis import Diagnosis, write_diagnosis
+from flower_classifier.report.formats import Writer
 
 PLOTTED_SIDE = 1024  # pixels of a photo's shorter side that a plot can show
 
@@ -105,8 +105,8 @@ def number_of_rows(top_k: int | None, predictor: Predictor) -> int:
 
 def draw(picture: Path, photo: Path, likeliest: list[Prediction], explained_by: Predictor | None = None) -> None:
     """Draw a photo beside its likeliest classes; with a predictor, also which places speak for the likeliest."""
-    from figures import save_figure
-    from pictures import draw_prediction
+    from flower_classifier.report.figures import save_figure
+    from flower_classifier.report.pictures import draw_prediction
 
     image = load_image(photo, PLOTTED_SIDE)
     heatmap = look_into(explained_by, photo, image.size, likeliest[0]) if explained_by else None

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import program
-from options import parse
-from train_config import TrainConfig
+from flower_classifier.base import program
+from flower_classifier.base.options import parse
+from flower_classifier.training.train_config import TrainConfig
 
 if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
     program.begin()
@@ -26,29 +26,29 @@ if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and 
 # isort: split
 import torch
 
-from backbone import Weights
-from backbones import resolve_arch
-from calibration import calibrate
-from classifier import Classifier
-from devices import choose_device
-from download import download
-from errors import InputError
-from evaluation import Evaluation, evaluate, summary
-from feature_cache import FeatureCache
-from frozen import FrozenPart, place
-from inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs, whole
-from loop import fit
-from messages import note, warn
-from names import load_category_names
-from new_classifier import new_classifier
-from recipe import Recipe
-from report import Diagnosis, write_diagnosis, write_history
-from run_folder import RunFolder
-from splits import Splits, load_splits
-from state import Identity, Row, TrainState
-from survey import survey
-from tensorboard_log import check_tensorboard, write_tensorboard
-from words import counted
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import note, warn
+from flower_classifier.base.words import counted
+from flower_classifier.features.feature_cache import FeatureCache
+from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs, whole
+from flower_classifier.judging.calibration import calibrate
+from flower_classifier.judging.evaluation import Evaluation, evaluate, summary
+from flower_classifier.networks.backbone import Weights
+from flower_classifier.networks.backbones import resolve_arch
+from flower_classifier.networks.classifier import Classifier
+from flower_classifier.networks.devices import choose_device
+from flower_classifier.networks.frozen import FrozenPart, place
+from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.photos.download import download
+from flower_classifier.photos.names import load_category_names
+from flower_classifier.photos.splits import Splits, load_splits
+from flower_classifier.report.diagnosis import Diagnosis, write_diagnosis, write_history
+from flower_classifier.report.tensorboard_log import check_tensorboard, write_tensorboard
+from flower_classifier.studies.survey import survey
+from flower_classifier.training.loop import fit
+from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.run_folder import RunFolder
+from flower_classifier.training.state import Identity, Row, TrainState
 
 CHANGEABLE = ("learning_rate", "batch_size", "views")  # what --resume may go on with other values of
 

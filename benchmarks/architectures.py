@@ -13,12 +13,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from devices import choose_device
-from folders import find_photos
-from frozen import FrozenPart, place
-from inputs import Inputs
-from new_classifier import new_classifier
-from splits import Split
+from flower_classifier.features.inputs import Inputs
+from flower_classifier.networks.devices import choose_device
+from flower_classifier.networks.frozen import FrozenPart, place
+from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.photos.folders import find_photos
+from flower_classifier.photos.splits import Split
 
 ARCHS = (
     "squeezenet1_1",

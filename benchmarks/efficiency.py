@@ -18,13 +18,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from devices import choose_device
-from extraction import shared_cores
-from folders import find_photos
-from frozen import place
-from inputs import Inputs
-from new_classifier import new_classifier
-from splits import Split
+from flower_classifier.features.extraction import shared_cores
+from flower_classifier.features.inputs import Inputs
+from flower_classifier.networks.devices import choose_device
+from flower_classifier.networks.frozen import place
+from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.photos.folders import find_photos
+from flower_classifier.photos.splits import Split
 
 PHOTOS = {"squeezenet1_1": 400, "densenet121": 200, "vgg16": 64}
 ROUNDS, MICRO_BATCHES, MATRIX = 3, (4, 8, 16, 32), (1024, 2048)

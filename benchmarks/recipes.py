@@ -18,16 +18,16 @@ from torch.optim.swa_utils import AveragedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from classifier import ModelConfig, build_head
-from devices import choose_device
-from feature_cache import FeatureCache
-from frozen import place
-from inputs import Inputs, prepare_inputs, to_learner
-from new_classifier import new_classifier
-from schedule import Schedule
-from splits import load_splits
-from state import average_in
-from words import counted
+from flower_classifier.base.words import counted
+from flower_classifier.features.feature_cache import FeatureCache
+from flower_classifier.features.inputs import Inputs, prepare_inputs, to_learner
+from flower_classifier.features.schedule import Schedule
+from flower_classifier.networks.classifier import ModelConfig, build_head
+from flower_classifier.networks.devices import choose_device
+from flower_classifier.networks.frozen import place
+from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.photos.splits import load_splits
+from flower_classifier.training.state import average_in
 
 SEEDS, BATCH_SIZE, HIDDEN_UNITS, DROPOUT, RATE = range(5), 64, 512, 0.2, 0.001
 LENGTHS = ((1, 5), (4, 20))  # views, epochs

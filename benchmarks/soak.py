@@ -20,14 +20,19 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from errors import InputError
-from tensor_files import check_digest, read_tensors
+from flower_classifier.base.errors import InputError
+from flower_classifier.networks.tensor_files import check_digest, read_tensors
 
 PROJECT = Path(__file__).resolve().parent.parent
 EPOCHS = 200
 FILES = ("checkpoint.pth", "run/last.pth")
 # Every epoch's save is due, so that kills hit saving as well.
-CODE = "import sys, run_folder, train; run_folder.SAVE_EVERY = 0; train.main(sys.argv[1:])"
+CODE = """
+import sys, train
+from flower_classifier.training import run_folder
+run_folder.SAVE_EVERY = 0
+train.main(sys.argv[1:])
+"""
 
 
 def start(*arguments: object) -> subprocess.Popen:

@@ -21,7 +21,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 # isort: split
-from report_files import REPORT_FILES  # noqa: E402 -- after the path to it
+from flower_classifier.report.report_files import REPORT_FILES  # noqa: E402 -- after the path to it
 
 BLOCK = re.compile(r"^    \$ (python .*)\n((?:    .*\n|\n(?=    [^$ ]))*)", re.MULTILINE)
 SHOWN = "demo/flowers/test/54/drawn_000.jpg"
@@ -48,7 +48,7 @@ def main() -> None:
 def make_pictures(folder: Path) -> None:
     """Train on the demo's drawings, predict one of them, and keep the pictures that this leaves."""
     out = "--save_dir demo --category_names cat_to_name.json"
-    run("python demo.py demo/flowers", folder)
+    run("python -m flower_classifier.photos.demo demo/flowers", folder)
     run(f"python train.py demo/flowers --arch cnn --image_size 64 {out}", folder)
     run(f"python predict.py {SHOWN} demo/checkpoint.pth --plot docs/prediction.png --heatmap", folder)
     shutil.copy(folder / "docs" / "prediction.png", PROJECT / "docs")

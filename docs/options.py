@@ -40,9 +40,9 @@ After an interrupt the finished epochs are saved first; a second interrupt ends 
 def page() -> str:
     """Return the page as Markdown."""
     sys.path.insert(0, str(PROJECT))  # a script's own folder comes first, where `options` is this file
-    from options import table
-    from predict_config import PredictConfig
-    from train_config import TrainConfig
+    from flower_classifier.base.options import table
+    from flower_classifier.judging.predict_config import PredictConfig
+    from flower_classifier.training.train_config import TrainConfig
 
     return PAGE.format(train=table(TrainConfig), predict=table(PredictConfig))
 

@@ -11,11 +11,9 @@ from download_server import Server, contents, zipped
 from hypothesis import HealthCheck, settings
 from support import NAMES, Outcome
 
-import demo
-import download
-import messages
-import program
 import train
+from flower_classifier.base import messages, program
+from flower_classifier.photos import demo, download
 
 LENIENT = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 settings.register_profile("default", max_examples=60, **LENIENT)

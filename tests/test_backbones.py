@@ -12,13 +12,13 @@ from torchvision import models
 from torchvision.models import Weights, WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 
-import backbones
-from backbones import source_of
-from errors import InputError, RunError
-from from_torchvision import download_weights
-from frozen import fold_batch_norms
-from views import Preprocessing
-from weight_files import fill_backbone
+from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.networks import backbones
+from flower_classifier.networks.backbones import source_of
+from flower_classifier.networks.from_torchvision import download_weights
+from flower_classifier.networks.frozen import fold_batch_norms
+from flower_classifier.networks.weight_files import fill_backbone
+from flower_classifier.photos.views import Preprocessing
 
 TORCHVISION_NAMES = models.list_models(module=models)
 

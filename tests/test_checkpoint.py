@@ -16,10 +16,10 @@ import torch
 from support import PROJECT, same
 
 import predict
-from checkpoint import load_checkpoint
-from errors import InputError, RunError
-from tensor_files import check_digest, read_tensors, to_cpu, write_atomically
-from views import Preprocessing
+from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.tensor_files import check_digest, read_tensors, to_cpu, write_atomically
+from flower_classifier.photos.views import Preprocessing
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from download_server import contents, zipped
 from support import PROJECT, run_program
 
-import download
 import train
-from errors import InputError
+from flower_classifier.base.errors import InputError
+from flower_classifier.photos import download
 
 TRAINING = ("--arch", "cnn", "--epochs", "1")
 

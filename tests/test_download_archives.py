@@ -9,9 +9,8 @@ import zipfile
 import pytest
 from download_server import contents, zipped
 
-import archives
-import download
-from errors import InputError, RunError
+from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.photos import archives, download
 
 
 def test_a_flipped_byte_is_found_and_the_next_run_starts_anew(site, fetch, photos):

@@ -16,8 +16,8 @@ from support import QUICK
 
 import predict
 import train
-from checkpoint import load_checkpoint, save_checkpoint
-from report_files import files_of
+from flower_classifier.networks.checkpoint import load_checkpoint, save_checkpoint
+from flower_classifier.report.report_files import files_of
 
 REPORT = sorted(files_of("evaluation"))
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from calibration import best_temperature, calibrate
-from evaluation import BINS, Evaluation
+from flower_classifier.judging.calibration import best_temperature, calibrate
+from flower_classifier.judging.evaluation import BINS, Evaluation
 
 
 def drawn(number=600, classes=7, scale=1.0, seed=0):

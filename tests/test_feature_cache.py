@@ -14,11 +14,11 @@ import torch
 from support import PROJECT, QUICK
 
 import train
-from feature_cache import FeatureCache, MappedRows
-from frozen import place
-from inputs import Inputs
-from new_classifier import new_classifier
-from splits import load_splits
+from flower_classifier.features.feature_cache import FeatureCache, MappedRows
+from flower_classifier.features.inputs import Inputs
+from flower_classifier.networks.frozen import place
+from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.photos.splits import load_splits
 
 CPU = torch.device("cpu")
 TAKEN = r"(\w+) photos, view (\d): ([\d,]+) of ([\d,]+) taken from the cache"
@@ -184,7 +184,7 @@ def test_a_run_killed_while_extracting_is_continued_not_repeated(data, tmp_path,
 def test_a_full_disk_is_a_warning_and_the_run_goes_on_in_memory(data, tmp_path):
     """A real refusal by the system: no file may grow beyond 64 kB while features are computed."""
     code = (
-        "import resource, signal, sys, feature_cache, train\n"
+        "import resource, signal, sys, train\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "whole = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
         "prepare_inputs = train.prepare_inputs\n"
@@ -256,7 +256,7 @@ def test_a_bad_photo_does_not_cost_the_good_ones(run, train_cached, data, tmp_pa
 
 def test_rows_read_through_the_map_are_those_kept_in_memory(flowers, tmp_path, monkeypatch):
     """Also when the map's pages are given back after every read."""
-    monkeypatch.setattr("feature_cache.RELEASE_AFTER", 0)
+    monkeypatch.setattr("flower_classifier.features.feature_cache.RELEASE_AFTER", 0)
     splits = load_splits(flowers)
     frozen = place(new_classifier("squeezenet1_1", 6, "none", (8,))[0], CPU)
     in_memory = Inputs(frozen, splits.train).rows(2)

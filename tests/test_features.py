@@ -11,19 +11,19 @@ from PIL import ImageOps
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-import extraction
-import views
-from evaluation import evaluate
-from feature_cache import FeatureCache
-from frozen import place
-from images import load_image
-from inputs import Inputs, batches, prepare_inputs
-from loop import train_one_epoch
-from new_classifier import new_classifier
-from schedule import Schedule
-from splits import load_splits
-from state import DECAY, average_in
-from views import open_views
+from flower_classifier.features import extraction
+from flower_classifier.features.feature_cache import FeatureCache
+from flower_classifier.features.inputs import Inputs, batches, prepare_inputs
+from flower_classifier.features.schedule import Schedule
+from flower_classifier.judging.evaluation import evaluate
+from flower_classifier.networks.frozen import place
+from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.photos import views
+from flower_classifier.photos.images import load_image
+from flower_classifier.photos.splits import load_splits
+from flower_classifier.photos.views import open_views
+from flower_classifier.training.loop import train_one_epoch
+from flower_classifier.training.state import DECAY, average_in
 
 CPU = torch.device("cpu")
 

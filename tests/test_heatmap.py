@@ -9,9 +9,9 @@ from PIL import Image
 from torchvision import models
 
 import predict
-from heatmap import find_heatmap
-from new_classifier import new_classifier
-from views import open_views
+from flower_classifier.judging.heatmap import find_heatmap
+from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.photos.views import open_views
 
 
 def untrained(arch, hidden_units=()):

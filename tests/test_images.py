@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images import ImageError, load_image
-from views import Preprocessing, open_views
+from flower_classifier.photos.images import ImageError, load_image
+from flower_classifier.photos.views import Preprocessing, open_views
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

@@ -13,12 +13,12 @@ from support import PROJECT, run_program
 
 import predict
 import train
-from errors import InputError
-from limits import Limits
-from options import argument, build_parser, check, option, parse, settings_of
-from predict_config import PredictConfig
-from sizes import MOST_LAYERS
-from train_config import TrainConfig
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.limits import Limits
+from flower_classifier.base.options import argument, build_parser, check, option, parse, settings_of
+from flower_classifier.judging.predict_config import PredictConfig
+from flower_classifier.networks.sizes import MOST_LAYERS
+from flower_classifier.training.train_config import TrainConfig
 
 COMMANDS = {train: TrainConfig, predict: PredictConfig}
 NEEDED = {train: {"data_dir": Path("flowers")}, predict: {"images": (Path("a.jpg"),), "checkpoint": Path("c.pth")}}

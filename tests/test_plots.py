@@ -9,8 +9,8 @@ from PIL import Image
 from support import run_program
 
 import predict
-from figures import save_figure
-from pictures import draw_prediction
+from flower_classifier.report.figures import save_figure
+from flower_classifier.report.pictures import draw_prediction
 
 
 @pytest.fixture

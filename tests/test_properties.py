@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import same
 
-from checkpoint import load_checkpoint
-from errors import InputError
-from images import ImageError, load_image, photo_formats
-from tensor_files import write_atomically
+from flower_classifier.base.errors import InputError
+from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.tensor_files import write_atomically
+from flower_classifier.photos.images import ImageError, load_image, photo_formats
 
 HEADERS = (
     b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",

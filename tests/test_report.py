@@ -11,9 +11,9 @@ from PIL import Image
 from support import NAMES, PROJECT, read, run_program
 
 import train
-from evaluation import Evaluation
-from report import Diagnosis, write_diagnosis
-from report_files import REPORT_FILES
+from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.report.diagnosis import Diagnosis, write_diagnosis
+from flower_classifier.report.report_files import REPORT_FILES
 
 PICTURES = [file.name for file in REPORT_FILES if file.is_picture]
 
@@ -64,7 +64,9 @@ def test_the_documentation_lists_the_same_files_with_the_same_words():
     ],
 )
 def test_what_needs_no_torch_and_no_matplotlib_loads_none(modules, heavy):
-    code = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"
+    code = (
+        f"import sys; from flower_classifier.report import {modules}; print([n for n in {heavy} if n in sys.modules])"
+    )
     assert run_program("-c", code).out == "[]\n"
 
 

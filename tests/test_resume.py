@@ -12,7 +12,7 @@ from support import PROJECT, QUICK, read, run_program, same
 from torchvision import models
 
 import train
-from tensor_files import write_atomically
+from flower_classifier.networks.tensor_files import write_atomically
 
 
 def start_and_stop(arguments, how, lines=0):
@@ -125,7 +125,12 @@ def test_a_state_that_was_tampered_with_is_damaged(train_into, run, flowers, tmp
 def test_a_killed_run_resumes_from_its_last_save_bit_for_bit(train_into, flowers, tmp_path):
     """A real kill -9, with every epoch's save due; the saves must not take the run's own files for another's."""
     options = ["--arch", "cnn", "--views", "2", "--hidden_units", "16"]
-    code = "import sys, run_folder, train; run_folder.SAVE_EVERY = 0; train.main(sys.argv[1:])"
+    code = (
+        "import sys, train\n"
+        "from flower_classifier.training import run_folder\n"
+        "run_folder.SAVE_EVERY = 0\n"
+        "train.main(sys.argv[1:])"
+    )
     arguments = [str(flowers), *options, "--epochs", "1000", "--save_dir", str(tmp_path / "parts")]
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     for _ in range(4):

@@ -8,9 +8,9 @@ import pytest
 from support import PROJECT
 from torchvision.datasets import Flowers102, ImageFolder
 
-from errors import InputError
-from names import load_category_names
-from splits import load_splits
+from flower_classifier.base.errors import InputError
+from flower_classifier.photos.names import load_category_names
+from flower_classifier.photos.splits import load_splits
 
 
 @pytest.fixture

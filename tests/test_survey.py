@@ -10,10 +10,10 @@ from PIL import Image
 from support import NAMES, QUICK
 from torchvision import models
 
-import timing
 import train
-from images import load_image, upright_size
-from survey import duration
+from flower_classifier.photos.images import load_image, upright_size
+from flower_classifier.studies import timing
+from flower_classifier.studies.survey import duration
 
 TIME = r"[\d,.]+ (?:s|minutes|hours)"
 SUMMARY = rf"""6 classes: 48 train, 18 valid, 18 test photos

@@ -15,10 +15,10 @@ from support import PROJECT, run_program
 
 import predict
 import train
-from command_line import normalise
-from options import parse
-from train_config import TrainConfig
-from words import counted, first_few, percent, printable
+from flower_classifier.base.command_line import normalise
+from flower_classifier.base.options import parse
+from flower_classifier.base.words import counted, first_few, percent, printable
+from flower_classifier.training.train_config import TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,10 @@ def test_control_sequences_and_bytes_that_are_no_text_are_escaped():
 
 
 def test_an_interrupt_while_modules_load_is_no_traceback():
-    code = "import program, os, signal, time; program.begin(); os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
+    code = (
+        "import os, signal, time; from flower_classifier.base import program\n"
+        "program.begin(); os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
     )
@@ -104,7 +107,7 @@ def test_an_interrupt_while_modules_load_is_no_traceback():
 def test_a_second_interrupt_leaves_at_once():
     """While what the first one asked for takes its time."""
     code = (
-        "import program, time\n"
+        "import time; from flower_classifier.base import program\n"
         "def main():\n"
         "    try: print('ready', flush=True); time.sleep(60)\n"
         "    finally: print('saving', flush=True); time.sleep(60)\n"
@@ -118,7 +121,7 @@ def test_a_second_interrupt_leaves_at_once():
 
 
 def test_an_unexpected_error_is_a_line_and_with_debug_a_traceback():
-    code = "import sys, program; sys.argv = ['x.py']; program.run(lambda: 1 / 0)"
+    code = "import sys; from flower_classifier.base import program; sys.argv = ['x.py']; program.run(lambda: 1 / 0)"
     plain, debug = (run_program("-c", code, FLOWERS_DEBUG=debug) for debug in ("", "1"))
     assert (plain.code, debug.code) == (1, 1)
     assert plain.err.startswith("x.py: unexpected ZeroDivisionError: division by zero\n")
@@ -144,7 +147,9 @@ def test_training_says_where_it_stopped_when_nobody_reads_on(flowers, tmp_path):
 
 def test_a_progress_bar_shows_on_a_terminal():
     """A real pseudo-terminal on stderr."""
-    code = "import messages, time\nwith messages.speaking(), messages.progress(20, 'photos', 'photo') as bar:\n" + (
+    code = (
+        "import time; from flower_classifier.base import messages\n"
+        "with messages.speaking(), messages.progress(20, 'photos', 'photo') as bar:\n"
         "    for _ in range(20): time.sleep(0.1); bar.update()"
     )
     controller, terminal_end = os.openpty()

@@ -10,7 +10,7 @@ from support import PROJECT, QUICK, read, run_program, same
 from torch import nn
 from torchvision.datasets import ImageFolder
 
-from report_files import files_of
+from flower_classifier.report.report_files import files_of
 
 LOSSES = r"training loss (\d+\.\d{4})   validation loss (\d+\.\d{4})"
 EPOCH = rf"epoch +(\d+)/(\d+)   {LOSSES}   validation accuracy +(\d+\.\d\d)%"

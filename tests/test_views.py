@@ -8,10 +8,17 @@ from torchvision import models
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from from_torchvision import Torchvision
-from images import load_image
-from randomness import generator
-from views import CROP_AREA, TOLERANCE_LEVELS, TOLERANCE_SHARE, Preprocessing, open_views, random_crop
+from flower_classifier.base.randomness import generator
+from flower_classifier.networks.from_torchvision import Torchvision
+from flower_classifier.photos.images import load_image
+from flower_classifier.photos.views import (
+    CROP_AREA,
+    TOLERANCE_LEVELS,
+    TOLERANCE_SHARE,
+    Preprocessing,
+    open_views,
+    random_crop,
+)
 
 SMALL = Preprocessing(36, 32, (0.5,) * 3, (0.5,) * 3, "bilinear")
 

@@ -1,0 +1,1 @@
+"""A classifier for photos of anything, as a package: see its rooms below."""

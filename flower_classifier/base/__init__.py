@@ -1,0 +1,1 @@
+"""What every room stands on: errors, words, messages, signals, options. Loads no torch."""

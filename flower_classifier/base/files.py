@@ -1,0 +1,50 @@
+"""Files and folders, whatever is in them: forced to the disk, kept under a second name, found to be writable."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from flower_classifier.base.errors import InputError
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a rename to the disk; where folders cannot be opened (Windows) the system does without."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_DIRECTORY)
+        try:
+            with contextlib.suppress(OSError):  # some file systems will not do this for a folder
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def keep_as(path: Path, aside: Path) -> bool:
+    """Give a file a second name, if there is one; under its own it stays until something new replaces it."""
+    if not path.is_file():
+        return False
+    temporary = aside.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copy2(path, temporary)
+    temporary.replace(aside)
+    temporary.unlink(missing_ok=True)  # renaming one name of a file to another of the same file does nothing
+    return True
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Raise InputError unless files can be written to a folder, or to the nearest one above that exists.
+
+    `option` is the name of the setting that says which folder.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(f"{existing} cannot be written to: {error.strerror}", option) from None

@@ -1,0 +1,151 @@
+"""A command as a process: what it sets up, how it ends, and with which exit code.
+
+stdout is for results; everything else goes to stderr. Exit codes: 0 done, 1 a run failed, 2 the input or the command
+line is wrong, 130 interrupted (143: terminated). FLOWERS_DEBUG=1 shows the traceback behind an error.
+
+Only the scripts at the root import this: the package leaves the process it is imported into as it is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, TypeVar
+
+from flower_classifier.base.errors import InputError, RunError, is_out_of_memory
+from flower_classifier.base.messages import speaking
+from flower_classifier.base.signals import Stopped, answer_signals
+from flower_classifier.base.words import reason_of, shown
+
+EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2
+OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
+Settings = TypeVar("Settings")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
+
+
+# ------------------------------------------------------------------------------------------------------- the beginning
+
+
+def begin() -> None:
+    """Set the process up, before torch is loaded."""
+    sys.excepthook = end_quietly_when_interrupted
+    gc.disable()  # until `run`: while torch loads, a fifth of the time goes into finding no garbage
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # a photo opens, or the error says why not
+    keep_freed_memory()
+
+
+def read_command_line(parse: Callable[[], Settings]) -> Settings:
+    """Return the settings that `parse` makes of the command line; after --help and for a mistake end the process.
+
+    That is how `run` would end it, but before torch is loaded, which takes seconds.
+    """
+    prepare_streams()
+    parsed: list[Settings] = []
+    with speaking():
+        code = outcome_of(lambda: parsed.append(parse()))
+    return parsed[0] if parsed else leave(code)
+
+
+def prepare_streams() -> None:
+    """See to it that whatever is printed goes where it should, or nowhere."""
+    if sys.stderr is None:  # closed; print() would turn to stdout, which is for results
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 -- for as long as the process lives
+    if hasattr(sys.stdout, "reconfigure"):  # not where it is closed, nor in a notebook
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
+
+
+def end_quietly_when_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say in a line, not in a traceback, that Ctrl-C came before `run` could see it: while modules load."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc hand out again what was freed, instead of giving it back to the system and asking for it anew.
+
+    Every layer's output is a large block that lives for a moment; fetching fresh pages for each costs a fifth of
+    squeezenet1_1's forward, and half of the backward pass of a wide head. Elsewhere there is nothing to be done.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        # Bytes from which on a block is fetched by itself. glibc takes no more than 2^25 before 2.35; and a trim
+        # threshold alone would be worse than none, since it ends the adaptation of the other.
+        if mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25):
+            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+# ------------------------------------------------------------------------------------------------------------- the end
+
+
+def run(main: Callable[[], None], as_program: bool = False) -> NoReturn:
+    """Run a command and end with the exit code of what happened, never with a bare traceback.
+
+    `as_program`: the process is the command's alone, so signals are its own to answer, and it ends at once.
+    """
+    prepare_streams()
+    if as_program:
+        gc.freeze()  # what has been loaded stays, and need not be searched
+        gc.enable()
+        answer_signals()
+    with speaking():
+        code = outcome_of(main)
+    if as_program:
+        leave(code)
+    sys.exit(code)
+
+
+def outcome_of(main: Callable[[], None]) -> int:
+    """Run a command; say what went wrong, if anything, and return the exit code for it."""
+    code = 0
+    try:
+        main()
+        if sys.stdout:
+            sys.stdout.flush()
+    except SystemExit as stop:  # --help, or a command line that is wrong
+        code = stop.code if isinstance(stop.code, int) else 0
+    except InputError as error:
+        code = complain(error.at_terminal, EXIT_WRONG_INPUT)
+    except RunError as error:
+        code = complain(error.at_terminal, EXIT_FAILED)
+    except Stopped as stopped:
+        code = complain(stopped.word, stopped.code)
+    except BrokenPipeError:  # the reader of our stdout, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_FAILED
+    except OSError as error:  # a full disk behind stdout, a folder that has vanished
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        code = complain(what, EXIT_FAILED)
+    except Exception as error:  # the last resort: a bug of ours, or of a library below
+        if is_out_of_memory(error):
+            code = complain(OUT_OF_MEMORY, EXIT_FAILED)
+        else:
+            what = f"{type(error).__name__}: {reason_of(error)}"
+            code = complain(f"unexpected {what}\n(FLOWERS_DEBUG=1 shows where; please report it)", EXIT_FAILED)
+    return code
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once: taking torch apart takes a second, and threads may be in the middle of a forward."""
+    atexit._run_exitfuncs()  # temporary folders of matplotlib's, for one
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or nobody reads it
+            stream.flush()
+    os._exit(code)
+
+
+def complain(message: str, code: int) -> int:
+    """Print an error, with its traceback where FLOWERS_DEBUG asks for it, and return the exit code."""
+    if os.environ.get("FLOWERS_DEBUG"):
+        traceback.print_exc()
+    print(f"{Path(sys.argv[0]).name}: {shown(message)}", file=sys.stderr, flush=True)
+    return code

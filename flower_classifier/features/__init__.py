@@ -1,0 +1,1 @@
+"""Each photo through the frozen part once, and what comes out kept."""

@@ -1,0 +1,212 @@
+"""Features on disk, a row a photo, so that the next run with another head starts training at once.
+
+A table holds one view of what one network makes of the photos of one data folder. It is a folder of plain files:
+
+- about.json: what the numbers depend on beside the photo (network, weights, preprocessing, view, seed, device, ...)
+- rows.bin: the features, row after row, each of the same number of bytes; it is mapped into memory as it is
+- index.txt: a line a row, in JSON: [row, CRC-32 of its bytes, and the photo's name, size, mtime and ctime in ns]
+
+A lock of the same name beside the folder is held by who looks up, appends or drops. A row counts only if its line is
+whole, the photo is as the line says, and the CRC-32 fits. So a changed photo, a torn write and a flipped byte come to
+the same: the row is computed again, and appended. Nothing is ever changed in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import mmap
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import platformdirs
+import torch
+from filelock import FileLock, Timeout
+
+from flower_classifier.base.messages import note
+
+TABLES = "features-v1"  # the folder in --cache_dir that is ours; another form of tables gets another name
+FILES = ("index.txt", "rows.bin", "about.json")  # of a table, in the order in which they may be deleted
+RELEASE_AFTER = 16 * 2**20  # bytes made resident by reading, after which the pages are given back to the system
+READ_AHEAD = 64 * 2**10  # bytes that the system maps around a page that is read
+
+PhotoKey = tuple[str, int, int, int]  # path below the data folder, size in bytes, mtime and ctime in ns
+
+
+def photo_key(root: Path, photo: str) -> PhotoKey:
+    """Return what tells that a photo is the same as before; for one that is gone, what no row can have."""
+    try:
+        status = (root / photo).stat()
+    except OSError:
+        return photo, -1, -1, -1
+    return photo, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+class MappedRows:
+    """Rows of a table in a split's order, read through a memory map: what is resident does not grow with the data."""
+
+    def __init__(self, file: BinaryIO, places: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.places = torch.tensor(places)  # (N,): where each photo's row lies in the file
+        rows = max(places, default=-1) + 1
+        stored = numpy_dtype(dtype)
+        self.map = np.memmap(file, stored, mode="r", shape=(rows, *shape)) if rows else np.empty((0, *shape), stored)
+        self.dtype, self.read = dtype, 0
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Return a copy of the chosen rows (B, ...)."""
+        rows = torch.from_numpy(np.asarray(self.map[self.places[chosen].numpy()]))
+        self.read += len(rows) * max(self.map[0].nbytes, READ_AHEAD)
+        if self.read > RELEASE_AFTER and hasattr(mmap, "MADV_DONTNEED"):
+            self.map._mmap.madvise(mmap.MADV_DONTNEED)
+            self.read = 0
+        return rows.view(self.dtype)
+
+
+class FeatureTable:
+    """One table, open for looking up and appending; a context manager that holds the table's lock."""
+
+    def __init__(self, cache_dir: Path, about: dict[str, object], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.about = {**about, "shape": list(shape), "dtype": str(dtype)}
+        text = json.dumps(self.about, sort_keys=True)
+        self.folder = cache_dir / TABLES / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        self.shape, self.dtype = shape, dtype
+        self.row_bytes = math.prod(shape) * dtype.itemsize
+
+    def __enter__(self) -> FeatureTable:
+        with contextlib.ExitStack() as stack:  # whatever fails on the way, the lock is given back
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = lock_of(self.folder)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                note("another run is computing the same features: waiting for it")
+                lock.acquire()
+            except NotImplementedError as error:
+                raise OSError("this file system has no locks") from error
+            stack.callback(lock.release)
+            self.folder.mkdir(exist_ok=True)
+            (self.folder / "about.json").write_text(json.dumps(self.about, indent=2))  # its mtime says when last used
+            (self.folder / "rows.bin").touch()
+            self.rows = stack.enter_context((self.folder / "rows.bin").open("r+b"))
+            self.index = stack.enter_context((self.folder / "index.txt").open("a+b"))
+            self.next_row = -(-self.rows.seek(0, os.SEEK_END) // self.row_bytes)  # behind whatever is there
+            self.entries = self.read_index()
+            self.open_files = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open_files.close()
+
+    def read_index(self) -> dict[PhotoKey, tuple[int, int]]:
+        """Map each photo to its row and CRC-32. Torn lines are passed over; of two for a photo the later counts."""
+        self.index.seek(0)
+        text = self.index.read()
+        if text and not text.endswith(b"\n"):  # a process died in the middle of a line
+            self.index.write(b"\n")
+        entries = {}
+        for line in text.splitlines():
+            try:
+                row, checksum, *photo = json.loads(line)
+            except (ValueError, TypeError):
+                continue
+            numbers_fit = type(row) is type(checksum) is int and 0 <= row < self.next_row
+            if numbers_fit and [type(part) for part in photo] == [str, int, int, int]:
+                entries[tuple(photo)] = row, checksum
+        return entries
+
+    def find(self, photos: Sequence[PhotoKey]) -> list[int]:
+        """Return the place of each photo's row, -1 where there is none, or none that is sound."""
+        return [self.find_one(photo) for photo in photos]
+
+    def find_one(self, photo: PhotoKey) -> int:
+        """Return the place of a photo's row if its bytes are those that were written, else -1."""
+        row, checksum = self.entries.get(photo, (-1, 0))
+        if row < 0:
+            return -1
+        self.rows.seek(row * self.row_bytes)
+        data = self.rows.read(self.row_bytes)
+        return row if len(data) == self.row_bytes and zlib.crc32(data) == checksum else -1
+
+    def append(self, photos: Sequence[PhotoKey], rows: torch.Tensor) -> None:
+        """Write rows (B, ...), then the lines that make them count."""
+        lines = []
+        self.rows.seek(self.next_row * self.row_bytes)
+        for photo, row in zip(photos, as_stored(rows), strict=True):
+            data = row.tobytes()
+            self.rows.write(data)
+            self.entries[photo] = self.next_row, zlib.crc32(data)
+            lines.append(json.dumps([*self.entries[photo], *photo]) + "\n")
+            self.next_row += 1
+        self.rows.flush()
+        self.index.write("".join(lines).encode())
+        self.index.flush()
+
+    def mapped(self, photos: Sequence[PhotoKey]) -> MappedRows:
+        """Return the photos' rows, all of which must be there, in their order."""
+        places = [self.entries[photo][0] for photo in photos]
+        return MappedRows(self.rows, places, self.shape, self.dtype)
+
+
+class FeatureCache:
+    """A folder of tables, kept below a size by dropping those used least recently."""
+
+    def __init__(self, folder: Path | None, limit: float) -> None:
+        self.folder = folder or Path(platformdirs.user_cache_dir("flower-classifier", appauthor=False))
+        self.limit = limit  # bytes
+        self.usable = True  # until it has turned out not to be
+        self.used: set[Path] = set()
+
+    def table(self, about: dict[str, object], shape: tuple[int, ...], dtype: torch.dtype) -> FeatureTable:
+        """Return the table of these features, new or not."""
+        table = FeatureTable(self.folder, about, shape, dtype)
+        self.used.add(table.folder)
+        return table
+
+    def evict(self) -> None:
+        """Drop the tables used least recently until the rest is within the limit; those of this run are exempt."""
+        ages, sizes = {}, {}
+        for table in (self.folder / TABLES).glob("?" * 32):
+            with contextlib.suppress(OSError):  # another run may be dropping it too
+                files = [table / name for name in FILES if (table / name).exists()]
+                sizes[table] = sum(file.stat().st_size for file in files)
+                ages[table] = max((file.stat().st_mtime for file in files), default=0.0)
+        total = sum(sizes.values())
+        for table in sorted(ages, key=ages.get):
+            if total > self.limit and table not in self.used and drop_table(table):
+                total -= sizes[table]
+
+
+def drop_table(folder: Path) -> bool:
+    """Delete a table's files, unless a run is using its lock; say whether they went."""
+    try:
+        with lock_of(folder).acquire(timeout=0):
+            for name in FILES:
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
+    except (Timeout, OSError, NotImplementedError):
+        return False
+    return True
+
+
+def lock_of(folder: Path) -> FileLock:
+    """Return a table's lock. Its file lies beside the folder and is never deleted, lest two hold "the" lock."""
+    return FileLock(folder.with_suffix(".lock"))
+
+
+def as_stored(rows: torch.Tensor) -> np.ndarray:
+    """Return rows in the type that the file holds: numpy has no bfloat16, so its bits go as 16-bit integers."""
+    return rows.view(torch.int16).numpy() if rows.dtype == torch.bfloat16 else rows.numpy()
+
+
+def numpy_dtype(dtype: torch.dtype) -> np.dtype:
+    """Return the type of what the file holds."""
+    return as_stored(torch.empty(0, dtype=dtype)).dtype

@@ -1,0 +1,208 @@
+"""One split as the learner sees it, and the batches made of it.
+
+What the frozen backbone makes of a photo is the same in every epoch. So it is computed once and kept, and epochs are
+nearly free. Where everything learns there is no frozen part: the rows are the photo's pixels, and all else is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import bars_are_shown, note, progress, warn
+from flower_classifier.base.randomness import generator
+from flower_classifier.base.words import counted, first_few, reason_of
+from flower_classifier.features.extraction import extract, micro_batches, threads_per_worker
+from flower_classifier.features.feature_cache import FeatureCache
+from flower_classifier.features.row_tables import Rows, Table, disk_tables, memory_tables, tell_found
+from flower_classifier.features.schedule import PLAIN_VIEW, Schedule
+from flower_classifier.networks.checkpoint import plain
+from flower_classifier.networks.frozen import FrozenPart
+from flower_classifier.photos import views as photo_views
+from flower_classifier.photos.images import ImageError
+from flower_classifier.photos.splits import Split, Splits
+from flower_classifier.photos.views import FIRST_RANDOM_VIEW, open_views
+
+EVALUATION_BATCH = 64  # always the same, for the same digits
+LISTED_BAD = 5  # how many unusable photos an error lists by name
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, ...), labels (B,)
+
+
+class UnusablePhotosError(InputError):
+    """Photos that cannot be opened: one error that lists the first few and counts the rest."""
+
+    def __init__(self, errors: Sequence[ImageError], advice: str = "repair or remove them") -> None:
+        listed = "\n".join(f"  {error}" for error in errors[:LISTED_BAD])
+        rest = f"\n  and {len(errors) - LISTED_BAD} more" if len(errors) > LISTED_BAD else ""
+        super().__init__(f"{counted(len(errors), 'photo')} cannot be used; {advice}:\n{listed}{rest}")
+
+
+class Inputs:
+    """A split's labels, and the rows of its views, each computed once and kept.
+
+    Rows are kept on disk where there is a cache, else in memory. Photos that cannot be opened are left out.
+    """
+
+    def __init__(
+        self,
+        frozen: FrozenPart,
+        split: Split,
+        seed: int = 0,
+        cache: FeatureCache | None = None,
+        schedule: Schedule = PLAIN_VIEW,
+    ) -> None:
+        self.frozen, self.split, self.seed, self.cache, self.schedule = frozen, split, seed, cache, schedule
+        self.bad: dict[int, ImageError] = {}  # index of a photo -> why it cannot be opened
+        self.ready: dict[int, Rows] = {}  # by view
+
+    @property
+    def used(self) -> list[int]:
+        """Indices of the photos that rows and labels stand for."""
+        return [index for index in range(len(self.split)) if index not in self.bad]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Files of the photos that are used."""
+        return [self.split.root / self.split.photos[index] for index in self.used]
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """Labels (N,) of the photos that are used."""
+        return torch.tensor(self.split.labels)[self.used]
+
+    def rows(self, view: int = 0) -> Rows:
+        """Return a view's rows (N, ...), in the order of the split's photos."""
+        self.prepare(view)
+        return self.ready[view]
+
+    def prepare(self, view: int = 0) -> list[ImageError]:
+        """Have the rows of a view ready; return what is wrong with the photos that turn out to be unusable.
+
+        Raises UnusablePhotosError for photos of which there is an earlier view: they have changed since.
+        """
+        wanted = [other for other in self.schedule.together(view) if other not in self.ready]
+        if view in self.ready:
+            return []
+        before = set(self.bad)
+        if self.cache is None or not self.cache.usable:
+            self.ready |= self.complete(memory_tables(self.split, wanted, self.frozen.rows))
+        else:
+            try:
+                about = {other: self.about(other) for other in wanted}
+                with disk_tables(self.cache, self.split, about, self.frozen.rows) as tables:
+                    self.ready |= self.complete(tables)
+            except OSError as error:
+                warn(f"going on without the feature cache {self.cache.folder} ({reason_of(error)})")
+                self.cache.usable = False
+                self.prepare(view)
+        return [self.bad[index] for index in sorted(self.bad) if index not in before]
+
+    def complete(self, tables: dict[int, Table]) -> dict[int, Rows]:
+        """Extract what the tables lack, keep it in them, and return the rows of each view."""
+        missing = {view: table.missing() for view, table in tables.items()}
+        for view, indices in missing.items():
+            tell_found(self.split, view, indices)
+        for view, indices, rows in self.extract(missing):
+            tables[view].keep(indices, rows)
+        return {view: table.rows(self.used) for view, table in tables.items()}
+
+    def extract(self, missing: dict[int, set[int]]) -> Iterator[tuple[int, list[int], torch.Tensor]]:
+        """Run the frozen part over the photos whose rows are `missing`, by view; yield view, indices and their rows.
+
+        A photo is always computed in the same micro-batch, that of its place in the split, so that neither the number
+        of workers nor what was there before changes a bit (rows that are kept while photos come and go may differ by
+        rounding).
+        """
+        work = []
+        for micro_batch in micro_batches(len(self.split), self.frozen.device):
+            indices = [index for index in micro_batch if index not in self.bad]
+            if wanted := [view for view in missing if not missing[view].isdisjoint(indices)]:
+                work.append((indices, wanted))
+        views = [str(view) for view in missing if missing[view]]
+        what = f"{self.split.name} photos, view{'s' * (len(views) > 1)} {' and '.join(views)}"
+        number = sum(len(indices) for indices, _ in work)
+        if work and not bars_are_shown():
+            note(f"reading {number:,} {what}")
+        errors: dict[int, ImageError] = {}
+        with progress(number, what, "photo") as bar:
+            for done in extract(self.frozen, self.open_views, work, bar):
+                errors |= done.errors
+                for view, rows in done.rows.items():
+                    places = [place for place, index in enumerate(done.indices) if index in missing[view]]
+                    yield view, [done.indices[place] for place in places], rows[places]
+        if errors and self.ready:
+            raise UnusablePhotosError([errors[index] for index in sorted(errors)], "repair them, and resume")
+        self.bad |= errors
+
+    def open_views(self, index: int, views: Sequence[int]) -> np.ndarray:
+        """Open a photo and cut views of it: functions of seed, view and the photo's name. uint8 (V, S, S, 3)."""
+        photo = self.split.photos[index]
+        return open_views(self.split.root / photo, self.frozen.preprocessing, views, self.seed, photo)
+
+    def about(self, view: int) -> dict[str, object]:
+        """Return, in plain types, all that the rows of a view depend on beside the photo, and nothing else."""
+        libraries = [PIL, np, *((torch, torchvision) if self.frozen.network else ())]
+        return {
+            "data": str(self.split.root.absolute()),
+            "view": view,
+            "seed": self.seed if view >= FIRST_RANDOM_VIEW else None,
+            "preprocessing": plain(self.frozen.preprocessing),
+            "pixels": photo_views.VERSION,
+            "libraries": {library.__name__: library.__version__ for library in libraries},
+            **self.frozen.about(threads_per_worker()),
+        }
+
+
+def prepare_inputs(
+    frozen: FrozenPart, splits: Splits, seed: int, cache: FeatureCache | None, schedule: Schedule
+) -> tuple[Inputs, Inputs, Inputs | None]:
+    """Run the frozen part over all photos: once each, view 0 (and of training photos what is computed with it).
+
+    Returns the inputs of train, valid and (where there is one) test, each with its bad photos known.
+    """
+    train = Inputs(frozen, splits.train, seed, cache, schedule)
+    valid = Inputs(frozen, splits.valid, seed, cache)
+    test = Inputs(frozen, splits.test, seed, cache) if splits.test else None
+    for inputs in (train, valid, test):
+        if inputs:
+            inputs.prepare()
+    return train, valid, test
+
+
+def check_photos_left(classes: Sequence[str], train: Inputs, *others: Inputs | None) -> None:
+    """Raise InputError where a split, or a class of the training photos, has no photo that can be opened."""
+    for inputs in (train, *others):
+        if inputs and not inputs.used:
+            raise InputError(f"none of the {inputs.split.name} photos can be opened: repair some")
+    if lost := set(train.split.labels) - set(train.labels.tolist()):
+        names = first_few([classes[label] for label in sorted(lost)])
+        raise InputError(f"no training photo can be opened of {names}: repair some, or remove the class")
+
+
+def batches(
+    rows: Rows, labels: torch.Tensor, batch_size: int, device: torch.device, order_seed: int | None = None
+) -> Iterator[Batch]:
+    """Yield batches of rows (N, ...) and labels (N,) on a device, in an order drawn from `order_seed`, else as is."""
+    order = torch.arange(len(labels))
+    if order_seed is not None:
+        order = torch.from_numpy(generator(order_seed).permutation(len(labels)))
+    for chosen in order.split(batch_size):
+        yield to_learner(rows[chosen], device), labels[chosen].to(device)
+
+
+def to_learner(rows: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Bring rows (B, ...) to a device in the type that a learner takes: features in float32, pixels as they are."""
+    rows = rows.to(device)
+    return rows.float() if rows.is_floating_point() else rows
+
+
+def whole(inputs: Inputs) -> Iterator[Batch]:
+    """Return batches of the plain photos of a split, in order: what is evaluated on."""
+    return batches(inputs.rows(), inputs.labels, EVALUATION_BATCH, inputs.frozen.device)

@@ -1,0 +1,1 @@
+"""What answers are worth, and the predictor that gives them."""

@@ -1,0 +1,137 @@
+"""What a classifier is worth on photos whose classes are known, and how far its probabilities can be believed.
+
+All of it is computed from the logits of a split: `evaluate` collects them, an `Evaluation` answers questions.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flower_classifier.base.words import counted
+from flower_classifier.features.inputs import Batch
+
+BINS = 15  # of confidence, equally wide: Guo et al. 2017, section 2
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A classifier's logits for the photos of a split. All probabilities are those of logits / temperature."""
+
+    logits: torch.Tensor  # (N, C), on the CPU
+    labels: torch.Tensor  # (N,)
+    temperature: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def at(self, temperature: float) -> Evaluation:
+        """Return the same logits at another temperature."""
+        return replace(self, temperature=temperature)
+
+    @functools.cached_property
+    def probabilities(self) -> torch.Tensor:
+        """Probability of every class for every photo, float64 (N, C)."""
+        return (self.logits.double() / self.temperature).softmax(dim=1)
+
+    @property
+    def predicted(self) -> torch.Tensor:
+        """The predicted class of every photo, which is the likeliest, int64 (N,)."""
+        return self.logits.argmax(dim=1)
+
+    @property
+    def confidence(self) -> torch.Tensor:
+        """The probability of the predicted class, float64 (N,)."""
+        return self.probabilities.amax(dim=1)
+
+    @property
+    def right(self) -> torch.Tensor:
+        """Whether the predicted class is the photo's own, bool (N,)."""
+        return self.predicted == self.labels
+
+    @functools.cached_property
+    def loss(self) -> float:
+        """Mean cross-entropy, in nats."""
+        return F.cross_entropy(self.logits.double() / self.temperature, self.labels).item()
+
+    @functools.cached_property
+    def accuracy(self) -> float:
+        """Share of the photos whose predicted class is their own, 0 to 1."""
+        return self.right.sum().item() / len(self)
+
+    @property
+    def top_accuracy(self) -> float:
+        """Share of the photos whose own class is among the TOP likeliest, 0 to 1."""
+        top = self.logits.topk(min(TOP, self.logits.shape[1])).indices  # (N, TOP)
+        return (top == self.labels[:, None]).any(dim=1).sum().item() / len(self)
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error, 0 to 1: how far confidence and accuracy differ in a bin, averaged over photos.
+
+        Naeini et al. 2015; Guo et al. 2017, equation 3.
+        """
+        counts, confidence, accuracy = self.reliability
+        return (counts * (accuracy - confidence).abs()).sum().item() / len(self)
+
+    @property
+    def reliability(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Photos, mean confidence and accuracy of each bin of confidence, (BINS,) each, float64; 0 in empty bins."""
+        bins = (self.confidence * BINS).ceil().long().clamp(1, BINS) - 1  # (N,): (0, 1/15] is the first
+        counts, confidence, right = (
+            torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins, values.double())
+            for values in (torch.ones(len(self)), self.confidence, self.right)
+        )
+        photos = counts.clamp(min=1)
+        return counts, confidence / photos, right / photos
+
+    @property
+    def confusion(self) -> torch.Tensor:
+        """Number of photos by true class (row) and predicted class (column), int64 (C, C)."""
+        number = self.logits.shape[1]
+        return torch.bincount(self.labels * number + self.predicted, minlength=number**2).view(number, number)
+
+    @property
+    def confused_pairs(self) -> list[tuple[int, int, int]]:
+        """True class, predicted class and photos of each confusion: most frequent first, then by share of the class."""
+        confusion = self.confusion
+        share = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
+        pairs = [(true, predicted) for true, predicted in confusion.nonzero().tolist() if true != predicted]
+        pairs.sort(key=lambda pair: (-confusion[pair].item(), -share[pair].item(), pair))
+        return [(*pair, confusion[pair].item()) for pair in pairs]
+
+    @property
+    def mistakes(self) -> list[int]:
+        """Indices of the photos whose predicted class is wrong, the most confident prediction first."""
+        by_confidence = self.confidence.argsort(descending=True, stable=True)
+        return by_confidence[~self.right[by_confidence]].tolist()
+
+
+@torch.inference_mode()
+def evaluate(learner: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+    """Collect a learner's logits (B, C) over all batches. Raises FloatingPointError where the loss is not finite."""
+    learner.eval()
+    logits, labels = zip(*((learner(inputs).cpu(), labels.cpu()) for inputs, labels in batches), strict=True)
+    evaluation = Evaluation(torch.cat(logits).float(), torch.cat(labels))
+    if not math.isfinite(evaluation.loss):
+        raise FloatingPointError(evaluation.loss)
+    return evaluation
+
+
+def summary(split: str, evaluation: Evaluation) -> str:
+    """Return two lines for people: what a classifier is worth on a split."""
+    results = [f"loss {evaluation.loss:.4f}", f"accuracy {evaluation.accuracy:.2%}"]
+    if evaluation.logits.shape[1] > TOP:
+        results.append(f"top-{TOP} accuracy {evaluation.top_accuracy:.2%}")
+    temperature = f"temperature {evaluation.temperature:.2f}"
+    if evaluation.temperature != 1:
+        temperature += f" (calibration error without it {evaluation.at(1.0).calibration_error:.2%})"
+    believed = [f"calibration error {evaluation.calibration_error:.2%}", temperature]
+    return "   ".join([counted(len(evaluation), f"{split} photo".strip()), *results]) + "\n" + "   ".join(believed)

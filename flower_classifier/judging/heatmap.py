@@ -1,0 +1,82 @@
+"""Where in a photo the network found what speaks for a class.
+
+HiResCAM (Draelos & Carin 2020): the last feature map times the gradient of the class's logit by it, summed over the
+channels. Grad-CAM (Selvaraju et al. 2017) averages the gradient over places first; the two are the same where the
+network averages over places itself, and where it does not (vgg16, alexnet) this one stays true to the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from flower_classifier.networks.backbones import source_of
+from flower_classifier.networks.classifier import Classifier
+from flower_classifier.photos.views import Preprocessing
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """How much each place speaks for a class, and which part of the photo the places divide."""
+
+    values: np.ndarray  # float32 (h, w), 0 to 1
+    box: tuple[float, float, float, float]  # left, top, right, bottom, as shares of the photo's width and height
+
+
+def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size: tuple[int, int]) -> Heatmap | None:
+    """Return what in the pixels, uint8 (3, S, S), cut from a photo of `size` (width, height), speaks for a class.
+
+    None for an architecture without a last feature map, such as a vision transformer.
+    """
+    batch = pixels[None]  # (1, 3, S, S)
+    has_map = source_of(classifier.config.arch).has_feature_map(classifier.config.arch)
+    last = last_feature_map(classifier, batch) if has_map else None
+    if last is None:
+        return None
+    kept: list[torch.Tensor] = []
+
+    def start_here(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+        kept.append(output.detach().requires_grad_())
+        return kept[-1].clone()  # which what follows may change in place
+
+    handle = last.register_forward_hook(start_here)
+    try:
+        with torch.enable_grad():
+            logit = classifier(batch)[0, label]
+            (gradient,) = torch.autograd.grad(logit, kept[-1])  # (1, C, h, w)
+    finally:
+        handle.remove()
+    values = (kept[-1] * gradient).sum(dim=1).clamp(min=0)[0].detach().float().cpu()  # (h, w)
+    return Heatmap(
+        (values / values.max().clamp(min=torch.finfo(values.dtype).tiny)).numpy(),
+        seen_box(classifier.preprocessing, *size),
+    )
+
+
+@torch.no_grad()
+def last_feature_map(classifier: Classifier, batch: torch.Tensor) -> nn.Module | None:
+    """Return the module whose output is the last of the backbone's that has places, (B, C, h, w)."""
+    found: list[nn.Module] = []
+
+    def look(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, torch.Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
+            found.append(module)
+
+    handles = [module.register_forward_hook(look) for module in classifier.backbone.modules()]
+    try:
+        classifier.features(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[-1] if found else None
+
+
+def seen_box(preprocessing: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
+    """Return which part of a photo view 0 shows: as shares of its width and height, from the left and the top."""
+    side = preprocessing.crop_size / preprocessing.resize_size * min(width, height)
+    shares = min(1.0, side / width), min(1.0, side / height)
+    left, top = ((1 - share) / 2 for share in shares)
+    return left, top, left + shares[0], top + shares[1]

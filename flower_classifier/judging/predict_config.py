@@ -1,0 +1,104 @@
+"""What predict.py can be asked to do: its options, and the values they may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.limits import Limits
+from flower_classifier.base.options import argument, check, option
+from flower_classifier.judging.prediction import DEFAULT_TOP_K, FORMATS
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """One call's settings, checked. Raises InputError, naming the option, for what could only fail after the work."""
+
+    images: tuple[Path, ...] = argument(
+        "input",
+        "photos (JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF), folders of photos at any depth, or - for paths on "
+        "standard input, one per line",
+        metavar="IMAGE",
+    )
+    checkpoint: Path = argument("input", "checkpoint.pth as train.py wrote it", metavar="CHECKPOINT")
+    null: bool = option(
+        False,
+        "input",
+        "paths on standard input end in a NUL, not in a line break, as `find -print0` writes them",
+        aliases=("0",),
+    )
+    category_names: Path | None = option(
+        None,
+        "input",
+        "mapping from class folder to the name people use",
+        metavar="JSON",
+        unset="the names given at training, if any",
+    )
+    gpu: bool = option(False, "input", "use CUDA or Apple's MPS where there is one")
+
+    top_k: int | None = option(
+        None,
+        "output",
+        "how many of the likeliest classes to show",
+        metavar="K",
+        limits=Limits(least=1),
+        unset=str(DEFAULT_TOP_K),
+    )
+    format: str = option(
+        "text",
+        "output",
+        "text for people; json (one array), jsonl (one object per line) or csv (one row per class) for programs",
+        choices=FORMATS,
+    )
+    plot: Path | None = option(
+        None,
+        "output",
+        "draw the photo beside its probabilities (PNG, JPEG, WebP, PDF or SVG); for several photos, one picture each "
+        "into the folder of this name",
+        metavar="FILE.png",
+    )
+    heatmap: bool = option(False, "output", "show on the plotted photo which places speak for the likeliest class")
+
+    evaluate: bool = option(
+        False,
+        "evaluation",
+        "IMAGE is a folder with one folder of photos per class: say how many answers are right, and how far "
+        "probabilities can be believed",
+    )
+    report: Path | None = option(
+        None,
+        "evaluation",
+        "where --evaluate leaves its tables and pictures",
+        metavar="DIR",
+        unset="evaluation/, beside the checkpoint",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.evaluate:
+            self.check_evaluation()
+        elif self.report:
+            raise InputError("is for what --evaluate finds", "report")
+        if self.heatmap and not self.plot:
+            raise InputError("is drawn on the photo: it needs --plot", "heatmap")
+        if looks_like_a_photo(self.checkpoint):
+            raise InputError(f"{self.checkpoint} is no checkpoint, by its name: that comes last, behind the photos")
+
+    def check_evaluation(self) -> None:
+        """Refuse what does not go with --evaluate."""
+        if len(self.images) != 1 or not self.images[0].is_dir():
+            raise InputError("takes one folder that holds one folder of photos per class", "evaluate")
+        if self.plot or self.heatmap or self.null or self.top_k or self.format != "text":
+            raise InputError(
+                "judges all answers; --plot, --heatmap, --null, --top_k and --format are for single ones", "evaluate"
+            )
+
+
+def looks_like_a_photo(path: Path) -> bool:
+    """Say whether a file has the ending of a photo: the checkpoint may have been left out, or put first."""
+    if path.suffix.lower() in ("", ".pth", ".pt"):  # the usual ones need no list of Pillow's
+        return False
+    from flower_classifier.photos.images import photo_endings  # here: neither --help nor a mistyped flag needs Pillow
+
+    return path.suffix.lower() in photo_endings()

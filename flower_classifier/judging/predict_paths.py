@@ -1,0 +1,82 @@
+"""The photos that a call of predict.py names, and the pictures that it draws of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import note
+from flower_classifier.photos.folders import find_photos
+
+STDIN = Path("-")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")  # what matplotlib writes and people open
+
+
+# ------------------------------------------------------------------------------------------------------------ photos
+
+
+def find_named(paths: Sequence[Path], null: bool) -> list[Path]:
+    """Return the photos among the paths, below those that are folders, and for "-" those that stdin names, in order.
+
+    `null`: paths on stdin end in a NUL. Raises InputError for a folder, or a standard input, without photos.
+    """
+    photos: list[Path] = []
+    for path in paths:
+        for named in read_paths(null) if path == STDIN else [path]:
+            found = find_photos(named) if os.path.isdir(named) else [named]  # noqa: PTH112 -- Path.is_dir() may raise
+            if not found:
+                raise InputError(f"there are no photos below {named}")
+            photos += found
+    return photos
+
+
+def read_paths(null: bool) -> list[Path]:
+    """Read paths from stdin: one per line, or with `null` each ended by a NUL, as `find -print0` writes them."""
+    if sys.stdin is None:
+        raise InputError("-: there is no standard input to read paths from")
+    if sys.stdin.isatty():
+        note("reading paths of photos from the terminal, one per line; Ctrl-D ends them")
+    lines = sys.stdin.buffer.read().split(b"\0" if null else b"\n")
+    paths = [Path(os.fsdecode(line if null else line.removesuffix(b"\r"))) for line in lines if line.strip()]
+    if not paths:
+        raise InputError("-: standard input names no photo")
+    return paths
+
+
+# ---------------------------------------------------------------------------------------------------------- pictures
+
+
+def plan_pictures(plot: Path, photos: Sequence[Path], others: Iterable[Path]) -> list[Path]:
+    """Return the picture of each photo: the file `plot`, or in the folder `plot` one of the photo's own path and name.
+
+    Raises InputError, before any work, where no picture can be drawn, or where one would overwrite a photo or one of
+    the `others`, which it is drawn from too.
+    """
+    if not is_folder(plot, photos):
+        check_picture_path(plot)
+        pictures = [plot]
+    elif plot.is_file():
+        raise InputError(f"{plot} is a file; for several photos name a folder", "plot")
+    else:
+        absolute = [Path(os.path.abspath(photo)) for photo in photos]  # noqa: PTH100 -- without any ".."
+        shared = os.path.commonpath([photo.parent for photo in absolute])
+        pictures = [plot / photo.parent.relative_to(shared) / f"{photo.name}.png" for photo in absolute]
+    sources = {os.path.realpath(path) for path in (*photos, *others)}
+    if any(os.path.realpath(picture) in sources for picture in pictures):
+        raise InputError(f"{plot} would overwrite what it is drawn from", "plot")
+    return pictures
+
+
+def is_folder(plot: Path, photos: Sequence[Path]) -> bool:
+    """Say whether `plot` names a folder: one that holds a picture for each of several photos."""
+    return len(photos) > 1 or plot.is_dir() or not plot.suffix
+
+
+def check_picture_path(path: Path) -> None:
+    """Raise InputError for a file whose ending names none of the formats for pictures."""
+    if path.suffix.lower() not in PICTURE_ENDINGS:
+        endings = f"{', '.join(PICTURE_ENDINGS[:-1])} or {PICTURE_ENDINGS[-1]}"
+        raise InputError(f"{path}: the name should end in {endings}", "plot")

@@ -1,0 +1,112 @@
+"""A checkpoint, ready to be asked what is in photos.
+
+    predictor = Predictor(load_checkpoint(Path("checkpoint.pth")), torch.device("cpu"))
+    predictor("rose.jpg")[0]          {"class": "74", "name": "rose", "probability": 0.96}
+
+predict.py and programs that import the package ask the same object, so they get the same digits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import progress
+from flower_classifier.features.extraction import MOST_WORKERS, extract, micro_batches
+from flower_classifier.features.inputs import to_learner
+from flower_classifier.judging.prediction import DEFAULT_TOP_K, Prediction
+from flower_classifier.networks.checkpoint import Checkpoint
+from flower_classifier.networks.frozen import place
+from flower_classifier.photos.images import ImageError, PhotoSource
+from flower_classifier.photos.views import open_views
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+BROKEN = "the checkpoint answers with what is no number: its weights are broken; train again"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network makes of one photo."""
+
+    photo: PhotoSource
+    features: torch.Tensor  # (D,), what the head sees
+    logits: torch.Tensor  # (C,)
+
+
+class Predictor:
+    """A checkpoint's classifier on a device, and the names of its classes."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, device: torch.device, category_names: Mapping[str, str] | None = None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.classifier = checkpoint.classifier
+        self.frozen = place(self.classifier, device)
+        self.classes = checkpoint.classes
+        named = replace(checkpoint, category_names=dict(category_names)) if category_names else checkpoint
+        self.names = named.names  # what people call the classes, in the order of the logits
+        self.one_at_a_time = threading.Lock()
+
+    def __call__(
+        self, photos: PhotoSource | Sequence[PhotoSource], top_k: int = DEFAULT_TOP_K
+    ) -> list[dict[str, object]] | list[list[dict[str, object]]]:
+        """Return the `top_k` likeliest classes of a photo, likeliest first; of a list of photos, such a list of each.
+
+        A photo is a path, the bytes of a file, an open file, a Pillow image or an array (H, W, 3) of uint8. Several
+        threads may ask at once; they are answered one after the other. Raises ImageError for a photo that cannot be
+        opened, and InputError for a checkpoint whose weights are broken.
+        """
+        several = isinstance(photos, list | tuple)
+        with self.one_at_a_time:
+            answers = list(self.answers(photos if several else [photos]))
+        for answer in answers:
+            if isinstance(answer, ImageError):
+                raise answer
+        predicted = [[row.plain() for row in self.likeliest(answer, top_k)] for answer in answers]
+        return predicted if several else predicted[0]
+
+    def answers(self, photos: Sequence[PhotoSource], bar: tqdm | None = None) -> Iterator[Answer | ImageError]:
+        """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos."""
+
+        def open_photo(index: int, views: Sequence[int]) -> np.ndarray:
+            return open_views(photos[index], self.frozen.preprocessing, views)  # (1, S, S, 3)
+
+        work = [(indices, [0]) for indices in micro_batches(len(photos), self.frozen.device)]
+        workers = min(len(work), MOST_WORKERS)  # for a single photo one, with every core
+        with progress(len(photos), "photos", "photo", hidden=bar is None) as own_bar:
+            for done in extract(self.frozen, open_photo, work, bar or own_bar, workers):
+                outcomes: dict[int, Answer | ImageError] = dict(done.errors)
+                if done.indices:
+                    features, logits = self.head_answers(done.rows[0])
+                    for place_, index in enumerate(done.indices):
+                        outcomes[index] = Answer(photos[index], features[place_], logits[place_])
+                for index in sorted(outcomes):
+                    yield outcomes[index]
+
+    @torch.inference_mode()
+    def head_answers(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take the frozen part's rows (B, ...) to features (B, D) and logits (B, C), both on the CPU."""
+        features = to_learner(rows, self.frozen.device)
+        if self.frozen.network is None:  # the rows are pixels
+            features = self.classifier.features(features)
+        logits = self.classifier.head(features)
+        if not logits.isfinite().all():
+            raise InputError(BROKEN)
+        return features.cpu(), logits.cpu()
+
+    def likeliest(self, answer: Answer, top_k: int = DEFAULT_TOP_K) -> list[Prediction]:
+        """Return the `top_k` likeliest of all classes, likeliest first; all where there are no more."""
+        probabilities = (answer.logits / self.checkpoint.temperature).softmax(dim=0)  # (C,)
+        top = probabilities.topk(min(top_k, len(self.classes)))
+        return [
+            Prediction(self.classes[index], self.names[index], probability)
+            for index, probability in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        ]

@@ -1,0 +1,1 @@
+"""Backbones, the classifier on one, what of it is frozen, and the checkpoint that rebuilds it."""

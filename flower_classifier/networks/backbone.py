@@ -1,0 +1,56 @@
+"""What a backbone is, and what a source of backbones can be asked.
+
+A source is a family of architectures: our own cnn, torchvision's. backbones.py chooses among them by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from flower_classifier.photos.views import Preprocessing
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network without its classifier. `module` takes normalised images (B, 3, S, S) to features (B, width)."""
+
+    module: nn.Module
+    width: int
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a backbone's parameters start from, and what goes with them."""
+
+    name: str  # torchvision's name of them, a file's name, or "none" for random ones
+    preprocessing: Preprocessing  # what they were trained on
+    licence: str = ""  # where one is stated
+    read: Callable[[], Mapping[str, torch.Tensor]] | None = None  # fetches the tensors; None: random ones
+
+
+class Source(Protocol):
+    """A family of architectures."""
+
+    learns: str  # what of a classifier on such a backbone learns: "head" of a pretrained one, else "all"
+    hidden_units: tuple[int, ...]  # widths of the head's hidden layers, where none are asked for
+
+    def names(self) -> list[str]:
+        """Return the names of its architectures."""
+
+    def knows(self, arch: str) -> bool:
+        """Say whether it has an architecture, without making a list of all."""
+
+    def weights(self, arch: str, name: str | None, image_size: int | None) -> Weights:
+        """Return the weights of this name, or the best ones. Raises InputError for a name or a size they do not fit."""
+
+    def build(self, arch: str, preprocessing: Preprocessing) -> Backbone:
+        """Build an architecture with random weights drawn from torch's generator, its own classifier left out."""
+
+    def has_feature_map(self, arch: str) -> bool:
+        """Say whether its last layers still have places, (B, C, h, w), on which a heat map can be drawn."""

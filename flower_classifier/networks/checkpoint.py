@@ -1,0 +1,158 @@
+"""checkpoint.pth: all that predicting needs, in one file that a stranger may have written.
+
+The file holds plain dicts, lists, strings, numbers and tensors, so that `torch.load` with `weights_only=True` takes
+it, and takes it without pretrained weights or a network. docs/checkpoint.md lists its keys.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.networks.backbones import empty_backbone
+from flower_classifier.networks.classifier import LEARNS, Classifier, ModelConfig, build_classifier
+from flower_classifier.networks.sizes import LAYER_WIDTH, MOST_LAYERS
+from flower_classifier.networks.tensor_files import check_digest, damage_told, read_tensors, write_atomically
+from flower_classifier.photos.views import Preprocessing
+
+FORMAT_VERSION = 3  # 2 had no `learns` and torchvision's resampling, 1 had no temperature either
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained classifier's tensors, what they are the tensors of, what its outputs are called, how it came about."""
+
+    model: ModelConfig
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]  # class folders, in the order of the logits
+    tensors: Mapping[str, torch.Tensor]  # the classifier's state dict, at the best epoch
+    category_names: dict[str, str] = field(default_factory=dict)  # class folder -> what people call it
+    training: dict[str, object] = field(default_factory=dict)  # epoch, epochs, learning_rate, …
+    history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
+    temperature: float = 1.0  # by which logits are divided before they become probabilities
+
+    @property
+    def names(self) -> list[str]:
+        """What people call the classes, in the order of the logits."""
+        return [self.category_names.get(name, name) for name in self.classes]
+
+    @functools.cached_property
+    def classifier(self) -> Classifier:
+        """The classifier, with these very tensors in it, on the CPU and in eval mode.
+
+        It is built without memory for tensors of its own. Raises ValueError or RuntimeError where they do not fit it.
+        """
+        backbone = empty_backbone(self.model.arch, self.preprocessing)
+        with torch.device("meta"):
+            classifier = build_classifier(self.model, backbone)
+        empty = classifier.state_dict()
+        for name, tensor in empty.items():
+            if name in self.tensors and self.tensors[name].dtype != tensor.dtype:
+                raise ValueError(f"{name} is {self.tensors[name].dtype}, not {tensor.dtype}")
+        state = OrderedDict(self.tensors)
+        state._metadata = empty._metadata  # module versions, which mnasnet asks for
+        classifier.load_state_dict(state, assign=True)
+        return classifier
+
+    def to_plain(self) -> dict[str, object]:
+        """Return what the file holds."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "arch": self.model.arch,
+            "learns": self.model.learns,
+            "hidden_units": list(self.model.hidden_units),
+            "dropout": self.model.dropout,
+            "class_to_idx": {name: i for i, name in enumerate(self.classes)},
+            "category_names": self.category_names,
+            "preprocessing": plain(self.preprocessing),
+            "training": self.training,
+            "history": self.history,
+            "temperature": self.temperature,
+            "state_dict": self.tensors,
+        }
+
+    @classmethod
+    def from_plain(cls, contents: Mapping[str, object]) -> Checkpoint:
+        """Make a checkpoint of what a file holds, in any format so far.
+
+        Raises ValueError, KeyError or TypeError for contents that make no sense.
+        """
+        classes, names = contents["class_to_idx"], contents["category_names"]
+        if len(classes) < 2 or list(classes.values()) != list(range(len(classes))):
+            raise ValueError("class_to_idx does not count from 0")
+        if not all(isinstance(name, str) for name in (*classes, *names, *names.values())):
+            raise ValueError("names that are no text")
+        return cls(
+            model=model_of(contents),
+            preprocessing=preprocessing_of(contents),
+            classes=tuple(classes),
+            tensors=contents["state_dict"],
+            category_names=names,
+            training=contents["training"],
+            history=contents["history"],
+            temperature=temperature_of(contents),
+        )
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Raises RunError where the disk refuses; the file that was there before is then untouched.
+    """
+    write_atomically(path, checkpoint.to_plain())
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, and build its classifier. Raises InputError for a file that train.py did not write so."""
+    contents = read_tensors(path)
+    version = contents.get("format_version")
+    if not isinstance(version, int) or "state_dict" not in contents:
+        raise InputError(f"{path} is a file of tensors, but no checkpoint that train.py wrote")
+    if version > FORMAT_VERSION:
+        raise InputError(f"{path} has format {version}, this program reads up to {FORMAT_VERSION}: update it")
+    check_digest(path, contents)
+    with damage_told(path):
+        checkpoint = Checkpoint.from_plain(contents)
+        _ = checkpoint.classifier  # which shows whether the tensors fit
+    return checkpoint
+
+
+def model_of(contents: Mapping[str, object]) -> ModelConfig:
+    """Return what the model is made of; up to format 2, what learned went by the architecture."""
+    arch, hidden_units = contents["arch"], tuple(contents["hidden_units"])
+    if len(hidden_units) > MOST_LAYERS:
+        raise ValueError(f"{len(hidden_units)} hidden layers")
+    if not all(type(width) is int and LAYER_WIDTH.allow(width) for width in hidden_units):
+        raise ValueError("hidden layers of impossible widths")
+    learns = contents["learns"] if contents["format_version"] > 2 else "all" if arch == "cnn" else "head"
+    if learns not in LEARNS:
+        raise ValueError(f"learns is {learns!r}")
+    return ModelConfig(arch, hidden_units, contents["dropout"], len(contents["class_to_idx"]), learns)
+
+
+def preprocessing_of(contents: Mapping[str, object]) -> Preprocessing:
+    """Return the preprocessing; up to format 2, photos were resampled by torchvision."""
+    numbers = dict(contents["preprocessing"])
+    if contents["format_version"] <= 2:
+        numbers["resampling"] = "torchvision"
+    return Preprocessing(**{**numbers, "mean": tuple(numbers["mean"]), "std": tuple(numbers["std"])})
+
+
+def plain(preprocessing: Preprocessing) -> dict[str, object]:
+    """Return the preprocessing as a dict of numbers, strings and lists."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(preprocessing).items()}
+
+
+def temperature_of(contents: Mapping[str, object]) -> float:
+    """Return the temperature; files of format 1 have none. Raises ValueError for one that makes no sense."""
+    temperature = contents.get("temperature", 1.0)
+    if not isinstance(temperature, float) or not 0 < temperature < math.inf:
+        raise ValueError(f"a temperature of {temperature}")
+    return temperature

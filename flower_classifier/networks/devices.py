@@ -1,0 +1,66 @@
+"""The device that a run uses, and what is known of it."""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+import torch
+
+from flower_classifier.base.messages import warn
+from flower_classifier.base.randomness import fold_seed
+
+# Photos a forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
+MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 64}
+
+
+def choose_device(gpu: bool) -> torch.device:
+    """Return CUDA, else Apple's MPS, else (with a warning) the CPU; without `gpu` the CPU."""
+    if not can_start_threads():
+        torch.set_num_threads(1)  # OpenMP, refused a thread, would end the process
+    if not gpu:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    warn("no GPU found; using the CPU")
+    return torch.device("cpu")
+
+
+@functools.cache
+def can_start_threads() -> bool:
+    """Say whether the system gives threads, two a core (torch's and ours); where it does not, warn once."""
+    done = threading.Event()
+    threads = [threading.Thread(target=done.wait, daemon=True) for _ in range(2 * torch.get_num_threads())]
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError:  # a limit on processes, as shared hosts and containers have it
+        warn("the system gives no more threads (see `ulimit -u`): going on with one, which is slower")
+        return False
+    finally:
+        done.set()
+    return True
+
+
+def seed_torch(*parts: object) -> None:
+    """Seed torch's own generator, from which initialisation and dropout draw."""
+    torch.manual_seed(fold_seed(*parts))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Say whether the device computes in bfloat16 with instructions of its own; emulated, it gains nothing."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch of 2026 knows them by name
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
+
+
+def device_name(device: torch.device) -> str:
+    """Return what tells devices apart whose results may differ in the last bits."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"

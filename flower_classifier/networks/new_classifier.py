@@ -1,0 +1,35 @@
+"""A new classifier: a pretrained backbone with a head that has learned nothing yet."""
+
+from __future__ import annotations
+
+from flower_classifier.base.messages import warn
+from flower_classifier.networks.backbone import Weights
+from flower_classifier.networks.backbones import backbone_with_weights, resolve_arch, source_of
+from flower_classifier.networks.classifier import Classifier, ModelConfig, build_classifier
+from flower_classifier.networks.devices import seed_torch
+
+
+def new_classifier(
+    arch: str,
+    num_classes: int,
+    weights: str | None = None,
+    hidden_units: tuple[int, ...] | None = None,
+    dropout: float = 0.2,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> tuple[Classifier, Weights]:
+    """Put a new head on the backbone of this name; return the classifier and what its backbone's weights are.
+
+    `weights`: None for the best, a name, a file, or "none". `hidden_units`: None for what the architecture's source
+    suggests. `image_size` (pixels) is for the cnn alone. What is random is drawn from the seed. Raises InputError for
+    a name that does not exist or does not fit, RunError where a download fails.
+    """
+    arch = resolve_arch(arch)
+    source = source_of(arch)
+    seed_torch(seed, "backbone")  # what random weights are drawn from
+    backbone, chosen = backbone_with_weights(arch, weights, image_size)
+    seed_torch(seed, "head")
+    units = source.hidden_units if hidden_units is None else hidden_units
+    if source.learns == "head" and chosen.name == "none":
+        warn(f"random weights: the features of a random, frozen {arch} are good for trying things out alone")
+    return build_classifier(ModelConfig(arch, units, dropout, num_classes, source.learns), backbone), chosen

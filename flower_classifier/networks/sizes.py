@@ -1,0 +1,14 @@
+"""The sizes that a network may be asked for. The command line and the checkpoint's reader both ask here.
+
+They stand apart from the networks so that they are known without loading torch.
+"""
+
+from __future__ import annotations
+
+from flower_classifier.base.limits import Limits
+
+DEFAULT_IMAGE_SIZE = 32  # pixels, of the pictures that cnn takes: as in CIFAR-10
+IMAGE_SIZE = Limits(least=8, most=1024, unit="pixels")
+DEFAULT_HIDDEN_UNITS = 512  # of the one hidden layer that a head on a pretrained backbone has
+LAYER_WIDTH = Limits(least=1, most=10**6)  # of a hidden layer of the head
+MOST_LAYERS = 100  # hidden ones, of the head

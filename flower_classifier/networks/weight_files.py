@@ -1,0 +1,51 @@
+"""Weights from files of other programs: read safely, renamed, and assigned to a backbone."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.words import first_few, reason_of
+
+
+def read_weights_file(path: Path) -> Mapping[str, torch.Tensor]:
+    """Read a state dict of one's own, bare or under one of the keys that other programs save it by."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a file that is no state dict makes the reader raise
+        what = f"not a file of tensors that can be loaded safely ({reason_of(error)})"
+        raise InputError(f"{path}: {what}", "weights") from None
+    for key in ("state_dict", "model_state_dict", "model"):
+        state = state.get(key, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"{path}: no state dict (a mapping from names to tensors)", "weights")
+    return state
+
+
+def fill_backbone(module: nn.Module, state: Mapping[str, torch.Tensor], arch: str, weights: str) -> None:
+    """Assign a state dict's tensors to a backbone, leaving the original classifier's behind.
+
+    Raises InputError where tensors are missing or have other shapes.
+    """
+    renamed = OrderedDict((modern_name(name), tensor) for name, tensor in state.items())
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in renamed and not name.endswith("num_batches_tracked")]
+    misfits = [name for name in wanted if name in renamed and renamed[name].shape != wanted[name].shape]
+    if missing or misfits:
+        what = f"lacks {first_few(missing)}" if missing else f"has other shapes for {first_few(misfits)}"
+        raise InputError(f"{weights}: these are not {arch}'s, the file {what}", "weights")
+    batches_seen = torch.tensor(0)  # what files from before torch 0.4.1 lack, and eval mode never reads
+    kept = OrderedDict((name, renamed.get(name, batches_seen).to(wanted[name].dtype)) for name in wanted)
+    kept._metadata = wanted._metadata  # mnasnet asks for its version, and the shapes are this version's
+    module.load_state_dict(kept, assign=True)
+
+
+def modern_name(name: str) -> str:
+    """Undo what others add to a tensor's name: DataParallel's prefix, and the dots of old densenet files."""
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", name.removeprefix("module."))

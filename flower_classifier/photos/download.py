@@ -1,0 +1,221 @@
+"""The photos of 102 species of flowers from the network: fetched, checked, and unpacked whole or not at all.
+
+What has come lies beside DATA_DIR in the hidden file .NAME.zip.part. It survives whatever ends the program, kill -9
+included, and the next run asks for the rest of it alone. The photos are unpacked into .NAME.unpacking, which takes
+DATA_DIR's name when it is complete: archives.py does that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import time
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException, HTTPResponse, InvalidURL
+from pathlib import Path
+from typing import BinaryIO
+from urllib.error import HTTPError
+
+from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.messages import note, progress
+from flower_classifier.base.words import counted, megabytes, printable, reason_of
+from flower_classifier.photos.archives import BadArchiveError, unpack
+
+try:
+    import fcntl
+except ImportError:  # Windows, which has no such locks
+    fcntl = None
+
+FLOWERS = "https://s3.amazonaws.com/content.udacity-data.com/courses/nd188/flower_data.zip"
+TIMEOUT = 30.0  # seconds without a byte, after which a connection is given up
+PAUSES = (1.0, 2.0, 4.0)  # seconds before each new try; when they are used up and nothing more has come, that is it
+CHUNK = 2**18  # bytes
+BEGINNING = b"PK\x03\x04"  # of every zip archive that holds something
+
+
+class BrokenOffError(Exception):
+    """The connection broke off or stalled. What has come is good; the rest may be asked for again."""
+
+
+def download(data_dir: Path) -> None:
+    """Fetch the flowers into `data_dir`, unless something is there already.
+
+    Raises InputError for a `data_dir` that cannot be one, RunError where the network, the disk or the archive fails.
+    """
+    place = data_dir.resolve()
+    unpacking = place.with_name(f".{place.name}.unpacking")
+    try:
+        if is_filled(data_dir):
+            note(f"{data_dir} is there already: nothing to download")
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with partial_file(place.with_name(f".{place.name}.zip.part")) as partial:
+            if unpacking.exists():
+                shutil.rmtree(unpacking)  # what a killed run left
+            fetch(os.environ.get("FLOWERS_URL") or FLOWERS, partial)
+            number = unpack(partial, unpacking, place)
+            partial.truncate(0)  # which removes it
+    except OSError as error:
+        raise RunError(f"cannot write {error.filename or place}: {error.strerror or error}") from error
+    note(f"unpacked {counted(number, 'photo')} into {data_dir}")
+
+
+def is_filled(data_dir: Path) -> bool:
+    """Say whether there is something in the folder. Raises InputError where it can be none that is put in its place."""
+    if data_dir.is_dir() and any(data_dir.iterdir()):
+        return True
+    if data_dir.exists() and not data_dir.is_dir():
+        raise InputError(f"{data_dir} is a file, and no folder to download into: name another one")
+    if data_dir.resolve() == Path.cwd():
+        raise InputError("makes a new folder, and cannot replace the one you are in: name a folder in it", "download")
+    return False
+
+
+@contextlib.contextmanager
+def partial_file(path: Path) -> Iterator[BinaryIO]:
+    """Open the file that gathers what has come, to read and append; remove it if it is empty or useless at the end.
+
+    Raises InputError while another run has it open.
+    """
+    empty = False
+    try:
+        with path.open("a+b") as file:
+            keep_others_out(file)
+            try:
+                yield file
+            except BadArchiveError:
+                file.truncate(0)
+                raise
+            finally:
+                empty = size_of(file) == 0
+    finally:
+        if empty:
+            path.unlink(missing_ok=True)
+
+
+def keep_others_out(file: BinaryIO) -> None:
+    """Lock the file as long as this process has it open. Raises InputError where another process has."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError("another run is downloading the same: start this one when it has finished") from None
+    except OSError:  # a file system without locks
+        pass
+
+
+def size_of(file: BinaryIO) -> int:
+    """Return a file's length in bytes, and stand at its end."""
+    return file.seek(0, os.SEEK_END)
+
+
+# ---------------------------------------------------------------------------------------------------------- fetching
+
+
+def fetch(url: str, partial: BinaryIO) -> None:
+    """Append to the partial file what it lacks, asking for the rest whenever the connection breaks off.
+
+    Raises RunError when nothing more comes in as many tries as there are pauses.
+    """
+    furthest, failures = size_of(partial), 0
+    while True:
+        try:
+            receive(url, partial)
+            return
+        except BrokenOffError as error:
+            size = size_of(partial)
+            failures = 1 if size > furthest else failures + 1
+            furthest = max(furthest, size)
+            if failures > len(PAUSES):
+                kept = f"{megabytes(size)} of it are kept; the same command goes on from there"
+                again = kept if size else "is there a network? The same command tries again"
+                raise RunError(f"cannot download {printable(url)}: {error}\n{again}") from error
+            note(f"{error}; trying again in {PAUSES[failures - 1]:g} s")
+            time.sleep(PAUSES[failures - 1])
+
+
+def receive(url: str, partial: BinaryIO) -> None:
+    """Ask once for what the partial file lacks, and append what comes.
+
+    Raises BrokenOffError if that is not all, RunError if the server refuses, BadArchiveError if it is no archive.
+    """
+    size = size_of(partial)
+    try:
+        response = ask(url, size)
+    except HTTPError as error:
+        if error.code == 416 and size:  # the archive has nothing behind what we have
+            if place_of(error)[1] in (size, None):  # unpacking will show whether it is whole, where no length is said
+                return
+            partial.truncate(0)
+            return receive(url, partial)
+        again = "try again later, or let FLOWERS_URL name another place"
+        raise RunError(f"cannot download {printable(url)}: HTTP {error.code} {error.reason}; {again}") from error
+    with response:
+        if response.headers.get_content_type() == "text/html":  # of a hotel's network, say: what we have may be good
+            raise web_page(url)
+        start, total = place_of(response)
+        if start != size:  # the server has no use for ranges: all over again
+            partial.truncate(0)
+        if start not in (0, size):
+            raise BrokenOffError("the server sent another part than it was asked for")
+        known = (start, total) if start and total else (start or total,)
+        size = f"{'going on at ' if start else ''}{megabytes(*known)}" if any(known) else "size unknown"
+        note(f"downloading {printable(url)} ({size})")
+        append(response, partial, start, total, url)
+
+
+def append(response: HTTPResponse, partial: BinaryIO, start: int, total: int | None, url: str) -> None:
+    """Append what comes to the partial file. Raises BrokenOffError unless that makes it `total` bytes long."""
+    with progress(total, "downloading", "byte", scaled=True, done=start) as bar:
+        for chunk in chunks(response):
+            if not size_of(partial) and not BEGINNING.startswith(chunk[: len(BEGINNING)]):
+                raise web_page(url)
+            partial.write(chunk)
+            partial.flush()  # so that kill -9 loses nothing
+            bar.update(len(chunk))
+    if total not in (None, size_of(partial)):
+        raise BrokenOffError(f"the connection broke off at {megabytes(size_of(partial), total)}")
+
+
+def ask(url: str, start: int) -> HTTPResponse:
+    """Ask for the bytes from `start` on. Raises HTTPError if the server refuses, BrokenOffError if none is reached."""
+    try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+        return urllib.request.urlopen(request, timeout=TIMEOUT)
+    except HTTPError:
+        raise
+    except (InvalidURL, ValueError):
+        raise InputError(f"FLOWERS_URL: {printable(url)} is no address; it should look like {FLOWERS}") from None
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise BrokenOffError(reason_of(getattr(reason, "strerror", None) or reason)) from error
+
+
+def chunks(response: HTTPResponse) -> Iterator[bytes]:
+    """Yield what comes as it comes, first what tells an archive. Raises BrokenOffError where the network fails."""
+    try:
+        yield response.read(len(BEGINNING))
+        while chunk := response.read1(CHUNK):
+            yield chunk
+    except TimeoutError as error:
+        raise BrokenOffError(f"nothing came for {TIMEOUT:g} s") from error
+    except (OSError, HTTPException) as error:
+        raise BrokenOffError(f"the connection broke off ({reason_of(error)})") from error
+
+
+def place_of(answer: HTTPResponse | HTTPError) -> tuple[int | None, int | None]:
+    """Return at which byte of the archive an answer starts, and the archive's length; None for what it does not say."""
+    if answer.status not in (206, 416):
+        length = answer.headers.get("Content-Length", "")
+        return 0, int(length) if length.isdecimal() else None
+    said = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", answer.headers.get("Content-Range", ""))
+    start, total = said.groups() if said else (None, None)
+    return start and int(start), total and int(total)
+
+
+def web_page(url: str) -> RunError:
+    """Return the error for what is sent by networks that want a login first."""
+    return RunError(f"{printable(url)} sent a web page or the like, not a zip archive: does it open in a browser?")

@@ -1,0 +1,180 @@
+"""One photo, from wherever it is to upright RGB; everything that looks at photos opens them here.
+
+`load_image` takes a file, its bytes, or a picture that a program has in memory. What a model is shown of a photo is
+told in views.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import re
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.words import reason_of
+
+# Told by content. AVIF and HEIF where this Pillow has them; MPO is what many phones make of a JPEG.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+# Twice Pillow's default MAX_IMAGE_PIXELS, from where Pillow itself refuses: 0.5 GB as RGB, more than nearly every
+# camera's
+MAX_PIXELS = 178_956_970
+LYING = (5, 6, 7, 8)  # EXIF's orientations of a picture whose rows are columns of what is stored
+
+# A file's path, its contents, an open file; or a picture in memory: Pillow's, or uint8 (H, W, 3) RGB or (H, W) grey
+PhotoSource = Path | str | bytes | BinaryIO | Image.Image | np.ndarray
+
+
+class ImageError(InputError):
+    """Something that cannot be used as a photo."""
+
+
+@functools.cache
+def photo_formats() -> tuple[str, ...]:
+    """Return the allowed formats that this Pillow can open."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@functools.cache
+def photo_endings() -> frozenset[str]:
+    """Return the file-name endings (".jpg", …) under which photos are looked for in a folder."""
+    return frozenset(end for end, name in Image.registered_extensions().items() if name in photo_formats())
+
+
+def load_image(source: PhotoSource, shorter_side: int | None = None) -> Image.Image:
+    """Open a photo as RGB, upright by its EXIF orientation; of an animation, the first frame.
+
+    The format is told by the content, not by the name. Transparent pixels show white, 16-bit grey is scaled to 8. With
+    `shorter_side` (pixels) a large picture may come smaller, but no smaller than that: a camera's photo is then opened
+    in a third of the time. A picture in memory is left as it is; the answer is a picture of its own.
+    Raises ImageError, with the reason and the path if there is one, for whatever cannot be opened.
+    """
+    try:
+        if isinstance(source, Image.Image | np.ndarray):
+            image = picture_of(source)
+            return as_rgb(shrunk(image, shorter_side) if shorter_side else image)
+        return open_upright(Path(source) if isinstance(source, str) else source, shorter_side)
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        what = source if isinstance(source, Path | str) else "the photo"
+        raise ImageError(f"cannot open {what}: {trouble_with(source, error)}") from error
+
+
+def trouble_with(source: PhotoSource, error: Exception) -> str:
+    """Say why a photo cannot be opened."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is empty" if is_empty(source) else f"it is no {', '.join(photo_formats())} image"
+    if isinstance(error, Image.DecompressionBombError):
+        numbers = re.findall(r"(\d+) pixels", str(error))  # how many there are, how many Pillow opens
+        if len(numbers) == 2:
+            return too_many_pixels(*map(int, numbers))
+    return reason_of(error)
+
+
+def too_many_pixels(number: int, most: int) -> str:
+    """Say that a photo is too large."""
+    return f"{number:,} pixels are too many (at most {most:,})"
+
+
+def is_empty(source: Path | str | bytes | BinaryIO) -> bool:
+    """Say whether there is not a single byte in a file that holds no picture."""
+    if isinstance(source, bytes):
+        return not source
+    if isinstance(source, Path | str):
+        return Path(source).stat().st_size == 0
+    return source.seekable() and source.seek(0, io.SEEK_END) == 0
+
+
+def open_upright(source: Path | bytes | BinaryIO, shorter_side: int | None) -> Image.Image:
+    """Decode a photo, turn it upright, and make RGB of it."""
+    if isinstance(source, Path):
+        mode = source.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ValueError("it is no regular file")  # reading a pipe, say, might wait for ever
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=photo_formats()) as image:
+        check_size(image)
+        if shorter_side:
+            image.draft(None, (shorter_side, shorter_side))  # takes fewer of a JPEG's frequencies; others ignore it
+        image.load()
+        with contextlib.suppress(Exception):  # a good photo must not fail for its damaged metadata
+            ImageOps.exif_transpose(image, in_place=True)
+        return as_rgb(shrunk(image, shorter_side) if shorter_side else image)
+
+
+def picture_of(source: Image.Image | np.ndarray) -> Image.Image:
+    """Return a picture in memory, upright, without changing what was given. Raises ValueError for other arrays."""
+    if isinstance(source, np.ndarray):
+        is_picture = source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)
+        if source.dtype != np.uint8 or not is_picture or not source.size:
+            what = f"{source.dtype} of shape {source.shape}"
+            raise ValueError(f"it is an array of {what}, and not uint8 of shape (height, width, 3) or (height, width)")
+        return Image.fromarray(source)
+    check_size(source)
+    source.load()  # for which a damaged file is to blame, and not its metadata
+    try:
+        return ImageOps.exif_transpose(source)
+    except Exception:  # unreadable EXIF turns nothing
+        return source.copy()
+
+
+def check_size(image: Image.Image) -> None:
+    """Raise ValueError for more pixels than Pillow would open, where a program has lifted Pillow's own limit."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(too_many_pixels(image.width * image.height, MAX_PIXELS))
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return a photo's width and height, turned upright, from its header alone: for a photo that can be opened.
+
+    An orientation that a PNG gives behind its pixels, where hardly any has it, is not seen.
+    """
+    with Image.open(path, formats=photo_formats()) as image:
+        # A TIFF's `size` is turned already in newer versions of Pillow
+        width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+        with contextlib.suppress(Exception):  # unreadable EXIF turns nothing
+            if Image.Image.getexif(image).get(ExifTags.Base.Orientation) in LYING:  # PNG's own would decode it all
+                return height, width
+    return width, height
+
+
+def shrunk(image: Image.Image, shorter_side: int) -> Image.Image:
+    """Average blocks of pixels of a picture that has more than enough, before anything else is made of all of them."""
+    factor = min(image.size) // shorter_side
+    if factor < 2:
+        return image
+    if image.mode.startswith("I;16"):
+        image = image.convert("I")
+    elif image.mode in ("1", "P", "PA"):  # whose values are no amounts
+        image = as_rgb(image)
+    return image.reduce(factor)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Make RGB of any of Pillow's modes, looking as a person would see it on white paper."""
+    if image.mode.startswith(("I", "F")):  # 16-bit grey, 32-bit grey, float: Pillow's own conversion clips these
+        image = Image.fromarray(eight_bits(np.asarray(image)))
+    elif image.has_transparency_data:
+        overlay = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), overlay)
+    return image.convert("RGB")
+
+
+def eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Scale grey values (H, W) to 0…255 by the range their type and size imply: 1.0, 255, 65535, or their own."""
+    is_float = np.issubdtype(grey.dtype, np.floating)
+    finite = grey[np.isfinite(grey)].astype(np.float64)
+    highest, lowest = finite.max(initial=0.0), finite.min(initial=0.0)
+    values = np.nan_to_num(grey.astype(np.float64), nan=0.0, posinf=highest, neginf=lowest)
+    ranges = (1.0, 255.0, 65535.0) if is_float else (65535.0,)
+    top = next((limit for limit in ranges if highest <= limit), highest)
+    return np.round((values - lowest) * (255.0 / (top - lowest))).astype(np.uint8)

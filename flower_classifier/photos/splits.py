@@ -1,0 +1,175 @@
+"""The photos of a run: which are trained on, which are held out, and which class each of them belongs to.
+
+`load_splits` finds them below a data folder; what lies in a folder is told in folders.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import note, warn
+from flower_classifier.base.randomness import generator
+from flower_classifier.base.words import counted, first_few
+from flower_classifier.photos.folders import SPLIT_NAMES, find_classes, split_folders
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of the data: its photos in a fixed order (class by class, names sorted) and their labels."""
+
+    name: str  # train, valid or test
+    root: Path  # the data folder
+    photos: tuple[str, ...]  # paths below root, with "/": what a photo is known by, wherever the folder lies
+    labels: tuple[int, ...]  # indices into Splits.classes
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def fingerprint(self) -> str:
+        """Return a digest that changes when a photo is added, removed, renamed, resized or moved to another class."""
+        sizes = [(self.root / photo).stat().st_size for photo in self.photos]
+        rows = "\0".join(f"{row}" for row in zip(self.photos, self.labels, sizes, strict=True))
+        return hashlib.blake2b(rows.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a run. Classes, and their order, come from the training photos alone."""
+
+    classes: tuple[str, ...]
+    train: Split
+    valid: Split
+    test: Split | None
+
+
+def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Splits:
+    """Find the photos below `data_dir`: `train/`, a validation folder and perhaps `test/`, or class folders alone.
+
+    Without a validation folder a stratified, seeded `valid_split` of the training photos is held out.
+    Raises InputError where there is nothing to learn from, or where the folders contradict each other.
+    """
+    if not data_dir.is_dir():
+        what = "is not a folder" if data_dir.exists() else "does not exist"
+        raise InputError(f"{data_dir} {what}; give the folder that holds train/ and valid/, or one folder per class")
+    folders = split_folders(data_dir)
+    train = find_classes(data_dir, folders.get("train", data_dir))
+    if not folders and all(photo.count("/") > 1 for photos in train.values() for photo in photos):
+        where = f"lie in folders below {first_few(list(train))}"
+        warn(f"{data_dir}: all photos {where}, which are taken for classes; is this a level too high?")
+    check_number_of_classes(data_dir, tuple(train))
+    if "valid" in folders:
+        valid = find_classes(data_dir, folders["valid"])
+        if not valid:
+            raise InputError(f"{folders['valid']} holds no class folders with photos: fill it, or remove it")
+    else:
+        train, valid = hold_out(train, valid_split, seed)
+        if not valid:
+            raise InputError(f"{data_dir}: no class has two photos, so there is none to hold out and validate on")
+        number = counted(sum(map(len, valid.values())), "training photo")
+        note(f"no validation folder in {data_dir}: held out {number} ({valid_split:.0%} of each class) as one")
+    warn_of_cases(data_dir, tuple(train))
+    test = find_classes(data_dir, folders["test"]) if "test" in folders else {}
+    if "test" in folders and not test:
+        warn(f"{folders['test']} holds no class folders with photos: there will be no test result")
+    splits = Splits(
+        classes=tuple(train),
+        train=make_split("train", data_dir, train, train),
+        valid=make_split("valid", data_dir, train, valid),
+        test=make_split("test", data_dir, train, test) if test else None,
+    )
+    warn_of_copies(splits)
+    return splits
+
+
+def load_labelled(folder: Path, classes: tuple[str, ...]) -> Split:
+    """Find the photos of a folder that holds a folder for each class, in the order in which training has them.
+
+    Raises InputError where there are none, or where a folder is none of the classes.
+    """
+    if inside := split_folders(folder):
+        raise InputError(f"{folder} holds {first_few([f'{path.name}/' for path in inside.values()])}: name one of them")
+    found = find_classes(folder, folder)
+    if unknown := [name for name in found if name not in classes]:
+        raise InputError(f"{folder}: no classes of the checkpoint: {first_few(unknown)}; it knows {first_few(classes)}")
+    if not found:
+        raise InputError(f"{folder} holds no class folders with photos")
+    return make_split(SPLIT_NAMES.get(folder.resolve().name.lower(), ""), folder, classes, found)
+
+
+def hold_out(by_class: dict[str, list[str]], share: float, seed: int) -> tuple[dict, dict]:
+    """Split every class into what stays and a seeded `share` (at least one photo, if that leaves one to train on)."""
+    kept, held = {}, {}
+    for name, photos in by_class.items():
+        number = min(max(1, round(share * len(photos))), len(photos) - 1)
+        order = generator(seed, "hold out", name).permutation(len(photos))
+        chosen = {photos[i] for i in order[:number]}
+        kept[name] = [photo for photo in photos if photo not in chosen]
+        held[name] = [photo for photo in photos if photo in chosen]
+    return kept, {name: photos for name, photos in held.items() if photos}
+
+
+def make_split(name: str, root: Path, classes: Iterable[str], by_class: dict[str, list[str]]) -> Split:
+    """Lay a split's photos out in a row, class by class. Raises InputError for a class not among them."""
+    index = {class_name: i for i, class_name in enumerate(classes)}
+    if unknown := [class_name for class_name in by_class if class_name not in index]:
+        raise InputError(
+            f"{root}: {name} photos of classes that train/ lacks: {first_few(unknown)}; remove or rename them"
+        )
+    rows = [(photo, index[class_name]) for class_name, photos in by_class.items() for photo in photos]
+    return Split(name, root, photos=tuple(photo for photo, _ in rows), labels=tuple(label for _, label in rows))
+
+
+def check_number_of_classes(data_dir: Path, classes: tuple[str, ...]) -> None:
+    """Raise InputError unless there are two classes to tell apart."""
+    if len(classes) >= 2:
+        return
+    found = f"only one class ({classes[0]})" if classes else "no class folders with photos"
+    nested = [path.parent for path in sorted(data_dir.glob("*/train")) if path.is_dir()]
+    hint = f"did you mean {nested[0]}?" if nested else "a class is a folder of photos, and there must be two at least"
+    raise InputError(f"{data_dir} holds {found}: {hint}")
+
+
+def warn_of_cases(data_dir: Path, classes: tuple[str, ...]) -> None:
+    """Warn of classes that differ by upper and lower case only: probably one class in two folders."""
+    by_lower: dict[str, list[str]] = {}
+    for name in classes:
+        by_lower.setdefault(name.lower(), []).append(name)
+    if alike := [" and ".join(names) for names in by_lower.values() if len(names) > 1]:
+        warn(
+            f"{data_dir}: classes that differ by case only are kept apart: {first_few(alike)}; is each pair one class?"
+        )
+
+
+def warn_of_copies(splits: Splits) -> None:
+    """Warn of photos that are in training and held out too, byte for byte: they make the accuracy a lie."""
+    trained = by_size(splits.train)
+    for split in filter(None, (splits.valid, splits.test)):
+        copies = []
+        for size, photos in by_size(split).items():
+            known = {contents(splits.train.root / photo) for photo in trained.get(size, ()) if size}
+            copies += [photo for photo in photos if known and contents(split.root / photo) in known]
+        if copies:
+            warn(
+                f"{counted(len(copies), f'{split.name} photo')} of {len(split):,} are training photos too "
+                f"({first_few(sorted(copies))}): the {split.name} accuracy will look better than it is"
+            )
+
+
+def by_size(split: Split) -> dict[int, list[str]]:
+    """Map sizes in bytes to the photos of that size."""
+    sizes: dict[int, list[str]] = {}
+    for photo in split.photos:
+        sizes.setdefault((split.root / photo).stat().st_size, []).append(photo)
+    return sizes
+
+
+def contents(path: Path) -> bytes:
+    """Return a digest of a file's bytes; of one that cannot be read, one that no other has."""
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+    except OSError:  # which opening the photo will report
+        return str(path).encode("utf-8", "surrogateescape")

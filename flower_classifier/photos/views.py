@@ -1,0 +1,214 @@
+"""What a model is shown of a photo: squares of pixels, cut out of it and resampled in one way that is written down.
+
+`Preprocessing` says in plain numbers what a backbone expects, and travels with the weights inside the checkpoint.
+`open_views` opens a photo and cuts views out of it: the plain one, its mirror image, random crops.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from flower_classifier.base.randomness import generator
+from flower_classifier.photos.images import PhotoSource, load_image
+
+# Which pixels come out of the code below and of images.py. Raise it when they change: features that are kept on disk
+# under an earlier one are then computed again.
+VERSION = 1
+MAX_SIDE = 2048  # pixels that a model may ask for
+LONGEST_ASPECT = 3  # what lies further out than this many short sides is trimmed before anything else
+FIRST_RANDOM_VIEW = 2  # the plain photo and its mirror image come before
+# A random view shows this share of the photo's area. ImageNet training goes down to 8 %, over hundreds of epochs; the
+# few views that a head learns from had better all show the flower.
+CROP_AREA = (0.4, 1.0)
+CROP_ASPECT = (3 / 4, 4 / 3)  # of a random view's crop, as in Szegedy et al. 2015, section 6
+# Pillow's filter, and how many pixels away it still sees one
+FILTERS = {"bilinear": (Image.Resampling.BILINEAR, 1), "bicubic": (Image.Resampling.BICUBIC, 2)}
+RESAMPLINGS = ("pillow", "torchvision")  # "torchvision": as checkpoints of formats 1 and 2 saw their photos
+
+# How far another way to the same view of a photo may be from ours, torchvision's preset and every export among them:
+# by so many of 256 levels, on this share of the values. Where a weighted mean lies exactly midway between two levels,
+# either is right: in a checkerboard most do, in noise up to three in a hundred, in real photos two in a thousand.
+TOLERANCE_LEVELS = 2  # nearly always 1: the rounding of rows and of columns may add up
+TOLERANCE_SHARE = 0.03
+
+Crop = tuple[int, int, int, int]  # top, left, height, width in whole pixels
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+Cut = Callable[[Crop | None], np.ndarray]  # a crop, or None for the plain view -> uint8 (S, S, 3)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a backbone expects of its input, in plain numbers that a checkpoint holds.
+
+    Pixels: the shorter side is resized to `resize_size`, the centre `crop_size` square is cut out (view 0). Values:
+    (uint8 / 255 - mean) / std for each of R, G and B, done on the device as part of the model.
+    """
+
+    resize_size: int  # pixels
+    crop_size: int  # pixels
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str  # bilinear or bicubic; always antialiased
+    resampling: str = "pillow"  # one of RESAMPLINGS: whose arithmetic it is
+
+    @property
+    def enough_pixels(self) -> int:
+        """How many pixels a photo's shorter side needs at least, where it has them, for any view to be cut out of it.
+
+        The smallest random crop's sides are sqrt(0.4 * 3/4) = 0.55 of the photo's, so of twice as many pixels as the
+        plain view needs every crop has enough.
+        """
+        return 2 * self.resize_size
+
+    def __post_init__(self) -> None:
+        are_whole = type(self.crop_size) is int and type(self.resize_size) is int
+        sizes_fit = are_whole and 1 <= self.crop_size <= self.resize_size <= MAX_SIDE
+        are_numbers = all(type(number) in (int, float) and abs(number) < 1e6 for number in (*self.mean, *self.std))
+        numbers_fit = are_numbers and len(self.mean) == len(self.std) == 3 and min(self.std) > 0
+        ways_fit = self.interpolation in tuple(FILTERS) and self.resampling in RESAMPLINGS
+        if not (sizes_fit and numbers_fit and ways_fit):
+            raise ValueError(f"{self} makes no sense")
+
+
+def open_views(
+    source: PhotoSource, preprocessing: Preprocessing, views: Sequence[int] = (0,), seed: int = 0, name: str = ""
+) -> np.ndarray:
+    """Open a photo and cut views out of it, uint8 (V, S, S, 3): height, width, channel. Raises ImageError.
+
+    View 0 is the plain photo, view 1 its mirror image. All further ones are random crops, half of them mirrored, drawn
+    from the view's number, the seed and the photo's name.
+    """
+    image = load_image(source, preprocessing.enough_pixels)
+    width, height = trimmed_size(*image.size)
+    cut = cutter(image, preprocessing)
+    plain = functools.cache(lambda: cut(None))  # for the first two views
+    cut_out = np.empty((len(views), preprocessing.crop_size, preprocessing.crop_size, 3), np.uint8)
+    for place, view in enumerate(views):
+        if view < FIRST_RANDOM_VIEW:
+            pixels, is_mirrored = plain(), view == 1
+        else:
+            rng = generator(seed, "view", view, name)
+            pixels, is_mirrored = cut(random_crop(height, width, rng)), rng.random() < 0.5
+        cut_out[place] = mirrored(pixels) if is_mirrored else pixels
+    return cut_out
+
+
+def mirrored(pixels: np.ndarray) -> np.ndarray:
+    """Return the mirror image of uint8 (S, S, 3): three bytes moved as one, which takes a third of the time."""
+    return np.ascontiguousarray(np.ascontiguousarray(pixels).view("V3")[:, ::-1]).view(np.uint8)
+
+
+def random_crop(height: int, width: int, rng: np.random.Generator) -> Crop:
+    """Draw top, left, height and width of a crop with an area in CROP_AREA and an aspect in CROP_ASPECT."""
+    area = height * width * rng.uniform(*CROP_AREA)
+    aspect = math.exp(rng.uniform(*np.log(CROP_ASPECT)))
+    crop_height = min(max(1, round(math.sqrt(area / aspect))), height)
+    crop_width = min(max(1, round(math.sqrt(area * aspect))), width)
+    top = int(rng.integers(height - crop_height + 1))
+    left = int(rng.integers(width - crop_width + 1))
+    return top, left, crop_height, crop_width
+
+
+# -------------------------------------------------------------------------------------------------------- resampling
+#
+# The contract, which every export of a model keeps too, within the tolerance above:
+#
+# 1. What of a photo (upright, RGB) lies further out than LONGEST_ASPECT short sides is trimmed: the middle stays,
+#    `trimmed_size` pixels from `centre` on. Nothing of what is trimmed counts from here on.
+# 2. A view is a square of S x S pixels, resampled out of a box of the photo: float coordinates in pixels, where pixel
+#    (x, y) covers x to x + 1 and y to y + 1. Pixel i of a row lies at left + (i + 0.5) * (right - left) / S.
+# 3. A value there is the mean of the photo's, weighted by a filter of the distance: bilinear the triangle (reaching 1
+#    pixel), bicubic Keys's with a = -0.5 (reaching 2). Where the box has more pixels than the view, the filter is as
+#    many times wider (antialiasing). Pixels just outside the box count where the photo has them; beyond the photo's
+#    edge there are none, and the weights of the others are scaled to a sum of 1.
+# 4. Rows first, then columns; after each, values are rounded (halves up) and kept within 0 and 255.
+# 5. The plain view's box is `plain_box`: what remains of the photo when its shorter side is resized to R and the
+#    centre S x S is cut out, as the presets of torchvision's weights do. A random view's box is its crop.
+
+
+def cutter(image: Image.Image, preprocessing: Preprocessing) -> Cut:
+    """Return what cuts views out of an RGB image, resampled as the preprocessing says."""
+    if preprocessing.resampling == "torchvision":
+        from flower_classifier.photos.torch_resampling import (
+            torchvision_cutter,  # here: photos need no torch, but for old checkpoints
+        )
+
+        return torchvision_cutter(image, preprocessing)
+    return pillow_cutter(image, preprocessing)
+
+
+def pillow_cutter(image: Image.Image, preprocessing: Preprocessing) -> Cut:
+    """Return what cuts views out of an RGB image by the contract."""
+    photo, side = trimmed(image), preprocessing.crop_size
+
+    def cut(crop: Crop | None) -> np.ndarray:
+        if crop is None:
+            box = plain_box(*photo.size, preprocessing)
+        else:
+            top, left, height, width = crop
+            box = (left, top, left + width, top + height)
+        return np.asarray(resampled(photo, box, side, preprocessing.interpolation))  # (S, S, 3)
+
+    return cut
+
+
+def resampled(photo: Image.Image, box: Box, side: int, interpolation: str) -> Image.Image:
+    """Resample a box of a photo into a square of side x side pixels: points 2 to 4 of the contract.
+
+    `photo.resize((side, side), filter, box)` is the same but for the order of rows and columns, which Pillow 13 chooses
+    by their cost: where bicubic overshoots and is cut at 0 or 255 in between, that moves values by several levels.
+    """
+    kind, reach = FILTERS[interpolation]
+    left, top, right, bottom = box
+    across, down = (1 + math.ceil(reach * max(1, length / side)) for length in (right - left, bottom - top))
+    first_column, first_row = max(0, int(left) - across), max(0, int(top) - down)
+    end_column, end_row = min(photo.width, math.ceil(right) + across), min(photo.height, math.ceil(bottom) + down)
+    part = photo.crop((first_column, first_row, end_column, end_row))  # all that counts: the rest costs time
+    rows = part.resize((side, part.height), kind, (left - first_column, 0, right - first_column, part.height))
+    return rows.resize((side, side), kind, (0, top - first_row, side, bottom - first_row))
+
+
+def plain_box(width: int, height: int, preprocessing: Preprocessing) -> Box:
+    """Return which part of a photo, trimmed already, the plain view shows: left, top, right, bottom in its pixels.
+
+    Also how torchvision rounds is kept: the long side of the resized photo down, where the centre begins to even.
+    """
+    short, side = min(width, height), preprocessing.crop_size
+    resized_width = int(preprocessing.resize_size * width / short)
+    resized_height = int(preprocessing.resize_size * height / short)
+    left, top = centre(resized_width, side), centre(resized_height, side)
+    return (
+        left * width / resized_width,
+        top * height / resized_height,
+        (left + side) * width / resized_width,
+        (top + side) * height / resized_height,
+    )
+
+
+def trimmed(image: Image.Image) -> Image.Image:
+    """Cut off a panorama's far ends; any other picture comes back as it is.
+
+    A strip of 20,000 x 3 would otherwise be a view's whole row of a few pixels, enlarged.
+    """
+    width, height = trimmed_size(*image.size)
+    if (width, height) == image.size:
+        return image
+    left, top = centre(image.width, width), centre(image.height, height)
+    return image.crop((left, top, left + width, top + height))
+
+
+def trimmed_size(width: int, height: int) -> tuple[int, int]:
+    """Return how much of a photo's width and height is not trimmed."""
+    limit = LONGEST_ASPECT * min(width, height)
+    return min(width, limit), min(height, limit)
+
+
+def centre(length: int, part: int) -> int:
+    """Return where the part in the middle of a length begins, rounded as torchvision's center_crop does: to even."""
+    return round((length - part) / 2.0)

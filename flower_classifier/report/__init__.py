@@ -1,0 +1,1 @@
+"""What people see: formats, tables, charts, pictures."""

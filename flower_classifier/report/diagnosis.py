@@ -1,0 +1,93 @@
+"""What a run or an evaluation leaves for people: tables and pictures, in a folder. `report_files.py` lists them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flower_classifier.base.words import counted, printable
+from flower_classifier.photos.images import ImageError, load_image
+from flower_classifier.report.report_files import files_of, writing
+from flower_classifier.report.tables import per_class, write_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from flower_classifier.judging.evaluation import Evaluation
+    from flower_classifier.report.pictures import Mistake
+
+MOST_MISTAKES = 12
+PHOTO_SIDE = 280  # pixels of a photo's shorter side that the grid of mistakes can show
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """An evaluation, and what its photos and classes are called."""
+
+    split: str  # which photos these are, such as "test", or ""
+    evaluation: Evaluation
+    photos: Sequence[Path]  # (N,)
+    classes: Sequence[str]  # (C,)
+    names: Sequence[str]  # (C,): what people call the classes
+
+
+def write_history(folder: Path, history: Sequence[dict[str, float]], best_epoch: int) -> dict[str, Figure]:
+    """Write the epochs' numbers as a table and as curves; return the figure by its name.
+
+    Raises RunError where a file cannot be written.
+    """
+    from flower_classifier.report.charts import draw_curves
+
+    write_table(folder / "history.csv", [list(history[0]), *(row.values() for row in history)])
+    return save_all(folder, {"curves": draw_curves(history, best_epoch)})
+
+
+def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> dict[str, Figure]:
+    """Write what an evaluation found, instead of what an earlier one left there; return the figures by name.
+
+    Raises RunError where a file cannot be written.
+    """
+    from flower_classifier.report.charts import draw_confusion, draw_reliability
+    from flower_classifier.report.pictures import draw_mistakes
+
+    with writing(folder):
+        for name in files_of("evaluation"):
+            (folder / name).unlink(missing_ok=True)
+    evaluation, names = diagnosis.evaluation, [printable(name) for name in diagnosis.names]
+    write_table(folder / "per_class.csv", per_class(evaluation, diagnosis.classes, diagnosis.names))
+    photos = counted(len(evaluation), f"{diagnosis.split} photo".strip())
+    figures = {
+        "confusion_matrix": draw_confusion(evaluation, names, photos),
+        "reliability": draw_reliability(evaluation, photos),
+    }
+    if mistakes := most_confident_mistakes(diagnosis, names):
+        all_mistakes = counted(len(evaluation.mistakes), "mistake")
+        chosen = f"the {len(mistakes)} most confident of " if len(mistakes) < len(evaluation.mistakes) else ""
+        figures["mistakes"] = draw_mistakes(mistakes, f"{photos}: {chosen}{all_mistakes}")
+    return save_all(folder, figures)
+
+
+def most_confident_mistakes(diagnosis: Diagnosis, names: Sequence[str]) -> list[Mistake]:
+    """Return the wrong predictions with the highest probabilities, highest first, with their photos."""
+    from flower_classifier.report.pictures import Mistake
+
+    evaluation, found = diagnosis.evaluation, []
+    predicted, confidence = evaluation.predicted.tolist(), evaluation.confidence.tolist()
+    for index in evaluation.mistakes[:MOST_MISTAKES]:
+        path = diagnosis.photos[index]
+        with contextlib.suppress(ImageError):  # the photo has gone since; the numbers stay true
+            photo, true = load_image(path, PHOTO_SIDE), names[evaluation.labels[index]]
+            found.append(Mistake(photo, printable(path.name), names[predicted[index]], confidence[index], true))
+    return found
+
+
+def save_all(folder: Path, figures: dict[str, Figure]) -> dict[str, Figure]:
+    """Save each figure under its name, and return them."""
+    from flower_classifier.report.figures import save_figure
+
+    for name, figure in figures.items():
+        save_figure(figure, folder / f"{name}.png")
+    return figures

@@ -1,0 +1,143 @@
+"""Pictures of photos: a prediction, and the mistakes of an evaluation. Sizes are inches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image, ImageOps
+
+from flower_classifier.base.messages import note
+from flower_classifier.base.words import percent
+from flower_classifier.report.figures import (
+    CAPTION,
+    DPI,
+    FAINT,
+    LARGE,
+    LIGHT_GREEN,
+    PALE,
+    PALE_GREEN,
+    RED,
+    TINY,
+    TITLE,
+    add_axes,
+    new_figure,
+    shorten,
+    text_style,
+    write_line,
+)
+
+if TYPE_CHECKING:
+    from flower_classifier.judging.heatmap import Heatmap  # which needs torch; pictures do not
+
+MARGIN, GAP, HEADER = 0.3, 0.45, 0.4
+PHOTO_BOX = (6.4, 4.2)  # what a photo is fitted into
+NARROWEST_PHOTO = 1.6  # so that its file name has room
+BARS_WIDTH, NUMBER_WIDTH = 5.6, 0.95
+MOST_ROWS = 50
+ROW_HEIGHTS = (0.48, 0.84)  # rows share the photo's height within these limits
+COLUMNS, CELL, CAPTIONS, GRID_TOP = 4, 2.425, 0.5, 0.6  # of the grid of mistakes: 1,200 pixels wide
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A photo whose predicted class is not its true one."""
+
+    photo: Image.Image
+    file: str
+    predicted: str
+    probability: float  # of the predicted class
+    true: str
+
+
+def draw_prediction(
+    photo: Image.Image, title: str, likeliest: Sequence[tuple[str, float]], heatmap: Heatmap | None = None
+) -> Figure:
+    """Draw a photo beside a bar for each of its likeliest classes (name, probability), perhaps with a heatmap on it."""
+    if len(likeliest) > MOST_ROWS:
+        note(f"the picture shows the first {MOST_ROWS} of {len(likeliest)} classes")
+        likeliest = likeliest[:MOST_ROWS]
+    scale = min(PHOTO_BOX[0] / photo.width, PHOTO_BOX[1] / photo.height)  # inches per pixel
+    photo_width, photo_height = max(photo.width * scale, NARROWEST_PHOTO), photo.height * scale
+    height = max(photo_height, ROW_HEIGHTS[0] * len(likeliest))
+    figure = new_figure(MARGIN + photo_width + GAP + BARS_WIDTH + MARGIN, MARGIN + height + HEADER)
+    panel = add_axes(figure, MARGIN, MARGIN, photo_width, height)
+    draw_photo(panel, photo, title)
+    if heatmap:
+        draw_heatmap(panel, heatmap, likeliest[0][0])
+    draw_bars(add_axes(figure, MARGIN + photo_width + GAP, MARGIN, BARS_WIDTH, height), likeliest)
+    return figure
+
+
+def draw_mistakes(mistakes: Sequence[Mistake], title: str) -> Figure:
+    """Draw mistakes in a grid: each photo with its predicted class, that class's probability, and its true class."""
+    rows = -(-len(mistakes) // COLUMNS)
+    height = GRID_TOP + rows * (CELL + CAPTIONS)
+    figure = new_figure(COLUMNS * CELL + MARGIN, height)
+    side = round((CELL - MARGIN) * DPI)  # pixels of a photo, which is cut square
+    page = Image.new("RGB", [round(inches * DPI) for inches in figure.get_size_inches()], "white")
+    write_line(figure, title, MARGIN, height - 0.2, 9.4, LARGE)
+    for place, mistake in enumerate(mistakes):
+        left, down = MARGIN + place % COLUMNS * CELL, GRID_TOP + place // COLUMNS * (CELL + CAPTIONS)
+        photo = ImageOps.fit(mistake.photo, (side, side), Image.Resampling.LANCZOS)
+        page.paste(photo, (round(left * DPI), round(down * DPI)))
+        top = height - down - CELL + MARGIN  # of the captions
+        predicted = f"{mistake.predicted}  {percent(mistake.probability, digits=0)}"
+        write_line(figure, predicted, left, top - 0.06, CELL - MARGIN, TITLE, RED)
+        write_line(figure, f"true class: {mistake.true}", left, top - 0.26, CELL - MARGIN, TITLE)
+        write_line(figure, mistake.file, left, top - 0.46, CELL - MARGIN, CAPTION, FAINT)
+    figure.figimage(np.asarray(page), zorder=-1)
+    return figure
+
+
+def draw_photo(axes: Axes, photo: Image.Image, title: str) -> None:
+    """Fit the photo into the axes from the top left, smoothly resized whether it is huge or tiny."""
+    axes.set_axis_off()
+    panel = axes.get_window_extent()
+    scale = min(panel.width / photo.width, panel.height / photo.height)
+    size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
+    axes.imshow(photo.resize(size, Image.Resampling.LANCZOS), interpolation="none")
+    axes.set_anchor("NW")
+    text = axes.annotate(title, (0, 1), (0, 7), "axes fraction", "offset points", **text_style(TITLE, FAINT))
+    shorten(text, panel.width)
+
+
+def draw_heatmap(axes: Axes, heatmap: Heatmap, name: str) -> None:
+    """Lay a heatmap over the photo in `axes`, within a frame around the part that the network sees."""
+    width, height = (round(limits[1] - limits[0]) for limits in (axes.get_xlim(), axes.get_ylim()[::-1]))
+    left, top, right, bottom = heatmap.box
+    extent = (left * width - 0.5, right * width - 0.5, bottom * height - 0.5, top * height - 0.5)
+    size = max(1, round((right - left) * width)), max(1, round((bottom - top) * height))
+    values = Image.fromarray(heatmap.values).resize(size, Image.Resampling.BICUBIC)
+    limits = axes.get_xlim(), axes.get_ylim()
+    heat = np.asarray(values).clip(0, 1)
+    axes.imshow(heat, "inferno", alpha=0.15 + 0.55 * heat, extent=extent, vmin=0, vmax=1)
+    corner, sides = (extent[0], extent[3]), (extent[1] - extent[0], extent[2] - extent[3])
+    axes.add_patch(Rectangle(corner, *sides, fill=False, edgecolor="white", linewidth=1.2))
+    axes.set(xlim=limits[0], ylim=limits[1])
+    text = f"bright: what speaks for {name}; frame: what the network sees"
+    line = axes.annotate(text, (0, 0), (0, -7), "axes fraction", "offset points", va="top", **text_style(TINY, FAINT))
+    shorten(line, axes.get_window_extent().width)
+
+
+def draw_bars(axes: Axes, likeliest: Sequence[tuple[str, float]]) -> None:
+    """Draw one row per class, likeliest first: its bar from 0 to 100 %, its name on it, its probability beside it."""
+    axes.set_axis_off()
+    inches = axes.get_window_extent().height / DPI
+    row_height = min(max(inches / len(likeliest), ROW_HEIGHTS[0]), ROW_HEIGHTS[1])
+    axes.set_xlim(0, BARS_WIDTH)
+    axes.set_ylim(inches, 0)
+    full = BARS_WIDTH - NUMBER_WIDTH
+    for row, (name, probability) in enumerate(likeliest):
+        middle, thickness = (row + 0.5) * row_height, 0.76 * row_height
+        axes.barh(middle, full, thickness, color=PALE)
+        axes.barh(middle, full * probability, thickness, color=PALE_GREEN if row else LIGHT_GREEN)
+        number = percent(probability, digits=1)
+        axes.text(BARS_WIDTH, middle, number, ha="right", va="center", **text_style(LARGE))
+        text = axes.text(0.12, middle, name, va="center", **text_style(LARGE))
+        shorten(text, (full - 0.24) * DPI)

@@ -1,0 +1,195 @@
+"""What train.py would have before it and how long it would take: `--summary`, which trains and writes nothing.
+
+Every photo is opened as training would open it. The expected time is measured, not looked up: a few photos go through
+the backbone, a few batches through the head, and what they took is scaled to the whole run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import bars_are_shown, note, progress
+from flower_classifier.base.words import counted, printable
+from flower_classifier.features.extraction import in_order
+from flower_classifier.features.inputs import LISTED_BAD, Inputs, check_photos_left
+from flower_classifier.networks.classifier import Classifier
+from flower_classifier.networks.frozen import FrozenPart
+from flower_classifier.photos.images import ImageError, load_image, upright_size
+from flower_classifier.photos.splits import Splits
+from flower_classifier.studies.timing import epoch_seconds, reading_seconds
+from flower_classifier.training.recipe import Recipe
+
+Size = tuple[int, int]  # width, height in pixels
+
+
+def survey(
+    splits: Splits,
+    category_names: dict[str, str],
+    classifier: Classifier,
+    weights: str,
+    frozen: FrozenPart,
+    recipe: Recipe,
+    skip_bad: bool,
+    cached: bool,
+) -> None:
+    """Print what was found, what would be trained and how long it would take about.
+
+    Raises InputError, when all has been said, for photos without which training would not begin.
+    """
+    names = [category_names.get(name, name) for name in splits.classes]
+    found = [split for split in (splits.train, splits.valid, splits.test) if split]
+    parts = [Inputs(frozen, split, recipe.seed) for split in found]
+    numbers = ", ".join(f"{len(part.split):,} {part.split.name}" for part in parts)
+    print(f"{counted(len(splits.classes), 'class', 'classes')}: {numbers} photos")
+    show("smallest class", class_sizes([names[label] for label in splits.train.labels]))
+    show("photo sizes", size_range(open_all(parts)))
+    errors = [part.bad[index] for part in parts for index in sorted(part.bad)]
+    show("bad files", bad_files(errors, skip_bad))
+    show("backbone", backbone_of(classifier, weights))
+    show("head", head_of(classifier))
+    show("on", machine(frozen))
+    if all(part.used for part in parts):
+        show("expected", expected(parts, classifier, recipe, cached))
+    if errors and not skip_bad:
+        advice = "repair or remove them, or leave them out (option skip_bad)"
+        raise InputError(f"{counted(len(errors), 'photo')} cannot be used; {advice}")
+    check_photos_left(splits.classes, *parts)
+
+
+def show(what: str, text: str) -> None:
+    """Print a fact behind its name; names of files and classes in it cannot steer the terminal."""
+    lines = [printable(line) for line in text.split("\n")]
+    print(f"{what:16}" + f"\n{'':16}".join(lines), flush=True)
+
+
+# -------------------------------------------------------------------------------------------------------- the photos
+
+
+def class_sizes(names: Iterable[str]) -> str:
+    """Say which class has fewest and which has most photos, given the class of each photo."""
+    by_name = Counter(names)
+    least, most = (
+        (counted(number, "photo"), [name for name in by_name if by_name[name] == number])
+        for number in (min(by_name.values()), max(by_name.values()))
+    )
+    if least == most:
+        return f"{least[0]}, as all have"
+    smallest, largest = (
+        f"{photos} ({named[0]}{f' and {len(named) - 1:,} more' * (len(named) > 1)})" for photos, named in (least, most)
+    )
+    return f"{smallest}, largest {largest}"
+
+
+def open_all(parts: Sequence[Inputs]) -> list[Size]:
+    """Open every photo on every core; put what cannot be opened into each part's `bad`, return the others' sizes."""
+    number = sum(len(part.split) for part in parts)
+    if not bars_are_shown():
+        note(f"opening {counted(number, 'photo')}")
+    work = [
+        (part.split.root / photo, part.frozen.preprocessing.enough_pixels)
+        for part in parts
+        for photo in part.split.photos
+    ]
+    places = [(part, index) for part in parts for index in range(len(part.split))]
+    sizes = []
+    with progress(number, "opening photos", "photo") as bar:
+        # As for a CPU also where there is a GPU, since no photo is sent there
+        for (part, index), found in zip(places, in_order(try_photo, work, torch.device("cpu")), strict=True):
+            if isinstance(found, ImageError):
+                part.bad[index] = found
+            else:
+                sizes.append(found)
+            bar.update()
+    return sizes
+
+
+def try_photo(path: Path, shorter_side: int) -> Size | ImageError:
+    """Open a photo as training would; return its size, or what is wrong with it."""
+    try:
+        load_image(path, shorter_side)
+        return upright_size(path)
+    except ImageError as error:
+        return ImageError(str(error))  # without the traceback, which would hold the picture
+
+
+def size_range(sizes: Sequence[Size]) -> str:
+    """Say how small and how large photos are, by their area."""
+    if not sizes:
+        return "unknown: none can be opened"
+    by_area = sorted(sizes, key=lambda size: (math.prod(size), size))
+    told = by_area[0], by_area[(len(sizes) - 1) // 2], by_area[-1]
+    low, middle, high = (f"{width:,} x {height:,}" for width, height in told)
+    return f"{low} pixels, all of them" if low == high else f"{low} to {high} pixels, median {middle}"
+
+
+def bad_files(errors: Sequence[ImageError], skipped: bool) -> str:
+    """Name the first few photos that cannot be opened, each with its reason, and count the rest."""
+    if not errors:
+        return "none"
+    heading = f"{len(errors):,} cannot be opened" + (", and will be left out (option skip_bad):" if skipped else ":")
+    rest = [f"and {len(errors) - LISTED_BAD:,} more"] if len(errors) > LISTED_BAD else []
+    return "\n".join([heading, *(str(error).removeprefix("cannot open ") for error in errors[:LISTED_BAD]), *rest])
+
+
+# --------------------------------------------------------------------------------------------------------- the model
+
+
+def parameters_of(module: nn.Module) -> str:
+    """Count a module's parameters."""
+    return counted(sum(parameter.numel() for parameter in module.parameters()), "parameter")
+
+
+def backbone_of(classifier: Classifier, weights: str) -> str:
+    """Say what the backbone is, and what comes out of it."""
+    config, side = classifier.config, classifier.preprocessing.crop_size
+    origin = "random weights" if weights == "none" else weights
+    learns = "frozen" if config.learns == "head" else "trained"
+    features = f"{counted(classifier.feature_width, 'feature')} of {side} x {side} pixels"
+    return f"{config.arch} with {origin}: {parameters_of(classifier.backbone)}, {learns}; {features}"
+
+
+def head_of(classifier: Classifier) -> str:
+    """Say how wide the head's layers are."""
+    widths = [classifier.feature_width, *classifier.config.hidden_units, classifier.config.num_classes]
+    return f"{' -> '.join(f'{width:,}' for width in widths)}: {parameters_of(classifier.head)}"
+
+
+def machine(frozen: FrozenPart) -> str:
+    """Say what the run would be computed on, and how precisely the backbone is."""
+    device = frozen.device
+    unit = torch.cuda.get_device_name(device) if device.type == "cuda" else counted(torch.get_num_threads(), "thread")
+    return f"{device.type}, {unit}, {'bfloat16' if frozen.bfloat16 else 'float32'}"
+
+
+def expected(parts: Sequence[Inputs], classifier: Classifier, recipe: Recipe, cached: bool) -> str:
+    """Say how long the run would take, and with what."""
+    train, *held_out = parts
+    passes, others = recipe.schedule.used, sum(len(part.used) for part in held_out)
+    if not bars_are_shown():
+        note("measuring how fast that goes")
+    reading = reading_seconds(train, others)
+    learning = recipe.epochs * epoch_seconds(train, classifier, recipe, len(held_out[0].used))
+    what = "the head" if classifier.config.learns == "head" else "training"
+    passed = f"{counted(passes, 'pass', 'passes')} over {len(train.used):,} photos and 1 over {others:,}"
+    cache = "less what the cache holds; " if cached else ""
+    return (
+        f"about {duration(reading + learning)} for {counted(recipe.epochs, 'epoch')}: "
+        f"{duration(reading)} for {passed}, {duration(learning)} for {what}\n"
+        f"({cache}loading and the report not counted)"
+    )
+
+
+def duration(length: float) -> str:
+    """Write a number of seconds with two digits, in the unit that suits it."""
+    for unit, size, limit in (("s", 1, 100), ("minutes", 60, 100), ("hours", 3600, math.inf)):
+        rounded = float(f"{max(length, 0.01) / size:.2g}")
+        if rounded < limit:
+            return f"{rounded:,.12g} {unit}"
+    raise ValueError(length)

@@ -1,0 +1,1 @@
+"""The epoch loop, where it stands, and what it leaves."""

@@ -1,0 +1,162 @@
+"""What a training run can be asked to do: the options of train.py, and the values they may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.limits import Limits
+from flower_classifier.base.options import argument, check, option
+from flower_classifier.networks.sizes import (
+    DEFAULT_HIDDEN_UNITS,
+    DEFAULT_IMAGE_SIZE,
+    IMAGE_SIZE,
+    LAYER_WIDTH,
+    MOST_LAYERS,
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run's settings, checked. Raises InputError, naming the option, for a value out of range.
+
+    What an architecture is called and what it needs is known to the networks alone, so `arch`, `weights` and
+    `hidden_units` are as given here.
+    """
+
+    data_dir: Path = argument(
+        "data",
+        "folder that holds train/, valid/ (or val/) and perhaps test/, each with one folder of photos per class; "
+        "or a folder that holds the class folders themselves",
+        metavar="DATA_DIR",
+    )
+    summary: bool = option(
+        False,
+        "data",
+        "open every photo, say what was found and about how long a new run would take, and stop: nothing is "
+        "trained or written (but --download, where given, goes first)",
+    )
+    download: bool = option(
+        False,
+        "data",
+        "fetch photos of 102 species of flowers into DATA_DIR first, unless something is there already",
+    )
+    valid_split: float = option(
+        0.2,
+        "data",
+        "share of each class's training photos to hold out, where there is no validation folder",
+        metavar="SHARE",
+        limits=Limits(above=0, below=1),
+    )
+    category_names: Path | None = option(
+        None,
+        "data",
+        "mapping from class folder to the name people use, such as cat_to_name.json; kept in the checkpoint",
+        metavar="JSON",
+    )
+    skip_bad: bool = option(
+        False,
+        "data",
+        "train without the photos that cannot be opened, instead of stopping before the first epoch",
+    )
+
+    arch: str = option(
+        "vgg16",
+        "model",
+        "cnn (small, trained from scratch), or any of torchvision's classification models: alexnet, vgg16, "
+        "densenet121, resnet50, mobilenet_v3_large, efficientnet_b0, convnext_tiny, vit_b_16, …; vgg, densenet and "
+        "resnet for short",
+    )
+    weights: str | None = option(
+        None,
+        "model",
+        "DEFAULT, another of torchvision's names (IMAGENET1K_V1), a file with a state dict, or none for random weights",
+        unset="DEFAULT; cnn takes none",
+    )
+    hidden_units: tuple[int, ...] | None = option(
+        None,
+        "model",
+        "width of the new classifier's hidden layer; several numbers (512 256) make several layers, 0 makes none",
+        metavar="N",
+        limits=LAYER_WIDTH,
+        most=MOST_LAYERS,
+        aliases=("hidden_layer1",),
+        unset=f"{DEFAULT_HIDDEN_UNITS}; 0 for cnn",
+    )
+    dropout: float = option(
+        0.2, "model", "dropout behind each hidden layer", metavar="P", limits=Limits(least=0, below=1)
+    )
+    image_size: int | None = option(
+        None,
+        "model",
+        "side of the pictures that cnn takes; pretrained models bring their own",
+        metavar="PIXELS",
+        limits=IMAGE_SIZE,
+        unset=str(DEFAULT_IMAGE_SIZE),
+    )
+
+    epochs: int = option(
+        20, "training", "passes over the training photos", metavar="N", limits=Limits(least=1, most=10**5)
+    )
+    learning_rate: float = option(
+        0.001,
+        "training",
+        "Adam's step size",
+        metavar="RATE",
+        limits=Limits(above=0, most=1000),
+        aliases=("lr",),
+    )
+    batch_size: int = option(
+        64, "training", "photos per optimizer step", metavar="N", limits=Limits(least=1, most=10**6)
+    )
+    views: int = option(
+        4,
+        "training",
+        "versions of every training photo, used in turn: the plain photo, its mirror image, then random crops; "
+        "each costs one pass of the backbone",
+        metavar="N",
+        limits=Limits(least=1, most=10**6),
+    )
+    seed: int = option(
+        0,
+        "training",
+        "same seed and machine, same checkpoint, byte for byte (on a CPU)",
+        metavar="N",
+        limits=Limits(least=0, below=2**63),
+    )
+    gpu: bool = option(False, "training", "use CUDA or Apple's MPS where there is one")
+
+    cache_dir: Path | None = option(
+        None,
+        "feature cache",
+        "where features are kept, so that the next run need not compute them",
+        metavar="DIR",
+        unset="the user's cache folder",
+    )
+    cache_limit: float = option(
+        10.0,
+        "feature cache",
+        "size beyond which the features used least recently are dropped, except those in use",
+        metavar="GB",
+        limits=Limits(least=0, most=10**6, unit="GB"),
+    )
+    no_cache: bool = option(False, "feature cache", "keep features in memory, for this run alone")
+
+    save_dir: Path = option(Path(), "output", "where checkpoint.pth and run/ go; created if missing", metavar="DIR")
+    resume: bool = option(
+        False,
+        "output",
+        "go on where the run in --save_dir stopped, as if it never had; give a larger --epochs to train longer",
+    )
+    no_report: bool = option(
+        False, "output", "write no tables and pictures into run/, as a search over many runs wants it"
+    )
+    tensorboard: bool = option(
+        False, "output", "write the curves and pictures of run/ for tensorboard too, into run/tensorboard/"
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.tensorboard and self.no_report:
+            raise InputError("must be without --no_report, not with it", "tensorboard")
