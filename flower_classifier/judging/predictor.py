@@ -64,6 +64,8 @@ class Predictor:
         threads may ask at once; they are answered one after the other. Raises ImageError for a photo that cannot be
         opened, and InputError for a checkpoint whose weights are broken.
         """
+        if top_k < 1:
+            raise InputError(f"must be at least 1, not {top_k}", "top_k")
         several = isinstance(photos, list | tuple)
         with self.one_at_a_time:
             answers = list(self.answers(photos if several else [photos]))
@@ -79,6 +81,8 @@ class Predictor:
         def open_photo(index: int, views: Sequence[int]) -> np.ndarray:
             return open_views(photos[index], self.frozen.preprocessing, views)  # (1, S, S, 3)
 
+        if not photos:
+            return
         work = [(indices, [0]) for indices in micro_batches(len(photos), self.frozen.device)]
         workers = min(len(work), MOST_WORKERS)  # for a single photo one, with every core
         with progress(len(photos), "photos", "photo", hidden=bar is None) as own_bar:

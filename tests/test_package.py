@@ -1,0 +1,186 @@
+"""The package: imports point one way, importing it changes nothing, and `load` answers as predict.py does."""
+
+import ast
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import PROJECT, run_program
+
+import flower_classifier as fc
+import predict
+
+PACKAGE = PROJECT / "flower_classifier"
+# Each room may import from itself and from those before it, except where it says what it stands on
+ROOMS = ["base", "photos", "networks", "features", "judging", "training", "studies"]
+STANDS_ON = {room: set(ROOMS[: place + 1]) for place, room in enumerate(ROOMS)}
+STANDS_ON["report"] = {"report", *ROOMS[: ROOMS.index("judging") + 1]}
+
+
+def imported_names(path):
+    """Every module that a file names in an import, wherever in the file that stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are written out from the package's name"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_the_rooms_are_those_that_are_known():
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(STANDS_ON)
+
+
+@pytest.mark.parametrize("room", STANDS_ON)
+def test_imports_point_one_way(room):
+    for path in (PACKAGE / room).glob("**/*.py"):
+        for name in imported_names(path):
+            first, _, rest = name.partition(".")
+            assert not (PROJECT / f"{first}.py").exists(), f"{path} imports the script {first}"
+            other = rest.split(".")[0]
+            if first == "flower_classifier" and other in STANDS_ON:
+                assert other in STANDS_ON[room], f"{path} imports {name}"
+
+
+def test_only_the_commands_set_a_process_up():
+    """The scripts, and the demo, which is one too."""
+    users = [path.name for path in PACKAGE.glob("**/*.py") if "program" in "".join(imported_names(path))]
+    assert users == ["demo.py"]
+
+
+MODULES = [".".join(path.relative_to(PROJECT).with_suffix("").parts) for path in sorted(PACKAGE.glob("*/*.py"))]
+TORCH_FREE = [
+    name
+    for name in MODULES
+    if name.split(".")[1] in ("base", "photos") or name.endswith((".train_config", ".predict_config", ".predict_paths"))
+]
+
+
+def test_files_words_and_options_load_no_torch():
+    """All of base and photos but how old checkpoints resample, which says that it does."""
+    wanted = [name for name in TORCH_FREE if not name.endswith(".torch_resampling")]
+    heavy = "{'torch', 'torchvision', 'matplotlib'}"
+    code = f"import sys, {', '.join(wanted)}; print({heavy} & set(sys.modules))"
+    assert run_program("-c", code).out == "set()\n"
+    assert len(wanted) > 20
+
+
+STATE = """
+import logging, signal, sys, warnings
+import PIL.Image, tqdm
+def state():
+    signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    root = logging.getLogger()
+    said = [root.level, list(root.handlers), logging.getLogger("flower_classifier").handlers]
+    limits = [PIL.Image.MAX_IMAGE_PIXELS, tqdm.tqdm.monitor_interval]
+    return [sys.excepthook, list(warnings.filters), limits, signals, said, sys.stdout, sys.stderr]
+"""
+
+
+def test_importing_all_of_it_changes_nothing(tmp_path):
+    """What torch and its like change when they are imported is not ours: they come first."""
+    code = (
+        STATE + "import torch, torchvision, torch.utils.tensorboard, torch.optim.swa_utils, matplotlib.figure\n"
+        "import torch.fx.experimental.optimization, filelock, platformdirs\n"
+        f"before = state()\nimport flower_classifier, {', '.join(MODULES)}\nassert state() == before\n"
+    )
+    outcome = run_program("-c", code)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+
+
+def test_importing_it_loads_nothing_heavy():
+    code = "import sys, flower_classifier; print({'torch', 'numpy', 'PIL', 'matplotlib', 'tqdm'} & set(sys.modules))"
+    assert run_program("-c", code).out == "set()\n"
+
+
+# ------------------------------------------------------------------------------------------------------------ load
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return fc.load(trained / "checkpoint.pth")
+
+
+@pytest.fixture(scope="module")
+def some(flowers):
+    return sorted((flowers / "test").glob("*/*.jpg"))
+
+
+def printed(run, checkpoint, *photos, top_k=5):
+    """What predict.py prints of photos, as JSON."""
+    outcome = run(predict, *photos, checkpoint, "--format", "json", "--top_k", top_k)
+    return [record["predictions"] for record in json.loads(outcome.out)]
+
+
+@pytest.mark.parametrize("kind", ["trained", "trained_on_features"])
+def test_it_gives_the_digits_of_predict(request, run, some, kind):
+    """For one photo and for several, of a network that learned whole and of a head on a frozen one."""
+    checkpoint = request.getfixturevalue(kind) / "checkpoint.pth"
+    loaded = fc.load(str(checkpoint))
+    assert loaded(some[3]) == printed(run, checkpoint, some[3])[0]
+    assert loaded(some, top_k=2) == printed(run, checkpoint, *some, top_k=2)
+    assert list(loaded(some[0])[0]) == ["class", "name", "probability"]
+
+
+def test_a_photo_may_be_a_path_bytes_a_file_a_picture_or_an_array(predictor, some):
+    expected, beside_another = predictor(some[0]), predictor(some[:2])
+    with some[0].open("rb") as file, Image.open(some[0]) as picture:
+        for photo in (str(some[0]), some[0].read_bytes(), file, picture, np.asarray(picture)):
+            assert predictor(photo) == expected
+            assert predictor([photo, some[1]]) == beside_another
+
+
+def test_threads_that_ask_at_once_get_what_each_asks_for(predictor, some):
+    expected = {photo: predictor(photo) for photo in some}
+    wrong = []
+
+    def ask(photos):
+        wrong.extend(photo for photo in photos * 3 if predictor(photo) != expected[photo])
+
+    threads = [threading.Thread(target=ask, args=(some[start::4],)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert not wrong
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_what_cannot_be_opened_is_an_error_that_names_it(predictor, some, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no photo")
+    for photos in (tmp_path / "a.jpg", [some[0], tmp_path / "a.jpg"]):
+        with pytest.raises(fc.InputError, match=r"cannot open .*a\.jpg"):
+            predictor(photos)
+    with pytest.raises(fc.InputError, match="cannot open the photo"):
+        predictor(b"")
+    assert predictor([]) == []
+    with pytest.raises(fc.InputError, match="top_k must be at least 1, not 0"):
+        predictor(some[0], top_k=0)
+
+
+def test_a_file_that_is_no_checkpoint_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"no checkpoint")
+    with pytest.raises(fc.InputError, match=r"a\.pth is no checkpoint"):
+        fc.load(tmp_path / "a.pth")
+
+
+def test_installed_it_works_from_anywhere_and_brings_the_package_alone(trained, some, tmp_path):
+    """Built and installed as pip does it, into a folder of its own, without what it needs, which is here."""
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    copied = tmp_path / "source"
+    copied.mkdir()
+    for name in ("pyproject.toml", "requirements.txt", "README.md", "train.py", "predict.py", "flower_classifier"):
+        subprocess.run(["cp", "-r", PROJECT / name, copied], check=True)
+    subprocess.run([*install, "--target", tmp_path / "site", copied], check=True, cwd=tmp_path, capture_output=True)
+    assert {path.name for path in (tmp_path / "site").iterdir() if path.suffix != ".dist-info"} == {"flower_classifier"}
+    script = f"import flower_classifier as fc; print(fc.__file__); print(fc.load({str(trained / 'checkpoint.pth')!r})"
+    outcome = run_program("-c", f"{script}({str(some[0])!r})[0])", cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    place, answer = outcome.out.splitlines()
+    assert Path(place).is_relative_to(tmp_path / "site")
+    assert answer == str(fc.load(trained / "checkpoint.pth")(some[0])[0])
