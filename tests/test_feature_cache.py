@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from support import PROJECT, QUICK
+from support import PROJECT, QUICK, run_program
 
 import train
 from flower_classifier.features.feature_cache import FeatureCache, MappedRows
@@ -71,6 +71,19 @@ def test_another_head_reuses_and_another_network_or_seed_of_views_does_not(train
     assert train_cached("cnn", "--arch", "cnn", "--views", 3, "--epochs", 3) == {}
     plain = {**ALL, ("train", 1): 48}  # the photo and its mirror image know no chance
     assert train_cached("seed of views", "--arch", "cnn", "--views", 3, "--epochs", 3, "--seed", 1) == plain
+
+
+def test_a_comment_in_the_code_drops_nobodys_features(train_cached, data, tmp_path):
+    """In a copy of the program in which every file has changed, but not what it computes."""
+    train_cached("before")
+    program = shutil.copytree(PROJECT / "flower_classifier", tmp_path / "program" / "flower_classifier")
+    shutil.copy(PROJECT / "train.py", tmp_path / "program")
+    for file in program.glob("**/*.py"):
+        file.write_text(file.read_text(encoding="utf-8") + "# nothing that counts\n", encoding="utf-8")
+    arguments = [data, *QUICK, "--epochs", 2, "--views", 1, "--cache_dir", tmp_path / "cache", "--save_dir", tmp_path]
+    outcome = run_program(tmp_path / "program" / "train.py", *arguments, cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert sum(int(found) for _, _, found, _ in re.findall(TAKEN, outcome.err)) == ROWS
 
 
 def test_cnn_keeps_its_pixels(train_into, data, tmp_path):

@@ -1,0 +1,44 @@
+"""The epoch loop alone: without a folder, without a terminal, without a command."""
+
+import torch
+
+from flower_classifier.features.inputs import prepare_inputs, whole
+from flower_classifier.judging.evaluation import evaluate
+from flower_classifier.networks.frozen import place
+from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.photos.splits import load_splits
+from flower_classifier.training.loop import fit
+from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.state import TrainState
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(epochs=2, learning_rate=0.001, batch_size=16, views=2, seed=0)
+
+
+def test_it_calls_back_after_each_epoch_and_neither_prints_nor_writes(flowers, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    splits = load_splits(flowers)
+    classifier, _ = new_classifier("squeezenet1_1", 6, "none", (8,))
+    frozen = place(classifier, CPU)
+    state = TrainState(classifier, RECIPE, splits.classes)
+    train, valid, _ = prepare_inputs(frozen, splits, RECIPE.seed, None, RECIPE.schedule)
+    capfd.readouterr()
+    rows = []
+    fit(state, train, valid, rows.append)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows == state.finished.history
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+    state.load_best()
+    assert evaluate(state.learner, whole(valid)).accuracy == state.best["valid_accuracy"]
+    fit(state, train, valid, rows.append)  # there is nothing left to train
+    assert len(rows) == 2
+
+
+def test_a_classifier_can_be_exported_and_the_export_answers_the_same():
+    """As a graph of plain tensor operations, from uint8 pixels to logits, normalisation included."""
+    pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    classifier, _ = new_classifier("cnn", 6)
+    exported = torch.export.export(classifier, (pixels,)).module()
+    with torch.inference_mode():
+        torch.testing.assert_close(exported(pixels), classifier(pixels))

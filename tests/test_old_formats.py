@@ -1,0 +1,83 @@
+"""What earlier versions wrote is still read: checkpoints of formats 1 and 2, and the state of a run of theirs.
+
+The files are what those versions wrote: their keys are listed here, not taken from the code that reads them.
+"""
+
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+from support import QUICK, read, same
+from torchvision.transforms.v2 import functional as F
+
+import predict
+from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.tensor_files import write_atomically
+
+OLD_KEYS = (
+    "format_version", "arch", "hidden_units", "dropout", "class_to_idx", "category_names", "preprocessing", "training",
+    "history", "temperature", "state_dict",
+)  # fmt: skip
+OLD_PREPROCESSING = ("resize_size", "crop_size", "mean", "std", "interpolation")
+OLD_IDENTITY = {
+    "--arch": "arch",
+    "--weights": "weights",
+    "--hidden_units": "hidden_units",
+    "--dropout": "dropout",
+    "--image_size": "image_size",
+    "--seed": "seed",
+    "what the backbone's weights hold": "backbone",
+    "the list of classes": "classes",
+    "the set of training photos (or --valid_split)": "train",
+    "the set of validation photos": "valid",
+}
+OLD_STATE = ("epoch", "history", "best", "average", "optimizer", "training", "category_names")
+
+
+def as_format(version, path):
+    """Rewrite a checkpoint of today as an earlier version wrote it."""
+    contents = read(path)
+    old = {key: contents[key] for key in OLD_KEYS if not (key == "temperature" and version == 1)}
+    old["preprocessing"] = {key: contents["preprocessing"][key] for key in OLD_PREPROCESSING}
+    write_atomically(path, {**old, "format_version": version})
+
+
+def as_state_of_format_2(path):
+    """Rewrite last.pth of today as format 2 was."""
+    now = read(path)
+    identity = {old: now["identity"][new] for old, new in OLD_IDENTITY.items()}
+    renamed = {"identity": identity, "best_trained": now["best_learned"], "trainee": now["learner"]}
+    write_atomically(path, {**renamed, **{key: now[key] for key in OLD_STATE}})
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("kind", "learns"), [("trained", "all"), ("trained_on_features", "head")])
+def test_checkpoints_of_earlier_formats_answer_as_they_did(request, run, flowers, tmp_path, version, kind, learns):
+    """By torchvision's resampling, and by a forward through the whole network in plain float32."""
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes((request.getfixturevalue(kind) / "checkpoint.pth").read_bytes())
+    as_format(version, path)
+    checkpoint = load_checkpoint(path)
+    assert (checkpoint.model.learns, checkpoint.preprocessing.resampling) == (learns, "torchvision")
+    photo = flowers / "test" / "54" / "drawn_000.jpg"
+    resize, crop = checkpoint.preprocessing.resize_size, checkpoint.preprocessing.crop_size
+    pixels = F.center_crop(F.resize(F.pil_to_tensor(Image.open(photo)), [resize], antialias=True), [crop, crop])
+    with torch.inference_mode():
+        logits = checkpoint.classifier(pixels[None])[0] / checkpoint.temperature
+    ((record),) = json.loads(run(predict, photo, path, "--format", "json", "--top_k", 6).out)
+    found = {row["class"]: row["probability"] for row in record["predictions"]}
+    expected = dict(zip(checkpoint.classes, logits.softmax(dim=0).tolist(), strict=True))
+    assert found == pytest.approx(expected, abs=1e-6 if learns == "all" else 0.02)  # a frozen part may be bfloat16
+
+
+@pytest.mark.parametrize("options", [("--arch", "cnn"), QUICK], ids=["whole", "head"])
+def test_a_run_of_format_2_resumes_bit_for_bit(train_into, flowers, tmp_path, options):
+    train_into(tmp_path / "whole", flowers, *options, "--epochs", 3)
+    train_into(tmp_path / "parts", flowers, *options, "--epochs", 2)
+    as_state_of_format_2(tmp_path / "parts" / "run" / "last.pth")
+    outcome = train_into(tmp_path / "parts", flowers, *options, "--epochs", 3, "--resume")
+    assert re.search("^resuming after epoch 2$", outcome.err, re.MULTILINE)
+    for file in ("checkpoint.pth", "run/last.pth"):
+        assert same(read(tmp_path / "parts" / file), read(tmp_path / "whole" / file))
