@@ -33,9 +33,7 @@ from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs, whole
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation, evaluate, summary
-from flower_classifier.networks.backbone import Weights
 from flower_classifier.networks.backbones import resolve_arch
-from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen import FrozenPart, place
 from flower_classifier.networks.new_classifier import new_classifier
@@ -58,21 +56,10 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     arch, device = resolve_arch(config.arch), choose_device(config.gpu)
     if config.tensorboard:
         check_tensorboard()
-    if config.download:
-        download(config.data_dir)
-    elif not config.data_dir.exists():
-        own = "give the folder that holds train/ and valid/, or one folder per class"
-        raise InputError(f"{config.data_dir} does not exist; {own}, or let --download fetch photos of 102 species")
-    splits = load_splits(config.data_dir, config.valid_split, config.seed)
-    category_names = load_category_names(config.category_names, splits.classes)
-    classifier, weights = new_classifier(
-        arch, len(splits.classes), config.weights, config.hidden_units, config.dropout, config.image_size, config.seed
-    )
-    frozen = place(classifier, device)
-    state = start_state(config, splits, category_names, classifier, frozen, weights)
+    splits, category_names = find_photos(config)
+    state, frozen = start_state(config, arch, splits, category_names, device)
     if config.summary:
-        cached = not config.no_cache
-        survey(splits, category_names, classifier, weights.name, frozen, state.recipe, config.skip_bad, cached)
+        survey(splits, state, frozen, config.skip_bad, cached=not config.no_cache)
         return
 
     report_start(splits, state, device)
@@ -81,10 +68,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
         run_folder.resume(state)
         report_resumed(config, state)
 
-    # The backbone runs here, over what the first epoch needs; further views wait for the epochs that use them.
-    train, valid, test = prepare_inputs(frozen, splits, config.seed, open_cache(config), state.recipe.schedule)
-    skipped = check_bad_photos(config, run_folder, splits.classes, train, valid, test)
-    state.leave_out(skipped, tested=splits.test.photos if splits.test else ())
+    train, valid, test = read_photos(config, run_folder, splits, state, frozen)
     train_and_save(state, train, valid, run_folder)
 
     state.load_best()
@@ -101,18 +85,28 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
 # ------------------------------------------------------------------------------------------- before the first epoch
 
 
+def find_photos(config: TrainConfig) -> tuple[Splits, dict[str, str]]:
+    """Return the photos of the run by split, and what people call their classes; with --download, fetch them first."""
+    if config.download:
+        download(config.data_dir)
+    elif not config.data_dir.exists():
+        own = "give the folder that holds train/ and valid/, or one folder per class"
+        raise InputError(f"{config.data_dir} does not exist; {own}, or let --download fetch photos of 102 species")
+    splits = load_splits(config.data_dir, config.valid_split, config.seed)
+    return splits, load_category_names(config.category_names, splits.classes)
+
+
 def start_state(
-    config: TrainConfig,
-    splits: Splits,
-    category_names: dict[str, str],
-    classifier: Classifier,
-    frozen: FrozenPart,
-    weights: Weights,
-) -> TrainState:
-    """Return the state before the first epoch: a fresh optimizer and average."""
+    config: TrainConfig, arch: str, splits: Splits, category_names: dict[str, str], device: torch.device
+) -> tuple[TrainState, FrozenPart]:
+    """Return the state before the first epoch, a new head on a backbone, and the frozen part, ready to run."""
+    classifier, weights = new_classifier(
+        arch, len(splits.classes), config.weights, config.hidden_units, config.dropout, config.image_size, config.seed
+    )
+    frozen = place(classifier, device)
     recipe = Recipe(config.epochs, config.learning_rate, config.batch_size, config.views, config.seed)
     identity = Identity(
-        arch=classifier.config.arch,
+        arch=arch,
         learns=classifier.config.learns,
         weights=weights.name,
         hidden_units=list(classifier.config.hidden_units),
@@ -127,7 +121,20 @@ def start_state(
     training = {"weights": weights.name, "seed": config.seed, **{key: getattr(config, key) for key in CHANGEABLE}}
     if weights.licence:
         training["licence"] = weights.licence
-    return TrainState(classifier, recipe, splits.classes, category_names, training, identity)
+    return TrainState(classifier, recipe, splits.classes, category_names, training, identity), frozen
+
+
+def read_photos(
+    config: TrainConfig, run_folder: RunFolder, splits: Splits, state: TrainState, frozen: FrozenPart
+) -> tuple[Inputs, Inputs, Inputs | None]:
+    """Run the frozen part over what the first epoch needs; return the inputs of train, valid and (if any) test.
+
+    Further views wait for the epochs that use them.
+    """
+    parts = prepare_inputs(frozen, splits, config.seed, open_cache(config), state.recipe.schedule)
+    skipped = check_bad_photos(config, run_folder, splits.classes, *parts)
+    state.leave_out(skipped, tested=splits.test.photos if splits.test else ())
+    return parts
 
 
 def check_bad_photos(

@@ -118,7 +118,7 @@ def memory(data: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
     """Compare the peak of resident memory while training on few and on many photos of wide features."""
     peaks = {}
     for train in (5, 20):
-        some = subset(data, folder / f"{train} a class", classes=102, train=train, held_out=1)
+        some = subset(data, folder / f"{train} per class", classes=102, train=train, held_out=1)
         options = ["--arch", "vgg16", "--weights", "none", "--epochs", 2, "--views", 1]
         number = len(list(some.glob("train/*/*")))
         peaks[number] = run(
@@ -140,7 +140,7 @@ def subset(data: Path, folder: Path, classes: int, train: int, held_out: int) ->
 
 
 def main() -> None:
-    """Print the tables, a row as soon as it is known."""
+    """Print the tables, each row as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--seeds", type=int, default=3)

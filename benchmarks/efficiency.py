@@ -28,7 +28,7 @@ from flower_classifier.photos.splits import Split
 
 PHOTOS = {"squeezenet1_1": 400, "densenet121": 200, "vgg16": 64}
 ROUNDS, MICRO_BATCHES, MATRIX = 3, (4, 8, 16, 32), (1024, 2048)
-VGG16_FLOP = 2 * 15.347e9  # a photo: its convolutions' multiplications and additions at 224 x 224
+VGG16_FLOP = 2 * 15.347e9  # per photo: its convolutions' multiplications and additions at 224 x 224
 
 
 def best(*works: Callable[[], object]) -> list[float]:
@@ -56,7 +56,7 @@ def some_photos(root: Path, number: int) -> Split:
 
 
 def measure(root: Path, arch: str) -> tuple[float, float, float]:
-    """Return ms a photo: decoding alone, the network alone, both as the extraction does them."""
+    """Return ms per photo: decoding alone, the network alone, both as the extraction does them."""
     device = choose_device(gpu=False)
     frozen, split = place(new_classifier(arch, 102, "none")[0], device), some_photos(root, PHOTOS[arch])
     inputs = Inputs(frozen, split)
@@ -76,7 +76,7 @@ def measure(root: Path, arch: str) -> tuple[float, float, float]:
 
 
 def matrix_rate() -> float:
-    """Return the operations a second of bfloat16 matrix products on all cores, at their best size."""
+    """Return the operations per second of bfloat16 matrix products on all cores, at their best size."""
     rates = []
     for size in MATRIX:
         one, other = torch.randn(2, size, size).bfloat16()
@@ -90,12 +90,12 @@ def rows(root: Path) -> list[tuple[str, str, str]]:
     found = []
     for arch in PHOTOS:
         decode, network, both = measure(root, arch)
-        behind = f"{both:.2f} ms a photo / ({decode:.2f} decoding alone + {network:.2f} network alone)"
+        behind = f"{both:.2f} ms per photo / ({decode:.2f} decoding alone + {network:.2f} network alone)"
         found.append((f"extraction, {arch}", f"{both / (decode + network):.2f}", behind))
         if arch == "vgg16":
             reached = VGG16_FLOP / network * 1000
     rate = matrix_rate()
-    behind = f"{reached / 1e9:.0f} / {rate / 1e9:.0f} billion operations a second"
+    behind = f"{reached / 1e9:.0f} / {rate / 1e9:.0f} billion operations per second"
     return [*found, ("vgg16's network / bfloat16 matrix product", f"{reached / rate:.2f}", behind)]
 
 

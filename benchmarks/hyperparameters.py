@@ -56,7 +56,7 @@ def run_train(arguments: list[str], options: str, seed: int) -> dict[str, float]
 
 
 def main() -> None:
-    """Print the table, a row as soon as it is known."""
+    """Print the table, each row as soon as it is known."""
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     arguments = [str(Path(sys.argv[1]).resolve()), *sys.argv[2:]]

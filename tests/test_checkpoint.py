@@ -210,7 +210,7 @@ def test_weights_that_are_no_numbers_predict_nothing(run, contents, flowers, tmp
     write_atomically(tmp_path / "nan.pth", contents)
     outcome = run(predict, flowers / "test" / "54" / "drawn_000.jpg", tmp_path / "nan.pth")
     assert (outcome.code, outcome.out) == (2, "")
-    assert "answers with what is no number" in outcome.err
+    assert "answers with nan or infinity" in outcome.err
 
 
 def test_files_of_other_kinds_are_refused(trained, tmp_path):

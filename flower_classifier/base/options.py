@@ -1,4 +1,4 @@
-"""An option is said once, as a field of a settings class; the parser, the checks and docs/options.md come from that.
+"""An option is written once, as a field of a settings class; the parser, the checks and docs/options.md come from that.
 
     @dataclass(frozen=True)
     class Settings:
@@ -37,7 +37,7 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True)
 class Option:
-    """What is said of an option beside its name, type and default."""
+    """What an option has beside its name, type and default."""
 
     group: str  # the heading in --help that it stands under
     help: str
@@ -61,9 +61,9 @@ def option(
     aliases: tuple[str, ...] = (),
     unset: str | None = None,
 ) -> Value:
-    """Return a field of a settings class that is an option; what the words mean is said at Option."""
-    said = Option(group, help, metavar, limits, most, choices, aliases, unset)
-    return field(default=default, metadata={"option": said})
+    """Return a field of a settings class that is an option; Option says what the words mean."""
+    details = Option(group, help, metavar, limits, most, choices, aliases, unset)
+    return field(default=default, metadata={"option": details})
 
 
 def argument(group: str, help: str, *, metavar: str) -> Any:  # noqa: ANN401 -- as dataclasses.field is typed

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 MOST_WORKERS = 8  # threads; on a CPU each holds the activations of a micro-batch
-AHEAD = 2  # micro-batches a worker may be ahead of who takes the results
+AHEAD = 2  # micro-batches per worker that may wait for who takes the results
 
 OpenViews = Callable[[int, Sequence[int]], np.ndarray]  # a photo's index, views -> uint8 (V, S, S, 3)
 Result = TypeVar("Result")

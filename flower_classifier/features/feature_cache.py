@@ -1,10 +1,10 @@
-"""Features on disk, a row a photo, so that the next run with another head starts training at once.
+"""Features on disk, one row per photo, so that the next run with another head starts training at once.
 
 A table holds one view of what one network makes of the photos of one data folder. It is a folder of plain files:
 
 - about.json: what the numbers depend on beside the photo (network, weights, preprocessing, view, seed, device, ...)
 - rows.bin: the features, row after row, each of the same number of bytes; it is mapped into memory as it is
-- index.txt: a line a row, in JSON: [row, CRC-32 of its bytes, and the photo's name, size, mtime and ctime in ns]
+- index.txt: one line per row, in JSON: [row, CRC-32 of its bytes, and the photo's name, size, mtime and ctime in ns]
 
 A lock of the same name beside the folder is held by who looks up, appends or drops. A row counts only if its line is
 whole, the photo is as the line says, and the CRC-32 fits. So a changed photo, a torn write and a flipped byte come to
@@ -198,7 +198,7 @@ def drop_table(folder: Path) -> bool:
 
 
 def lock_of(folder: Path) -> FileLock:
-    """Return a table's lock. Its file lies beside the folder and is never deleted, lest two hold "the" lock."""
+    """Return a table's lock. Its file lies beside the folder and is never deleted, so that no two processes can hold "the" lock."""
     return FileLock(folder.with_suffix(".lock"))
 
 

@@ -29,7 +29,7 @@ from flower_classifier.photos.views import open_views
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-BROKEN = "the checkpoint answers with what is no number: its weights are broken; train again"
+BROKEN = "the checkpoint answers with nan or infinity: its weights are broken; train again"
 
 
 @dataclass(frozen=True)

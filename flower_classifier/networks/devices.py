@@ -10,7 +10,7 @@ import torch
 from flower_classifier.base.messages import warn
 from flower_classifier.base.randomness import fold_seed
 
-# Photos a forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
+# Photos per forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
 MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 64}
 
 
@@ -30,7 +30,7 @@ def choose_device(gpu: bool) -> torch.device:
 
 @functools.cache
 def can_start_threads() -> bool:
-    """Say whether the system gives threads, two a core (torch's and ours); where it does not, warn once."""
+    """Say whether the system gives threads, two per core (torch's and ours); where it does not, warn once."""
     done = threading.Event()
     threads = [threading.Thread(target=done.wait, daemon=True) for _ in range(2 * torch.get_num_threads())]
     try:

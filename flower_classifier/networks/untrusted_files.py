@@ -105,7 +105,7 @@ def check_pickle(data: bytes) -> None:
             if name.startswith("SETITEM") and set(items[::2]) - {"text", "number"}:
                 raise ValueError("it holds keys that are no text")
             if name == "REDUCE" and items[0] == "collections OrderedDict" and items[1] != "()":
-                raise ValueError("it makes a mapping of what is no mapping")
+                raise ValueError("it makes a mapping of something else")
 
 
 def check_step(name: str, argument: object, count: int) -> None:

@@ -147,7 +147,7 @@ def receive(url: str, partial: BinaryIO) -> None:
         response = ask(url, size)
     except HTTPError as error:
         if error.code == 416 and size:  # the archive has nothing behind what we have
-            if place_of(error)[1] in (size, None):  # unpacking will show whether it is whole, where no length is said
+            if place_of(error)[1] in (size, None):  # unpacking will show whether it is whole, where no length is known
                 return
             partial.truncate(0)
             return receive(url, partial)
@@ -211,8 +211,8 @@ def place_of(answer: HTTPResponse | HTTPError) -> tuple[int | None, int | None]:
     if answer.status not in (206, 416):
         length = answer.headers.get("Content-Length", "")
         return 0, int(length) if length.isdecimal() else None
-    said = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", answer.headers.get("Content-Range", ""))
-    start, total = said.groups() if said else (None, None)
+    named = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", answer.headers.get("Content-Range", ""))
+    start, total = named.groups() if named else (None, None)
     return start and int(start), total and int(total)
 
 

@@ -166,7 +166,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     elif image.has_transparency_data:
         overlay = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), overlay)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def eight_bits(grey: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ RESAMPLINGS = ("pillow", "torchvision")  # "torchvision": as checkpoints of form
 
 # How far another way to the same view of a photo may be from ours, torchvision's preset and every export among them:
 # by so many of 256 levels, on this share of the values. Where a weighted mean lies exactly midway between two levels,
-# either is right: in a checkerboard most do, in noise up to three in a hundred, in real photos two in a thousand.
+# either is right: in a checkerboard most do, in noise up to 3 in 100, in photos 1 in 200.
 TOLERANCE_LEVELS = 2  # nearly always 1: the rounding of rows and of columns may add up
 TOLERANCE_SHARE = 0.03
 
@@ -135,9 +135,8 @@ def random_crop(height: int, width: int, rng: np.random.Generator) -> Crop:
 def cutter(image: Image.Image, preprocessing: Preprocessing) -> Cut:
     """Return what cuts views out of an RGB image, resampled as the preprocessing says."""
     if preprocessing.resampling == "torchvision":
-        from flower_classifier.photos.torch_resampling import (
-            torchvision_cutter,  # here: photos need no torch, but for old checkpoints
-        )
+        # Here: photos need no torch, but for old checkpoints
+        from flower_classifier.photos.torch_resampling import torchvision_cutter
 
         return torchvision_cutter(image, preprocessing)
     return pillow_cutter(image, preprocessing)

@@ -25,24 +25,18 @@ from flower_classifier.photos.images import ImageError, load_image, upright_size
 from flower_classifier.photos.splits import Splits
 from flower_classifier.studies.timing import epoch_seconds, reading_seconds
 from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.state import TrainState
 
 Size = tuple[int, int]  # width, height in pixels
 
 
-def survey(
-    splits: Splits,
-    category_names: dict[str, str],
-    classifier: Classifier,
-    weights: str,
-    frozen: FrozenPart,
-    recipe: Recipe,
-    skip_bad: bool,
-    cached: bool,
-) -> None:
+def survey(splits: Splits, state: TrainState, frozen: FrozenPart, skip_bad: bool, cached: bool) -> None:
     """Print what was found, what would be trained and how long it would take about.
 
-    Raises InputError, when all has been said, for photos without which training would not begin.
+    `skip_bad`: training would go on without bad photos. `cached`: it would keep features on disk. Raises InputError,
+    after everything has been printed, for photos without which training would not begin.
     """
+    classifier, recipe, category_names = state.classifier, state.recipe, state.finished.category_names
     names = [category_names.get(name, name) for name in splits.classes]
     found = [split for split in (splits.train, splits.valid, splits.test) if split]
     parts = [Inputs(frozen, split, recipe.seed) for split in found]
@@ -52,7 +46,7 @@ def survey(
     show("photo sizes", size_range(open_all(parts)))
     errors = [part.bad[index] for part in parts for index in sorted(part.bad)]
     show("bad files", bad_files(errors, skip_bad))
-    show("backbone", backbone_of(classifier, weights))
+    show("backbone", backbone_of(classifier, str(state.training["weights"])))
     show("head", head_of(classifier))
     show("on", machine(frozen))
     if all(part.used for part in parts):
