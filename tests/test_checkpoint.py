@@ -245,7 +245,8 @@ def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path):
     path = tmp_path / "checkpoint.pth"
     write_atomically(path, {"value": torch.tensor(1)})
     code = (
-        "import resource, signal, sys, torch; from pathlib import Path; from tensor_files import write_atomically\n"
+        "import resource, signal, sys, torch; from pathlib import Path\n"
+        "from flower_classifier.networks.tensor_files import write_atomically\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
         "write_atomically(Path(sys.argv[1]), {'value': torch.zeros(2**20)})"

@@ -198,7 +198,7 @@ def drop_table(folder: Path) -> bool:
 
 
 def lock_of(folder: Path) -> FileLock:
-    """Return a table's lock. Its file lies beside the folder and is never deleted, so that no two processes can hold "the" lock."""
+    """Return a table's lock. Its file is never deleted: else two processes could hold locks of the same name."""
     return FileLock(folder.with_suffix(".lock"))
 
 
