@@ -258,14 +258,13 @@ def show_prediction(
     probabilities, classes = predict(image, model, topk)
     photo = load_image(image, PHOTO_SIDE)
     title = Path(image).name if isinstance(image, str | Path) else ""
-    bars = [
-        (printable(model.category_names.get(name, name)), p) for name, p in zip(classes, probabilities, strict=True)
-    ]
+    names = [printable(model.category_names.get(name, name)) for name in classes]
+    bars = list(zip(names, probabilities, strict=True))
     with speaking():
         heat = model.predictor.heatmap(image, classes[0], photo.size) if heatmap else None
         if heatmap and not heat:
             note(f"{model.classifier.config.arch} has no last feature map, so there is no heat map to draw")
-        return image_of(draw_prediction(photo, printable(title), list(zip(names, probabilities, strict=True)), heat))
+        return image_of(draw_prediction(photo, printable(title), bars, heat))
 
 
 def show_training(model: Model) -> Image.Image:
