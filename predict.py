@@ -28,10 +28,9 @@ if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import note, progress, warn
 from flower_classifier.base.words import counted, printable
-from flower_classifier.features.extraction import to_pixels
 from flower_classifier.features.inputs import Inputs, whole
 from flower_classifier.judging.evaluation import evaluate, summary
-from flower_classifier.judging.heatmap import Heatmap, find_heatmap
+from flower_classifier.judging.heatmap import Heatmap
 from flower_classifier.judging.predict_paths import find_named, plan_pictures
 from flower_classifier.judging.prediction import DEFAULT_TOP_K, Prediction
 from flower_classifier.judging.predictor import BROKEN, Predictor
@@ -40,7 +39,6 @@ from flower_classifier.networks.devices import choose_device
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.photos.names import load_category_names
 from flower_classifier.photos.splits import load_labelled
-from flower_classifier.photos.views import open_views
 from flower_classifier.report.diagnosis import Diagnosis, write_diagnosis
 from flower_classifier.report.formats import Writer
 
@@ -116,11 +114,9 @@ def draw(picture: Path, photo: Path, likeliest: list[Prediction], explained_by: 
 
 def look_into(predictor: Predictor, photo: Path, size: tuple[int, int], likeliest: Prediction) -> Heatmap | None:
     """Return which places of a photo of `size` (width, height) speak for a class; where nothing can, say so."""
-    classifier, label = predictor.classifier, predictor.classes.index(likeliest.class_name)
-    pixels = to_pixels([open_views(photo, classifier.preprocessing)]).to(predictor.frozen.device)  # (1, 1, 3, S, S)
-    heatmap = find_heatmap(classifier, pixels[0, 0], label, size)
+    heatmap = predictor.heatmap(photo, likeliest.class_name, size)
     if heatmap is None:
-        note(f"--heatmap: {classifier.config.arch} has no last feature map, so there is none to draw")
+        note(f"--heatmap: {predictor.classifier.config.arch} has no last feature map, so there is none to draw")
     return heatmap
 
 

@@ -46,7 +46,7 @@ from flower_classifier.studies.survey import survey
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.run_folder import RunFolder
-from flower_classifier.training.state import Identity, Row, TrainState
+from flower_classifier.training.state import Identity, Row, TrainState, epoch_line
 
 CHANGEABLE = ("learning_rate", "batch_size", "views")  # what --resume may go on with other values of
 
@@ -168,7 +168,7 @@ def train_and_save(state: TrainState, train: Inputs, valid: Inputs, run_folder: 
     """Train all epochs; print each, and keep what the finished ones have reached whatever ends the run."""
 
     def on_epoch(row: Row) -> None:
-        report_epoch(row, state.recipe.epochs)
+        print(epoch_line(row, state.recipe.epochs), flush=True)
         run_folder.save_if_due(state)
 
     try:
@@ -206,15 +206,6 @@ def report_resumed(config: TrainConfig, state: TrainState) -> None:
             before, now = state.finished.training[key], getattr(config, key)
             if before != now:
                 note(f"--{key} was {before}, now {now} from epoch {state.epoch + 1} on")
-
-
-def report_epoch(row: Row, epochs: int) -> None:
-    """Print an epoch's line."""
-    print(
-        f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}   training loss {row['train_loss']:.4f}   "
-        f"validation loss {row['valid_loss']:.4f}   validation accuracy {row['valid_accuracy']:6.2%}",
-        flush=True,
-    )
 
 
 def report_best(best: Row, judged: str, evaluation: Evaluation) -> None:

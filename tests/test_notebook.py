@@ -1,20 +1,19 @@
-"""The notebook, run as Jupyter's "run all" runs it, but in an empty folder and on few drawings."""
+"""The notebook, run as Jupyter's "run all" runs it, but on few drawings and with a folder of its own to write into."""
 
-import os
+import ast
+import sys
 
 import nbformat
 import pytest
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
-from support import NAMES, PROJECT
+from support import PROJECT
 
-NOTEBOOK = PROJECT / "flower_classifier.ipynb"
-SMALL = f"""
-PICTURES = {{"train": 60, "valid": 6, "test": 6}}  # fewer to train on would be too few steps to learn anything
-EPOCHS = 8
-CATEGORY_NAMES = Path({str(NAMES)!r})
-"""
+from model_utils import load_checkpoint
+
+FOLDER = PROJECT / "docs"
+NOTEBOOK = FOLDER / "flower_classifier.ipynb"
 
 
 @pytest.fixture
@@ -24,19 +23,16 @@ def notebook():
 
 @pytest.fixture
 def execute(tmp_path, monkeypatch):
-    """Run a notebook in an empty folder, by this interpreter and without the user's own settings of Jupyter."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))))
+    """Run a notebook as opened in a folder, by this interpreter and without the user's own settings of Jupyter."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two that wait for each other take 4 times as long on a busy machine
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # the notebook finds the project by itself
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "jupyter"))
-    work = tmp_path / "work"
-    work.mkdir()
 
-    def execute_notebook(notebook):
+    def execute_notebook(notebook, folder):
         # Without folders of kernels to look in, "python3" is the ipykernel of this very interpreter.
         kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-        NotebookClient(notebook, km=kernel, timeout=120, resources={"metadata": {"path": str(work)}}).execute()
-        return work
+        NotebookClient(notebook, km=kernel, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
 
     return execute_notebook
 
@@ -49,16 +45,59 @@ def pictures(cell):
     return sum("image/png" in output.get("data", {}) for output in cell.outputs)
 
 
-def test_the_notebook_runs_from_the_first_cell_to_the_last_and_shows_what_it_says(notebook, execute):
+def text(cell):
+    return "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+
+
+def with_settings(notebook, settings):
     place = next(place for place, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
-    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(SMALL))
-    work = execute(notebook)  # which raises what a cell raises
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(settings, id="test-settings"))
+    return notebook
+
+
+def test_the_notebook_runs_from_the_first_cell_to_the_last_and_shows_what_it_says(notebook, execute, tmp_path):
+    before, out = sorted(FOLDER.iterdir()), tmp_path / "out"
+    # Fewer pictures to train on would be too few steps to learn anything.
+    pictures_drawn = 'PICTURES = {"train": 60, "valid": 6, "test": 6}; EPOCHS = 8'
+    settings = f"PHOTOS, OUT = Path({str(tmp_path / 'none')!r}), Path({str(out)!r}); {pictures_drawn}"
+    execute(with_settings(notebook, settings), FOLDER)  # which raises what a cell raises
     cells = code_cells(notebook)
     shown = {name: pictures(cell) for name, cell in cells.items() if pictures(cell)}
-    assert shown.pop("diagnosis") >= 2  # there may be no mistakes
-    assert shown == dict.fromkeys(("look", "curves", "predict", "sanity"), 1)
+    assert shown.pop("mistakes", 1) == 1  # there may be no mistakes
+    assert shown == dict.fromkeys(("look", "input", "curves", "confusion", "reliability", "show"), 1)
     assert all(cell.execution_count for cell in cells.values())
-    assert sorted(path.name for path in work.iterdir()) == ["demo", "out"]  # both of which git ignores
+    assert text(cells["data"]).startswith("6 classes: oxeye daisy, petunia, sunflower and 3 more\nphotos: 360 train")
+    assert text(cells["train"]).count("epoch") == 8 + 1  # the last line names the best
+    assert "36 test photos   loss " in text(cells["test"])
+    assert len(text(cells["predict"]).splitlines()) == 5
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint.pth", "flowers"]
+    assert len(load_checkpoint(out / "checkpoint.pth").history) == 8
+    assert sorted(FOLDER.iterdir()) == before
+
+
+@pytest.mark.parametrize("folder", [PROJECT, FOLDER])
+def test_the_notebook_finds_the_project_wherever_of_it_it_is_opened(notebook, execute, folder):
+    cells = code_cells(notebook)
+    show = "from data_utils import load_data; from model_utils import predict; print(ROOT)"
+    notebook.cells = [cells["project"], nbformat.v4.new_code_cell(show)]
+    execute(notebook, folder)
+    assert text(notebook.cells[1]).strip() == str(PROJECT)
+
+
+def test_the_notebook_writes_nothing_where_the_commands_do_and_all_that_it_writes_is_ignored_by_git(notebook):
+    assert 'OUT = ROOT / "notebook_out"' in code_cells(notebook)["settings"].source
+    assert "/notebook_out/" in (PROJECT / ".gitignore").read_text().splitlines()
+
+
+def test_the_notebook_uses_the_two_files_of_verbs_and_nothing_else_of_the_project(notebook):
+    imported = set()
+    for cell in code_cells(notebook).values():
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module)
+    assert imported - set(sys.stdlib_module_names) == {"data_utils", "model_utils"}
 
 
 def test_the_notebook_is_committed_without_outputs_and_explains_every_cell(notebook):

@@ -18,8 +18,9 @@ import torch
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import progress
-from flower_classifier.features.extraction import MOST_WORKERS, extract, micro_batches
+from flower_classifier.features.extraction import MOST_WORKERS, extract, micro_batches, to_pixels
 from flower_classifier.features.inputs import to_learner
+from flower_classifier.judging.heatmap import Heatmap, find_heatmap
 from flower_classifier.judging.prediction import DEFAULT_TOP_K, Prediction
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.frozen import place
@@ -105,6 +106,14 @@ class Predictor:
         if not logits.isfinite().all():
             raise InputError(BROKEN)
         return features.cpu(), logits.cpu()
+
+    def heatmap(self, photo: PhotoSource, class_name: str, size: tuple[int, int]) -> Heatmap | None:
+        """Return which places of a photo of `size` (width, height) speak for a class.
+
+        None for an architecture without a last feature map, such as a vision transformer. Raises ImageError.
+        """
+        pixels = to_pixels([open_views(photo, self.classifier.preprocessing)]).to(self.frozen.device)  # (1, 1, 3, S, S)
+        return find_heatmap(self.classifier, pixels[0, 0], self.classes.index(class_name), size)
 
     def likeliest(self, answer: Answer, top_k: int = DEFAULT_TOP_K) -> list[Prediction]:
         """Return the `top_k` likeliest of all classes, likeliest first; all where there are no more."""

@@ -33,6 +33,11 @@ class Diagnosis:
     classes: Sequence[str]  # (C,)
     names: Sequence[str]  # (C,): what people call the classes
 
+    @property
+    def judged(self) -> str:
+        """How many photos of which split: `90 test photos`."""
+        return counted(len(self.evaluation), f"{self.split} photo".strip())
+
 
 def write_history(folder: Path, history: Sequence[dict[str, float]], best_epoch: int) -> dict[str, Figure]:
     """Write the epochs' numbers as a table and as curves; return the figure by its name.
@@ -51,23 +56,31 @@ def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> dict[str, Figure]:
     Raises RunError where a file cannot be written.
     """
     from flower_classifier.report.charts import draw_confusion, draw_reliability
-    from flower_classifier.report.pictures import draw_mistakes
 
     with writing(folder):
         for name in files_of("evaluation"):
             (folder / name).unlink(missing_ok=True)
     evaluation, names = diagnosis.evaluation, [printable(name) for name in diagnosis.names]
     write_table(folder / "per_class.csv", per_class(evaluation, diagnosis.classes, diagnosis.names))
-    photos = counted(len(evaluation), f"{diagnosis.split} photo".strip())
     figures = {
-        "confusion_matrix": draw_confusion(evaluation, names, photos),
-        "reliability": draw_reliability(evaluation, photos),
+        "confusion_matrix": draw_confusion(evaluation, names, diagnosis.judged),
+        "reliability": draw_reliability(evaluation, diagnosis.judged),
     }
-    if mistakes := most_confident_mistakes(diagnosis, names):
-        all_mistakes = counted(len(evaluation.mistakes), "mistake")
-        chosen = f"the {len(mistakes)} most confident of " if len(mistakes) < len(evaluation.mistakes) else ""
-        figures["mistakes"] = draw_mistakes(mistakes, f"{photos}: {chosen}{all_mistakes}")
+    if mistakes := draw_most_confident(diagnosis):
+        figures["mistakes"] = mistakes
     return save_all(folder, figures)
+
+
+def draw_most_confident(diagnosis: Diagnosis) -> Figure | None:
+    """Draw the wrong predictions with the highest probabilities; return None where there are none."""
+    from flower_classifier.report.pictures import draw_mistakes
+
+    mistakes = most_confident_mistakes(diagnosis, [printable(name) for name in diagnosis.names])
+    if not mistakes:
+        return None
+    number = len(diagnosis.evaluation.mistakes)
+    chosen = f"the {len(mistakes)} most confident of " if len(mistakes) < number else ""
+    return draw_mistakes(mistakes, f"{diagnosis.judged}: {chosen}{counted(number, 'mistake')}")
 
 
 def most_confident_mistakes(diagnosis: Diagnosis, names: Sequence[str]) -> list[Mistake]:

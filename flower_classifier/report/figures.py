@@ -6,15 +6,19 @@ opens a window.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from flower_classifier.report.report_files import writing
 
@@ -35,10 +39,25 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Save a figure; the file's ending chooses the format. Raises RunError where that fails."""
-    with warnings.catch_warnings(), writing(path):
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box; the text output has it right
+    with missing_letters_allowed(), writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, facecolor="white", pil_kwargs=FAST_PNG if path.suffix.lower() == ".png" else None)
+
+
+def image_of(figure: Figure) -> Image.Image:
+    """Return a figure as a picture in memory, RGB, which notebooks show by themselves."""
+    figure.set_facecolor("white")  # whatever a notebook's theme says
+    with missing_letters_allowed():
+        figure.canvas.draw()
+    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+
+
+@contextlib.contextmanager
+def missing_letters_allowed() -> Iterator[None]:
+    """Keep matplotlib from warning of letters that no font has: it draws a box, and the text output has them right."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
 
 
 def add_axes(

@@ -1,4 +1,4 @@
-"""Pictures of photos: a prediction, and the mistakes of an evaluation. Sizes are inches."""
+"""Pictures of photos: a prediction, the mistakes of an evaluation, photos in a grid. Sizes are inches."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ NARROWEST_PHOTO = 1.6  # so that its file name has room
 BARS_WIDTH, NUMBER_WIDTH = 5.6, 0.95
 MOST_ROWS = 50
 ROW_HEIGHTS = (0.48, 0.84)  # rows share the photo's height within these limits
-COLUMNS, CELL, CAPTIONS, GRID_TOP = 4, 2.425, 0.5, 0.6  # of the grid of mistakes: 1,200 pixels wide
+COLUMNS, CELL = 4, 2.425  # of a grid of photos: 1,200 pixels wide
+CAPTIONS, GRID_TOP = 0.5, 0.6  # below each mistake; above the grid of mistakes
+TITLE_ROOM = 0.3  # above each photo of a plain grid
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,19 @@ def draw_mistakes(mistakes: Sequence[Mistake], title: str) -> Figure:
         write_line(figure, f"true class: {mistake.true}", left, top - 0.26, CELL - MARGIN, TITLE)
         write_line(figure, mistake.file, left, top - 0.46, CELL - MARGIN, CAPTION, FAINT)
     figure.figimage(np.asarray(page), zorder=-1)
+    return figure
+
+
+def draw_grid(photos: Sequence[tuple[Image.Image, str]]) -> Figure:
+    """Draw photos in a grid, each under its title."""
+    rows = -(-len(photos) // COLUMNS)
+    cell_height = CELL + TITLE_ROOM
+    figure = new_figure(COLUMNS * CELL + MARGIN, rows * cell_height + MARGIN)
+    for place, (photo, title) in enumerate(photos):
+        row, column = divmod(place, COLUMNS)
+        bottom = MARGIN + (rows - 1 - row) * cell_height
+        panel = add_axes(figure, MARGIN + column * CELL, bottom, CELL - MARGIN, CELL - MARGIN)
+        draw_photo(panel, photo, title)
     return figure
 
 

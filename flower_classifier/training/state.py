@@ -236,6 +236,14 @@ class TrainState:
         )
 
 
+def epoch_line(row: Row, epochs: int) -> str:
+    """Return an epoch's numbers as a line for people; lines of the same run stand in columns."""
+    return (
+        f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}   training loss {row['train_loss']:.4f}   "
+        f"validation loss {row['valid_loss']:.4f}   validation accuracy {row['valid_accuracy']:6.2%}"
+    )
+
+
 def rank(row: Row) -> tuple[float, float]:
     """Order epochs: by validation accuracy, equal ones by lower validation loss."""
     return row["valid_accuracy"], -row["valid_loss"]

@@ -1,0 +1,343 @@
+"""The exercise's verbs for models: build, train, evaluate, save, load, predict, and look at each of them.
+
+    model = build_model("squeezenet1_1", data, hidden_units=512)
+    train_model(model, data, epochs=5)
+    print(evaluate_model(model, data))
+    save_checkpoint(model, "my_checkpoint.pth")
+    model = load_checkpoint("my_checkpoint.pth")
+    probabilities, classes = predict("flowers/test/74/image_01191.jpg", model, topk=5)
+
+`data` is what load_data of data_utils.py returns. train.py does the same and more: it resumes, it can go on without
+bad photos, and it leaves a report. For the same settings both make the same checkpoint. What draws returns a Pillow
+image, which a notebook shows by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from data_utils import Data
+from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.messages import note, speaking
+from flower_classifier.base.words import counted, printable
+from flower_classifier.features.feature_cache import FeatureCache
+from flower_classifier.features.inputs import Inputs, UnusablePhotosError, prepare_inputs, whole
+from flower_classifier.judging.calibration import calibrate
+from flower_classifier.judging.evaluation import evaluate, summary
+from flower_classifier.judging.prediction import DEFAULT_TOP_K
+from flower_classifier.judging.predictor import BROKEN, Predictor
+from flower_classifier.networks import checkpoint as checkpoints
+from flower_classifier.networks.checkpoint import Checkpoint
+from flower_classifier.networks.classifier import Classifier
+from flower_classifier.networks.devices import choose_device
+from flower_classifier.networks.frozen import FrozenPart, place
+from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.photos.images import load_image
+from flower_classifier.photos.views import Preprocessing
+from flower_classifier.report.diagnosis import Diagnosis
+from flower_classifier.training.loop import fit
+from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.state import Row, TrainState, epoch_line
+from flower_classifier.training.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PHOTO_SIDE = 1024  # pixels of a photo's shorter side that the picture of a prediction can show
+
+
+@dataclass(repr=False)
+class Model:
+    """A classifier, what its outputs are called, and how it came about. Training changes it in place."""
+
+    classifier: Classifier
+    frozen: FrozenPart  # what of it does not learn, on the device where all of it runs
+    classes: tuple[str, ...]  # class folders, in the order of the logits
+    category_names: dict[str, str] = field(default_factory=dict)  # class folder -> what people call it
+    training: dict[str, object] = field(default_factory=dict)  # weights, epochs, learning_rate, …
+    history: list[Row] = field(default_factory=list)  # one row per epoch of the last training
+    temperature: float = 1.0  # by which logits are divided before they become probabilities
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the network expects of a photo: `process_image(photo, model.preprocessing)`."""
+        return self.classifier.preprocessing
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """All of it as it goes into a file. The tensors are the model's own, not copies."""
+        return Checkpoint(
+            model=self.classifier.config,
+            preprocessing=self.preprocessing,
+            classes=self.classes,
+            tensors=dict(self.classifier.state_dict()),
+            category_names=self.category_names,
+            training=self.training,
+            history=[dict(row) for row in self.history],
+            temperature=self.temperature,
+        )
+
+    @functools.cached_property
+    def predictor(self) -> Predictor:
+        """What answers for the model, as it is now."""
+        return Predictor(self.checkpoint, self.frozen.device)
+
+    def take(self, trained: Checkpoint) -> None:
+        """Become what training has made of it. The classifier must hold the same tensors already."""
+        self.training, self.history, self.temperature = trained.training, trained.history, trained.temperature
+        self.__dict__.pop("predictor", None)  # it knows the old temperature
+
+    def __repr__(self) -> str:
+        config = self.classifier.config
+        numbers = sum(parameter.numel() for parameter in self.classifier.learner.parameters())
+        learns = f"its head of {numbers:,} parameters learns" if config.learns == "head" else f"{numbers:,} parameters"
+        trained = f"trained for {counted(len(self.history), 'epoch')}" if self.history else "not trained yet"
+        classes = counted(len(self.classes), "class", "classes")
+        return f"{config.arch} on {self.frozen.device} for {classes}: {learns}; {trained}"
+
+
+@dataclass(frozen=True, repr=False)
+class Results(Diagnosis):
+    """How good a model is on photos whose classes are known. Printed, it is two lines."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the photos that are named correctly, 0 to 1."""
+        return self.evaluation.accuracy
+
+    def __repr__(self) -> str:
+        return summary(self.split, self.evaluation)
+
+
+def build_model(
+    arch: str,
+    data: Data,
+    hidden_units: int | Sequence[int] | None = None,
+    dropout: float = TrainConfig.dropout,
+    weights: str | None = None,
+    image_size: int | None = None,
+    seed: int = TrainConfig.seed,
+    gpu: bool = False,
+) -> Model:
+    """Put a new head, with one output per class of the data, on a pretrained network.
+
+    `arch`: any classification model of torchvision, or the small "cnn", which learns from scratch. `hidden_units`: the
+    width of the head's hidden layer, or several widths, or 0 for none; without it what suits the architecture.
+    `weights`: a name of torchvision's, a file, or "none" for random ones; without it the best. `image_size` (pixels) is
+    for the cnn alone. The arguments are the options of train.py. Raises InputError for a value that does not fit,
+    RunError where the weights cannot be downloaded.
+    """
+    units = widths(hidden_units)
+    check(data, arch=arch, hidden_units=units, dropout=dropout, image_size=image_size, seed=seed)
+    with speaking():
+        device = choose_device(gpu)
+        with own_randomness(device):
+            classifier, chosen = new_classifier(arch, len(data.classes), weights, units, dropout, image_size, seed)
+        training = {"weights": chosen.name, **({"licence": chosen.licence} if chosen.licence else {})}
+        return Model(classifier, place(classifier, device), data.classes, data.category_names, training)
+
+
+def train_model(
+    model: Model,
+    data: Data,
+    epochs: int = TrainConfig.epochs,
+    learning_rate: float = TrainConfig.learning_rate,
+    batch_size: int = TrainConfig.batch_size,
+    views: int = TrainConfig.views,
+    seed: int = TrainConfig.seed,
+) -> None:
+    """Train a model on the training photos, printing a line per epoch; it then is as it was after its best epoch.
+
+    The best epoch is the one with the highest accuracy on the validation photos; they also choose the temperature that
+    makes the probabilities believable. The arguments are the options of train.py. If it is interrupted, the model holds
+    the best of the finished epochs. A second training goes on from what the first has reached, with a new optimizer.
+
+    Raises UnusablePhotosError for photos that cannot be opened, InputError for a value that does not fit, RunError for
+    a loss that is not finite.
+    """
+    check(data, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, views=views, seed=seed)
+    check_classes(model, data)
+    recipe = Recipe(epochs, learning_rate, batch_size, views, seed)
+    settings = {"seed": seed, "learning_rate": learning_rate, "batch_size": batch_size, "views": views, "skipped": []}
+    training = {**model.training, **settings}
+    with speaking(), own_randomness(model.frozen.device):
+        inputs = prepare_inputs(model.frozen, data.splits, seed, open_cache(), recipe.schedule)
+        refuse_bad(*inputs)
+        train, valid, _ = inputs
+        state = TrainState(model.classifier, recipe, model.classes, model.category_names, training)
+        try:
+            fit(state, train, valid, lambda row: print(epoch_line(row, epochs), flush=True))
+        finally:
+            if state.epoch:
+                state.load_best()
+                model.take(state.best_checkpoint())
+        model.take(state.best_checkpoint(calibrate(evaluate(state.learner, whole(valid)))))
+    print(f"best epoch {state.best['epoch']}   validation accuracy {state.best['valid_accuracy']:.2%}")
+
+
+def evaluate_model(model: Model, data: Data) -> Results:
+    """Let a model name the test photos, which training never saw, and compare; without any, the validation photos.
+
+    `print(evaluate_model(model, data))` shows what train.py shows at its end. Raises UnusablePhotosError for photos
+    that cannot be opened, InputError for a model whose weights are broken.
+    """
+    check_classes(model, data)
+    with speaking():
+        inputs = Inputs(model.frozen, data.judged, cache=open_cache())
+        inputs.prepare()
+        refuse_bad(inputs)
+        try:
+            evaluation = evaluate(model.classifier.learner, whole(inputs)).at(model.temperature)
+        except FloatingPointError:
+            raise InputError(BROKEN) from None
+        return Results(inputs.split.name, evaluation, inputs.paths, model.classes, model.checkpoint.names)
+
+
+def save_checkpoint(model: Model, path: str | Path) -> None:
+    """Write a model into one file, for load_checkpoint and predict.py; missing folders are made.
+
+    The file is written whole or not at all. Raises RunError where that fails; an older file is then untouched.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+    checkpoints.save_checkpoint(path, model.checkpoint)
+
+
+def load_checkpoint(path: str | Path, gpu: bool = False) -> Model:
+    """Read a model that save_checkpoint or train.py wrote. It runs no code that the file may hold.
+
+    Raises InputError for a file that is no such checkpoint.
+    """
+    with speaking():
+        saved = checkpoints.load_checkpoint(Path(path))
+        frozen = place(saved.classifier, choose_device(gpu))
+    return Model(
+        classifier=saved.classifier,
+        frozen=frozen,
+        classes=saved.classes,
+        category_names=saved.category_names,
+        training=saved.training,
+        history=saved.history,
+        temperature=saved.temperature,
+    )
+
+
+def predict(image: str | Path | Image.Image, model: Model, topk: int = DEFAULT_TOP_K) -> tuple[list[float], list[str]]:
+    """Return the probabilities, 0 to 1, and the classes that are likeliest for a photo, likeliest first.
+
+    A class is the name of its folder; `model.category_names` says what people call it. Raises ImageError for a photo
+    that cannot be opened.
+    """
+    if topk < 1:
+        raise InputError(f"must be at least 1, not {topk}", "topk")
+    answers = model.predictor(image, topk)
+    return [answer["probability"] for answer in answers], [answer["class"] for answer in answers]
+
+
+def show_prediction(
+    image: str | Path | Image.Image, model: Model, topk: int = DEFAULT_TOP_K, heatmap: bool = False
+) -> Image.Image:
+    """Return a picture of a photo beside bars for its likeliest classes.
+
+    With `heatmap`, places of the photo that speak for the likeliest class are bright. Raises ImageError for a photo
+    that cannot be opened.
+    """
+    from flower_classifier.report.figures import image_of
+    from flower_classifier.report.pictures import draw_prediction
+
+    probabilities, classes = predict(image, model, topk)
+    photo = load_image(image, PHOTO_SIDE)
+    title = Path(image).name if isinstance(image, str | Path) else ""
+    names = [printable(model.category_names.get(name, name)) for name in classes]
+    bars = list(zip(names, probabilities, strict=True))
+    with speaking():
+        heat = model.predictor.heatmap(image, classes[0], photo.size) if heatmap else None
+        if heatmap and not heat:
+            note(f"{model.classifier.config.arch} has no last feature map, so there is no heat map to draw")
+        return image_of(draw_prediction(photo, printable(title), bars, heat))
+
+
+def show_training(model: Model) -> Image.Image:
+    """Return a picture of a model's losses and its accuracy by epoch. Raises InputError if it is not trained."""
+    from flower_classifier.report.charts import draw_curves
+    from flower_classifier.report.figures import image_of
+
+    if not model.history:
+        raise InputError("the model is not trained yet, so there are no curves to show")
+    return image_of(draw_curves(model.history, model.training["epoch"]))
+
+
+def show_confusion(results: Results) -> Image.Image:
+    """Return a picture of which classes were taken for which."""
+    from flower_classifier.report.charts import draw_confusion
+    from flower_classifier.report.figures import image_of
+
+    return image_of(draw_confusion(results.evaluation, [printable(name) for name in results.names], results.judged))
+
+
+def show_reliability(results: Results) -> Image.Image:
+    """Return a picture of how often the model is right, by how probable it finds its answer."""
+    from flower_classifier.report.charts import draw_reliability
+    from flower_classifier.report.figures import image_of
+
+    return image_of(draw_reliability(results.evaluation, results.judged))
+
+
+def show_mistakes(results: Results) -> Image.Image | None:
+    """Return a picture of the wrong answers with the highest probabilities, or None where there are none."""
+    from flower_classifier.report.diagnosis import draw_most_confident
+    from flower_classifier.report.figures import image_of
+
+    figure = draw_most_confident(results)
+    return image_of(figure) if figure else None
+
+
+# ---------------------------------------------------------------------------------------------- what the verbs share
+
+
+def check(data: Data, **settings: object) -> None:
+    """Raise InputError, naming the argument, for a value that train.py would refuse."""
+    TrainConfig(data.splits.train.root, **settings)
+
+
+def check_classes(model: Model, data: Data) -> None:
+    """Raise InputError where the classes of the data are not the model's, in the same order."""
+    if model.classes != data.classes:
+        ours, theirs = (counted(len(names), "class", "classes") for names in (model.classes, data.classes))
+        raise InputError(f"the model was built for other classes ({ours}) than the data has ({theirs}): build another")
+
+
+def widths(hidden_units: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    """Return the widths of the hidden layers; 0 is none, and None stays what suits the architecture."""
+    if hidden_units is None:
+        return None
+    given = (hidden_units,) if isinstance(hidden_units, int) else tuple(hidden_units)
+    return () if given == (0,) else given
+
+
+def open_cache() -> FeatureCache:
+    """Return the feature cache that train.py uses too."""
+    return FeatureCache(TrainConfig.cache_dir, limit=TrainConfig.cache_limit * 1e9)
+
+
+def refuse_bad(*inputs: Inputs | None) -> None:
+    """Raise UnusablePhotosError where there are photos that cannot be opened."""
+    if errors := [part.bad[index] for part in inputs if part for index in sorted(part.bad)]:
+        raise UnusablePhotosError(errors)
+
+
+@contextlib.contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Leave torch's generators afterwards as they were: the student's own random numbers are not ours to change."""
+    with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []):
+        yield
