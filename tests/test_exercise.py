@@ -77,7 +77,8 @@ def test_a_students_script_gets_what_the_commands_get_bit_for_bit(arch, flowers,
     assert ours == [line for line in theirs.out.splitlines() if not line.startswith("checkpoint: ")]
     assert same(read(tmp_path / "saved" / "mine.pth"), read(tmp_path / "theirs" / "checkpoint.pth"))
     outcome = run(predict, photo, tmp_path / "theirs" / "checkpoint.pth", "--top_k", 3, "--format", "json")
-    rows = json.loads(outcome.out)
+    (record,) = json.loads(outcome.out)
+    rows = record["predictions"]
     assert last == [f"{row['class']} {row['probability']!r}" for row in rows]
 
 

@@ -66,7 +66,7 @@ def test_checkpoints_of_earlier_formats_answer_as_they_did(request, run, flowers
     pixels = F.center_crop(F.resize(F.pil_to_tensor(Image.open(photo)), [resize], antialias=True), [crop, crop])
     with torch.inference_mode():
         logits = checkpoint.classifier(pixels[None])[0] / checkpoint.temperature
-    ((record),) = json.loads(run(predict, photo, path, "--format", "json", "--top_k", 6).out)
+    (record,) = json.loads(run(predict, photo, path, "--format", "json", "--top_k", 6).out)
     found = {row["class"]: row["probability"] for row in record["predictions"]}
     expected = dict(zip(checkpoint.classes, logits.softmax(dim=0).tolist(), strict=True))
     assert found == pytest.approx(expected, abs=1e-6 if learns == "all" else 0.02)  # a frozen part may be bfloat16
