@@ -77,8 +77,8 @@ def test_a_students_script_gets_what_the_commands_get_bit_for_bit(arch, flowers,
     assert ours == [line for line in theirs.out.splitlines() if not line.startswith("checkpoint: ")]
     assert same(read(tmp_path / "saved" / "mine.pth"), read(tmp_path / "theirs" / "checkpoint.pth"))
     outcome = run(predict, photo, tmp_path / "theirs" / "checkpoint.pth", "--top_k", 3, "--format", "json")
-    rows = json.loads(outcome.out)
-    assert last == [f"{row['class']} {row['probability']!r}" for row in rows]
+    (answer,) = json.loads(outcome.out)
+    assert last == [f"{row['class']} {row['probability']!r}" for row in answer["predictions"]]
 
 
 def test_a_checkpoint_of_train_py_is_loaded_judged_and_asked(trained, data, photo, run):
