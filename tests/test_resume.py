@@ -204,8 +204,8 @@ def test_a_photo_that_turns_bad_between_views_stops_the_run_resumably(data_of, r
     data, photo = data_of
     code = (
         "import sys, train; from pathlib import Path; photo = Path(sys.argv.pop())\n"
-        "report, size = train.report_epoch, photo.stat().st_size\n"
-        "train.report_epoch = lambda *what: (report(*what), photo.write_bytes(bytes(size)))\n"
+        "line, size = train.epoch_line, photo.stat().st_size\n"
+        "train.epoch_line = lambda *what: (photo.write_bytes(bytes(size)), line(*what))[1]\n"
         "train.program.run(lambda: train.main(sys.argv[1:]))"
     )
     options = [*QUICK, "--epochs", 4, "--no_cache", "--save_dir", tmp_path / "out"]
