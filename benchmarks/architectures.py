@@ -1,4 +1,4 @@
-"""What an architecture costs a photo on this machine: the README's table. Run by hand.
+"""What an architecture costs a photo on this machine, for docs/measurements.md. Run by hand.
 
     python benchmarks/architectures.py flowers/valid
 

@@ -1,4 +1,4 @@
-"""How fast it is: the README's tables of whole runs, extraction, predictions and memory. Run by hand.
+"""How fast it is: whole runs, extraction, predictions and memory, for docs/measurements.md. Run by hand.
 
     TORCH_HOME=... python benchmarks/compare.py flowers --seeds 3
 

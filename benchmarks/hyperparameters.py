@@ -1,4 +1,4 @@
-"""What epochs, learning rate, head and views do to the accuracy: the README's table. Run by hand.
+"""What epochs, learning rate, head and views do to the accuracy, for docs/measurements.md. Run by hand.
 
     TORCH_HOME=... python benchmarks/hyperparameters.py flowers --arch squeezenet1_1
 

@@ -1,8 +1,8 @@
-"""Make the README's pictures and outputs anew: `make gallery`.
+"""Make the pictures and outputs of README.md and docs/ anew: `make gallery`.
 
-The pictures come from the demo's drawings. Output blocks of the README begin with `$ python …`: each such command is
-run as it is written, and what it prints replaces the block. Blocks that need `flowers`, the photos of 102 species, stay
-as they are where there is no such folder (to use another folder: `make gallery FLOWERS=/where/they/are`).
+The pictures come from the demo's drawings. An output block begins with `$ python …`. Each such command is run as it is
+written, in the order of PAGES, and what it prints replaces the block. Blocks that need `flowers`, the photos of 102
+species, stay as they are where there is no such folder (to use another folder: `make gallery FLOWERS=/where/they/are`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ sys.path.insert(0, str(PROJECT))
 # isort: split
 from flower_classifier.report.report_files import REPORT_FILES  # noqa: E402 -- after the path to it
 
+PAGES = ("README.md", "docs/predicting.md")  # those with output blocks; later ones use what earlier ones leave
 BLOCK = re.compile(r"^    \$ (python .*)\n((?:    .*\n|\n(?=    [^$ ]))*)", re.MULTILINE)
 SHOWN = "demo/flowers/test/54/drawn_000.jpg"
 FIRST_EPOCHS = 4  # of a run that are shown, and the last
@@ -35,14 +36,14 @@ def main() -> None:
     flowers = parser.parse_args().flowers
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for file in [*PROJECT.glob("*.py"), PROJECT / "cat_to_name.json"]:
+        for file in [*PROJECT.glob("*.py"), PROJECT / "flower_classifier", PROJECT / "cat_to_name.json"]:
             (folder / file.name).symlink_to(file)
         if flowers.is_dir():
             (folder / "flowers").symlink_to(flowers.resolve())
         make_pictures(folder)
-        readme = PROJECT / "README.md"
-        text = readme.read_text(encoding="utf-8")
-        readme.write_text(BLOCK.sub(lambda block: made_anew(block, folder), text), encoding="utf-8")
+        for page in PAGES:
+            text = (PROJECT / page).read_text(encoding="utf-8")
+            (PROJECT / page).write_text(BLOCK.sub(lambda block: made_anew(block, folder), text), encoding="utf-8")
 
 
 def make_pictures(folder: Path) -> None:
@@ -81,7 +82,7 @@ def shortened(lines: list[str]) -> list[str]:
 
 
 def run(command: str, folder: Path) -> str:
-    """Run a command line of the README, pipes included; return what it prints, both streams in their order."""
+    """Run a command line of a page, pipes included; return what it prints, both streams in their order."""
     print(f"$ {command}", file=sys.stderr, flush=True)
     line = re.sub(r"\bpython\b", shlex.quote(sys.executable), command)
     settings = {"PYTHONUNBUFFERED": "1", "XDG_CACHE_HOME": str(folder / "cache")}

@@ -1,14 +1,13 @@
 """What a run leaves for people: tables that programs read, pictures that people look at."""
 
 import csv
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import NAMES, PROJECT, read, run_program
+from support import NAMES, read, run_program
 
 import train
 from flower_classifier.judging.evaluation import Evaluation
@@ -46,14 +45,6 @@ def test_the_history_is_a_table_of_the_checkpoints(reported):
 def test_a_run_leaves_the_files_of_the_list(reported):
     beside = {"last.pth", "lock"}  # of the run itself
     assert {path.name for path in reported.iterdir()} == {file.name for file in REPORT_FILES} | beside
-
-
-def test_the_documentation_lists_the_same_files_with_the_same_words():
-    """One table of README.md or docs/*.md has a row for each file of the list, and no other row."""
-    pages = [path.read_text(encoding="utf-8") for path in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md"))]
-    tables = [table for page in pages for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)]
-    (documented,) = (table for table in tables if f"\n| `{REPORT_FILES[0].name}` |" in table)
-    assert documented.splitlines()[2:] == [f"| `{file.name}` | {file.shows} |" for file in REPORT_FILES]
 
 
 @pytest.mark.parametrize(

@@ -78,14 +78,6 @@ def test_a_mistyped_flag_gets_the_right_one(run):
     assert run(train, "flowers", "more").err.startswith("train.py: unknown argument 'more'")
 
 
-def test_the_tests_that_the_readme_names_exist():
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(test_\w+\.py)::(\w+)`", readme)
-    assert len(named) > 20
-    for file, test in named:
-        assert f"def {test}(" in (PROJECT / "tests" / file).read_text(encoding="utf-8"), (file, test)
-
-
 def test_control_sequences_and_bytes_that_are_no_text_are_escaped():
     for name in ("rose 雛菊 é", "fire\xa0lily", "バラ\u3000赤", "گل\u200cسرخ"):
         assert printable(name) == name

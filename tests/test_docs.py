@@ -1,0 +1,68 @@
+"""README.md and docs/ say what is true of the program."""
+
+import re
+from dataclasses import fields
+
+import pytest
+from support import PROJECT
+
+from flower_classifier.judging.predict_config import PredictConfig
+from flower_classifier.report.report_files import REPORT_FILES
+from flower_classifier.training.train_config import TrainConfig
+
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PIPS_FLAGS = {"upgrade"}
+
+
+def read(name):
+    return (PROJECT / name).read_text(encoding="utf-8")
+
+
+def test_the_tests_that_the_promises_name_exist():
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", read("docs/promises.md"))
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}(" in read(f"tests/{file}"), (file, test)
+
+
+def test_the_documentation_lists_the_report_with_the_same_words():
+    """One table has a row for each file of the list, and no other row."""
+    tables = [table for page in PAGES for table in re.findall(r"(?:^\|.*\n)+", page.read_text("utf-8"), re.MULTILINE)]
+    (documented,) = (table for table in tables if f"\n| `{REPORT_FILES[0].name}` |" in table)
+    assert documented.splitlines()[2:] == [f"| `{file.name}` | {file.shows} |" for file in REPORT_FILES]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text("utf-8")):
+        name, _, heading = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings], target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_are_flags_of_the_commands(page):
+    settings = [entry for config in (TrainConfig, PredictConfig) for entry in fields(config)]
+    known = {name for entry in settings for name in (entry.name, *entry.metadata["option"].aliases)}
+    assert set(re.findall(r"(?<![\w-])--([a-z]\w+)", page.read_text("utf-8"))) <= known | PIPS_FLAGS
+
+
+def test_every_page_is_linked_from_the_readme():
+    linked = set(re.findall(r"\]\((docs/\w+\.md)\)", read("README.md")))
+    assert linked == {f"docs/{page.name}" for page in PAGES[1:]}
+
+
+def test_the_readme_shows_every_room():
+    shown = re.findall(r"^      (\w+)/ ", read("README.md"), re.MULTILINE)
+    assert sorted(shown) == sorted(path.parent.name for path in (PROJECT / "flower_classifier").glob("*/__init__.py"))
+
+
+def test_messages_in_the_troubleshooting_table_are_the_programs_own():
+    section = read("README.md").partition("## Troubleshooting")[2].partition("\n## ")[0]
+    quoted = re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+    assert len(quoted) > 5
+    code = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "flower_classifier").rglob("*.py"))
+    assert [message for message in quoted if message not in code] == ["operator torchvision::nms does not exist"]
