@@ -1,5 +1,5 @@
 # make demo   draw flowers, train on them, predict one, show the picture
-# make gallery   make the README's pictures and outputs anew
+# make gallery   make the pictures and outputs of README and docs anew
 # make docs     write docs/options.md anew
 # make test   everything that CI checks
 # All need Python 3.10 or newer and make; what else they need goes into .venv, once.

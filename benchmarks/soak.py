@@ -2,9 +2,9 @@
 
     python benchmarks/soak.py flowers --kills 100
 
-Trains signals_held first; then the same with a real kill -9 after a random time (while it loads, while features are
+Trains undisturbed first; then the same with a real kill -9 after a random time (while it loads, while features are
 computed, between epochs, while files are written), each time going on with --resume, until it ends by itself. The
-checkpoint must then be the signals_held run's, tensor for tensor. Features go into a cache that the kills hit too. All
+checkpoint must then be the undisturbed run's, tensor for tensor. Features go into a cache that the kills hit too. All
 over again, until there were kills enough.
 """
 

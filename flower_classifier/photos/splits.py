@@ -129,7 +129,7 @@ def check_number_of_classes(data_dir: Path, classes: tuple[str, ...]) -> None:
         return
     found = f"only one class ({classes[0]})" if classes else "no class folders with photos"
     nested = [path.parent for path in sorted(data_dir.glob("*/train")) if path.is_dir()]
-    hint = f"did you mean {nested[0]}?" if nested else "a class is a folder of photos, and there must be two at least"
+    hint = f"did you mean {nested[0]}?" if nested else "a class is a folder of photos, and at least two are needed"
     raise InputError(f"{data_dir} holds {found}: {hint}")
 
 
