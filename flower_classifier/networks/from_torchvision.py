@@ -128,7 +128,8 @@ def download_weights(entry: WeightsEnum) -> OrderedDict:
             return entry.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
     except Exception as error:  # no network, a hash that does not fit, or whatever a damaged file makes of the reader
         if cached.exists():
-            raise RunError(f"{cached} is damaged ({reason_of(error)}): delete it, and the next run fetches it again") from error
+            again = "delete it, and the next run fetches it again"
+            raise RunError(f"{cached} is damaged ({reason_of(error)}): {again}") from error
         reason = reason_of(getattr(error, "reason", error))  # an URLError's own text is clumsy
         raise RunError(
             f"cannot get the pretrained weights ({reason}).\n"
