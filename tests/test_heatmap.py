@@ -1,6 +1,7 @@
 """Which places speak for a class: against the class activation map by hand, on every kind of architecture."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torchvision import models
 
 import predict
 from flower_classifier.judging.heatmap import find_heatmap
+from flower_classifier.networks.frozen import place
 from flower_classifier.networks.new_classifier import new_classifier
 from flower_classifier.photos.views import open_views
 
@@ -127,3 +129,30 @@ def test_looking_for_it_leaves_the_probabilities_alone(run, trained, trained_on_
 def test_without_a_plot_there_is_nothing_to_draw_it_on(run, trained, flowers):
     outcome = run(predict, flowers / "test", trained / "checkpoint.pth", "--heatmap")
     assert (outcome.code, outcome.out, outcome.err.count("it needs --plot")) == (2, "", 1)
+
+
+def test_a_heat_map_is_the_networks_own_while_workers_run_it_for_other_photos(flowers):
+    """squeezenet has no norms to fold, so what the workers run is the very network that is looked into."""
+    classifier = untrained("squeezenet1_1", hidden_units=(8,))
+    frozen = place(classifier, torch.device("cpu"))
+    pixels = torch.from_numpy(open_views(flowers / "test" / "54" / "drawn_000.jpg", classifier.preprocessing)[0])
+    pixels = pixels.permute(2, 0, 1)
+    quiet = find_heatmap(classifier, pixels, 0, (48, 48)).values
+    assert frozen.network is classifier.backbone
+    done = threading.Event()
+
+    def work():
+        with torch.inference_mode():
+            while not done.is_set():
+                frozen(torch.zeros(2, 3, 96, 96, dtype=torch.uint8))
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    try:
+        maps = [find_heatmap(classifier, pixels, 0, (48, 48)).values for _ in range(20)]
+    finally:
+        done.set()
+        for worker in workers:
+            worker.join()
+    assert all(found == pytest.approx(quiet, abs=1e-3) for found in maps)

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 import predict
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.networks.tensor_files import write_atomically
+from flower_classifier.photos.views import Preprocessing
 
 OLD_KEYS = (
     "format_version", "arch", "hidden_units", "dropout", "class_to_idx", "category_names", "preprocessing", "training",
@@ -73,11 +74,15 @@ def test_checkpoints_of_earlier_formats_answer_as_they_did(request, run, flowers
 
 
 @pytest.mark.parametrize("options", [("--arch", "cnn"), QUICK], ids=["whole", "head"])
-def test_a_run_of_format_2_resumes_bit_for_bit(train_into, flowers, tmp_path, options):
-    train_into(tmp_path / "whole", flowers, *options, "--epochs", 3)
-    train_into(tmp_path / "parts", flowers, *options, "--epochs", 2)
+def test_a_run_of_format_2_resumes_bit_for_bit(train_into, flowers, tmp_path, monkeypatch, options):
+    """The photos go on being resampled as they were: the undisturbed run sees them so from the start."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr(Preprocessing.__init__, "__defaults__", ("torchvision",))
+        train_into(tmp_path / "whole", flowers, *options, "--epochs", 3)
+        train_into(tmp_path / "parts", flowers, *options, "--epochs", 2)
     as_state_of_format_2(tmp_path / "parts" / "run" / "last.pth")
     outcome = train_into(tmp_path / "parts", flowers, *options, "--epochs", 3, "--resume")
     assert re.search("^resuming after epoch 2$", outcome.err, re.MULTILINE)
+    assert read(tmp_path / "parts" / "checkpoint.pth")["preprocessing"]["resampling"] == "torchvision"
     for file in ("checkpoint.pth", "run/last.pth"):
         assert same(read(tmp_path / "parts" / file), read(tmp_path / "whole" / file))

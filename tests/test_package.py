@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support import PROJECT, run_program
 
@@ -136,6 +137,24 @@ def test_a_photo_may_be_a_path_bytes_a_file_a_picture_or_an_array(predictor, som
             assert predictor([photo, some[1]]) == beside_another
 
 
+def test_one_picture_may_stand_in_a_list_many_times(predictor, some):
+    """Several workers get it at once, and Pillow reads a file when it is first asked for pixels."""
+    expected = predictor([some[0]] * 24)
+    with Image.open(some[0]) as picture:
+        assert predictor([picture] * 24) == expected
+
+
+def test_predicting_leaves_the_number_of_torchs_threads_as_it_was(predictor, some):
+    """In this thread, and in those that begin afterwards."""
+    before = torch.get_num_threads()
+    predictor(some)
+    found = []
+    thread = threading.Thread(target=lambda: (predictor(some), found.append(torch.get_num_threads())))
+    thread.start()
+    thread.join(timeout=60)
+    assert (torch.get_num_threads(), found) == (before, [before])
+
+
 def test_threads_that_ask_at_once_get_what_each_asks_for(predictor, some):
     expected = {photo: predictor(photo) for photo in some}
     wrong = []
@@ -160,7 +179,7 @@ def test_what_cannot_be_opened_is_an_error_that_names_it(predictor, some, tmp_pa
     with pytest.raises(fc.InputError, match="cannot open the photo"):
         predictor(b"")
     assert predictor([]) == []
-    with pytest.raises(fc.InputError, match="top_k must be at least 1, not 0"):
+    with pytest.raises(fc.InputError, match="top_k must be a whole number of at least 1, not 0"):
         predictor(some[0], top_k=0)
 
 

@@ -179,3 +179,15 @@ def test_words_for_numbers_and_lists():
     ]
     assert first_few("abc") == "a, b, c"
     assert first_few(range(10)) == "0, 1, 2 and 7 more"
+
+
+def test_a_message_is_said_once_even_where_the_root_logger_speaks_too(trained, flowers):
+    code = (
+        "import logging, sys; logging.basicConfig(level=logging.INFO)\n"
+        "import predict; from flower_classifier.base import program\n"
+        "program.run(lambda: predict.main(sys.argv[1:]))"
+    )
+    outcome = run_program(
+        "-c", code, next((flowers / "test" / "54").iterdir()), trained / "checkpoint.pth", "--top_k", 9
+    )
+    assert outcome.err.count("there are 6 classes") == 1

@@ -42,14 +42,16 @@ class StderrHandler(logging.Handler):
 @contextlib.contextmanager
 def speaking() -> Iterator[None]:
     """Show messages and progress bars on stderr: for a command, which has the terminal to itself."""
-    handler, level = StderrHandler(), log.level
+    handler, level, propagates = StderrHandler(), log.level, log.propagate
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    log.propagate = False  # else a handler of the root logger would say everything a second time
     try:
         yield
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+        log.propagate = propagates
 
 
 def is_speaking() -> bool:

@@ -134,8 +134,10 @@ def shared_cores(device: torch.device, most_workers: int = MOST_WORKERS) -> Iter
     With a GPU the workers do little but open photos, for which every core is welcome.
     """
     threads, share = torch.get_num_threads(), threads_per_worker(most_workers)
-    torch.set_num_threads(share)
+    if share != threads:  # which is a setting of the whole process
+        torch.set_num_threads(share)
     try:
         yield threads // share if device.type == "cpu" else max(threads, os.cpu_count() or 1)
     finally:
-        torch.set_num_threads(threads)
+        if share != threads:
+            torch.set_num_threads(threads)

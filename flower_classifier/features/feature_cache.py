@@ -52,11 +52,11 @@ class MappedRows:
     """Rows of a table in a split's order, read through a memory map: what is resident does not grow with the data."""
 
     def __init__(self, file: BinaryIO, places: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.places = torch.tensor(places)  # (N,): where each photo's row lies in the file
+        self.places = torch.tensor(places, dtype=torch.int64)  # (N,): where each photo's row lies in the file
         rows = max(places, default=-1) + 1
         stored = numpy_dtype(dtype)
         self.map = np.memmap(file, stored, mode="r", shape=(rows, *shape)) if rows else np.empty((0, *shape), stored)
-        self.dtype, self.read = dtype, 0
+        self.dtype, self.row_bytes, self.read = dtype, math.prod(shape) * dtype.itemsize, 0
 
     def __len__(self) -> int:
         return len(self.places)
@@ -64,7 +64,7 @@ class MappedRows:
     def __getitem__(self, chosen: torch.Tensor) -> torch.Tensor:
         """Return a copy of the chosen rows (B, ...)."""
         rows = torch.from_numpy(np.asarray(self.map[self.places[chosen].numpy()]))
-        self.read += len(rows) * max(self.map[0].nbytes, READ_AHEAD)
+        self.read += len(rows) * max(self.row_bytes, READ_AHEAD)
         if self.read > RELEASE_AFTER and hasattr(mmap, "MADV_DONTNEED"):
             self.map._mmap.madvise(mmap.MADV_DONTNEED)
             self.read = 0

@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.networks.sizes import TEMPERATURE
 
 FOLDS = 5
-TEMPERATURES = (0.05, 20.0)  # the range in which the temperature is searched
 HALVINGS = 20  # of that range, on a logarithmic scale: to a relative precision of 1e-5
 
 
@@ -46,7 +46,7 @@ def best_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """
     logits = logits.double()
     true = logits.gather(1, labels[:, None]).squeeze(1)  # (N,)
-    low, high = (math.log(limit) for limit in TEMPERATURES)
+    low, high = (math.log(limit) for limit in (TEMPERATURE.least, TEMPERATURE.most))
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         expected = ((logits / math.exp(middle)).softmax(dim=1) * logits).sum(dim=1)  # (N,)

@@ -7,6 +7,7 @@ network averages over places itself, and where it does not (vgg16, alexnet) this
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +38,11 @@ def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size:
     if last is None:
         return None
     kept: list[torch.Tensor] = []
+    here = threading.get_ident()  # others may be running the same network for the photos to come
 
     def start_here(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+        if threading.get_ident() != here:
+            return output
         kept.append(output.detach().requires_grad_())
         return kept[-1].clone()  # which what follows may change in place
 
@@ -60,9 +64,15 @@ def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size:
 def last_feature_map(classifier: Classifier, batch: torch.Tensor) -> nn.Module | None:
     """Return the module whose output is the last of the backbone's that has places, (B, C, h, w)."""
     found: list[nn.Module] = []
+    here = threading.get_ident()
 
     def look(module: nn.Module, _: object, output: object) -> None:
-        if isinstance(output, torch.Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
+        if (
+            threading.get_ident() == here
+            and isinstance(output, torch.Tensor)
+            and output.dim() == 4
+            and min(output.shape[2:]) > 1
+        ):
             found.append(module)
 
     handles = [module.register_forward_hook(look) for module in classifier.backbone.modules()]

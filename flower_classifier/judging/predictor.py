@@ -8,13 +8,16 @@ predict.py and programs that import the package ask the same object, so they get
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import progress
@@ -45,6 +48,8 @@ class Answer:
 class Predictor:
     """A checkpoint's classifier on a device, and the names of its classes."""
 
+    one_at_a_time = threading.Lock()  # of all predictors: the number of torch's threads is the process's
+
     def __init__(
         self, checkpoint: Checkpoint, device: torch.device, category_names: Mapping[str, str] | None = None
     ) -> None:
@@ -54,7 +59,7 @@ class Predictor:
         self.classes = checkpoint.classes
         named = replace(checkpoint, category_names=dict(category_names)) if category_names else checkpoint
         self.names = named.names  # what people call the classes, in the order of the logits
-        self.one_at_a_time = threading.Lock()
+        self.threads = torch.get_num_threads()
 
     def __call__(
         self, photos: PhotoSource | Sequence[PhotoSource], top_k: int = DEFAULT_TOP_K
@@ -65,10 +70,12 @@ class Predictor:
         threads may ask at once; they are answered one after the other. Raises ImageError for a photo that cannot be
         opened, and InputError for a checkpoint whose weights are broken.
         """
-        if top_k < 1:
-            raise InputError(f"must be at least 1, not {top_k}", "top_k")
+        if type(top_k) is not int or top_k < 1:
+            raise InputError(f"must be a whole number of at least 1, not {top_k}", "top_k")
         several = isinstance(photos, list | tuple)
         with self.one_at_a_time:
+            if torch.get_num_threads() != self.threads:  # a thread that began while another was answered has too few
+                torch.set_num_threads(self.threads)
             answers = list(self.answers(photos if several else [photos]))
         for answer in answers:
             if isinstance(answer, ImageError):
@@ -84,6 +91,7 @@ class Predictor:
 
         if not photos:
             return
+        photos = [settled(photo) for photo in photos]
         work = [(indices, [0]) for indices in micro_batches(len(photos), self.frozen.device)]
         workers = min(len(work), MOST_WORKERS)  # for a single photo one, with every core
         with progress(len(photos), "photos", "photo", hidden=bar is None) as own_bar:
@@ -123,3 +131,15 @@ class Predictor:
             Prediction(self.classes[index], self.names[index], probability)
             for index, probability in zip(top.indices.tolist(), top.values.tolist(), strict=True)
         ]
+
+
+def settled(photo: PhotoSource) -> PhotoSource:
+    """Return a photo that several workers may open at once: a file is read, a lazy picture is loaded, here and now."""
+    if isinstance(photo, Image.Image):
+        with contextlib.suppress(Exception):  # opening it will say what is wrong
+            photo.load()
+    elif not isinstance(photo, str | Path | bytes | np.ndarray):
+        if photo.seekable():
+            photo.seek(0)
+        return photo.read()
+    return photo

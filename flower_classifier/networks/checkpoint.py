@@ -7,7 +7,6 @@ it, and takes it without pretrained weights or a network. docs/checkpoint.md lis
 from __future__ import annotations
 
 import functools
-import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ import torch
 from flower_classifier.base.errors import InputError
 from flower_classifier.networks.backbones import empty_backbone
 from flower_classifier.networks.classifier import LEARNS, Classifier, ModelConfig, build_classifier
-from flower_classifier.networks.sizes import LAYER_WIDTH, MOST_LAYERS
+from flower_classifier.networks.sizes import DROPOUT, LAYER_WIDTH, MOST_LAYERS, TEMPERATURE
 from flower_classifier.networks.tensor_files import check_digest, damage_told, read_tensors, write_atomically
 from flower_classifier.photos.views import Preprocessing
 
@@ -132,6 +131,8 @@ def model_of(contents: Mapping[str, object]) -> ModelConfig:
     if not all(type(width) is int and LAYER_WIDTH.allow(width) for width in hidden_units):
         raise ValueError("hidden layers of impossible widths")
     learns = contents["learns"] if contents["format_version"] > 2 else "all" if arch == "cnn" else "head"
+    if not DROPOUT.allow(contents["dropout"]):
+        raise ValueError(f"a dropout of {contents['dropout']}")
     if learns not in LEARNS:
         raise ValueError(f"learns is {learns!r}")
     return ModelConfig(arch, hidden_units, contents["dropout"], len(contents["class_to_idx"]), learns)
@@ -153,6 +154,6 @@ def plain(preprocessing: Preprocessing) -> dict[str, object]:
 def temperature_of(contents: Mapping[str, object]) -> float:
     """Return the temperature; files of format 1 have none. Raises ValueError for one that makes no sense."""
     temperature = contents.get("temperature", 1.0)
-    if not isinstance(temperature, float) or not 0 < temperature < math.inf:
+    if not isinstance(temperature, float) or not TEMPERATURE.allow(temperature):
         raise ValueError(f"a temperature of {temperature}")
     return temperature

@@ -16,6 +16,7 @@ from torch import nn
 
 from flower_classifier.networks.classifier import Classifier, normalise
 from flower_classifier.networks.devices import MICRO_BATCH, device_name, has_bfloat16
+from flower_classifier.photos.views import Preprocessing
 
 # Which numbers come out of the code below and of the networks that it runs. Raise it when they change: features that
 # are kept on disk under an earlier one are then computed again.
@@ -43,13 +44,18 @@ class FrozenPart:
     """
 
     def __init__(self, classifier: Classifier, device: torch.device) -> None:
-        self.config, self.preprocessing, self.device = classifier.config, classifier.preprocessing, device
+        self.classifier, self.config, self.device = classifier, classifier.config, device
         self.mean, self.std = classifier.mean, classifier.std
         self.memory_format, self.bfloat16 = torch.contiguous_format, False
         self.original: nn.Module | None = None  # whose numbers it has
         self.network: nn.Module | None = None  # what runs
         if classifier.config.learns == "head":
             self.place_backbone(classifier.backbone)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the network expects of a photo."""
+        return self.classifier.preprocessing
 
     def place_backbone(self, backbone: nn.Module) -> None:
         """Choose the form in which a backbone runs.

@@ -1,4 +1,4 @@
-"""The sizes that a network may be asked for. The command line and the checkpoint's reader both ask here.
+"""The sizes and other numbers that a model may have. The command line and the checkpoint's reader both ask here.
 
 They stand apart from the networks so that they are known without loading torch.
 """
@@ -12,3 +12,5 @@ IMAGE_SIZE = Limits(least=8, most=1024, unit="pixels")
 DEFAULT_HIDDEN_UNITS = 512  # of the one hidden layer that a head on a pretrained backbone has
 LAYER_WIDTH = Limits(least=1, most=10**6)  # of a hidden layer of the head
 MOST_LAYERS = 100  # hidden ones, of the head
+DROPOUT = Limits(least=0, below=1)
+TEMPERATURE = Limits(least=0.05, most=20)  # where calibration looks for one

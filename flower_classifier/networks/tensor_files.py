@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from flower_classifier.base.errors import InputError, RunError, is_out_of_memory
+from flower_classifier.base.errors import InputError, RunError, ToldError, is_out_of_memory
 from flower_classifier.base.files import sync_folder
 from flower_classifier.base.words import reason_of
 from flower_classifier.networks.untrusted_files import check_zip
@@ -45,8 +45,8 @@ def damage_told(path: Path) -> Iterator[None]:
     """Turn what contents that make no sense raise, while something is made of them, into an InputError."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        if is_out_of_memory(error):
+    except Exception as error:  # a network's constructor may raise anything
+        if isinstance(error, ToldError) or is_out_of_memory(error):
             raise
         what = f"{type(error).__name__}: {reason_of(error)}"
         raise InputError(f"{path} is damaged or was changed by hand ({what})") from error

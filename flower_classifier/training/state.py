@@ -104,6 +104,7 @@ class Finished:
     scheduler: dict[str, object] = field(default_factory=dict)  # its state, where there is one
     training: dict[str, object] = field(default_factory=dict)  # settings of the last epoch
     category_names: dict[str, str] = field(default_factory=dict)
+    resampling: str = "pillow"  # how photos were resampled, which a resumed run goes on with
 
     def to_plain(self) -> dict[str, object]:
         """Return what last.pth holds: plain types and tensors."""
@@ -125,7 +126,12 @@ def from_format_2(saved: Mapping[str, object]) -> dict[str, object]:
     """Return what a file of format 2 holds under the names of today."""
     identity = {name: saved["identity"][old] for name, old in OLD_NAMES.items()}
     identity["learns"] = "all" if identity["arch"] == "cnn" else "head"
-    renamed = {"best_learned": saved["best_trained"], "learner": saved["trainee"], "scheduler": {}}
+    renamed = {
+        "best_learned": saved["best_trained"],
+        "learner": saved["trainee"],
+        "scheduler": {},
+        "resampling": "torchvision",
+    }
     return {**saved, **renamed, "identity": identity}
 
 
@@ -149,7 +155,8 @@ class TrainState:
         # better there.
         self.average = AveragedModel(self.learner, multi_avg_fn=average_in)
         self.training = dict(training or {})  # what the checkpoint says of the run, from the next epoch on
-        self.finished = Finished(identity, category_names=dict(category_names or {}))
+        names, resampling = dict(category_names or {}), classifier.preprocessing.resampling
+        self.finished = Finished(identity, category_names=names, resampling=resampling)
 
     @property
     def epoch(self) -> int:
@@ -213,6 +220,7 @@ class TrainState:
                 raise ValueError("the optimizer's moments are another model's")
         if self.scheduler:
             self.scheduler.load_state_dict(saved.scheduler)
+        self.classifier.preprocessing = replace(self.classifier.preprocessing, resampling=saved.resampling)
         self.learner.load_state_dict(saved.learner)
         self.average.load_state_dict(saved.average)
         self.finished = replace(saved, category_names=self.finished.category_names or saved.category_names)

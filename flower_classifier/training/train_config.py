@@ -11,6 +11,7 @@ from flower_classifier.base.options import argument, check, option
 from flower_classifier.networks.sizes import (
     DEFAULT_HIDDEN_UNITS,
     DEFAULT_IMAGE_SIZE,
+    DROPOUT,
     IMAGE_SIZE,
     LAYER_WIDTH,
     MOST_LAYERS,
@@ -84,9 +85,7 @@ class TrainConfig:
         aliases=("hidden_layer1",),
         unset=f"{DEFAULT_HIDDEN_UNITS}; 0 for cnn",
     )
-    dropout: float = option(
-        0.2, "model", "dropout behind each hidden layer", metavar="P", limits=Limits(least=0, below=1)
-    )
+    dropout: float = option(0.2, "model", "dropout behind each hidden layer", metavar="P", limits=DROPOUT)
     image_size: int | None = option(
         None,
         "model",
