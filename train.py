@@ -48,7 +48,7 @@ from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.state import Identity, Row, TrainState, epoch_line
 
-CHANGEABLE = ("learning_rate", "batch_size", "views")  # what --resume may go on with other values of
+CHANGEABLE = ("learning_rate", "batch_size", "views")  # options that may have other values when a run is resumed
 
 
 def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
@@ -173,7 +173,7 @@ def train_and_save(state: TrainState, train: Inputs, valid: Inputs, run_folder: 
 
     try:
         fit(state, train, valid, on_epoch)
-    except (KeyboardInterrupt, BrokenPipeError):  # nobody reads stdout any more
+    except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, or `head` has read enough of stdout
         if state.epoch:
             note(f"stopped after epoch {state.epoch}; the same command with --resume goes on from there")
         raise
@@ -203,7 +203,8 @@ def report_resumed(config: TrainConfig, state: TrainState) -> None:
     elif state.epoch:
         note(f"resuming after epoch {state.epoch}")
         for key in CHANGEABLE:
-            before, now = state.finished.training[key], getattr(config, key)
+            now = getattr(config, key)
+            before = state.finished.training.get(key, now)  # an earlier version may not have had the option
             if before != now:
                 note(f"--{key} was {before}, now {now} from epoch {state.epoch + 1} on")
 

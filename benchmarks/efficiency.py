@@ -60,7 +60,7 @@ def measure(root: Path, arch: str) -> tuple[float, float, float]:
     device = choose_device(gpu=False)
     frozen, split = place(new_classifier(arch, 102, "none")[0], device), some_photos(root, PHOTOS[arch])
     inputs = Inputs(frozen, split)
-    views = np.concatenate(on_all_cores(lambda index: inputs.open_views(index, [0]), range(len(split))))  # (N, S, S, 3)
+    views = np.concatenate(on_all_cores(lambda index: inputs.open_photo(index, [0]), range(len(split))))  # (N, S, S, 3)
     pixels = torch.from_numpy(views).permute(0, 3, 1, 2)
 
     @torch.inference_mode()
@@ -68,7 +68,7 @@ def measure(root: Path, arch: str) -> tuple[float, float, float]:
         return frozen(batch)
 
     decode, both, *forwards = best(
-        lambda: on_all_cores(lambda index: inputs.open_views(index, [0]), range(len(split))),
+        lambda: on_all_cores(lambda index: inputs.open_photo(index, [0]), range(len(split))),
         lambda: Inputs(frozen, split).rows(),
         *(lambda size=size: on_all_cores(network, pixels.split(size)) for size in MICRO_BATCHES),
     )

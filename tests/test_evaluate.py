@@ -201,7 +201,7 @@ def test_what_cannot_be_evaluated_is_refused_in_a_line(run, checkpoint, flowers,
         assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (2, "", 1)
         assert said in outcome.err
     outcome = run(predict, photo, checkpoint, "--report", tmp_path / "report")
-    assert (outcome.code, outcome.out, outcome.err.count("--report is for what --evaluate finds")) == (2, "", 1)
+    assert (outcome.code, outcome.out, outcome.err.count("--report works only together with --evaluate")) == (2, "", 1)
     assert not (tmp_path / "report").exists()
     assert not (tmp_path / "evaluation").exists()
 

@@ -149,7 +149,7 @@ def test_more_cores_than_workers_are_shared_among_them(splits, frozen, threads):
     work = [(indices, [0]) for indices in extraction.micro_batches(len(splits.valid), CPU)]
     inputs = Inputs(frozen, splits.valid)
     with tqdm(disable=True) as bar:
-        found = list(extraction.extract(frozen, inputs.open_views, work, bar, most_workers=2))
+        found = list(extraction.extract(frozen, inputs.open_photo, work, bar, most_workers=2))
     assert [list(done.indices) for done in found] == [list(indices) for indices, _ in work]
     torch.testing.assert_close(torch.cat([done.rows[0] for done in found]), expected, rtol=1e-3, atol=1e-4)
 
@@ -227,7 +227,7 @@ def test_of_two_views_that_share_a_decode_only_the_missing_one_is_computed(split
     first = Inputs(frozen, splits.valid, 0, FeatureCache(tmp_path, 1e9), Schedule(views=1, epochs=2))
     first.rows(0)
     second = Inputs(frozen, splits.valid, 0, FeatureCache(tmp_path, 1e9), Schedule(views=2, epochs=2))
-    assert [view for view, _, _ in second.extract({0: set(), 1: {3, 17}})] == [1, 1]
+    assert [view for view, _, _ in second.compute_missing({0: set(), 1: {3, 17}})] == [1, 1]
     order = torch.arange(len(splits.valid))
     assert torch.equal(second.rows(1)[order], extract(frozen, splits.valid, 1))
 

@@ -53,8 +53,8 @@ def test_the_box_is_what_the_network_sees_of_the_photo(tmp_path, size):
     seen = (view[0, 0, 0], view[1, 0, 0], view[0, -1, -1], view[1, -1, -1])  # of (3, 224, 224)
     box = find_heatmap(classifier, view, 0, size).box
     assert box == pytest.approx([share.item() / 255 for share in seen], abs=0.025)
-    assert box[0] + box[2] == pytest.approx(1)
-    assert box[1] + box[3] == pytest.approx(1)
+    assert box[0] + box[2] == pytest.approx(1, abs=0.02)  # the middle, but for whole pixels of the resized photo
+    assert box[1] + box[3] == pytest.approx(1, abs=0.02)
 
 
 ARCHS = ["cnn", "alexnet", "densenet121", "squeezenet1_1", "mobilenet_v3_small", "googlenet", "convnext_tiny", "swin_t"]

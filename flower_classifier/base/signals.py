@@ -28,7 +28,7 @@ def answer_signals() -> None:
 
 
 def heeded() -> list[int]:
-    """Return the signals that ask to end, without those that a shell has told what runs in the background to ignore."""
+    """Return the signals that ask to end, except those that the shell told a background job to ignore."""
     return [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
 
 

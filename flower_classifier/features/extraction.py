@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MOST_WORKERS = 8  # threads; on a CPU each holds the activations of a micro-batch
 AHEAD = 2  # micro-batches per worker that may wait for who takes the results
 
-OpenViews = Callable[[int, Sequence[int]], np.ndarray]  # a photo's index, views -> uint8 (V, S, S, 3)
+OpenPhoto = Callable[[int, Sequence[int]], np.ndarray]  # a photo's index, views -> uint8 (V, S, S, 3)
 Result = TypeVar("Result")
 Work = tuple[Sequence[int], Sequence[int]]  # one micro-batch: indices of photos, and the views to cut out of each
 
@@ -55,7 +55,7 @@ def micro_batches(number: int, device: torch.device) -> list[range]:
 
 def extract(
     frozen: FrozenPart,
-    open_views: OpenViews,
+    open_photo: OpenPhoto,
     work: Sequence[Work],
     bar: tqdm,
     most_workers: int = MOST_WORKERS,
@@ -73,7 +73,7 @@ def extract(
         opened, errors = {}, {}
         for index in indices:
             try:
-                opened[index] = open_views(index, views)
+                opened[index] = open_photo(index, views)
             except ImageError as error:
                 errors[index] = ImageError(str(error))  # without the traceback, which would hold the whole micro-batch
         read, rows = time.perf_counter(), {}

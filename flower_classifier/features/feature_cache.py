@@ -40,7 +40,7 @@ PhotoKey = tuple[str, int, int, int]  # path below the data folder, size in byte
 
 
 def photo_key(root: Path, photo: str) -> PhotoKey:
-    """Return what tells that a photo is the same as before; for one that is gone, what no row can have."""
+    """Return what tells that a photo is the same as before; for a missing photo, a key that matches no row."""
     try:
         status = (root / photo).stat()
     except OSError:

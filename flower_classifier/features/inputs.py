@@ -23,7 +23,7 @@ from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.row_tables import Rows, Table, disk_tables, memory_tables, tell_found
 from flower_classifier.features.schedule import PLAIN_VIEW, Schedule
 from flower_classifier.networks.checkpoint import plain
-from flower_classifier.networks.frozen import FrozenPart
+from flower_classifier.networks.frozen import FrozenPart, versions_of
 from flower_classifier.photos import views as photo_views
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split, Splits
@@ -109,11 +109,11 @@ class Inputs:
         missing = {view: table.missing() for view, table in tables.items()}
         for view, indices in missing.items():
             tell_found(self.split, view, indices)
-        for view, indices, rows in self.extract(missing):
+        for view, indices, rows in self.compute_missing(missing):
             tables[view].keep(indices, rows)
         return {view: table.rows(self.used) for view, table in tables.items()}
 
-    def extract(self, missing: dict[int, set[int]]) -> Iterator[tuple[int, list[int], torch.Tensor]]:
+    def compute_missing(self, missing: dict[int, set[int]]) -> Iterator[tuple[int, list[int], torch.Tensor]]:
         """Run the frozen part over the photos whose rows are `missing`, by view; yield view, indices and their rows.
 
         A photo is always computed in the same micro-batch, that of its place in the split, so that neither the number
@@ -132,7 +132,7 @@ class Inputs:
             note(f"reading {number:,} {what}")
         errors: dict[int, ImageError] = {}
         with progress(number, what, "photo") as bar:
-            for done in extract(self.frozen, self.open_views, work, bar):
+            for done in extract(self.frozen, self.open_photo, work, bar):
                 errors |= done.errors
                 for view, rows in done.rows.items():
                     places = [place for place, index in enumerate(done.indices) if index in missing[view]]
@@ -141,21 +141,21 @@ class Inputs:
             raise UnusablePhotosError([errors[index] for index in sorted(errors)], "repair them, and resume")
         self.bad |= errors
 
-    def open_views(self, index: int, views: Sequence[int]) -> np.ndarray:
+    def open_photo(self, index: int, views: Sequence[int]) -> np.ndarray:
         """Open a photo and cut views of it: functions of seed, view and the photo's name. uint8 (V, S, S, 3)."""
         photo = self.split.photos[index]
         return open_views(self.split.root / photo, self.frozen.preprocessing, views, self.seed, photo)
 
     def about(self, view: int) -> dict[str, object]:
         """Return, in plain types, all that the rows of a view depend on beside the photo, and nothing else."""
-        libraries = [PIL, np, *((torch, torchvision) if self.frozen.network else ())]
+        resampling = self.frozen.preprocessing.resampling
         return {
             "data": str(self.split.root.absolute()),
             "view": view,
             "seed": self.seed if view >= FIRST_RANDOM_VIEW else None,
             "preprocessing": plain(self.frozen.preprocessing),
             "pixels": photo_views.VERSION,
-            "libraries": {library.__name__: library.__version__ for library in libraries},
+            "libraries of pixels": versions_of(PIL, np, *((torch, torchvision) if resampling == "torchvision" else ())),
             **self.frozen.about(threads_per_worker()),
         }
 

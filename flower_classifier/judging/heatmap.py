@@ -16,7 +16,7 @@ from torch import nn
 
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import Classifier
-from flower_classifier.photos.views import Preprocessing
+from flower_classifier.photos.views import Preprocessing, centre, plain_box, trimmed_size
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,10 @@ class Heatmap:
 
 
 def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size: tuple[int, int]) -> Heatmap | None:
-    """Return what in the pixels, uint8 (3, S, S), cut from a photo of `size` (width, height), speaks for a class.
+    """Return how much each place of a photo of `size` (width, height) raises the logit of a class.
 
-    None for an architecture without a last feature map, such as a vision transformer.
+    `pixels`: its plain view, uint8 (3, S, S). None for an architecture without a last feature map, such as a vision
+    transformer.
     """
     batch = pixels[None]  # (1, 3, S, S)
     has_map = source_of(classifier.config.arch).has_feature_map(classifier.config.arch)
@@ -85,8 +86,8 @@ def last_feature_map(classifier: Classifier, batch: torch.Tensor) -> nn.Module |
 
 
 def seen_box(preprocessing: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
-    """Return which part of a photo view 0 shows: as shares of its width and height, from the left and the top."""
-    side = preprocessing.crop_size / preprocessing.resize_size * min(width, height)
-    shares = min(1.0, side / width), min(1.0, side / height)
-    left, top = ((1 - share) / 2 for share in shares)
-    return left, top, left + shares[0], top + shares[1]
+    """Return what the plain view shows: left, top, right, bottom, as shares of the photo's width and height."""
+    kept_width, kept_height = trimmed_size(width, height)
+    across, down = centre(width, kept_width), centre(height, kept_height)  # trimmed at each side
+    left, top, right, bottom = plain_box(kept_width, kept_height, preprocessing)
+    return (across + left) / width, (down + top) / height, (across + right) / width, (down + bottom) / height

@@ -79,11 +79,11 @@ class PredictConfig:
         if self.evaluate:
             self.check_evaluation()
         elif self.report:
-            raise InputError("is for what --evaluate finds", "report")
+            raise InputError("works only together with --evaluate", "report")
         if self.heatmap and not self.plot:
             raise InputError("is drawn on the photo: it needs --plot", "heatmap")
         if looks_like_a_photo(self.checkpoint):
-            raise InputError(f"{self.checkpoint} is no checkpoint, by its name: that comes last, behind the photos")
+            raise InputError(f"{self.checkpoint} looks like a photo: give the checkpoint last, after the photos")
 
     def check_evaluation(self) -> None:
         """Refuse what does not go with --evaluate."""

@@ -1,4 +1,4 @@
-"""One of the likeliest classes of a photo, and what predictions are called for by."""
+"""A predicted class, and the ways in which predictions can be asked for."""
 
 from __future__ import annotations
 

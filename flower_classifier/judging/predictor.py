@@ -99,8 +99,8 @@ class Predictor:
                 outcomes: dict[int, Answer | ImageError] = dict(done.errors)
                 if done.indices:
                     features, logits = self.head_answers(done.rows[0])
-                    for place_, index in enumerate(done.indices):
-                        outcomes[index] = Answer(photos[index], features[place_], logits[place_])
+                    for row, index in enumerate(done.indices):
+                        outcomes[index] = Answer(photos[index], features[row], logits[row])
                 for index in sorted(outcomes):
                     yield outcomes[index]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -39,6 +40,7 @@ class Source(Protocol):
 
     learns: str  # what of a classifier on such a backbone learns: "head" of a pretrained one, else "all"
     hidden_units: tuple[int, ...]  # widths of the head's hidden layers, where none are asked for
+    libraries: tuple[ModuleType, ...]  # beside torch, on whose versions the numbers depend
 
     def names(self) -> list[str]:
         """Return the names of its architectures."""

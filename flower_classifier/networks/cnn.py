@@ -17,6 +17,7 @@ class Cnn:
 
     learns = "all"
     hidden_units = ()  # the classic network ends in a single Linear
+    libraries = ()
 
     def names(self) -> list[str]:
         """Return the one name."""

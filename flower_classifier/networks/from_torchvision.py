@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torchvision
 from torch import nn
 from torchvision import models
 from torchvision.models import WeightsEnum
@@ -34,6 +35,7 @@ class Torchvision:
 
     learns = "head"
     hidden_units = (DEFAULT_HIDDEN_UNITS,)
+    libraries = (torchvision,)
 
     def names(self) -> list[str]:
         """Return the names of all classification models."""
@@ -89,7 +91,7 @@ def preset_of(arch: str, entry: WeightsEnum, image_size: int | None) -> Preproce
     """Return what torchvision says its weights expect. Raises InputError for an image size that is another."""
     preset = entry.transforms()
     if image_size not in (None, preset.crop_size[0]):
-        raise InputError(f"is for the cnn; {arch}'s weights want {preset.crop_size[0]} pixels", "image_size")
+        raise InputError(f"works only with the cnn; {arch} always takes {preset.crop_size[0]} pixels", "image_size")
     return Preprocessing(
         resize_size=preset.resize_size[0],
         crop_size=preset.crop_size[0],

@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import nn
 
+from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import Classifier, normalise
 from flower_classifier.networks.devices import MICRO_BATCH, device_name, has_bfloat16
 from flower_classifier.photos.views import Preprocessing
@@ -106,11 +108,17 @@ class FrozenPart:
             "arch": self.config.arch,
             "backbone": self.digest,
             "version": VERSION,
+            "libraries": versions_of(torch, *source_of(self.config.arch).libraries),
             "device": device_name(self.device),
             "bfloat16": self.bfloat16,
             "micro-batch": MICRO_BATCH[self.device.type],
             "threads": threads,
         }
+
+
+def versions_of(*libraries: ModuleType) -> dict[str, str]:
+    """Return the versions of libraries, by their names."""
+    return {library.__name__: library.__version__ for library in libraries}
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:

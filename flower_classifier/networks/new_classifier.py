@@ -31,5 +31,5 @@ def new_classifier(
     seed_torch(seed, "head")
     units = source.hidden_units if hidden_units is None else hidden_units
     if source.learns == "head" and chosen.name == "none":
-        warn(f"random weights: the features of a random, frozen {arch} are good for trying things out alone")
+        warn(f"random weights: the features of a random, frozen {arch} are useful only for trying things out")
     return build_classifier(ModelConfig(arch, units, dropout, num_classes, source.learns), backbone), chosen

@@ -42,7 +42,7 @@ def read_tensors(path: Path, mmap: bool = True) -> dict[str, object]:
 
 @contextlib.contextmanager
 def damage_told(path: Path) -> Iterator[None]:
-    """Turn what contents that make no sense raise, while something is made of them, into an InputError."""
+    """Turn whatever damaged contents raise, while something is built of them, into an InputError."""
     try:
         yield
     except Exception as error:  # a network's constructor may raise anything

@@ -120,7 +120,7 @@ def picture_of(source: Image.Image | np.ndarray) -> Image.Image:
             raise ValueError(f"it is an array of {what}, and not uint8 of shape (height, width, 3) or (height, width)")
         return Image.fromarray(source)
     check_size(source)
-    source.load()  # for which a damaged file is to blame, and not its metadata
+    source.load()  # first, so that a damaged file is not taken for damaged metadata
     try:
         return ImageOps.exif_transpose(source)
     except Exception:  # unreadable EXIF turns nothing
@@ -154,7 +154,7 @@ def shrunk(image: Image.Image, shorter_side: int) -> Image.Image:
         return image
     if image.mode.startswith("I;16"):
         image = image.convert("I")
-    elif image.mode in ("1", "P", "PA"):  # whose values are no amounts
+    elif image.mode in ("1", "P", "PA"):  # palette indices and bits cannot be averaged
         image = as_rgb(image)
     return image.reduce(factor)
 

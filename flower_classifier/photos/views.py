@@ -21,7 +21,7 @@ from flower_classifier.photos.images import PhotoSource, load_image
 # under an earlier one are then computed again.
 VERSION = 1
 MAX_SIDE = 2048  # pixels that a model may ask for
-LONGEST_ASPECT = 3  # what lies further out than this many short sides is trimmed before anything else
+LONGEST_ASPECT = 3  # a photo longer than so many times its short side is cropped to that first
 FIRST_RANDOM_VIEW = 2  # the plain photo and its mirror image come before
 # A random view shows this share of the photo's area. ImageNet training goes down to 8 %, over hundreds of epochs; the
 # few views that a head learns from had better all show the flower.
@@ -176,7 +176,7 @@ def resampled(photo: Image.Image, box: Box, side: int, interpolation: str) -> Im
 def plain_box(width: int, height: int, preprocessing: Preprocessing) -> Box:
     """Return which part of a photo, trimmed already, the plain view shows: left, top, right, bottom in its pixels.
 
-    Also how torchvision rounds is kept: the long side of the resized photo down, where the centre begins to even.
+    It rounds as torchvision does: the long side of the resized photo down, the beginning of the centre to even.
     """
     short, side = min(width, height), preprocessing.crop_size
     resized_width = int(preprocessing.resize_size * width / short)

@@ -43,7 +43,7 @@ class Writer:
             print(json.dumps(record))
         elif self.form == "json":
             print("," if self.written else "[", json.dumps(record), sep="\n" if self.written else "", end="")
-        else:
+        elif self.form == "csv":
             for rank, row in enumerate(predictions, 1):
                 sys.stdout.write(csv_line([photo, rank, row.class_name, row.name, row.probability]))
         self.written += 1

@@ -59,7 +59,7 @@ def seconds_per_photo(train: Inputs, views: Sequence[int], sample: Sequence[Sequ
     number = sum(map(len, sample))
     work = [(indices, views) for indices in sample]
     with progress(None, "measuring", "photo") as bar:
-        took = seconds(lambda: list(extract(train.frozen, train.open_views, work, bar)), long)
+        took = seconds(lambda: list(extract(train.frozen, train.open_photo, work, bar)), long)
     return took / number
 
 

@@ -34,5 +34,8 @@ class Recipe:
         return torch.optim.Adam(self.parameter_groups(learner), fused=True)
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
-        """Return what changes the learning rate from epoch to epoch: nothing, since an average of the steps does."""
+        """Return what changes the learning rate from epoch to epoch, if anything does.
+
+        None: the parameters are averaged instead, which has the same effect.
+        """
         return None

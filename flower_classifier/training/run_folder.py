@@ -47,7 +47,7 @@ class RunFolder:
             check_writable(folder, "save_dir")
         for path in (self.checkpoint_path, self.last_path):
             if path.is_dir():
-                raise InputError(f"has a folder where a file has to go: {path}", "save_dir")
+                raise InputError(f"cannot be used: {path} is a folder, not a file", "save_dir")
 
     def __enter__(self) -> RunFolder:
         return self
@@ -75,7 +75,9 @@ class RunFolder:
         if not self.last_path.exists():
             note(f"nothing to resume in {self.checkpoint_path.parent}: starting at epoch 1")
             return
-        saved = read_tensors(self.last_path, mmap=False)  # the file is replaced while its tensors are used
+        saved = read_tensors(
+            self.last_path, mmap=False
+        )  # unmapped: training replaces the file while its tensors are used
         check_digest(self.last_path, saved)
         with damage_told(self.last_path):
             state.restore(Finished.from_plain(saved))

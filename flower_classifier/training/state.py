@@ -17,7 +17,8 @@ from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.training.recipe import Recipe
 
-DECAY = 8  # how fast the average forgets: of its weight the last tenth of all steps has 60 %; 4 and 16 did as well
+# How fast the average forgets: the last tenth of the steps makes up 60 % of it. 4 and 16 gave equally good results.
+DECAY = 8
 FORMAT_VERSION = 3  # of last.pth; 2 and 1 gave no version, and called the learner something else
 Tensors = dict[str, torch.Tensor]
 
@@ -113,7 +114,7 @@ class Finished:
 
     @classmethod
     def from_plain(cls, saved: Mapping[str, object]) -> Finished:
-        """Make one of what last.pth holds, in any format so far. Raises KeyError or TypeError where a part lacks."""
+        """Make one of what last.pth holds, in any format. Raises KeyError or TypeError where a part is missing."""
         version = saved.get("format_version", 2)
         if version > FORMAT_VERSION:
             raise ValueError(f"format {version}, this program reads up to {FORMAT_VERSION}")
@@ -206,7 +207,7 @@ class TrainState:
         self.training["skipped"] = photos
 
     def restore(self, saved: Finished) -> None:
-        """Go on from what an earlier run finished; the optimizer's rate, and how else it steps, is the recipe's.
+        """Go on from what an earlier run finished; the optimizer's settings are the recipe's, not the file's.
 
         Raises InputError where the state belongs to another model or to other data, ValueError where it is damaged.
         """

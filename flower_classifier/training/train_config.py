@@ -158,4 +158,4 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check(self)
         if self.tensorboard and self.no_report:
-            raise InputError("must be without --no_report, not with it", "tensorboard")
+            raise InputError("cannot be used together with --no_report", "tensorboard")
