@@ -41,7 +41,7 @@ from flower_classifier.networks.frozen import FrozenPart, place
 from flower_classifier.networks.new_classifier import new_classifier
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import Preprocessing
-from flower_classifier.report.diagnosis import Diagnosis
+from flower_classifier.report.run_report import Diagnosis
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import Row, TrainState, epoch_line
@@ -295,8 +295,8 @@ def show_reliability(results: Results) -> Image.Image:
 
 def show_mistakes(results: Results) -> Image.Image | None:
     """Return a picture of the wrong answers with the highest probabilities, or None where there are none."""
-    from flower_classifier.report.diagnosis import draw_most_confident
     from flower_classifier.report.figures import image_of
+    from flower_classifier.report.run_report import draw_most_confident
 
     figure = draw_most_confident(results)
     return image_of(figure) if figure else None

@@ -39,8 +39,8 @@ from flower_classifier.networks.devices import choose_device
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.photos.names import load_category_names
 from flower_classifier.photos.splits import load_labelled
-from flower_classifier.report.diagnosis import Diagnosis, write_diagnosis
 from flower_classifier.report.formats import Writer
+from flower_classifier.report.run_report import Diagnosis, write_diagnosis
 
 PLOTTED_SIDE = 1024  # pixels of a photo's shorter side that a plot can show
 

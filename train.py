@@ -40,7 +40,7 @@ from flower_classifier.networks.new_classifier import new_classifier
 from flower_classifier.photos.download import download
 from flower_classifier.photos.names import load_category_names
 from flower_classifier.photos.splits import Splits, load_splits
-from flower_classifier.report.diagnosis import Diagnosis, write_diagnosis, write_history
+from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history
 from flower_classifier.report.tensorboard_log import check_tensorboard, write_tensorboard
 from flower_classifier.studies.survey import survey
 from flower_classifier.training.loop import fit

@@ -11,8 +11,8 @@ from support import NAMES, read, run_program
 
 import train
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.report.diagnosis import Diagnosis, write_diagnosis
 from flower_classifier.report.report_files import REPORT_FILES
+from flower_classifier.report.run_report import Diagnosis, write_diagnosis
 
 PICTURES = [file.name for file in REPORT_FILES if file.is_picture]
 

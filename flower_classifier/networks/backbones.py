@@ -6,9 +6,9 @@ import torch
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.words import nearest
-from flower_classifier.networks.backbone import Backbone, Source, Weights
 from flower_classifier.networks.cnn import Cnn
 from flower_classifier.networks.from_torchvision import Torchvision
+from flower_classifier.networks.source import Backbone, Source, Weights
 from flower_classifier.networks.weight_files import fill_backbone
 from flower_classifier.photos.views import Preprocessing
 

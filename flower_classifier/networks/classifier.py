@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from flower_classifier.networks.backbone import Backbone
+from flower_classifier.networks.source import Backbone
 
 LEARNS = ("head", "last", "all")  # what of a classifier is trained: the head, the last stages too, everything
 

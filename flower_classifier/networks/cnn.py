@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.networks.backbone import Backbone, Weights
 from flower_classifier.networks.sizes import DEFAULT_IMAGE_SIZE
+from flower_classifier.networks.source import Backbone, Weights
 from flower_classifier.photos.views import Preprocessing
 
 NAME = "cnn"

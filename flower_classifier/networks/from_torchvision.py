@@ -19,8 +19,8 @@ from torchvision.models import WeightsEnum
 
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.words import reason_of
-from flower_classifier.networks.backbone import Backbone, Weights
 from flower_classifier.networks.sizes import DEFAULT_HIDDEN_UNITS
+from flower_classifier.networks.source import Backbone, Weights
 from flower_classifier.networks.weight_files import read_weights_file
 from flower_classifier.photos.views import Preprocessing
 

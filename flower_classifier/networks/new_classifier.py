@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from flower_classifier.base.messages import warn
-from flower_classifier.networks.backbone import Weights
 from flower_classifier.networks.backbones import backbone_with_weights, resolve_arch, source_of
 from flower_classifier.networks.classifier import Classifier, ModelConfig, build_classifier
 from flower_classifier.networks.devices import seed_torch
+from flower_classifier.networks.source import Weights
 
 
 def new_classifier(

@@ -19,7 +19,7 @@ class ReportFile:
 
     name: str  # within the report's folder
     shows: str  # what a person sees in it, for the documentation
-    part: Part  # what writes it: report.write_history, report.write_diagnosis or tensorboard_log.write_tensorboard
+    part: Part  # what writes it: run_report.write_history, its write_diagnosis, or tensorboard_log.write_tensorboard
     optional: bool = False  # whether there are reports without it
 
     @property
