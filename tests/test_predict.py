@@ -146,7 +146,7 @@ def test_what_is_wrong_is_said_in_a_line(run, trained, photo, tmp_path):
         ((tmp_path / "text.jpg", checkpoint), "text.jpg: it is no JPEG"),
         ((photo, tmp_path / "none.pth"), "cannot read"),
         ((photo, tmp_path), "cannot read"),
-        ((photo, photo), "is no checkpoint"),
+        ((photo, photo), "looks like a photo"),
         ((photo, checkpoint, "--top_k", 0), "--top_k must be at least 1, not 0"),
         ((photo, checkpoint, "--category_names", photo), "is not JSON"),
     ]
