@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from flower_classifier.base.program import keep_freed_memory
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen import FrozenPart, place
@@ -47,6 +48,7 @@ def main() -> None:
     """Print the table."""
     if len(sys.argv) != 2:
         sys.exit(__doc__)
+    keep_freed_memory()  # as the commands do
     root = Path(sys.argv[1])
     photos = [path.relative_to(root).as_posix() for path in find_photos(root)][:PHOTOS]
     split = Split("some", root, tuple(photos), (0,) * len(photos))

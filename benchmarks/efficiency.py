@@ -18,6 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from flower_classifier.base.program import keep_freed_memory
 from flower_classifier.features.extraction import shared_cores
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.networks.devices import choose_device
@@ -57,6 +58,7 @@ def some_photos(root: Path, number: int) -> Split:
 
 def measure(root: Path, arch: str) -> tuple[float, float, float]:
     """Return ms per photo: decoding alone, the network alone, both as the extraction does them."""
+    keep_freed_memory()  # as the commands do
     device = choose_device(gpu=False)
     frozen, split = place(new_classifier(arch, 102, "none")[0], device), some_photos(root, PHOTOS[arch])
     inputs = Inputs(frozen, split)
