@@ -87,9 +87,9 @@ class Inputs:
 
         Raises UnusablePhotosError for photos of which there is an earlier view: they have changed since.
         """
-        wanted = [other for other in self.schedule.together(view) if other not in self.ready]
         if view in self.ready:
             return []
+        wanted = [other for other in self.schedule.together(view) if other not in self.ready]
         before = set(self.bad)
         if self.cache is None or not self.cache.usable:
             self.ready |= self.complete(memory_tables(self.split, wanted, self.frozen.rows))

@@ -75,9 +75,7 @@ class RunFolder:
         if not self.last_path.exists():
             note(f"nothing to resume in {self.checkpoint_path.parent}: starting at epoch 1")
             return
-        saved = read_tensors(
-            self.last_path, mmap=False
-        )  # unmapped: training replaces the file while its tensors are used
+        saved = read_tensors(self.last_path, mmap=False)  # training replaces the file while its tensors are used
         check_digest(self.last_path, saved)
         with damage_told(self.last_path):
             state.restore(Finished.from_plain(saved))
