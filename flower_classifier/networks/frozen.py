@@ -1,8 +1,10 @@
 """What of a classifier does not learn, in the form in which it runs fastest.
 
-frozen = place(classifier, device)
-rows = frozen(pixels)                      what is computed once per photo, and kept
-logits = classifier.learner(rows)          what is trained on it, epoch after epoch
+    frozen = place(classifier, device)
+    rows = frozen(pixels)                      what is computed once per photo, and kept
+    logits = classifier.learner(rows)          what is trained on it, epoch after epoch
+
+The frozen part of a network that learns as a whole is nothing: its rows are the pixels.
 """
 
 from __future__ import annotations
