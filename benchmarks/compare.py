@@ -9,6 +9,7 @@ for the second run. Takes half an hour on two cores, during which nothing else s
 
 import argparse
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -32,8 +33,11 @@ class Run:
     output: str
 
     def accuracy(self, of: str) -> float:
-        """Return the best validation accuracy or the test accuracy, in percent, as printed last."""
-        return float(self.output.rpartition(f"{of} accuracy ")[2].partition("%")[0])
+        """Return the best validation accuracy or the test accuracy, in percent, as printed last.
+
+        Both `test accuracy 79.41%` and `408 test photos   loss 0.81   accuracy 79.41%` are printed.
+        """
+        return float(re.findall(rf"{of} (?:photos.*? )?accuracy +(\d+\.\d+)%", self.output)[-1])
 
 
 def run(*command: object) -> Run:
