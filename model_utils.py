@@ -29,7 +29,6 @@ from flower_classifier.base.messages import note, speaking
 from flower_classifier.base.words import counted, printable
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, prepare_inputs, whole
-from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import evaluate, summary
 from flower_classifier.judging.prediction import DEFAULT_TOP_K
 from flower_classifier.judging.predictor import BROKEN, Predictor
@@ -42,9 +41,10 @@ from flower_classifier.networks.new_classifier import new_classifier
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import Preprocessing
 from flower_classifier.report.run_report import Diagnosis
+from flower_classifier.training.finished import Row, epoch_line
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe
-from flower_classifier.training.state import Row, TrainState, epoch_line
+from flower_classifier.training.state import TrainState
 from flower_classifier.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -167,6 +167,7 @@ def train_model(
     recipe = Recipe(epochs, learning_rate, batch_size, views, seed)
     settings = {"seed": seed, "learning_rate": learning_rate, "batch_size": batch_size, "views": views, "skipped": []}
     training = {**model.training, **settings}
+    training.pop("results", None)  # of an earlier training
     with speaking(), own_randomness(model.frozen.device):
         inputs = prepare_inputs(model.frozen, data.splits, seed, open_cache(), recipe.schedule)
         refuse_bad(*inputs)
@@ -178,8 +179,8 @@ def train_model(
             if state.epoch:
                 state.load_best()
                 model.take(state.best_checkpoint())
-        model.take(state.best_checkpoint(calibrate(evaluate(state.learner, whole(valid)))))
-    print(f"best epoch {state.best['epoch']}   validation accuracy {state.best['valid_accuracy']:.2%}")
+    best = state.best.row
+    print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
 
 
 def evaluate_model(model: Model, data: Data) -> Results:

@@ -4,7 +4,7 @@
     python train.py flowers --arch cnn                      (needs no pretrained weights)
     python train.py flowers --download                      (fetches the photos of 102 species first)
     python train.py flowers --save_dir out --category_names cat_to_name.json
-    python train.py flowers --save_dir out --epochs 30 --resume
+    python train.py flowers --save_dir out --resume         (goes on where the last run there stopped)
     python train.py flowers --summary                       (says what it found and how long it would take)
 
 Writes checkpoint.pth into --save_dir, for predict.py: the epoch that was best on the validation photos. Tables and
@@ -31,7 +31,7 @@ from flower_classifier.base.messages import note, warn
 from flower_classifier.base.words import counted
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs, whole
-from flower_classifier.judging.calibration import calibrate
+from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation, evaluate, summary
 from flower_classifier.networks.backbones import resolve_arch
 from flower_classifier.networks.devices import choose_device
@@ -40,19 +40,24 @@ from flower_classifier.networks.new_classifier import new_classifier
 from flower_classifier.photos.download import download
 from flower_classifier.photos.names import load_category_names
 from flower_classifier.photos.splits import Splits, load_splits
+from flower_classifier.report.report_files import report_is_there
 from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history
 from flower_classifier.report.tensorboard_log import check_tensorboard, write_tensorboard
 from flower_classifier.studies.survey import survey
+from flower_classifier.training.finished import Finished, Identity, Row, epoch_line
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.run_folder import RunFolder
-from flower_classifier.training.state import Identity, Row, TrainState, epoch_line
+from flower_classifier.training.state import TrainState
 
 CHANGEABLE = ("learning_rate", "batch_size", "views")  # options that may have other values when a run is resumed
 
 
 def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     """Train as `config` asks, from the folder of photos to the tested checkpoint; with --summary, only survey it."""
+    saved = run_folder.read_last() if config.resume and not config.summary else None
+    if saved:
+        config = config.resuming(saved.settings)
     arch, device = resolve_arch(config.arch), choose_device(config.gpu)
     if config.tensorboard:
         check_tensorboard()
@@ -64,21 +69,17 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
 
     report_start(splits, state, device)
     run_folder.begin()
-    if config.resume:
-        run_folder.resume(state)
-        report_resumed(config, state)
+    if saved:
+        run_folder.go_on(state, saved)
+        report_resumed(config, saved)
 
     train, valid, test = read_photos(config, run_folder, splits, state, frozen)
-    train_and_save(state, train, valid, run_folder)
+    with run_folder.saving(state):
+        train_epochs(state, train, valid, run_folder)
+        judged, evaluation = judge_best(state, valid, test)
 
-    state.load_best()
-    temperature = calibrate(evaluate(state.learner, whole(valid)))
-    run_folder.save_calibrated(state, temperature)
-    judged = test or valid
-    evaluation = evaluate(state.learner, whole(judged)).at(temperature)
-    report_best(state.best, judged.split.name, evaluation)
-    print(f"checkpoint: {run_folder.checkpoint_path}", flush=True)
-    if not config.no_report:
+    report_best(state, judged, evaluation, run_folder)
+    if not config.no_report and (run_folder.has_saved or not report_is_there(run_folder.folder)):
         write_report(config, run_folder, state, judged, evaluation)
 
 
@@ -121,7 +122,7 @@ def start_state(
     training = {"weights": weights.name, "seed": config.seed, **{key: getattr(config, key) for key in CHANGEABLE}}
     if weights.licence:
         training["licence"] = weights.licence
-    return TrainState(classifier, recipe, splits.classes, category_names, training, identity), frozen
+    return TrainState(classifier, recipe, splits.classes, category_names, training, identity, config.kept), frozen
 
 
 def read_photos(
@@ -164,21 +165,31 @@ def open_cache(config: TrainConfig) -> FeatureCache | None:
 # -------------------------------------------------------------------------------------------------------- the epochs
 
 
-def train_and_save(state: TrainState, train: Inputs, valid: Inputs, run_folder: RunFolder) -> None:
-    """Train all epochs; print each, and keep what the finished ones have reached whatever ends the run."""
+def train_epochs(state: TrainState, train: Inputs, valid: Inputs, run_folder: RunFolder) -> None:
+    """Train all epochs; print each, and save now and then."""
 
     def on_epoch(row: Row) -> None:
         print(epoch_line(row, state.recipe.epochs), flush=True)
         run_folder.save_if_due(state)
 
-    try:
-        fit(state, train, valid, on_epoch)
-    except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, or `head` has read enough of stdout
-        if state.epoch:
-            note(f"stopped after epoch {state.epoch}; the same command with --resume goes on from there")
-        raise
-    finally:
-        run_folder.save(state)
+    fit(state, train, valid, on_epoch)
+
+
+def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> tuple[Inputs, Evaluation]:
+    """Load the best epoch, and find out what it is worth; return the photos that judge it, and its answers to them.
+
+    The test photos judge it, and without any the validation photos.
+    """
+    state.load_best()
+    on_valid = evaluate(state.learner, whole(valid))
+    state.judge(on_valid, {})  # which tells the temperature, where an earlier version has not kept it
+    judged, evaluation = valid, cross_validated(on_valid)
+    results = {"valid": evaluation.numbers}
+    if test:
+        judged, evaluation = test, evaluate(state.learner, whole(test)).at(state.best.temperature)
+        results["test"] = evaluation.numbers
+    state.judge(on_valid, results)
+    return judged, evaluation
 
 
 # --------------------------------------------------------------------------------------------------- at the terminal
@@ -196,23 +207,32 @@ def report_start(splits: Splits, state: TrainState, device: torch.device) -> Non
         note(f"--views {recipe.views}: only the first {recipe.epochs} will be used, one per epoch")
 
 
-def report_resumed(config: TrainConfig, state: TrainState) -> None:
+def report_resumed(config: TrainConfig, saved: Finished) -> None:
     """Say on stderr where a resumed run stands, and what is different from here on."""
-    if state.epoch >= config.epochs:
-        note(f"{counted(state.epoch, 'epoch')} trained already: a larger --epochs goes on")
-    elif state.epoch:
-        note(f"resuming after epoch {state.epoch}")
-        for key in CHANGEABLE:
-            now = getattr(config, key)
-            before = state.finished.training.get(key, now)  # an earlier version may not have had the option
-            if before != now:
-                note(f"--{key} was {before}, now {now} from epoch {state.epoch + 1} on")
+    if saved.epoch >= config.epochs:
+        note(f"{counted(saved.epoch, 'epoch')} trained already: a larger --epochs goes on")
+        return
+    note(f"resuming after epoch {saved.epoch}")
+    for key in CHANGEABLE:
+        now = getattr(config, key)
+        before = saved.training.get(key, now)  # an earlier version may not have had the option
+        if before != now:
+            note(f"--{key} was {before}, now {now} from epoch {saved.epoch + 1} on")
 
 
-def report_best(best: Row, judged: str, evaluation: Evaluation) -> None:
-    """Print which epoch the checkpoint holds, and what it is worth: where there are test photos, on those."""
+def report_best(state: TrainState, judged: Inputs, evaluation: Evaluation, run_folder: RunFolder) -> None:
+    """Print which epoch the checkpoint holds, what it is worth, and where it is; say how earlier runs compare."""
+    best = state.best.row
     print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
-    print(summary(judged, evaluation))
+    print(summary(judged.split.name, evaluation))
+    print(f"checkpoint: {run_folder.checkpoint_path}", flush=True)
+    earlier = run_folder.best_earlier(state.identity.valid)
+    if earlier and not earlier.comparable:
+        note(f"an earlier run reached {earlier.accuracy:.2%} on other validation photos: {earlier.checkpoint}")
+    elif earlier and earlier.accuracy > best["valid_accuracy"]:
+        warn(f"an earlier run was better: validation accuracy {earlier.accuracy:.2%}; its {earlier.checkpoint} is kept")
+    elif earlier:
+        note(f"the best earlier run reached a validation accuracy of {earlier.accuracy:.2%}: {earlier.checkpoint}")
 
 
 def write_report(
@@ -220,7 +240,7 @@ def write_report(
 ) -> None:
     """Leave tables and pictures of the run in its folder."""
     checkpoint = state.best_checkpoint()
-    figures = write_history(run_folder.folder, checkpoint.history, state.best["epoch"])
+    figures = write_history(run_folder.folder, checkpoint.history, state.best.row["epoch"])
     diagnosis = Diagnosis(judged.split.name, evaluation, judged.paths, checkpoint.classes, checkpoint.names)
     figures |= write_diagnosis(run_folder.folder, diagnosis)
     if config.tensorboard:

@@ -85,4 +85,7 @@ def test_a_run_of_format_2_resumes_bit_for_bit(train_into, flowers, tmp_path, mo
     assert re.search("^resuming after epoch 2$", outcome.err, re.MULTILINE)
     assert read(tmp_path / "parts" / "checkpoint.pth")["preprocessing"]["resampling"] == "torchvision"
     for file in ("checkpoint.pth", "run/last.pth"):
-        assert same(read(tmp_path / "parts" / file), read(tmp_path / "whole" / file))
+        resumed, undisturbed = (
+            {**read(tmp_path / run / file), "settings": 0, "digest": 0} for run in ("parts", "whole")
+        )
+        assert same(resumed, undisturbed)  # but for the options as they were given, which format 2 does not tell

@@ -1,5 +1,6 @@
 """Resuming: what a run had finished when it ended, however it ended, is what it goes on from."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,10 @@ from support import PROJECT, QUICK, read, run_program, same
 from torchvision import models
 
 import train
+from flower_classifier.base.options import settings_of
 from flower_classifier.networks.tensor_files import write_atomically
+from flower_classifier.report.report_files import files_of
+from flower_classifier.training.train_config import KEPT, TrainConfig
 
 
 def start_and_stop(arguments, how, lines=0):
@@ -50,11 +54,69 @@ def test_resuming_goes_on_with_another_learning_rate(train_into, flowers, tmp_pa
     assert state["training"]["learning_rate"] == 0.1
 
 
-def test_resuming_a_finished_run_says_so_and_tests_again(train_into, flowers, tmp_path):
-    first = train_into(tmp_path, flowers, *QUICK, "--epochs", 2)
-    again = train_into(tmp_path, flowers, *QUICK, "--epochs", 2, "--resume")
+def test_a_resumed_run_keeps_its_own_options_and_takes_what_is_typed(train_into, flowers, tmp_path):
+    """Among them the weights, by a path that another folder would not find, and the epochs that were planned."""
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), tmp_path / "own.pth")
+    own = ["--arch", "squeezenet1_1", "--weights", tmp_path / "own.pth", "--hidden_units", 16, 8, "--dropout", 0.5]
+    own += ["--seed", 3, "--batch_size", 7, "--views", 2, "--lr", 0.01, "--no_report"]
+    train_into(tmp_path / "whole", flowers, *own, "--epochs", 4)
+    stopped = tmp_path / "stopped"
+    train_into(stopped, flowers, *own, "--epochs", 2)
+    saved = read(stopped / "run" / "last.pth")
+    planned = {**saved, "settings": {**saved["settings"], "epochs": 4}}  # as Ctrl-C after the second of four leaves it
+    write_atomically(stopped / "run" / "last.pth", planned)
+    rest = train_into(stopped, flowers, "--resume", "--no_report")
+    assert re.findall(r"epoch +(\d+)/4 ", rest.out) == ["3", "4"]
+    assert "now" not in rest.err
+    for file in ("checkpoint.pth", "run/last.pth"):
+        assert same(read(tmp_path / "whole" / file), read(stopped / file))
+    longer = train_into(stopped, flowers, "--resume", "--no_report", "--epochs", 5, "--batch_size", 9)
+    assert "--batch_size was 7, now 9 from epoch 5 on\n" in longer.err
+    assert read(stopped / "run" / "last.pth")["settings"]["batch_size"] == 9
+
+
+def test_every_option_is_kept_by_a_resumed_run_or_the_commands_own():
+    own = {"data_dir", "summary", "download", "category_names", "gpu", "cache_dir", "cache_limit", "no_cache"}
+    own |= {"save_dir", "resume", "no_report", "tensorboard"}
+    assert {setting.name for setting in settings_of(TrainConfig)} == own | set(KEPT)
+
+
+def test_resuming_a_finished_run_says_so_tests_again_and_writes_nothing(train_into, flowers, tmp_path):
+    options = ["--arch", "cnn", "--epochs", 2]
+    first = train_into(tmp_path, flowers, *options)
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
+    again = train_into(tmp_path, flowers, *options, "--resume", "--lr", 0.5)
     assert again.out.splitlines() == first.out.splitlines()[2:]
     assert "2 epochs trained already" in again.err
+    del before[tmp_path / "run" / "lock"]
+    assert all((path.stat().st_ino, path.stat().st_mtime_ns) == was for path, was in before.items())
+
+
+def test_resuming_a_finished_run_draws_the_report_that_it_lacks(train_into, flowers, tmp_path):
+    train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1, "--no_report")
+    before = (tmp_path / "checkpoint.pth").stat()
+    train_into(tmp_path, flowers, "--resume")
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= set(files_of("history"))
+    assert (tmp_path / "checkpoint.pth").stat() == before
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_checkpoint_keeps_its_temperature_while_no_epoch_is_better(train_into, flowers, tmp_path, stopped):
+    """Resumed with steps so large that every further epoch is worse, to its end or until a signal stops it."""
+    train_into(tmp_path, flowers, *QUICK, "--epochs", 8)
+    for file in ("checkpoint.pth", "run/last.pth"):
+        write_atomically(tmp_path / file, {**read(tmp_path / file), "temperature": 1.5})
+    before = read(tmp_path / "checkpoint.pth")
+    options = [flowers, *QUICK, "--resume", "--lr", "3"]
+    if stopped:
+        code, _, _ = start_and_stop([*options, "--save_dir", tmp_path], signal.SIGINT, lines=2)
+        assert code == 130
+    else:
+        train_into(tmp_path, *options, "--epochs", 10)
+    after = read(tmp_path / "checkpoint.pth")
+    assert after["training"]["epochs"] > 8
+    assert after["training"]["epoch"] == before["training"]["epoch"]
+    assert (after["temperature"], same(after["state_dict"], before["state_dict"])) == (1.5, True)
 
 
 def test_resuming_where_nothing_is_starts_anew_and_says_so(train_into, flowers, tmp_path):
@@ -139,7 +201,7 @@ def test_a_killed_run_resumes_from_its_last_save_bit_for_bit(train_into, flowers
     process.communicate(timeout=30)
     reached = read(tmp_path / "parts" / "run" / "last.pth")["epoch"]
     assert reached >= 3
-    assert not (tmp_path / "parts" / "run" / "previous.pth").exists()
+    assert not (tmp_path / "parts" / "run" / "earlier").exists()
     train_into(tmp_path / "parts", flowers, *options, "--epochs", reached + 2, "--resume")
     train_into(tmp_path / "whole", flowers, *options, "--epochs", reached + 2)
     for file in ("checkpoint.pth", "run/last.pth"):

@@ -135,16 +135,6 @@ def test_the_original_classifier_is_not_in_the_file(train_into, flowers, tmp_pat
     assert not any("classifier" in name for name in read(tmp_path / "checkpoint.pth")["state_dict"])
 
 
-def test_an_earlier_run_is_put_aside_not_lost(train_into, flowers, tmp_path):
-    train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)
-    earlier = {name: (tmp_path / name).read_bytes() for name in ("checkpoint.pth", "run/last.pth")}
-    outcome = train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 2, "--lr", 0.01)
-    assert "run/previous.pth" in outcome.err
-    assert (tmp_path / "run" / "previous.pth").read_bytes() == earlier["checkpoint.pth"]
-    assert (tmp_path / "run" / "previous_last.pth").read_bytes() == earlier["run/last.pth"]
-    assert (tmp_path / "checkpoint.pth").read_bytes() != earlier["checkpoint.pth"]
-
-
 def test_every_epoch_has_its_view(train_into, flowers, tmp_path):
     plain = train_into(tmp_path / "plain", flowers, *QUICK, "--epochs", 4, "--views", 1)
     varied = train_into(tmp_path / "varied", flowers, *QUICK, "--epochs", 4, "--views", 3, "--no_cache")

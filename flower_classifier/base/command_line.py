@@ -12,6 +12,7 @@ from typing import NoReturn
 from flower_classifier.base.words import nearest
 
 GPU_ON, GPU_OFF = {"gpu", "cuda", "mps", "true", "yes", "on"}, {"cpu", "false", "no", "off"}
+NOT_TYPED = object()  # the value of a flag that the command line leaves out
 WIDEST_TEXT = 100  # columns
 WRONG_COMMAND_LINE = 2  # the exit code of every wrong input, as argparse has it too
 
@@ -54,15 +55,20 @@ class Parser(argparse.ArgumentParser):
         """Let a flag take several numbers, `--flag 512 256`; its type gets them as `512,256`."""
         self.many.update(action.option_strings)
 
-    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
-        """Parse the arguments; a mistake ends the process with code 2 and one or two lines."""
+    def parse(self, argv: Sequence[str] | None = None) -> dict[str, object]:
+        """Return the values of what was typed, and of nothing else: defaults are for the settings class to fill in.
+
+        A mistake ends the process with code 2 and one or two lines.
+        """
         arguments = normalise(sys.argv[1:] if argv is None else argv, self.many)
-        parsed, unknown = self.parse_known_intermixed_args(arguments)
+        flags = [action.dest for action in self._actions if action.option_strings and action.dest != "help"]
+        untyped = argparse.Namespace(**dict.fromkeys(flags, NOT_TYPED))
+        parsed, unknown = self.parse_known_intermixed_args(arguments, untyped)
         if unknown:
             flag = unknown[0].split("=")[0]
             close = nearest(flag, self._option_string_actions, most=1) if flag.startswith("-") else []
             self.error(f"unknown argument {unknown[0]!r}" + (f": did you mean {close[0]}?" if close else ""))
-        return parsed
+        return {name: value for name, value in vars(parsed).items() if value is not NOT_TYPED}
 
     def error(self, message: str) -> NoReturn:
         """End with code 2; the usage text of twenty flags would bury the message."""

@@ -13,7 +13,8 @@
 
 The field's name is the flag's. Its annotation says what the flag takes: nothing for `bool`, several numbers for
 `tuple[int, ...]` (`--flag 512 256`, and 0 for none), else one value. A field without a default is a positional
-argument, which for `tuple[Path, ...]` may be given more than once.
+argument, which for `tuple[Path, ...]` may be given more than once. A settings class may have a field `typed`, a
+frozenset of the names of the options that the command line gave.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.base.limits import Limits
 from flower_classifier.base.words import reason_of
 
+TYPED = "typed"  # the field that is no option, but says which were given
 Value = TypeVar("Value")
 Settings = TypeVar("Settings")
 
@@ -117,6 +119,8 @@ def settings_of(settings_class: type) -> tuple[Setting, ...]:
     kinds = get_type_hints(settings_class)
     found = []
     for known in fields(settings_class):
+        if known.name == TYPED:
+            continue
         kind = kinds[known.name]
         if isinstance(kind, UnionType):  # `int | None`: not given, or an int
             (kind,) = (part for part in get_args(kind) if part is not NoneType)
@@ -142,8 +146,11 @@ def parse(settings_class: type[Settings], prog: str, doc: str, argv: Sequence[st
 
     Raises SystemExit after --help and for a command line that cannot be parsed, InputError for a value out of range.
     """
-    given = vars(build_parser(settings_class, prog, doc).parse(argv))
-    return settings_class(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+    typed = build_parser(settings_class, prog, doc).parse(argv)
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in typed.items()}
+    if any(known.name == TYPED for known in fields(settings_class)):
+        values[TYPED] = frozenset(typed)
+    return settings_class(**values)
 
 
 def build_parser(settings_class: type, prog: str, doc: str) -> Parser:

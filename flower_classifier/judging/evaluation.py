@@ -73,6 +73,13 @@ class Evaluation:
         return (top == self.labels[:, None]).any(dim=1).sum().item() / len(self)
 
     @property
+    def numbers(self) -> dict[str, float]:
+        """What a classifier is worth, for programs: shares from 0 to 1, the loss in nats."""
+        top = {f"top_{TOP}_accuracy": self.top_accuracy} if self.logits.shape[1] > TOP else {}
+        rest = {"loss": self.loss, "calibration_error": self.calibration_error}
+        return {"photos": len(self), "accuracy": self.accuracy, **top, **rest}
+
+    @property
     def calibration_error(self) -> float:
         """Expected calibration error, 0 to 1: how far confidence and accuracy differ in a bin, averaged over photos.
 

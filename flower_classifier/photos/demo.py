@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw the set into the folder named on the command line."""
     parser = Parser("demo.py", __doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the pictures go; created if missing")
-    folder = parser.parse(argv).folder
+    folder = parser.parse(argv)["folder"]
     try:
         draw_dataset(folder)
     except OSError as error:

@@ -60,6 +60,11 @@ def files_of(part: Part) -> list[str]:
     return [file.name for file in REPORT_FILES if file.part == part]
 
 
+def report_is_there(folder: Path) -> bool:
+    """Say whether a folder holds a whole report of a run."""
+    return all((folder / file.name).exists() for file in REPORT_FILES if not file.optional)
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Raise RunError where the system refuses to write `path`."""

@@ -15,7 +15,8 @@ from flower_classifier.base.randomness import fold_seed
 from flower_classifier.features.inputs import Batch, Inputs, batches, whole
 from flower_classifier.judging.evaluation import Evaluation, evaluate
 from flower_classifier.networks.devices import seed_torch
-from flower_classifier.training.state import Row, TrainState
+from flower_classifier.training.finished import Row
+from flower_classifier.training.state import TrainState
 
 
 def fit(state: TrainState, train: Inputs, valid: Inputs, on_epoch: Callable[[Row], None] | None = None) -> None:

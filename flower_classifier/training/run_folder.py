@@ -4,26 +4,34 @@ checkpoint.pth          the best epoch, complete in itself
 run/bad_photos.txt      the photos that could not be opened, where there are any
 run/lock                held while a run is using the folder
 run/last.pth            the state after the last saved epoch, for --resume
-run/previous.pth        the checkpoint that the run before had left here,
-run/previous_last.pth   and its state
+run/earlier/1/, 2/, …   what earlier runs had left here: earlier_runs.py
 
 The report adds tables and pictures of a run that has ended: report_files.py lists them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from flower_classifier.base.errors import InputError, RunError
-from flower_classifier.base.files import check_writable, keep_as
+from flower_classifier.base.files import check_writable
 from flower_classifier.base.messages import note, warn
 from flower_classifier.base.signals import signals_held
 from flower_classifier.networks.checkpoint import save_checkpoint
-from flower_classifier.networks.tensor_files import check_digest, damage_told, read_tensors, write_atomically
-from flower_classifier.training.state import Finished, TrainState
+from flower_classifier.networks.tensor_files import (
+    check_digest,
+    damage_told,
+    read_tensors,
+    write_atomically,
+)
+from flower_classifier.training.earlier_runs import EarlierRun, best_earlier, put_aside
+from flower_classifier.training.finished import Finished
+from flower_classifier.training.state import TrainState
 
 SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than writing its files does
 
@@ -39,10 +47,10 @@ class RunFolder:
         self.folder = save_dir / "run"
         self.last_path = self.folder / "last.pth"
         self.bad_path = self.folder / "bad_photos.txt"
-        self.previous_path, self.previous_last_path = self.folder / "previous.pth", self.folder / "previous_last.pth"
         self.saved_at, self.saved_epoch = time.monotonic(), 0
         self.lock = FileLock(self.folder / "lock")  # which dies with its process
         self.mine = False  # whether what lies here is this run's
+        self.has_saved = False  # whether this process has written any of it
         for folder in (save_dir, self.folder):
             check_writable(folder, "save_dir")
         for path in (self.checkpoint_path, self.last_path):
@@ -57,6 +65,8 @@ class RunFolder:
 
     def begin(self) -> None:
         """Make the folders, and keep other runs out from here on. Raises InputError where one is in."""
+        if self.lock.is_locked:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock.acquire(timeout=0)
@@ -70,16 +80,22 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"{self.folder} cannot be written to: {error.strerror}", "save_dir") from None
 
-    def resume(self, state: TrainState) -> None:
-        """Restore the state that the last run saved here; without one, say so and leave the state as it is."""
+    def read_last(self) -> Finished | None:
+        """Return what the last run has saved here, and keep other runs out; where there is nothing, say so."""
         if not self.last_path.exists():
             note(f"nothing to resume in {self.checkpoint_path.parent}: starting at epoch 1")
-            return
+            return None
+        self.begin()
         saved = read_tensors(self.last_path, mmap=False)  # training replaces the file while its tensors are used
         check_digest(self.last_path, saved)
         with damage_told(self.last_path):
-            state.restore(Finished.from_plain(saved))
-        self.mine = True
+            return Finished.from_plain(saved)
+
+    def go_on(self, state: TrainState, saved: Finished) -> None:
+        """Restore the state that was read here: what lies here is this run's own."""
+        with damage_told(self.last_path):
+            state.restore(saved)
+        self.mine, self.saved_epoch = True, state.epoch
 
     def list_bad(self, lines: list[str]) -> None:
         """Write the list of photos that cannot be used; without any, remove the list of an earlier run."""
@@ -91,38 +107,63 @@ class RunFolder:
         except OSError as error:
             warn(f"cannot write {self.bad_path}: {error.strerror}")
 
+    @contextlib.contextmanager
+    def saving(self, state: TrainState) -> Iterator[None]:
+        """Keep what the finished epochs have reached, whatever ends them."""
+        try:
+            yield
+        except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, or `head` has read enough of stdout
+            if state.epoch:
+                note(f"stopped after epoch {state.epoch}; the same command with --resume goes on from there")
+            raise
+        finally:
+            self.save(state)
+
     def save_if_due(self, state: TrainState) -> None:
         """Save if SAVE_EVERY seconds have passed since the last time."""
         if time.monotonic() - self.saved_at >= SAVE_EVERY:
             self.save(state)
 
     def save(self, state: TrainState) -> None:
-        """Write what the finished epochs have reached, unless that has been done.
+        """Write what the finished epochs have reached, unless it is there already.
 
         The state goes first: it holds the best epoch too, so a run killed between the two mends the checkpoint when
         it is resumed. A run that finished no epoch leaves everything as it was.
         """
-        if state.epoch == self.saved_epoch:
+        if not state.epoch or (state.epoch == self.saved_epoch and is_written(self.checkpoint_path, state)):
             return
         with signals_held():
             if not self.mine:
                 self.put_aside()
             write_atomically(self.last_path, state.finished.to_plain())
             save_checkpoint(self.checkpoint_path, state.best_checkpoint())
-        self.saved_at, self.saved_epoch = time.monotonic(), state.epoch
+        self.saved_at, self.saved_epoch, self.has_saved = time.monotonic(), state.epoch, True
 
-    def save_calibrated(self, state: TrainState, temperature: float) -> None:
-        """Write the checkpoint once more, at the end, where another temperature than 1 has been found for it."""
-        if temperature != 1:
-            with signals_held():
-                save_checkpoint(self.checkpoint_path, state.best_checkpoint(temperature))
+    def best_earlier(self, valid: str) -> EarlierRun | None:
+        """Return the best earlier run here: of those with these validation photos (a fingerprint), if there are any."""
+        return best_earlier(self.folder, valid)
 
     def put_aside(self) -> None:
         """Keep what an earlier run has left here: its checkpoint may be better than what this run will reach."""
         try:
-            keep_as(self.last_path, self.previous_last_path)
-            if keep_as(self.checkpoint_path, self.previous_path):
-                note(f"{self.checkpoint_path} of an earlier run is kept as {self.previous_path}")
+            if place := put_aside(self.checkpoint_path, self.folder):
+                note(f"what an earlier run left here is kept in {place}")
         except OSError as error:
             raise RunError(f"cannot write to {error.filename}: {error.strerror}") from error
         self.mine = True
+
+
+def is_written(path: Path, state: TrainState) -> bool:
+    """Say whether a file holds the best epoch's checkpoint, undamaged.
+
+    It is known by what it says of the run; the digest vouches for its tensors.
+    """
+    wanted = state.best_checkpoint().to_plain()
+    try:
+        stored = read_tensors(path)
+        if any(stored.get(key) != value for key, value in wanted.items() if key != "state_dict"):
+            return False
+        check_digest(path, stored)
+    except InputError:
+        return False
+    return True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.limits import Limits
@@ -15,6 +16,25 @@ from flower_classifier.networks.sizes import (
     IMAGE_SIZE,
     LAYER_WIDTH,
     MOST_LAYERS,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What a run that is resumed keeps, unless something else is typed
+KEPT = (
+    "valid_split",
+    "skip_bad",
+    "arch",
+    "weights",
+    "hidden_units",
+    "dropout",
+    "image_size",
+    "epochs",
+    "learning_rate",
+    "batch_size",
+    "views",
+    "seed",
 )
 
 
@@ -146,7 +166,8 @@ class TrainConfig:
     resume: bool = option(
         False,
         "output",
-        "go on where the run in --save_dir stopped, as if it never had; give a larger --epochs to train longer",
+        "go on where the run in --save_dir stopped, as if it never had, with its own options where no others are "
+        "given; a larger --epochs trains longer",
     )
     no_report: bool = option(
         False, "output", "write no tables and pictures into run/, as a search over many runs wants it"
@@ -154,6 +175,22 @@ class TrainConfig:
     tensorboard: bool = option(
         False, "output", "write the curves and pictures of run/ for tensorboard too, into run/tensorboard/"
     )
+
+    typed: frozenset[str] = field(default=frozenset(), compare=False)  # the options that the command line gave
+
+    @property
+    def kept(self) -> dict[str, object]:
+        """The options that a resumed run keeps, in plain types."""
+        options = {name: getattr(self, name) for name in KEPT}
+        is_file = self.weights is not None and Path(self.weights).is_file()  # which is found from any folder
+        weights = str(Path(self.weights).absolute()) if is_file else self.weights
+        units = None if self.hidden_units is None else list(self.hidden_units)
+        return {**options, "weights": weights, "hidden_units": units}
+
+    def resuming(self, kept: Mapping[str, object]) -> TrainConfig:
+        """Return these options with what an earlier run `kept`, where nothing else was typed."""
+        untyped = {name: kept[name] for name in KEPT if name in kept and name not in self.typed}
+        return replace(self, **{name: tuple(v) if isinstance(v, list) else v for name, v in untyped.items()})
 
     def __post_init__(self) -> None:
         check(self)

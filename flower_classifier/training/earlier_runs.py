@@ -1,0 +1,91 @@
+"""Earlier runs into the same folder: each is kept whole, under a number, until the person removes it.
+
+    out/checkpoint.pth, out/run/…                              the run that was the last to save something
+    out/run/earlier/1/checkpoint.pth, out/run/earlier/1/run/…  the first one, as it lay in out/
+
+So `--save_dir out/run/earlier/1 --resume` goes on with the first.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.files import keep_as, sync_folder
+from flower_classifier.networks.tensor_files import damage_told, read_tensors
+from flower_classifier.training.finished import Finished
+
+EARLIER = "earlier"  # the folder in run/ that holds them
+STAYS = (EARLIER, "lock", "bad_photos.txt")  # of what is in run/: the list of bad photos is the new run's already
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """What an earlier run reached."""
+
+    folder: Path
+    accuracy: float  # of its best epoch on its validation photos, 0 to 1
+    comparable: bool  # whether these were the same photos
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where its checkpoint is kept."""
+        return self.folder / "checkpoint.pth"
+
+
+def put_aside(checkpoint: Path, run: Path) -> Path | None:
+    """Move what an earlier run has left to the next number; return where it is kept, or None if there was nothing.
+
+    Its checkpoint and its state get a second name there. Under their own they stay until new ones replace them, so
+    there is a whole checkpoint at any moment. All else goes: a report of an earlier run beside a new checkpoint would
+    be taken for its own. Raises OSError where the disk refuses.
+    """
+    files = [path for path in sorted(run.rglob("*")) if path.is_file() and is_left(path.relative_to(run))]
+    kept = [checkpoint] * checkpoint.is_file() + files
+    if not kept:
+        return None
+    place = run / EARLIER / str(1 + max(map(int, numbers(run)), default=0))
+    beginning = place.with_name(".beginning")
+    shutil.rmtree(beginning, ignore_errors=True)  # a process died while it did this
+    for path in kept:
+        second = beginning / path.relative_to(checkpoint.parent)
+        second.parent.mkdir(parents=True, exist_ok=True)
+        keep_as(path, second)
+    beginning.rename(place)
+    sync_folder(place.parent)
+    for path in files:
+        if path.name != "last.pth":
+            path.unlink()
+    return place
+
+
+def is_left(path: Path) -> bool:
+    """Say whether a file, by its path in run/, belongs to the run that has left it; hidden files are half written."""
+    return path.parts[0] not in STAYS and not path.name.startswith(".")
+
+
+def numbers(run: Path) -> list[str]:
+    """Return the names of the folders of earlier runs."""
+    return [path.name for path in (run / EARLIER).glob("*") if path.name.isdecimal()]
+
+
+def best_earlier(run: Path, valid: str) -> EarlierRun | None:
+    """Return the earlier run with the highest validation accuracy: of those with these validation photos, if any are.
+
+    `valid`: the fingerprint of the validation photos. Runs whose state or checkpoint is gone or damaged do not count.
+    """
+    found = []
+    for number in numbers(run):
+        folder = run / EARLIER / number
+        state = folder / "run" / "last.pth"
+        try:
+            with damage_told(state):
+                finished = Finished.from_plain(read_tensors(state))
+                accuracy, comparable = finished.best.row["valid_accuracy"], finished.identity.valid == valid
+        except InputError:
+            continue
+        if (folder / "checkpoint.pth").is_file():
+            found.append(EarlierRun(folder, accuracy, comparable))
+    return max(found, key=lambda earlier: (earlier.comparable, earlier.accuracy), default=None)

@@ -1,0 +1,95 @@
+"""Several runs into one folder: none is lost, the better one is named, and each report stays with its checkpoint."""
+
+import subprocess
+import sys
+
+from support import PROJECT, QUICK, read, same
+
+import train
+from flower_classifier.report.report_files import REPORT_FILES
+
+
+def files_in(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_earlier_run_is_kept_whole_and_can_be_resumed(train_into, flowers, tmp_path):
+    left = []
+    for epochs in (1, 2, 3):
+        outcome = train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", epochs)
+        kept = tmp_path / "run" / "earlier"
+        if left:
+            place = kept / str(len(left))
+            assert f"what an earlier run left here is kept in {place}\n" in outcome.err
+            assert files_in(place) == {name: data for name, data in left[-1].items() if name != "run/lock"}
+        left.append({name: data for name, data in files_in(tmp_path).items() if "earlier" not in name})
+    assert [path.name for path in sorted(kept.iterdir())] == ["1", "2"]
+    resumed = train_into(kept / "1", flowers, "--resume", "--epochs", 3)
+    assert "resuming after epoch 1" in resumed.err
+    assert same(read(kept / "1" / "checkpoint.pth"), read(tmp_path / "checkpoint.pth"))
+
+
+def test_a_run_that_is_worse_than_an_earlier_one_says_so_and_which(train_into, flowers, tmp_path):
+    """Three runs: the one before is not the best one."""
+    accuracies = []
+    for options in (("--epochs", 8), ("--epochs", 1, "--lr", 1e-9), ("--epochs", 1, "--lr", 1e-8)):
+        outcome = train_into(tmp_path, flowers, *QUICK, *options)
+        row = read(tmp_path / "run" / "last.pth")["best"]
+        accuracies.append(row["valid_accuracy"])
+    assert accuracies[0] > max(accuracies[1:])
+    best = tmp_path / "run" / "earlier" / "1" / "checkpoint.pth"
+    assert outcome.err.splitlines()[-1] == (
+        f"warning: an earlier run was better: validation accuracy {accuracies[0]:.2%}; its {best} is kept"
+    )
+    outcome = train_into(tmp_path, flowers, *QUICK, "--epochs", 9)
+    said = f"the best earlier run reached a validation accuracy of {accuracies[0]:.2%}: {best}"
+    assert outcome.err.splitlines()[-1] == said
+
+
+def test_runs_on_other_validation_photos_are_not_called_better(train_into, flowers, tmp_path):
+    train_into(tmp_path / "out", flowers, *QUICK, "--epochs", 8)
+    accuracy = read(tmp_path / "out" / "run" / "last.pth")["best"]["valid_accuracy"]
+    best = tmp_path / "out" / "run" / "earlier" / "1" / "checkpoint.pth"
+    outcome = train_into(tmp_path / "out", flowers / "train", *QUICK, "--epochs", 1, "--lr", 1e-9)
+    said = f"an earlier run reached {accuracy:.2%} on other validation photos: {best}"
+    assert outcome.err.splitlines()[-1] == said
+
+
+def test_no_report_of_an_earlier_run_stays_beside_a_newer_checkpoint(train_into, flowers, tmp_path):
+    """Killed before it has a report of its own."""
+    train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)
+    save_always = "import sys, train; from flower_classifier.training import run_folder as r; r.SAVE_EVERY = 0\n"
+    command = [
+        sys.executable,
+        "-c",
+        save_always + "train.main(sys.argv[1:])",
+        flowers,
+        "--arch",
+        "cnn",
+        "--epochs",
+        900,
+    ]
+    process = subprocess.Popen(
+        [*map(str, command), "--save_dir", str(tmp_path)],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    for _ in range(2):
+        assert process.stdout.readline().startswith(b"epoch")
+    process.kill()
+    process.communicate(timeout=30)
+    assert read(tmp_path / "checkpoint.pth")["training"]["learning_rate"] == 0.001
+    here = {path.name for path in (tmp_path / "run").iterdir()}
+    assert here & {file.name for file in REPORT_FILES} == set()
+    report = {file.name for file in REPORT_FILES if not file.optional}
+    assert {path.name for path in (tmp_path / "run" / "earlier" / "1" / "run").iterdir()} >= report
+
+
+def test_a_run_that_finishes_no_epoch_moves_nothing(run, train_into, flowers, tmp_path):
+    """Its second batch has a loss that is not finite."""
+    train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)
+    before = files_in(tmp_path)
+    outcome = run(train, flowers, *QUICK, "--hidden_units", *[50] * 9, "--lr", 1000, "--save_dir", tmp_path)
+    assert (outcome.code, outcome.err.count("the loss is not finite")) == (1, 1)
+    assert files_in(tmp_path) == before
