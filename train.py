@@ -28,7 +28,7 @@ import torch
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import note, warn
-from flower_classifier.base.words import counted
+from flower_classifier.base.words import counted, printable
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs, whole
 from flower_classifier.judging.calibration import calibrate
@@ -77,7 +77,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     judged = test or valid
     evaluation = evaluate(state.learner, whole(judged)).at(temperature)
     report_best(state.best, judged.split.name, evaluation)
-    print(f"checkpoint: {run_folder.checkpoint_path}", flush=True)
+    print(f"checkpoint: {printable(str(run_folder.checkpoint_path))}", flush=True)
     if not config.no_report:
         write_report(config, run_folder, state, judged, evaluation)
 
