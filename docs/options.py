@@ -35,9 +35,8 @@ exit code is then 2 ([more on predicting](predicting.md)).
 | 143 | terminated |
 
 Two kinds of 2 can be told apart. For a wrong command line nothing goes to stdout, and if a flag or an argument is
-unknown or missing, the last line on stderr is `(python predict.py --help shows the options)`. For photos that are
-missing or cannot be opened, `--format json` still prints a whole array, which is `[]` for an empty folder, and csv its
-header.
+unknown or missing, the last line on stderr says how to see the options. For photos that are missing or cannot be
+opened, `--format json` still prints a whole array, which is `[]` for an empty folder, and csv its header.
 
 After an interrupt the finished epochs are saved first; a second interrupt ends the program at once.
 """

@@ -113,7 +113,9 @@ def test_a_vision_transformer_has_none_and_says_so(run, train_into, flowers, tmp
     mapped = run(predict, *photos, tmp_path / "checkpoint.pth", "--plot", tmp_path / "mapped", "--heatmap")
     assert (mapped.code, mapped.out) == (plain.code, plain.out)
     assert mapped.err == "--heatmap: vit_b_32 has no last feature map, so there is none to draw\n"
-    assert np.array_equal(*(np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("plain", "mapped")))
+    for photo in photos:
+        pictures = [tmp_path / name / f"{photo.name}.png" for name in ("plain", "mapped")]
+        assert np.array_equal(*(np.asarray(Image.open(picture)) for picture in pictures))
 
 
 def test_looking_for_it_leaves_the_probabilities_alone(run, trained, trained_on_features, flowers, tmp_path):

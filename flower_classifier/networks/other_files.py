@@ -91,7 +91,8 @@ def kind_of_contents(path: Path, contents: Mapping[str, object]) -> str | None:
     """Say what a file is that could be read and is no checkpoint."""
     if {"identity", "learner"} <= contents.keys():
         beside = path.absolute().parent.parent / "checkpoint.pth"
-        checkpoint = os.path.relpath(beside) if beside.is_file() else "the checkpoint.pth that lies beside its folder"
+        shown = beside if path.is_absolute() else os.path.relpath(beside)
+        checkpoint = shown if beside.is_file() else "the checkpoint.pth that lies beside its folder"
         return f"it is the state of a run, for train.py --resume; give {checkpoint}"
     if state_dict_in(contents):
         return TAKES_WEIGHTS
