@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class PredictConfig:
     min_probability: float = option(
         0.0,
         "output",
-        "say that it is not sure where the likeliest class has less than this probability; 0 asks for nothing",
+        'say "not sure" where the likeliest class has less than this probability; 0 never does',
         metavar="P",
         limits=Limits(least=0, most=1),
     )
@@ -97,7 +98,7 @@ class PredictConfig:
             raise InputError("is drawn on the photo: it needs --plot", "heatmap")
         if looks_like_a_photo(self.checkpoint):
             raise InputError(f"{self.checkpoint} looks like a photo: give the checkpoint last, after the photos")
-        if self.checkpoint.is_dir():
+        if os.path.isdir(self.checkpoint):  # noqa: PTH112 -- Path.is_dir() may raise
             inside = self.checkpoint / "checkpoint.pth"
             hint = f"did you mean {inside}?" if inside.is_file() else "give the checkpoint last, after the photos"
             raise InputError(f"{self.checkpoint} is a folder: {hint}")
