@@ -25,72 +25,84 @@ if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and 
     asked = program.read_command_line(lambda: parse(PredictConfig, "predict.py", __doc__))
 
 # isort: split
-from flower_classifier.base.errors import InputError
-from flower_classifier.base.messages import note, progress, warn
-from flower_classifier.base.words import counted, printable
+import json
+
+from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.files import check_writable
+from flower_classifier.base.messages import clear_bars, note, progress, share_terminal, warn
+from flower_classifier.base.words import counted
 from flower_classifier.features.inputs import Inputs, whole
 from flower_classifier.judging.evaluation import evaluate, summary
-from flower_classifier.judging.heatmap import Heatmap
-from flower_classifier.judging.predict_paths import find_named, plan_pictures
-from flower_classifier.judging.prediction import DEFAULT_TOP_K, Prediction
+from flower_classifier.judging.predict_paths import NoPhotosError, find_named, plan_pictures
+from flower_classifier.judging.prediction import DEFAULT_TOP_K, Verdict
 from flower_classifier.judging.predictor import BROKEN, Predictor
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.networks.devices import choose_device
-from flower_classifier.photos.images import ImageError, load_image
+from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.names import load_category_names
 from flower_classifier.photos.splits import load_labelled
+from flower_classifier.report.drawn_verdicts import Drawer
+from flower_classifier.report.evaluation_report import facts_of, report_folder, subject_of, write_facts
 from flower_classifier.report.formats import Writer
 from flower_classifier.report.run_report import Diagnosis, write_diagnosis
 
-PLOTTED_SIDE = 1024  # pixels of a photo's shorter side that a plot can show
-
 
 def run(config: PredictConfig) -> None:
-    """Answer as `config` asks: photo by photo, or with --evaluate for a folder of labelled photos.
-
-    What could only fail after the work is refused before it.
-    """
-    photos = [] if config.evaluate else find_named(config.images, config.null)
-    pictures = None
-    if config.plot:
-        sources = [config.checkpoint, *([config.category_names] if config.category_names else [])]
-        pictures = plan_pictures(config.plot, photos, sources)
-    checkpoint = load_checkpoint(config.checkpoint)
-    category_names = load_category_names(config.category_names, checkpoint.classes)
-    predictor = Predictor(checkpoint, choose_device(config.gpu), category_names)
+    """Answer as `config` asks: photo by photo, or with --evaluate for a folder of labelled photos."""
     if config.evaluate:
-        bad, number = evaluate_folder(config, predictor)
+        evaluate_folder(config)
     else:
-        bad, number = predict_photos(config, predictor, photos, pictures), len(photos)
-    report_bad(bad, number)
+        predict_photos(config)
+
+
+def load_predictor(config: PredictConfig) -> Predictor:
+    """Return the checkpoint, ready to be asked, with the names that people use now."""
+    checkpoint = load_checkpoint(config.checkpoint)
+    category_names = load_category_names(config.category_names, checkpoint.classes, checkpoint.category_names)
+    return Predictor(checkpoint, choose_device(config.gpu), category_names)
 
 
 # ------------------------------------------------------------------------------------------------------ predicting
 
 
-def predict_photos(
-    config: PredictConfig, predictor: Predictor, photos: Sequence[Path], pictures: Sequence[Path] | None
-) -> list[ImageError]:
-    """Write the likeliest classes of every photo, and draw them into the `pictures`, one for each.
+def predict_photos(config: PredictConfig) -> None:
+    """Write the likeliest classes of every photo, and draw them where --plot asks for it.
 
-    Returns what is wrong with the photos that cannot be opened.
+    What could only fail after the work is refused before it; what fails for one photo is told when all are done.
     """
+    photos = find_photos(config)
+    sources = [config.checkpoint, *([config.category_names] if config.category_names else [])]
+    pictures = plan_pictures(config.plot, photos, sources) if config.plot else [None] * len(photos)
+    predictor = load_predictor(config)
+    drawer, bad = Drawer(predictor, config.heatmap), []
     top_k = number_of_rows(config.top_k, predictor)
-    places = pictures or [None] * len(photos)
-    writer = Writer(config.format, several=len(photos) > 1)
-    bad: list[ImageError] = []
     shown_by_results = bool(sys.stdout and sys.stdout.isatty())
-    with progress(len(photos), "photos", "photo", hidden=shown_by_results) as bar:
-        for photo, picture, answer in zip(photos, places, predictor.answers(photos, bar), strict=True):
+    with (
+        Writer(config.format, len(photos) > 1, predictor.names, config.min_probability > 0) as writer,
+        progress(len(photos), "photos", "photo", hidden=shown_by_results) as bar,
+    ):
+        among_bars = share_terminal(sys.stdout)
+        for photo, picture, answer in zip(photos, pictures, predictor.answers(photos, bar), strict=True):
+            if among_bars:
+                clear_bars()
             if isinstance(answer, ImageError):
                 bad.append(answer)
+                writer.write_error(photo, answer)
                 continue
-            likeliest = predictor.likeliest(answer, top_k)
-            writer.write(photo, likeliest)
+            verdict = Verdict(predictor.likeliest(answer, top_k), config.min_probability)
+            writer.write(photo, verdict)
             if picture:
-                draw(picture, photo, likeliest, predictor if config.heatmap else None)
-    writer.close()
-    return bad
+                drawer.draw(picture, photo, verdict)
+    report_failures(drawer.failures, bad, len(photos))
+
+
+def find_photos(config: PredictConfig) -> list[Path]:
+    """Return the photos that are asked about. Where there are none, programs get an empty answer before the error."""
+    try:
+        return find_named(config.images, config.null)
+    except NoPhotosError:
+        with Writer(config.format, several=True, asks_sure=config.min_probability > 0):
+            raise
 
 
 def number_of_rows(top_k: int | None, predictor: Predictor) -> int:
@@ -101,56 +113,54 @@ def number_of_rows(top_k: int | None, predictor: Predictor) -> int:
     return min(top_k or DEFAULT_TOP_K, number)
 
 
-def draw(picture: Path, photo: Path, likeliest: list[Prediction], explained_by: Predictor | None = None) -> None:
-    """Draw a photo beside its likeliest classes; with a predictor, also which places speak for the likeliest."""
-    from flower_classifier.report.figures import save_figure
-    from flower_classifier.report.pictures import draw_prediction
+def report_failures(undrawn: Sequence[str], bad: Sequence[ImageError], number: int) -> None:
+    """Name the pictures that could not be drawn and the photos that could not be opened; fail for them.
 
-    image = load_image(photo, PLOTTED_SIDE)
-    heatmap = look_into(explained_by, photo, image.size, likeliest[0]) if explained_by else None
-    bars = [(printable(prediction.name), prediction.probability) for prediction in likeliest]
-    save_figure(draw_prediction(image, printable(photo.name), bars, heatmap), picture)
-
-
-def look_into(predictor: Predictor, photo: Path, size: tuple[int, int], likeliest: Prediction) -> Heatmap | None:
-    """Return which places of a photo of `size` (width, height) speak for a class; where nothing can, say so."""
-    heatmap = predictor.heatmap(photo, likeliest.class_name, size)
-    if heatmap is None:
-        note(f"--heatmap: {predictor.classifier.config.arch} has no last feature map, so there is none to draw")
-    return heatmap
-
-
-def report_bad(bad: Sequence[ImageError], number: int) -> None:
-    """Name the photos that could not be opened, and fail for them now that the others are done."""
-    if bad and number == 1:
+    Raises RunError where there is a picture among them, else InputError.
+    """
+    if number == 1 and bad:
         raise bad[0]
-    for error in bad:
-        warn(str(error))
+    if number == 1 and undrawn:
+        raise RunError(undrawn[0])
+    for failure in (*bad, *undrawn):
+        warn(str(failure))
+    unopened = f"{len(bad)} of {counted(number, 'photo')} could not be opened"
+    if undrawn:
+        pictures = f"{len(undrawn)} of {counted(number, 'picture')} could not be drawn"
+        raise RunError(f"{unopened}, {pictures}" if bad else pictures)
     if bad:
-        raise InputError(f"{len(bad)} of {counted(number, 'photo')} could not be opened")
+        raise InputError(unopened)
 
 
 # ------------------------------------------------------------------------------------------------------- evaluating
 
 
-def evaluate_folder(config: PredictConfig, predictor: Predictor) -> tuple[list[ImageError], int]:
-    """Print how good the answers to a folder of labelled photos are; leave tables and pictures.
-
-    Returns what is wrong with the photos that cannot be opened, and how many photos there are.
-    """
-    split = load_labelled(config.images[0], predictor.classes)
+def evaluate_folder(config: PredictConfig) -> None:
+    """Print how good the answers to a folder of labelled photos are; leave tables and pictures."""
+    folder = config.images[0]
+    report = config.report or report_folder(config.checkpoint, folder)
+    check_writable(report, "report")
+    predictor = load_predictor(config)
+    split = load_labelled(folder, predictor.classes)
     inputs = Inputs(predictor.frozen, split)
-    bad = inputs.prepare()
+    inputs.prepare()
+    evaluation = None
     if inputs.used:
         try:
             evaluation = evaluate(predictor.classifier.learner, whole(inputs)).at(predictor.checkpoint.temperature)
         except FloatingPointError:
             raise InputError(BROKEN) from None
+    bad = [(split.root / split.photos[index], inputs.bad[index]) for index in sorted(inputs.bad)]
+    facts = facts_of(subject_of(folder, config.checkpoint), split.name, evaluation, bad)
+    if config.format == "json":
+        print(json.dumps(facts), flush=True)
+    elif evaluation:
         print(summary(split.name, evaluation), flush=True)
-        folder = config.report or config.checkpoint.parent / "evaluation"
-        write_diagnosis(folder, Diagnosis(split.name, evaluation, inputs.paths, predictor.classes, predictor.names))
-        note(f"tables and pictures of it: {folder}")
-    return bad, len(split)
+    if evaluation:
+        write_facts(report, facts)
+        write_diagnosis(report, Diagnosis(split.name, evaluation, inputs.paths, predictor.classes, predictor.names))
+        note(f"tables and pictures of it: {report}")
+    report_failures([], [error for _, error in bad], len(split))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -28,7 +28,7 @@ import torch
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import note, warn
-from flower_classifier.base.words import counted
+from flower_classifier.base.words import counted, printable
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs, whole
 from flower_classifier.judging.calibration import cross_validated
@@ -225,7 +225,7 @@ def report_best(state: TrainState, judged: Inputs, evaluation: Evaluation, run_f
     best = state.best.row
     print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
     print(summary(judged.split.name, evaluation))
-    print(f"checkpoint: {run_folder.checkpoint_path}", flush=True)
+    print(f"checkpoint: {printable(str(run_folder.checkpoint_path))}", flush=True)
     earlier = run_folder.best_earlier(state.identity.valid)
     if earlier and not earlier.comparable:
         note(f"an earlier run reached {earlier.accuracy:.2%} on other validation photos: {earlier.checkpoint}")

@@ -20,7 +20,7 @@ or `_`, before or behind the files.
 
 `python predict.py IMAGE … CHECKPOINT [options]` names what is in photos. An `IMAGE` may be a folder, which stands for
 all photos below it. Of several photos each gets a heading; those that cannot be opened are named at the end, and the
-exit code is then 2.
+exit code is then 2 ([more on predicting](predicting.md)).
 
 {predict}
 ## Exit codes
@@ -28,10 +28,15 @@ exit code is then 2.
 | code | what happened |
 |---|---|
 | 0 | done |
-| 1 | a run failed: network, disk, memory, a loss that is not finite |
+| 1 | a run failed: network, disk, memory, a loss that is not finite; of predict.py also: a picture could not be drawn |
 | 2 | the input or the command line is wrong |
 | 130 | interrupted (Ctrl-C) |
+| 141 | whoever reads stdout, such as `head`, has left |
 | 143 | terminated |
+
+Two kinds of 2 can be told apart. For a wrong command line nothing goes to stdout, and if a flag or an argument is
+unknown or missing, the last line on stderr says how to see the options. For photos that are missing or cannot be
+opened, `--format json` still prints a whole array, which is `[]` for an empty folder, and csv its header.
 
 After an interrupt the finished epochs are saved first; a second interrupt ends the program at once.
 """

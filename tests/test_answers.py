@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ HEADER = ["path", "rank", "class", "name", "probability"]
 
 @pytest.fixture
 def names(tmp_path):
-    """A file of names that need quoting in one format or another; class 91 goes without."""
+    """A file of names that need quoting in one format or another; class 91 keeps the one it has."""
     path = tmp_path / "names.json"
     path.write_text(json.dumps(NAMES), encoding="utf-8")
     return path
@@ -85,7 +86,7 @@ def as_text(records):
 def test_every_format_holds_the_very_numbers_of_the_table(run, trained, flowers, names):
     arguments = (flowers / "test", trained / "checkpoint.pth", "--top_k", 6, "--category_names", names, "--format")
     outcomes = {form: run(predict, *arguments, form) for form in ("text", "json", "jsonl", "csv")}
-    assert {(outcome.code, outcome.err.count("91")) for outcome in outcomes.values()} == {(0, 1)}  # has no name
+    assert {(outcome.code, outcome.err) for outcome in outcomes.values()} == {(0, "")}
     records = json.loads(outcomes["json"].out)
     assert [json.loads(line) for line in outcomes["jsonl"].out.splitlines()] == records
     assert from_csv(outcomes["csv"].out) == records
@@ -99,7 +100,7 @@ def test_the_keys_are_stable_and_the_probabilities_unrounded(run, trained, flowe
     (record,) = json.loads(run(predict, *arguments, "--format", "json").out)
     assert list(record) == ["path", "predictions"]
     assert {tuple(row) for row in record["predictions"]} == {("class", "name", "probability")}
-    assert {row["class"]: row["name"] for row in record["predictions"]} == NAMES | {"91": "91"}
+    assert {row["class"]: row["name"] for row in record["predictions"]} == NAMES | {"91": "hippeastrum"}
     shares = [row["probability"] for row in record["predictions"]]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(1, abs=1e-6)
@@ -113,11 +114,11 @@ def test_strange_paths_come_in_and_out_in_the_plainest_of_locales(trained, stran
     arguments = ("-", "-0", trained / "checkpoint.pth", "--top_k", 6, "--category_names", names, "--format")
     with program(*arguments, "csv", env=plainest) as process:
         out, err = process.communicate(b"\0".join(strange))
-    assert (process.returncode, err.count(b"\n")) == (0, 1), err  # 91 has no name
+    assert (process.returncode, err) == (0, b"")
     records = from_csv(out.decode(errors="surrogateescape"))
     assert [os.fsencode(record["path"]) for record in records] == strange
     told = [{row["class"]: row["name"] for row in record["predictions"]} for record in records]
-    assert told == [NAMES | {"91": "91"}] * len(strange)
+    assert told == [NAMES | {"91": "hippeastrum"}] * len(strange)
 
 
 def test_a_name_that_no_encoding_has_fails_in_no_format(run, trained, flowers, tmp_path):
@@ -131,7 +132,8 @@ def test_a_name_that_no_encoding_has_fails_in_no_format(run, trained, flowers, t
 # ------------------------------------------------------------------------------------------------------- bad photos
 
 
-def test_bad_photos_are_named_on_stderr_and_absent_from_what_programs_read(run, trained, flowers, tmp_path):
+def test_bad_photos_are_named_on_stderr_and_in_their_place_in_json(run, trained, flowers, tmp_path):
+    """CSV has no row for them."""
     good = sorted((flowers / "test" / "54").iterdir())
     (tmp_path / "text.jpg").write_text("no photo")
     paths = [tmp_path / "text.jpg", *good, tmp_path / "none.jpg"]
@@ -142,12 +144,54 @@ def test_bad_photos_are_named_on_stderr_and_absent_from_what_programs_read(run, 
     }
     for form, parse in read.items():
         outcome = run(predict, *paths, trained / "checkpoint.pth", "--format", form)
-        assert [record["path"] for record in parse(outcome.out)] == list(map(str, good))
+        records = parse(outcome.out)
+        assert [record["path"] for record in records] == list(map(str, good if form == "csv" else paths))
+        if form != "csv":
+            first, *others, last = records
+            assert [list(record) for record in others] == [["path", "predictions"]] * len(good)
+            assert first["error"].startswith(f"cannot open {paths[0]}: it is no JPEG")
+            assert last == {"path": str(paths[-1]), "error": f"cannot open {paths[-1]}: there is no such file"}
         assert outcome.code == 2
         assert [part in outcome.err for part in ("text.jpg: it is no", "none.jpg: there is no", "2 of 5")] == [True] * 3
-    for form, nothing in (("json", []), ("jsonl", []), ("csv", [])):
+    for form, number in (("json", 1), ("jsonl", 1), ("csv", 0)):
         outcome = run(predict, tmp_path / "none.jpg", trained / "checkpoint.pth", "--format", form)
-        assert (outcome.code, read[form](outcome.out)) == (2, nothing)
+        assert (outcome.code, len(read[form](outcome.out)), len(outcome.err.splitlines())) == (2, number, 1)
+
+
+def test_a_folder_without_photos_is_an_empty_answer_and_a_wrong_command_line_is_none(run, trained, flowers, tmp_path):
+    (tmp_path / "empty").mkdir()
+    header = "\ufeff" + ",".join(HEADER) + "\n"
+    for form, nothing in (("text", ""), ("json", "[]\n"), ("jsonl", ""), ("csv", header)):
+        outcome = run(predict, tmp_path / "empty", trained / "checkpoint.pth", "--format", form)
+        assert (outcome.code, outcome.out) == (2, nothing)
+        assert outcome.err.endswith(f"there are no photos below {tmp_path / 'empty'}\n")
+        wrong = run(predict, tmp_path / "empty", trained / "checkpoint.pth", "--format", form, "--topk", 3)
+        assert (wrong.code, wrong.out) == (2, "")
+        assert wrong.err.endswith("(python predict.py --help shows the options)\n")
+
+
+# --------------------------------------------------------------------------------------------------- when it is sure
+
+
+def test_programs_are_told_whether_the_likeliest_class_is_probable_enough(run, trained, flowers):
+    arguments = (flowers / "test", trained / "checkpoint.pth", "--top_k", 2, "--format")
+    plain = json.loads(run(predict, *arguments, "json").out)
+    shares = [record["predictions"][0]["probability"] for record in plain]
+    least = sorted(shares)[9]  # which is sure itself
+    expected = [
+        {"path": record["path"], "sure": share >= least, "predictions": record["predictions"]}
+        for record, share in zip(plain, shares, strict=True)
+    ]
+    assert sum(record["sure"] for record in expected) == 9
+    limited = (*arguments, "json", "--min_probability", repr(least))
+    assert json.loads(run(predict, *limited).out) == expected
+    lines = run(predict, *arguments, "jsonl", "--min_probability", repr(least)).out.splitlines()
+    assert [json.loads(line) for line in lines] == expected
+    table = run(predict, *arguments, "csv", "--min_probability", repr(least)).out
+    rows = list(csv.DictReader(io.StringIO(table[1:])))
+    assert list(rows[0]) == [*HEADER, "sure"]
+    assert [row["sure"] for row in rows] == [str(record["sure"]).lower() for record in expected for _ in range(2)]
+    assert run(predict, *arguments, "json", "--min_probability", 0).out == run(predict, *arguments, "json").out
 
 
 # ------------------------------------------------------------------------------------------------ as streams of bytes
@@ -165,8 +209,9 @@ def test_answers_come_while_later_photos_are_still_to_be_opened(trained, flowers
         last.unlink()
         rest, err = process.stdout.readlines(), process.stderr.read().decode()
     assert process.returncode == 2
-    assert len({str(json.loads(line)) for line in (first, *rest)}) == 1
-    assert len(rest) == 399
+    assert len({str(json.loads(line)) for line in (first, *rest[:-1])}) == 1
+    assert len(rest) == 400
+    assert json.loads(rest[-1]) == {"path": str(last), "error": f"cannot open {last}: there is no such file"}
     assert f"cannot open {last}: there is no such file" in err
 
 
@@ -178,8 +223,21 @@ def test_a_reader_that_has_seen_enough_ends_the_program_quietly(trained, flowers
         first = process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
-    assert process.returncode == 1
+    assert process.returncode == 141
     assert json.loads(first)["path"] == str(photo)
+
+
+def test_an_array_is_ended_when_the_program_is_interrupted(trained, flowers):
+    photo = flowers / "test" / "54" / "drawn_000.jpg"
+    with program("-", trained / "checkpoint.pth", "--format", "json") as process:
+        process.stdin.write(b"\n".join([os.fsencode(photo)] * 20_000))
+        process.stdin.close()
+        begun = process.stdout.readline() + process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        records = json.loads(begun + process.stdout.read())
+        assert process.stderr.read() == b"predict.py: interrupted\n"
+    assert process.returncode == 130
+    assert 0 < len(records) < 20_000
 
 
 @pytest.mark.parametrize("form", ["text", "json", "jsonl", "csv"])

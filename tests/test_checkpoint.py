@@ -1,5 +1,7 @@
 """The checkpoint file: whole or not at all, and never trusted."""
 
+import contextlib
+import json
 import os
 import pickle
 import random
@@ -14,11 +16,13 @@ import zipfile
 import pytest
 import torch
 from support import PROJECT, same
+from torch import nn
 
 import predict
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.networks.tensor_files import check_digest, read_tensors, to_cpu, write_atomically
+from flower_classifier.networks.weight_files import read_weights_file
 from flower_classifier.photos.views import Preprocessing
 
 
@@ -236,6 +240,57 @@ def test_files_of_other_kinds_are_refused(trained, tmp_path):
     torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "others.pth")
     with pytest.raises(InputError, match="no checkpoint that train"):
         load_checkpoint(tmp_path / "others.pth")
+
+
+class Net(nn.Module):
+    """A network of somebody else's: pickled whole, its file names this class."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+
+
+def others_files(folder):
+    """Write files that people take for a checkpoint; return what each is, and whether train.py --weights takes it."""
+    weights, model = "these are weights; train.py --weights takes such a file", "it is a pickled model; train.py --we"
+    state = Net().state_dict()
+    safetensors = json.dumps({"layer.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    torch.save(state, folder / "state.pth")
+    torch.save(state, folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    torch.save({"epoch": 3, "model": state, "optimizer": {"lr": 0.1}}, folder / "training.pth")
+    torch.save(dict(state), folder / "plain.pth")
+    torch.save(Net(), folder / "model.pth")
+    torch.save(Net(), folder / "legacy_model.pth", _use_new_zipfile_serialization=False)
+    (folder / "safe.pth").write_bytes(len(safetensors).to_bytes(8, "little") + safetensors + bytes(4))
+    (folder / "page.pth").write_text("\n<!DOCTYPE html><html><body>Sign in</body></html>")
+    return {
+        "state.pth": (weights, True),
+        "legacy.pth": (weights, True),
+        "training.pth": (weights, True),
+        "plain.pth": (weights, True),
+        "model.pth": (model, False),
+        "legacy_model.pth": (model, False),
+        "safe.pth": ("these are weights in the format safetensors", False),
+        "page.pth": ("it is a web page, which a download may leave instead of a file", False),
+    }
+
+
+def test_other_programs_files_are_called_what_they_are(run, flowers, tmp_path):
+    """What is said of --weights is true, and unpickling, which would run code, is not how it is found out."""
+    photo = flowers / "test" / "54" / "drawn_000.jpg"
+    for name, (kind, taken) in others_files(tmp_path).items():
+        outcome = run(predict, photo, tmp_path / name)
+        assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (2, "", 1)
+        assert f"{tmp_path / name} is no checkpoint that train.py wrote: {kind}" in outcome.err
+        with contextlib.nullcontext() if taken else pytest.raises(InputError):
+            assert len(read_weights_file(tmp_path / name)) == 2
+
+
+def test_a_damaged_checkpoint_is_not_taken_for_weights(trained, tmp_path):
+    data = bytearray((trained / "checkpoint.pth").read_bytes())
+    data[:4] = b"PK\1\1"
+    (tmp_path / "damaged.pth").write_bytes(data)
+    assert "damaged.pth is no checkpoint, or a damaged one" in outcome(tmp_path / "damaged.pth")
 
 
 def test_writing_replaces_the_file_at_once_and_leaves_nothing_else(tmp_path):

@@ -1,11 +1,11 @@
 """README.md and docs/ say what is true of the program."""
 
 import re
-from dataclasses import fields
 
 import pytest
 from support import PROJECT
 
+from flower_classifier.base.options import settings_of
 from flower_classifier.judging.predict_config import PredictConfig
 from flower_classifier.report.report_files import REPORT_FILES
 from flower_classifier.training.train_config import TrainConfig
@@ -45,8 +45,8 @@ def test_links_lead_to_files_and_headings(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_are_flags_of_the_commands(page):
-    settings = [entry for config in (TrainConfig, PredictConfig) for entry in fields(config)]
-    known = {name for entry in settings for name in (entry.name, *entry.metadata["option"].aliases)}
+    settings = [setting for config in (TrainConfig, PredictConfig) for setting in settings_of(config)]
+    known = {name for setting in settings for name in (setting.name, *setting.option.aliases)}
     assert set(re.findall(r"(?<![\w-])--([a-z]\w+)", page.read_text("utf-8"))) <= known | PIPS_FLAGS
 
 

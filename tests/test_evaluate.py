@@ -19,7 +19,7 @@ import train
 from flower_classifier.networks.checkpoint import load_checkpoint, save_checkpoint
 from flower_classifier.report.report_files import files_of
 
-REPORT = sorted(files_of("evaluation"))
+REPORT = sorted(files_of("evaluation") + files_of("result"))
 
 
 @pytest.fixture(scope="module", params=[("--arch", "cnn"), QUICK], ids=["cnn", "frozen"])
@@ -50,6 +50,13 @@ def numbers(line):
     """The numbers of a line of results by what stands before them."""
     found = [re.fullmatch(r"([a-z].*?) ([0-9.]+)%?( \(.*)?", part) for part in line.split("   ")]
     return {match[1]: float(match[2]) for match in found if match}
+
+
+def evaluated(run, folder, checkpoint, *options):
+    """The object that --format json prints, alone on stdout."""
+    outcome = run(predict, folder, checkpoint, "--evaluate", "--format", "json", *options)
+    assert outcome.code == 0, outcome.err
+    return json.loads(outcome.out)
 
 
 def test_evaluating_prints_what_training_printed(run, result, flowers, tmp_path):
@@ -86,10 +93,62 @@ def test_the_numbers_are_those_of_numpy_on_the_answers_to_single_photos(run, che
     assert ("calibration error without it" in second) == (temperature != 1)
 
 
+def test_programs_get_the_numbers_as_an_object_which_the_report_keeps(run, result, flowers, tmp_path):
+    checkpoint, printed = result
+    found = evaluated(run, flowers / "test", checkpoint, "--report", tmp_path / "report")
+    assert json.loads((tmp_path / "report" / "evaluation.json").read_text()) == found
+    about = {key: found.pop(key) for key in ("folder", "checkpoint", "split", "photos", "bad_photos")}
+    assert about == {
+        "folder": str((flowers / "test").resolve()),
+        "checkpoint": str(checkpoint.resolve()),
+        "split": "test",
+        "photos": 18,
+        "bad_photos": [],
+    }
+    people = numbers(printed[0]) | numbers(printed[1])
+    assert found == {
+        "loss": pytest.approx(people["loss"], abs=5e-5),
+        "accuracy": pytest.approx(people["accuracy"] / 100, abs=5e-5),
+        "top_5_accuracy": pytest.approx(people["top-5 accuracy"] / 100, abs=5e-5),
+        "calibration_error": pytest.approx(people["calibration error"] / 100, abs=5e-5),
+        "temperature": pytest.approx(people["temperature"], abs=5e-3),
+    }
+
+
+def test_the_report_of_each_folder_has_a_place_of_its_own(run, checkpoint, flowers, tmp_path, monkeypatch):
+    """Under the folder's name; a second folder of the name, or checkpoint beside the first, gets a number."""
+    other = shutil.copytree(flowers / "valid", tmp_path / "garden" / "test")
+    beside = shutil.copy(checkpoint, checkpoint.with_name("second.pth"))
+    (checkpoint.parent / "evaluation" / "garden").mkdir(parents=True)
+    (checkpoint.parent / "evaluation" / "garden" / "mine.txt").touch()
+    cases = [
+        ((flowers / "test", checkpoint), "test"),
+        ((flowers / "valid", checkpoint), "valid"),
+        ((other, checkpoint), "test-2"),
+        ((other / ".", beside), "test-3"),
+        ((flowers / "train" / ".." / "test", checkpoint), "test"),
+        ((other, checkpoint), "test-2"),
+    ]
+    for arguments, place in cases:
+        outcome = run(predict, *arguments, "--evaluate")
+        assert outcome.err.endswith(f"tables and pictures of it: {checkpoint.parent / 'evaluation' / place}\n")
+    shutil.copytree(flowers / "test", tmp_path / "deep" / "garden")
+    monkeypatch.chdir(tmp_path / "deep" / "garden")
+    run(predict, ".", checkpoint, "--evaluate")
+    reports = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "evaluation").rglob("*.json")}
+    assert {name: report["folder"] for name, report in reports.items()} == {
+        "test": str((flowers / "test").resolve()),
+        "valid": str((flowers / "valid").resolve()),
+        "test-2": str(other.resolve()),
+        "test-3": str(other.resolve()),
+        "garden-2": str((tmp_path / "deep" / "garden").resolve()),
+    }
+
+
 def test_the_table_counts_the_answers_by_class(run, checkpoint, flowers):
     """Also where the report lies without being told: beside the checkpoint."""
     outcome = run(predict, flowers / "valid", checkpoint, "--evaluate")
-    assert outcome.err.endswith(f"tables and pictures of it: {checkpoint.parent / 'evaluation'}\n")
+    assert outcome.err.endswith(f"tables and pictures of it: {checkpoint.parent / 'evaluation' / 'valid'}\n")
     assert outcome.out.startswith("18 valid photos ")
     loaded, predicted = load_checkpoint(checkpoint), Counter()
     for line in run(predict, flowers / "valid", checkpoint, "--format", "jsonl", "--top_k", 1).out.splitlines():
@@ -101,7 +160,7 @@ def test_the_table_counts_the_answers_by_class(run, checkpoint, flowers):
         most = max(wrong, key=wrong.get)  # of equals the first
         mistake = [loaded.category_names[most], str(wrong[most])] if wrong[most] else ["", "0"]
         expected.append([name, loaded.category_names[name], "3", str(round(predicted[name, name] / 3, 4)), *mistake])
-    with (checkpoint.parent / "evaluation" / "per_class.csv").open(newline="", encoding="utf-8-sig") as file:
+    with (checkpoint.parent / "evaluation" / "valid" / "per_class.csv").open(newline="", encoding="utf-8-sig") as file:
         assert list(csv.reader(file)) == expected
 
 
@@ -124,19 +183,19 @@ def test_without_mistakes_there_is_no_picture_of_any_and_an_old_one_goes(run, ch
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(record["path"], folder / f"{number}.jpg")
     for name in (*REPORT, "mine.txt"):
-        (tmp_path / "evaluation").mkdir(exist_ok=True)
-        (tmp_path / "evaluation" / name).write_text("old")
-    outcome = run(predict, tmp_path / "right", checkpoint, "--evaluate")
+        (tmp_path / "report").mkdir(exist_ok=True)
+        (tmp_path / "report" / name).write_text("old")
+    outcome = run(predict, tmp_path / "right", checkpoint, "--evaluate", "--report", tmp_path / "report")
     assert (outcome.code, outcome.out.count("accuracy 100.00%")) == (0, 2)
-    left = {path.name: path.read_bytes() for path in (tmp_path / "evaluation").iterdir()}
+    left = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
     assert sorted(left) == sorted({*REPORT, "mine.txt"} - {"mistakes.png"})
     assert [name for name, contents in left.items() if contents == b"old"] == ["mine.txt"]
 
 
 def test_the_pictures_open(run, checkpoint, flowers, tmp_path):
     run(predict, flowers / "test", checkpoint, "--evaluate")
-    for name in sorted({*REPORT} - {"per_class.csv"}):
-        with Image.open(tmp_path / "evaluation" / name) as picture:
+    for name in sorted(name for name in REPORT if name.endswith(".png")):
+        with Image.open(tmp_path / "evaluation" / "test" / name) as picture:
             assert picture.width > 500
             assert len(np.unique(np.asarray(picture.convert("L")))) > 20
 
@@ -156,6 +215,10 @@ def test_bad_photos_are_named_and_the_numbers_are_those_of_the_rest(run, checkpo
     assert (outcome.code, outcome.out) == (2, expected.out)
     said = r"warning: .*51/drawn_001.jpg: .*\nwarning: .*91/drawn_002.jpg: .*\n.*: 2 of 18 photos could not be opened\n"
     assert re.fullmatch(said, outcome.err.partition("/other\n")[2])
+    found = json.loads(run(predict, tmp_path / "bad" / "test", checkpoint, "--evaluate", "--format", "json").out)
+    bad = [str(tmp_path / "bad" / "test" / photo) for photo in ("51/drawn_001.jpg", "91/drawn_002.jpg")]
+    assert (found["photos"], [photo["path"] for photo in found["bad_photos"]]) == (16, bad)
+    assert found["bad_photos"][0]["error"].startswith(f"cannot open {bad[0]}: it is no JPEG")
     tables = [(tmp_path / name / "per_class.csv").read_bytes() for name in ("one", "other")]
     assert tables[0] == tables[1]
 
@@ -165,6 +228,9 @@ def test_where_no_photo_can_be_opened_there_is_no_result(run, checkpoint, tmp_pa
     (tmp_path / "garden" / "54" / "only.jpg").touch()
     outcome = run(predict, tmp_path / "garden", checkpoint, "--evaluate")
     assert (outcome.code, outcome.out, outcome.err.count("only.jpg: it is empty")) == (2, "", 1)
+    outcome = run(predict, tmp_path / "garden", checkpoint, "--evaluate", "--format", "json")
+    found = json.loads(outcome.out)
+    assert (outcome.code, found["photos"], found["accuracy"], len(found["bad_photos"])) == (2, 0, None, 1)
     assert not (tmp_path / "evaluation").exists()
 
 
@@ -193,7 +259,8 @@ def test_what_cannot_be_evaluated_is_refused_in_a_line(run, checkpoint, flowers,
         (("-",), one_folder),
         ((test, "--plot", tmp_path / "plots"), single),
         ((test, "--top_k", 3), single),
-        ((test, "--format", "json"), single),
+        ((test, "--format", "jsonl"), "--format is text or json with --evaluate, not jsonl"),
+        ((test, "--min_probability", "0.5"), single),
         ((test, "--heatmap"), single),
     ]
     for arguments, said in cases:
@@ -206,7 +273,12 @@ def test_what_cannot_be_evaluated_is_refused_in_a_line(run, checkpoint, flowers,
     assert not (tmp_path / "evaluation").exists()
 
 
-def test_a_report_that_cannot_be_written_fails_after_the_result(run, checkpoint, flowers, tmp_path):
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(run, checkpoint, flowers, tmp_path):
     (tmp_path / "file").touch()
-    outcome = run(predict, flowers / "test", checkpoint, "--evaluate", "--report", tmp_path / "file")
+    for place in (tmp_path / "file", tmp_path / "file" / "report", "/proc/report"):
+        outcome = run(predict, flowers / "test", checkpoint, "--evaluate", "--report", place)
+        assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (2, "", 1)
+        assert re.search(r": --report \S+ cannot be written to: ", outcome.err)
+    (tmp_path / "report" / "per_class.csv").mkdir(parents=True)
+    outcome = run(predict, flowers / "test", checkpoint, "--evaluate", "--report", tmp_path / "report")
     assert (outcome.code, len(outcome.out.splitlines()), outcome.err.count("cannot write")) == (1, 2, 1)

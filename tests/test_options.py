@@ -212,7 +212,19 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         ("train.py flowers --dropout nan", 2, "--dropout must be"),
         ("train.py flowers --tensorboard --no_report", 2, "--tensorboard cannot be used together with --no_report"),
         ("predict.py --help", 0, ""),
+        ("train.py flowers --epochs -1", 2, "--epochs must be from 1 to 100,000, not -1"),
+        ("train.py flowers --learning_rate -1e-3", 2, "--learning_rate must be above 0 and at most 1000, not -0.001"),
+        (
+            "train.py flowers --hidden_units 8 -5",
+            2,
+            "--hidden_units must be from 1 to 1,000,000, or 0 for none, not 8 -5",
+        ),
         ("predict.py a.jpg", 2, "the following arguments are required: CHECKPOINT"),
+        ("predict.py out/c.pth", 2, "the following arguments are required: IMAGE, before out/c.pth"),
+        ("predict.py out/c.pth --gpu", 2, "the following arguments are required: IMAGE, before out/c.pth"),
+        ("predict.py - c.pth --top_k -1", 2, "--top_k must be at least 1, not -1"),
+        ("predict.py -0 --top-k -1.5 - c.pth", 2, "argument --top_k: invalid int value: '-1.5'"),
+        ("predict.py - c.pth --min_probability -.5", 2, "--min_probability must be from 0 to 1, not -0.5"),
         ("predict.py a.jpg c.pth --topk 3", 2, "unknown argument '--topk': did you mean --top_k?"),
         ("predict.py a.jpg c.pth --top_k few", 2, "argument --top_k: invalid int value: 'few'"),
         ("predict.py - c.pth --top_k 0", 2, "--top_k must be at least 1, not 0"),
@@ -221,6 +233,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         ("predict.py a.jpg c.pth --report here", 2, "--report works only together with --evaluate"),
         ("predict.py tests c.pth --evaluate --top_k 3", 2, "--evaluate judges all answers"),
         ("predict.py nowhere c.pth --evaluate", 2, "--evaluate takes one folder"),
+        ("predict.py tests c.pth --evaluate --format csv", 2, "--format is text or json with --evaluate, not csv"),
     ],
 )
 def test_help_and_mistakes_on_the_command_line_load_nothing_heavy(line, code, said):

@@ -1,7 +1,9 @@
 """predict.py --plot: one picture of one photo, or a folder of them; and the heatmap on the photo."""
 
 import json
+import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -56,8 +58,9 @@ def test_a_plots_ending_is_checked_before_the_work(run, trained, photo, tmp_path
     assert (outcome.code, outcome.out) == (2, "")
     assert "should end in .png, .jpg" in outcome.err
     (tmp_path / "file").touch()
-    outcome = run(predict, photo, trained / "checkpoint.pth", "--plot", tmp_path / "file" / "plot.png")
-    assert (outcome.code, outcome.err.count("cannot write")) == (1, 1)
+    for arguments in ((photo, "--plot", tmp_path / "file" / "plot.png"), (photo, photo, "--plot", "/proc/plots")):
+        outcome = run(predict, *arguments, trained / "checkpoint.pth")
+        assert (outcome.code, outcome.out, outcome.err.count(" cannot be written to: ")) == (2, "", 1)
 
 
 def test_a_plot_never_overwrites_what_it_is_drawn_from(run, trained, photo, tmp_path):
@@ -66,6 +69,18 @@ def test_a_plot_never_overwrites_what_it_is_drawn_from(run, trained, photo, tmp_
     assert (outcome.code, outcome.out) == (2, "")
     assert "would overwrite" in outcome.err
     assert mine.read_bytes() == photo.read_bytes()
+
+
+def test_a_picture_says_that_the_answer_is_not_sure(run, trained, photo, tmp_path):
+    """In the title, above the photo, and nowhere else."""
+    pictures = []
+    for least in (0, 1):
+        arguments = (photo, trained / "checkpoint.pth", "--plot", tmp_path / "plot.png", "--min_probability", least)
+        assert run(predict, *arguments).code == 0
+        pictures.append(np.asarray(Image.open(tmp_path / "plot.png").convert("L")))
+    rows = (pictures[0] != pictures[1]).any(axis=1).nonzero()[0]
+    assert len(rows) > 0
+    assert rows.max() < 48  # pixels: 0.4 inches at 120 dots
 
 
 def test_a_plot_of_many_classes_is_cut_and_cheap(tmp_path, capsys, speaking):
@@ -117,6 +132,37 @@ def test_a_bad_photo_has_no_picture_and_moves_no_other_ones(run, trained, flower
     assert below(tmp_path / "plots") == ["drawn_000.jpg.png", "drawn_002.jpg.png"]
     run(predict, folder / "drawn_002.jpg", trained / "checkpoint.pth", "--plot", tmp_path / "alone.png")
     assert (tmp_path / "plots" / "drawn_002.jpg.png").read_bytes() == (tmp_path / "alone.png").read_bytes()
+
+
+def test_a_picture_that_cannot_be_written_costs_no_other_answer(run, trained, flowers, tmp_path):
+    """A folder lies in the place of one picture of three; the last photo is none."""
+    folder = shutil.copytree(flowers / "test" / "54", tmp_path / "photos")
+    (folder / "text.jpg").write_text("no photo")
+    (tmp_path / "plots" / "drawn_000.jpg.png").mkdir(parents=True)
+    arguments = (folder, trained / "checkpoint.pth", "--plot", tmp_path / "plots", "--format", "json")
+    outcome = run(predict, *arguments)
+    assert (outcome.code, below(tmp_path / "plots")) == (1, ["drawn_001.jpg.png", "drawn_002.jpg.png"])
+    assert ["predictions" in record for record in json.loads(outcome.out)] == [True, True, True, False]
+    opened, drawn, last = outcome.err.splitlines()
+    assert opened.startswith(f"warning: cannot open {folder / 'text.jpg'}: it is no JPEG")
+    assert drawn.startswith(f"warning: no picture of {folder / 'drawn_000.jpg'}: cannot write {tmp_path / 'plots'}")
+    assert last.endswith(": 1 of 4 photos could not be opened, 1 of 4 pictures could not be drawn")
+    alone = run(predict, folder / "drawn_000.jpg", *arguments[1:])
+    assert (alone.code, len(json.loads(alone.out)), len(alone.err.splitlines())) == (1, 1, 1)
+
+
+def test_a_full_disk_costs_pictures_and_no_answer(trained, flowers, tmp_path):
+    """A real file system of 100 kB, where this may be made."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "none", tmp_path], check=False).returncode:
+        pytest.skip("no file systems may be mounted here")
+    try:
+        arguments = (flowers / "test", trained / "checkpoint.pth", "--plot", tmp_path, "--format", "json")
+        outcome = run_program("predict.py", *arguments)
+        assert (outcome.code, len(json.loads(outcome.out))) == (1, 18)
+        assert outcome.err.count("(No space left on device)") + outcome.err.count(": No space left on device") > 10
+        assert re.search(r"predict\.py: \d+ of 18 pictures could not be drawn\n$", outcome.err)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_one_photo_goes_into_a_folder_too_be_it_this_one(run, trained, photo, tmp_path, monkeypatch):

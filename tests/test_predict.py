@@ -1,5 +1,6 @@
 """predict.py, run whole: the checkpoint alone, in, names and probabilities out."""
 
+import json
 import re
 import shutil
 
@@ -38,7 +39,8 @@ def test_top_k_beyond_the_classes_shows_all_and_says_so(run, trained, photo):
 def test_names_given_now_replace_those_given_at_training(run, trained, trained_on_features, photo, tmp_path):
     (tmp_path / "names.json").write_text('{"54": "Sonnenblume"}')
     outcome = run(predict, photo, trained / "checkpoint.pth", "--top_k=6", "--category-names", tmp_path / "names.json")
-    assert {name for name, _ in parse(outcome.out)} == {"49", "51", "Sonnenblume", "74", "78", "91"}
+    names = {"oxeye daisy", "petunia", "Sonnenblume", "rose", "lotus", "hippeastrum"}
+    assert ({name for name, _ in parse(outcome.out)}, outcome.err) == (names, "")
     unnamed = run(predict, photo, trained_on_features / "checkpoint.pth", "--top_k", 6)
     assert {name for name, _ in parse(unnamed.out)} == {"49", "51", "54", "74", "78", "91"}
     named = run(predict, photo, trained_on_features / "checkpoint.pth", "--top_k", 1, "--category_names", NAMES)
@@ -95,6 +97,28 @@ def test_a_photo_turned_by_exif_is_predicted_as_if_upright(run, trained, photo, 
     assert outputs[0] == outputs[1]
 
 
+# ------------------------------------------------------------------------------------------------ when it is not sure
+
+
+def test_an_answer_below_the_least_probability_is_called_not_sure(run, trained, flowers):
+    """The likeliest class counts alone; what reaches the limit exactly is sure."""
+    arguments = (flowers / "test", trained / "checkpoint.pth", "--top_k", 2)
+    plain = run(predict, *arguments)
+    shares = {path: rows[0][1] for path, rows in parse_blocks(plain.out).items()}
+    least = round(sorted(shares.values())[9], 4) - 0.00005  # what is printed is rounded
+    outcome = run(predict, *arguments, "--min_probability", least)
+    heading = f"  not sure: no class reaches {100 * least:g}%\n"
+    expected = "".join(
+        f"{path}\n{'' if shares[path] > least else heading}{rows}"
+        for path, rows in re.findall(r"^(\S.*)\n((?:  .*\n)+)", plain.out, re.MULTILINE)
+    )
+    assert (outcome.code, outcome.err, outcome.out) == (0, "", expected)
+    assert 0 < outcome.out.count("not sure") < 18
+    photo = max(shares, key=shares.get)
+    alone = run(predict, photo, *arguments[1:], "--min_probability", 1)
+    assert alone.out == "not sure: no class reaches 100%\n" + run(predict, photo, *arguments[1:]).out
+
+
 # ----------------------------------------------------------------------------------------------------- many photos
 
 
@@ -108,6 +132,28 @@ def test_many_photos_in_one_call_are_predicted_as_each_alone(run, trained_on_fea
     for path in list(blocks)[::5]:
         alone = dict(parse(run(predict, path, checkpoint, "--top_k", 6).out))
         assert dict(blocks[path]) == pytest.approx(alone, abs=0.003)
+
+
+def test_the_answers_to_many_photos_stand_below_one_another(run, trained, flowers, tmp_path):
+    """By the longest name of all classes, be it among the answers or not; but not by one of endless length."""
+    for longest, width in (("a name of exactly thirty letters", 32), ("e" * 500, 40)):
+        (tmp_path / "names.json").write_text(json.dumps({"49": "a", "51": "b", "54": "c", "74": longest, "78": "d"}))
+        arguments = (flowers / "test", trained / "checkpoint.pth", "--category_names", tmp_path / "names.json")
+        outcome = run(predict, *arguments, "--top_k", 2)
+        rows = [line for line in outcome.out.splitlines() if line.startswith("  ") and "e" * 500 not in line]
+        assert len(rows) > 18
+        assert {len(row) for row in rows} == {2 + width + 2 + 8}
+
+
+def test_a_file_name_steers_no_terminal_and_forges_no_answer(run, trained, photo, tmp_path):
+    evil = shutil.copy(photo, tmp_path / "a\x1b[2J\n  rose        99.99%\n\x9b.jpg")
+    (tmp_path / "b\n.jpg").write_text("no photo")
+    outcome = run(predict, tmp_path, trained / "checkpoint.pth", "--top_k", 1)
+    shown = str(evil).replace("\x1b", "\\x1b").replace("\n", "\\n").replace("\x9b", "\\x9b")
+    heading, row = outcome.out.splitlines()
+    assert (heading, row[:2], row.count("%")) == (shown, "  ", 1)
+    assert len(outcome.err.splitlines()) == 2
+    assert outcome.err.startswith(f"warning: cannot open {tmp_path}/b\\n.jpg: it is no JPEG")
 
 
 def test_of_many_photos_the_bad_ones_are_named_and_the_good_ones_predicted(run, trained, photo, tmp_path):
@@ -139,15 +185,18 @@ def test_names_that_the_terminal_cannot_show_are_escaped(trained, photo, tmp_pat
 
 
 def test_what_is_wrong_is_said_in_a_line(run, trained, photo, tmp_path):
-    checkpoint = trained / "checkpoint.pth"
+    checkpoint, last = trained / "checkpoint.pth", trained / "run" / "last.pth"
     (tmp_path / "text.jpg").write_text("no photo")
     cases = [
         ((tmp_path / "none.jpg", checkpoint), "none.jpg: there is no such file"),
         ((tmp_path / "text.jpg", checkpoint), "text.jpg: it is no JPEG"),
         ((photo, tmp_path / "none.pth"), "cannot read"),
-        ((photo, tmp_path), "cannot read"),
+        ((checkpoint, tmp_path), "is a folder: give the checkpoint last, after the photos"),
+        ((photo, trained), f"is a folder: did you mean {checkpoint}?"),
         ((photo, photo), "looks like a photo"),
         ((photo, checkpoint, "--top_k", 0), "--top_k must be at least 1, not 0"),
+        ((photo, checkpoint, "--min_probability", 60), "--min_probability must be from 0 to 1, not 60.0"),
+        ((photo, last), f"it is the state of a run, for train.py --resume; give {checkpoint}"),
         ((photo, checkpoint, "--category_names", photo), "is not JSON"),
     ]
     for arguments, said in cases:

@@ -176,6 +176,49 @@ def test_classes_without_a_name_are_told(capsys, speaking):
 
 
 @pytest.mark.parametrize(
+    ("classes", "names", "said"),
+    [
+        (("rose", "lotus"), {"rsoe": "a", "lotus": "b"}, "no class is called 'rsoe' (is 'rsoe' meant for 'rose'?)"),
+        (("1", "74"), {"01": "a", "74": "b"}, "no class is called '01' (is '01' meant for '1'?)"),
+        (
+            ("rose", "tulip"),
+            {"Tulip ": "a", "rose": "b"},
+            "no class is called 'Tulip ' (is 'Tulip ' meant for 'tulip'?)",
+        ),
+        (("rose", "lotus"), {"rose": "a", "iris": "b"}, "no class is called 'iris'"),
+        (("1", "74"), {"1": "a", "75": "b"}, "no class is called '75'"),
+        (tuple("abcdef"), {name: name for name in "abuvwxyz"}, ""),  # more than can be mistaken
+        (("12", "103"), {str(number): "a" for number in range(1, 103)}, ""),  # a file of many, and one class besides
+        (("1", "74"), {str(number): "a" for number in range(1, 103)}, ""),
+        (("rose", "lotus"), {"rose": "a", "lotus": "b", "roses": "c"}, ""),  # every class has its name
+        (("rose", "lotus"), {"rose": "a"}, ""),
+    ],
+)
+def test_a_key_that_may_be_meant_for_a_class_is_told_and_a_larger_file_is_not(
+    tmp_path, capsys, speaking, classes, names, said
+):
+    (tmp_path / "names.json").write_text(json.dumps(names))
+    assert load_category_names(tmp_path / "names.json", classes) == {
+        name: names[name] for name in classes if name in names
+    }
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "no class is called" in line]
+    assert warnings == ([f"warning: {tmp_path / 'names.json'}: {said}"] if said else [])
+
+
+def test_names_that_a_checkpoint_has_fill_the_gaps_of_a_file(tmp_path, capsys, speaking):
+    (tmp_path / "names.json").write_text('{"1": "Rose", "3": "Tulpe"}')
+    stored = {"1": "rose", "2": "lotus"}
+    assert load_category_names(tmp_path / "names.json", ("1", "2", "3"), stored) == {
+        "1": "Rose",
+        "2": "lotus",
+        "3": "Tulpe",
+    }
+    assert capsys.readouterr().err == ""
+    assert load_category_names(tmp_path / "names.json", ("1", "2", "4"), stored) == {"1": "Rose", "2": "lotus"}
+    assert "names 2 of 3 classes; without a name: 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         (None, "cannot be read"),

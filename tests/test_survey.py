@@ -149,6 +149,20 @@ def test_bad_files_are_listed_and_refused_as_training_would(summarise, changed):
     assert len(said) == 7
 
 
+def test_names_of_files_and_classes_forge_no_line(summarise, changed):
+    plain = summarise(changed, "--arch", "cnn")
+    name = "\x1b[2J\nexpected        no time at all"
+    for split in ("train", "valid", "test"):
+        (changed / split / "54").rename(changed / split / name)
+    for photo in sorted((changed / "train" / name).iterdir())[1:]:
+        photo.unlink()
+    (changed / "valid" / name / f"{name}.jpg").write_text("no photo")
+    outcome = summarise(changed, "--skip_bad", "--arch", "cnn")
+    assert "\x1b" not in outcome.out
+    assert len(re.findall("^\\w+", outcome.out, re.MULTILINE)) == len(re.findall("^\\w+", plain.out, re.MULTILINE))
+    assert outcome.out.count("\\x1b[2J\\nexpected        no time at all") >= 2
+
+
 def test_with_skip_bad_it_goes_on_where_training_would(summarise, changed):
     spoil(changed, 7)
     said = facts(summarise(changed, *QUICK, "--skip_bad"))

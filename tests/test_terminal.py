@@ -31,6 +31,11 @@ from flower_classifier.training.train_config import TrainConfig
         ("--hidden_units=512 flowers", "--hidden_units 512 flowers"),
         ("--hidden_units=512 256 flowers", "--hidden_units 512,256 flowers"),
         ("--hidden_units 512, 256 flowers", "--hidden_units 512,256 flowers"),
+        ("--hidden_units -512 256 flowers", "--hidden_units=-512,256 flowers"),
+        ("--epochs -1 flowers", "--epochs=-1 flowers"),
+        ("--learning-rate -.1e-3 flowers", "--learning_rate=-.1e-3 flowers"),
+        ("--learning_rate -inf", "--learning_rate=-inf"),
+        ("--epochs --gpu -0", "--epochs --gpu -0"),
         ("--gpu gpu flowers", "--gpu flowers"),
         ("--gpu True", "--gpu"),
         ("--gpu=cuda", "--gpu"),
@@ -40,7 +45,8 @@ from flower_classifier.training.train_config import TrainConfig
     ],
 )
 def test_flags_are_taken_as_people_type_them(typed, meant):
-    assert normalise(typed.split(), many=("--hidden_units", "--hidden_layer1")) == meant.split()
+    many = ("--hidden_units", "--hidden_layer1")
+    assert normalise(typed.split(), many, (*many, "--epochs", "--learning_rate")) == meant.split()
 
 
 def test_a_folder_may_follow_any_flag():
@@ -131,32 +137,70 @@ def test_a_reader_that_leaves_early_gets_no_traceback(flowers, trained):
 
 def test_training_says_where_it_stopped_when_nobody_reads_on(flowers, tmp_path):
     shell = f"{sys.executable} train.py {flowers} --arch cnn --epochs 400 --save_dir {tmp_path} | head -1"
-    done = subprocess.run(["sh", "-c", shell], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True)
+    command = ["bash", "-c", f"{shell}; exit ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 141
     assert done.stdout.startswith("epoch   1/400")
     assert re.search(r"stopped after epoch \d+; the same command with --resume goes on from there\n$", done.stderr)
     assert (tmp_path / "checkpoint.pth").exists()
 
 
-def test_a_progress_bar_shows_on_a_terminal():
-    """A real pseudo-terminal on stderr."""
-    code = (
-        "import time; from flower_classifier.base import messages\n"
-        "with messages.speaking(), messages.progress(20, 'photos', 'photo') as bar:\n"
-        "    for _ in range(20): time.sleep(0.1); bar.update()"
-    )
+def at_a_terminal(command, rows=24, columns=80, **streams):
+    """Run a command whose stderr, and whatever else is `terminal`, is a real pseudo-terminal; return what it shows."""
     controller, terminal_end = os.openpty()
-    fcntl.ioctl(terminal_end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stderr=terminal_end)
+    fcntl.ioctl(terminal_end, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+    streams = {name: terminal_end if stream == "terminal" else stream for name, stream in streams.items()}
+    process = subprocess.Popen(command, cwd=PROJECT, stderr=terminal_end, **streams)
     os.close(terminal_end)
     shown = b""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             shown += os.read(controller, 4096)
         except OSError:  # the other end is closed
             break
+    os.close(controller)
     assert process.wait(timeout=10) == 0
-    assert re.search(rb"photos: +\d+%.*\d+/20 .* photos/s", shown)
+    return shown.decode()
+
+
+def lines_on(shown):
+    """The lines that a person sees of what a terminal was sent: a carriage return goes back, and letters replace."""
+    lines = []
+    for sent in shown.replace("\r\n", "\n").split("\n"):
+        line = ""
+        for part in sent.split("\r"):
+            line = part + line[len(part) :]
+        lines.append(line.rstrip())
+    return lines
+
+
+BAR = (
+    "import time; from flower_classifier.base import messages\n"
+    "with messages.speaking(), messages.progress(20, 'photos', 'photo') as bar:\n"
+    "    for number in range(20): time.sleep(0.1); bar.update(); number == 15 and messages.note('noted')"
+)
+
+
+@pytest.mark.parametrize("size", [(24, 80), (0, 0)], ids=str)
+def test_a_progress_bar_shows_on_a_terminal_and_makes_way_for_notes(size):
+    """Also on one that does not know its size, as those of containers and editors."""
+    shown = at_a_terminal([sys.executable, "-c", BAR], *size)
+    assert re.search(r"photos: +\d+%.*\d+/20 .* photos/s", shown)
+    assert lines_on(shown) == ["noted", ""]
+
+
+def test_bars_and_results_that_come_through_a_pipe_to_the_same_terminal_share_it(trained, flowers, tmp_path):
+    """`predict.py … | tee answers.txt`, for some seconds. The bar is seen, and what stays is what `tee` wrote."""
+    photos = [str(path) for path in sorted((flowers / "test").glob("*/*.jpg"))] * 150
+    (tmp_path / "photos.txt").write_text("\n".join(photos))
+    words = f"{sys.executable} predict.py - {trained}/checkpoint.pth --top_k 1 | tee {tmp_path}/answers.txt"
+    with (tmp_path / "photos.txt").open() as names:
+        shown = at_a_terminal(["sh", "-c", words], 24, 200, stdin=names, stdout="terminal")
+    assert re.search(r"photos: +\d+%.*\d+/2700 ", shown)
+    answers = (tmp_path / "answers.txt").read_text().splitlines()
+    assert len(answers) == 2 * len(photos)
+    assert lines_on(shown) == [*answers, ""]
 
 
 def test_a_closed_stderr_does_not_send_notes_to_stdout(trained, flowers):

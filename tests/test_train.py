@@ -44,6 +44,11 @@ def test_the_whole_output_of_a_run(train_into, flowers, tmp_path, model):
     assert "it/s" not in outcome.err  # no progress bar where there is no terminal
 
 
+def test_a_folder_of_an_evil_name_steers_no_terminal_and_forges_no_result(train_into, flowers, tmp_path):
+    outcome = train_into(tmp_path / "a\x1b[2J\nb", flowers, *QUICK, "--epochs", 1)
+    assert outcome.out.splitlines()[-1] == f"checkpoint: {tmp_path}/a\\x1b[2J\\nb/checkpoint.pth"
+
+
 def test_the_reported_numbers_are_those_of_the_checkpoint(train_into, flowers, tmp_path):
     """Plain torch and ImageFolder, with the checkpoint's tensors put into a network written out here."""
     outcome = train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 4, "--image_size", 24)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import textwrap
 from collections import deque
@@ -15,6 +16,8 @@ GPU_ON, GPU_OFF = {"gpu", "cuda", "mps", "true", "yes", "on"}, {"cpu", "false", 
 NOT_TYPED = object()  # the value of a flag that the command line leaves out
 WIDEST_TEXT = 100  # columns
 WRONG_COMMAND_LINE = 2  # the exit code of every wrong input, as argparse has it too
+MISSING = "the following arguments are required: "  # as argparse says it, before what is missing
+NUMBERS = re.compile(r"-?[\d,]+")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -50,20 +53,27 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.many: set[str] = set()
+        self.endings: dict[str, tuple[str, ...]] = {}
+        self.typed: list[str] = []
 
     def take_many(self, action: argparse.Action) -> None:
         """Let a flag take several numbers, `--flag 512 256`; its type gets them as `512,256`."""
         self.many.update(action.option_strings)
+
+    def know_by(self, action: argparse.Action, endings: tuple[str, ...]) -> None:
+        """Know the file that a positional argument names by its ending, to say which of two is missing."""
+        self.endings[str(action.metavar)] = endings
 
     def parse(self, argv: Sequence[str] | None = None) -> dict[str, object]:
         """Return the values of what was typed, and of nothing else: defaults are for the settings class to fill in.
 
         A mistake ends the process with code 2 and one or two lines.
         """
-        arguments = normalise(sys.argv[1:] if argv is None else argv, self.many)
+        valued = {flag for flag, action in self._option_string_actions.items() if action.nargs != 0}
+        self.typed = normalise(sys.argv[1:] if argv is None else argv, self.many, valued)
         flags = [action.dest for action in self._actions if action.option_strings and action.dest != "help"]
         untyped = argparse.Namespace(**dict.fromkeys(flags, NOT_TYPED))
-        parsed, unknown = self.parse_known_intermixed_args(arguments, untyped)
+        parsed, unknown = self.parse_known_intermixed_args(self.typed, untyped)
         if unknown:
             flag = unknown[0].split("=")[0]
             close = nearest(flag, self._option_string_actions, most=1) if flag.startswith("-") else []
@@ -72,25 +82,35 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with code 2; the usage text of twenty flags would bury the message."""
+        message = self.other_missing(message) or message
         self.exit(WRONG_COMMAND_LINE, f"{self.prog}: {message}\n(python {self.prog} --help shows the options)\n")
 
+    def other_missing(self, message: str) -> str | None:
+        """Say that IMAGE is missing where argparse, which counts, finds CHECKPOINT missing beside `checkpoint.pth`."""
+        endings = self.endings.get(message.removeprefix(MISSING))
+        first = next(action for action in self._actions if not action.option_strings)
+        found = [word for word in self.typed if endings and word.endswith(endings)]
+        return f"{MISSING}{first.metavar}, before {found[0]}" if found else None
 
-def normalise(argv: Sequence[str], many: Collection[str] = ()) -> list[str]:
+
+def normalise(argv: Sequence[str], many: Collection[str] = (), valued: Collection[str] = ()) -> list[str]:
     """Rewrite what argparse cannot take as people type it.
 
     `--learning-rate` becomes `--learning_rate`. For the flags in `many`, `--flag 512 256` becomes `--flag 512,256`,
-    so that a folder may follow. The value of an old-style `--gpu gpu` or `--gpu True` goes, `--gpu False` goes whole.
+    so that a folder may follow. For those in `valued`, which take a value, `--flag -1` becomes `--flag=-1`: argparse
+    might take a negative number for a flag. The value of an old-style `--gpu gpu` or `--gpu True` goes, `--gpu False`
+    goes whole.
     """
     arguments, words = [], deque(argv)
     while words:
         word = words.popleft()
         if word == "--":  # what follows are paths, and "./-a.jpg" is one that argparse cannot take for a flag
             return [*arguments, *(f"./{path}" if path.startswith("-") else path for path in words)]
-        arguments += rewritten(word, words, many) if word.startswith("--") else [word]
+        arguments += rewritten(word, words, many, valued) if word.startswith("--") else [word]
     return arguments
 
 
-def rewritten(word: str, following: deque[str], many: Collection[str]) -> list[str]:
+def rewritten(word: str, following: deque[str], many: Collection[str], valued: Collection[str]) -> list[str]:
     """Rewrite one flag, taking from the words that follow it what belongs to it."""
     flag, equals, value = word.partition("=")
     flag = "--" + flag[2:].replace("-", "_")
@@ -102,8 +122,21 @@ def rewritten(word: str, following: deque[str], many: Collection[str]) -> list[s
         return [flag] if not value or value.lower() in GPU_ON else [f"{flag}={value}"]
     if flag in many:
         numbers = [value] if equals else []
-        while following and set(following[0]) <= set("0123456789,"):
+        while following and NUMBERS.fullmatch(following[0]):
             numbers.append(following.popleft())
         joined = ",".join(number.strip(",") for number in numbers)
+        if joined.startswith("-"):
+            return [f"{flag}={joined}"]
         return [flag, joined] if joined else [flag]
+    if flag in valued and not equals and following and is_negative(following[0]):
+        return [f"{flag}={following.popleft()}"]
     return [flag + equals + value]
+
+
+def is_negative(word: str) -> bool:
+    """Say whether a word is a number below 0, in whatever way it is written: `-1`, `-.5`, `-1e-3`."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return word.startswith("-")

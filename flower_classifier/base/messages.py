@@ -7,17 +7,26 @@ of it. The commands say `with speaking():`, which shows it all on stderr.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import os
+import stat
 import sys
+import time
+import weakref
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from flower_classifier.base.words import shown
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+USUAL_TERMINAL = (80, 24)  # columns and rows
+SETTLE = 0.005  # seconds in which the reader of a pipe, `tee` say, has shown what came through it
+
 log = logging.getLogger("flower_classifier")
+bars: weakref.WeakSet[tqdm] = weakref.WeakSet()  # that are under way
 
 
 def note(message: str) -> None:
@@ -36,6 +45,7 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message; a warning says that it is one."""
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        clear_bars()
         print(shown(prefix + record.getMessage()), file=sys.stderr, flush=True)
 
 
@@ -71,12 +81,7 @@ def progress(
 
     `scaled`: thousands as k, M and G. `done`: what an earlier run has done of `total`, which the rate leaves out.
     """
-    from tqdm import tqdm  # here: `--help` needs none
-
-    class Bar(tqdm):
-        monitor_interval = 0  # no thread that watches over the bars: with miniters=1 they need none
-
-    return Bar(
+    bar = bar_class()(
         total=total,
         desc=what,
         unit=f" {unit}s",
@@ -86,8 +91,70 @@ def progress(
         delay=1,
         miniters=1,
         disable=hidden or not bars_are_shown(),
-        dynamic_ncols=True,
     )
+    bars.add(bar)
+    return bar
+
+
+@functools.cache
+def bar_class() -> type[tqdm]:
+    """Return the class of the progress bars."""
+    from tqdm import tqdm  # here: `--help` needs none
+
+    class Bar(tqdm):
+        """A bar that makes way for results, and is back with its next update."""
+
+        monitor_interval = 0  # no thread that watches over the bars: with miniters=1 they need none
+        drawn = made_way = False
+        back_at = 0.0
+
+        def __init__(self, **options: object) -> None:
+            super().__init__(**options)
+            self.dynamic_ncols = room_for_bars  # instead of tqdm's own, which takes a terminal of 0 x 0 by its word
+            self.ncols, self.nrows = room_for_bars(sys.stderr)
+
+        def display(self, *arguments: object, **options: object) -> bool | None:
+            time.sleep(max(0, self.back_at - time.monotonic()))
+            self.drawn, self.made_way = True, False
+            return super().display(*arguments, **options)
+
+        def update(self, n: float = 1) -> bool | None:
+            return super().update(n) or (self.refresh() if self.made_way else None)
+
+        def make_way(self, settle: float) -> None:
+            if self.drawn:
+                self.clear()
+                self.drawn, self.made_way = False, True
+            self.back_at = time.monotonic() + settle
+
+    return Bar
+
+
+def clear_bars() -> None:
+    """Take the progress bars off the terminal before something else is printed there; updating one brings it back.
+
+    What goes through a pipe may be shown by its reader, on the same terminal and a moment later.
+    """
+    for bar in bars:
+        bar.make_way(settle=SETTLE)
+
+
+def share_terminal(results: TextIO | None) -> bool:
+    """Say whether what is written to a stream may appear among the bars: it does not in a file."""
+    try:
+        return not stat.S_ISREG(os.fstat(results.fileno()).st_mode)
+    except (AttributeError, OSError, ValueError):  # closed, or no stream of the system's
+        return False
+
+
+def room_for_bars(terminal: TextIO) -> tuple[int, int]:
+    """Return the columns and rows of a terminal, less one each; one that does not know its size has the usual."""
+    try:
+        known = os.get_terminal_size(terminal.fileno())
+    except (AttributeError, OSError, ValueError):  # closed, or no stream of the system's
+        known = (0, 0)
+    columns, rows = (size or usual for size, usual in zip(known, USUAL_TERMINAL, strict=True))
+    return columns - 1, rows - 1
 
 
 def watched(batches: Iterable[tuple], bar: tqdm) -> Iterator[tuple]:

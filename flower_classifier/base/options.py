@@ -49,6 +49,7 @@ class Option:
     choices: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()  # other names, bare: "lr" for --lr, "0" for -0
     unset: str | None = None  # what a default of None stands for, in words
+    endings: tuple[str, ...] = ()  # of a positional argument's file, by which it is known where another is missing
 
 
 def option(
@@ -68,9 +69,9 @@ def option(
     return field(default=default, metadata={"option": details})
 
 
-def argument(group: str, help: str, *, metavar: str) -> Any:  # noqa: ANN401 -- as dataclasses.field is typed
-    """Return a field of a settings class that is a positional argument."""
-    return field(metadata={"option": Option(group, help, metavar)})
+def argument(group: str, help: str, *, metavar: str, endings: tuple[str, ...] = ()) -> Any:  # noqa: ANN401
+    """Return a field of a settings class that is a positional argument; it is typed as dataclasses.field is."""
+    return field(metadata={"option": Option(group, help, metavar, endings=endings)})
 
 
 # ----------------------------------------------------------------------------------------------- one setting of a class
@@ -174,7 +175,9 @@ def add(setting: Setting, group: argparse._ArgumentGroup, parser: Parser) -> Non
         return
     details |= {"type": setting.kind, "metavar": setting.option.metavar, "choices": setting.option.choices or None}
     if setting.positional:
-        group.add_argument(setting.name, nargs="+" if setting.several else None, **details)
+        action = group.add_argument(setting.name, nargs="+" if setting.several else None, **details)
+        if setting.option.endings:
+            parser.know_by(action, setting.option.endings)
     elif setting.several:
         details["type"] = functools.partial(parse_numbers, kind=setting.kind)
         parser.take_many(group.add_argument(*setting.flags, default=setting.default, **details))

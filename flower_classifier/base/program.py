@@ -1,7 +1,8 @@
 """A command as a process: what it sets up, how it ends, and with which exit code.
 
 stdout is for results; everything else goes to stderr. Exit codes: 0 done, 1 a run failed, 2 the input or the command
-line is wrong, 130 interrupted (143: terminated). FLOWERS_DEBUG=1 shows the traceback behind an error.
+line is wrong, 130 interrupted (143: terminated), 141 nobody reads stdout any more. FLOWERS_DEBUG=1 shows the traceback
+behind an error.
 
 Only the scripts at the root import this: the package leaves the process it is imported into as it is.
 """
@@ -27,6 +28,7 @@ from flower_classifier.base.signals import Stopped, answer_signals
 from flower_classifier.base.words import reason_of, shown
 
 EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2
+EXIT_NOBODY_READS = 141  # what a shell says of a process that SIGPIPE ended
 OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
 Settings = TypeVar("Settings")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
@@ -121,7 +123,7 @@ def outcome_of(main: Callable[[], None]) -> int:
         code = complain(stopped.word, stopped.code)
     except BrokenPipeError:  # the reader of our stdout, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_FAILED
+        code = EXIT_NOBODY_READS
     except OSError as error:  # a full disk behind stdout, a folder that has vanished
         what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
         code = complain(what, EXIT_FAILED)
@@ -147,5 +149,6 @@ def complain(message: str, code: int) -> int:
     """Print an error, with its traceback where FLOWERS_DEBUG asks for it, and return the exit code."""
     if os.environ.get("FLOWERS_DEBUG"):
         traceback.print_exc()
-    print(f"{Path(sys.argv[0]).name}: {shown(message)}", file=sys.stderr, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # nobody reads; the exit code still tells
+        print(f"{Path(sys.argv[0]).name}: {shown(message)}", file=sys.stderr, flush=True)
     return code

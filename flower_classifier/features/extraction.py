@@ -62,7 +62,8 @@ def extract(
 ) -> Iterator[Extracted]:
     """Run the frozen part over micro-batches of photos; yield what comes of each, in order.
 
-    Photos that cannot be opened come back as errors. The bar counts photos, and says what holds them up.
+    Photos that cannot be opened come back as errors. The bar counts photos that are done with, and says what holds them
+    up.
     """
     device = frozen.device
     turn = contextlib.nullcontext() if device.type == "cpu" else threading.Lock()  # one forward at a time on a GPU
@@ -88,10 +89,10 @@ def extract(
 
     reading = computing = 0.0
     for done in in_order(run, work, device, most_workers):
+        yield done
         reading, computing = reading + done.reading, computing + done.computing
         bar.set_postfix_str("limited by the network" if computing > reading else "limited by reading", refresh=False)
         bar.update(len(done.indices) + len(done.errors))
-        yield done
 
 
 def to_pixels(views: Sequence[np.ndarray]) -> torch.Tensor:

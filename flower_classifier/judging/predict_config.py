@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.base.limits import Limits
 from flower_classifier.base.options import argument, check, option
 from flower_classifier.judging.prediction import DEFAULT_TOP_K, FORMATS
+
+CHECKPOINT_ENDINGS = (".pth", ".pt")
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,9 @@ class PredictConfig:
         "standard input, one per line",
         metavar="IMAGE",
     )
-    checkpoint: Path = argument("input", "checkpoint.pth as train.py wrote it", metavar="CHECKPOINT")
+    checkpoint: Path = argument(
+        "input", "checkpoint.pth as train.py wrote it", metavar="CHECKPOINT", endings=CHECKPOINT_ENDINGS
+    )
     null: bool = option(
         False,
         "input",
@@ -31,7 +36,8 @@ class PredictConfig:
     category_names: Path | None = option(
         None,
         "input",
-        "mapping from class folder to the name people use",
+        "mapping from class folder to the name people use; classes that it does not name keep the names given at "
+        "training",
         metavar="JSON",
         unset="the names given at training, if any",
     )
@@ -45,10 +51,18 @@ class PredictConfig:
         limits=Limits(least=1),
         unset=str(DEFAULT_TOP_K),
     )
+    min_probability: float = option(
+        0.0,
+        "output",
+        'say "not sure" where the likeliest class has less than this probability; 0 never does',
+        metavar="P",
+        limits=Limits(least=0, most=1),
+    )
     format: str = option(
         "text",
         "output",
-        "text for people; json (one array), jsonl (one object per line) or csv (one row per class) for programs",
+        "text for people; json (one array), jsonl (one object per line) or csv (one row per class) for programs; "
+        "with --evaluate, json is one object",
         choices=FORMATS,
     )
     plot: Path | None = option(
@@ -71,7 +85,7 @@ class PredictConfig:
         "evaluation",
         "where --evaluate leaves its tables and pictures",
         metavar="DIR",
-        unset="evaluation/, beside the checkpoint",
+        unset="evaluation/, beside the checkpoint, with a folder for each IMAGE",
     )
 
     def __post_init__(self) -> None:
@@ -84,20 +98,27 @@ class PredictConfig:
             raise InputError("is drawn on the photo: it needs --plot", "heatmap")
         if looks_like_a_photo(self.checkpoint):
             raise InputError(f"{self.checkpoint} looks like a photo: give the checkpoint last, after the photos")
+        if os.path.isdir(self.checkpoint):  # noqa: PTH112 -- Path.is_dir() may raise
+            inside = self.checkpoint / "checkpoint.pth"
+            hint = f"did you mean {inside}?" if inside.is_file() else "give the checkpoint last, after the photos"
+            raise InputError(f"{self.checkpoint} is a folder: {hint}")
 
     def check_evaluation(self) -> None:
         """Refuse what does not go with --evaluate."""
         if len(self.images) != 1 or not self.images[0].is_dir():
             raise InputError("takes one folder that holds one folder of photos per class", "evaluate")
-        if self.plot or self.heatmap or self.null or self.top_k or self.format != "text":
+        if self.plot or self.heatmap or self.null or self.top_k or self.min_probability:
             raise InputError(
-                "judges all answers; --plot, --heatmap, --null, --top_k and --format are for single ones", "evaluate"
+                "judges all answers; --plot, --heatmap, --null, --top_k and --min_probability are for single ones",
+                "evaluate",
             )
+        if self.format not in ("text", "json"):
+            raise InputError(f"is text or json with --evaluate, not {self.format}", "format")
 
 
 def looks_like_a_photo(path: Path) -> bool:
     """Say whether a file has the ending of a photo: the checkpoint may have been left out, or put first."""
-    if path.suffix.lower() in ("", ".pth", ".pt"):  # the usual ones need no list of Pillow's
+    if path.suffix.lower() in ("", *CHECKPOINT_ENDINGS):  # the usual ones need no list of Pillow's
         return False
     from flower_classifier.photos.images import photo_endings  # here: neither --help nor a mistyped flag needs Pillow
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flower_classifier.base.errors import InputError
+from flower_classifier.base.files import check_writable
 from flower_classifier.base.messages import note
 from flower_classifier.photos.folders import find_photos
 
@@ -18,17 +19,21 @@ PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")  # what mat
 # ------------------------------------------------------------------------------------------------------------ photos
 
 
+class NoPhotosError(InputError):
+    """A folder, or standard input, that was named rightly but holds no photo."""
+
+
 def find_named(paths: Sequence[Path], null: bool) -> list[Path]:
     """Return the photos among the paths, below those that are folders, and for "-" those that stdin names, in order.
 
-    `null`: paths on stdin end in a NUL. Raises InputError for a folder, or a standard input, without photos.
+    `null`: paths on stdin end in a NUL. Raises NoPhotosError for a folder, or a standard input, without photos.
     """
     photos: list[Path] = []
     for path in paths:
         for named in read_paths(null) if path == STDIN else [path]:
             found = find_photos(named) if os.path.isdir(named) else [named]  # noqa: PTH112 -- Path.is_dir() may raise
             if not found:
-                raise InputError(f"there are no photos below {named}")
+                raise NoPhotosError(f"there are no photos below {named}")
             photos += found
     return photos
 
@@ -42,7 +47,7 @@ def read_paths(null: bool) -> list[Path]:
     lines = sys.stdin.buffer.read().split(b"\0" if null else b"\n")
     paths = [Path(os.fsdecode(line if null else line.removesuffix(b"\r"))) for line in lines if line.strip()]
     if not paths:
-        raise InputError("-: standard input names no photo")
+        raise NoPhotosError("-: standard input names no photo")
     return paths
 
 
@@ -52,8 +57,8 @@ def read_paths(null: bool) -> list[Path]:
 def plan_pictures(plot: Path, photos: Sequence[Path], others: Iterable[Path]) -> list[Path]:
     """Return the picture of each photo: the file `plot`, or in the folder `plot` one of the photo's own path and name.
 
-    Raises InputError, before any work, where no picture can be drawn, or where one would overwrite a photo or one of
-    the `others`, which it is drawn from too.
+    Raises InputError, before any work, where no picture can be drawn or written, or where one would overwrite a photo
+    or one of the `others`, which it is drawn from too.
     """
     if not is_folder(plot, photos):
         check_picture_path(plot)
@@ -67,6 +72,10 @@ def plan_pictures(plot: Path, photos: Sequence[Path], others: Iterable[Path]) ->
     sources = {os.path.realpath(path) for path in (*photos, *others)}
     if any(os.path.realpath(picture) in sources for picture in pictures):
         raise InputError(f"{plot} would overwrite what it is drawn from", "plot")
+    for folder in dict.fromkeys(picture.parent for picture in pictures):
+        check_writable(folder, "plot")
+    if any(os.path.exists(picture) and not os.access(picture, os.W_OK) for picture in pictures):  # noqa: PTH110 -- Path.exists() may raise
+        raise InputError(f"{plot} cannot be overwritten: it may only be read", "plot")
     return pictures
 
 

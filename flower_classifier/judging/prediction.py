@@ -1,7 +1,8 @@
-"""A predicted class, and the ways in which predictions can be asked for."""
+"""What is predicted of a photo, and the ways in which predictions can be asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 DEFAULT_TOP_K = 5
@@ -19,3 +20,21 @@ class Prediction:
     def plain(self) -> dict[str, object]:
         """Return it under the keys that programs read."""
         return {"class": self.class_name, "name": self.name, "probability": self.probability}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is predicted of one photo: its likeliest classes, and whether the first is likely enough to be relied on."""
+
+    predictions: Sequence[Prediction]  # likeliest first, at least one
+    least: float = 0.0  # probability, 0 to 1, below which the likeliest class is not sure; 0: nobody asks
+
+    @property
+    def sure(self) -> bool | None:
+        """Whether the likeliest class is probable enough; None where nobody asks."""
+        return self.predictions[0].probability >= self.least if self.least else None
+
+    def plain(self) -> dict[str, object]:
+        """Return it under the keys that programs read: those beside the photo's path."""
+        sure = {} if self.sure is None else {"sure": self.sure}
+        return {**sure, "predictions": [prediction.plain() for prediction in self.predictions]}

@@ -17,6 +17,7 @@ import torch
 from flower_classifier.base.errors import InputError
 from flower_classifier.networks.backbones import empty_backbone
 from flower_classifier.networks.classifier import LEARNS, Classifier, ModelConfig, build_classifier
+from flower_classifier.networks.other_files import kind_of_contents
 from flower_classifier.networks.sizes import DROPOUT, LAYER_WIDTH, MOST_LAYERS, TEMPERATURE
 from flower_classifier.networks.tensor_files import check_digest, damage_told, read_tensors, write_atomically
 from flower_classifier.photos.views import Preprocessing
@@ -113,7 +114,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     contents = read_tensors(path)
     version = contents.get("format_version")
     if not isinstance(version, int) or "state_dict" not in contents:
-        raise InputError(f"{path} is a file of tensors, but no checkpoint that train.py wrote")
+        kind = kind_of_contents(path, contents) or "it holds something else"
+        raise InputError(f"{path} is no checkpoint that train.py wrote: {kind}")
     if version > FORMAT_VERSION:
         raise InputError(f"{path} has format {version}, this program reads up to {FORMAT_VERSION}: update it")
     check_digest(path, contents)

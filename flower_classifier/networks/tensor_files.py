@@ -13,6 +13,7 @@ import torch
 from flower_classifier.base.errors import InputError, RunError, ToldError, is_out_of_memory
 from flower_classifier.base.files import sync_folder
 from flower_classifier.base.words import reason_of
+from flower_classifier.networks.other_files import kind_of
 from flower_classifier.networks.untrusted_files import check_zip
 
 DIGEST = "digest"  # the key of the digest of all the rest
@@ -34,6 +35,8 @@ def read_tensors(path: Path, mmap: bool = True) -> dict[str, object]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:  # whatever the reader makes of a file from elsewhere
+        if kind := kind_of(path):
+            raise InputError(f"{path} is no checkpoint that train.py wrote: {kind}") from error
         raise InputError(f"{path} is no checkpoint, or a damaged one ({reason_of(error)})") from error
     if not isinstance(contents, dict):
         raise InputError(f"{path} holds a {type(contents).__name__}, not a checkpoint that train.py wrote")

@@ -37,7 +37,7 @@ def check_zip(path: Path) -> None:
     """
     if not path.is_file() and path.exists() and not path.is_dir():
         raise ValueError("it is no regular file")  # reading a pipe might wait for ever
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    with path.open("rb") as file, opened(file) as archive:
         entries = archive.infolist()
         check_ends(file, archive.start_dir)
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -48,6 +48,15 @@ def check_zip(path: Path) -> None:
         if len(set(names)) < len(names) or sum(name.endswith("data.pkl") for name in names) != 1:
             raise ValueError("it holds two files of one name")
         check_pickle(archive.read(entries[[name.endswith("data.pkl") for name in names].index(True)]))
+
+
+def opened(file: BinaryIO) -> zipfile.ZipFile:
+    """Open a zip archive. Raises ValueError for what is none."""
+    try:
+        return zipfile.ZipFile(file)
+    except zipfile.BadZipFile:
+        empty = file.seek(0, os.SEEK_END) == 0
+        raise ValueError("it is empty" if empty else "it is no file of torch's, or a part of one") from None
 
 
 def check_ends(file: BinaryIO, directory: int) -> None:

@@ -15,17 +15,24 @@ from flower_classifier.base.words import first_few, reason_of
 
 
 def read_weights_file(path: Path) -> Mapping[str, torch.Tensor]:
-    """Read a state dict of one's own, bare or under one of the keys that other programs save it by."""
+    """Read a state dict of one's own."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that is no state dict makes the reader raise
         what = f"not a file of tensors that can be loaded safely ({reason_of(error)})"
         raise InputError(f"{path}: {what}", "weights") from None
-    for key in ("state_dict", "model_state_dict", "model"):
-        state = state.get(key, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    state = state_dict_in(state)
+    if state is None:
         raise InputError(f"{path}: no state dict (a mapping from names to tensors)", "weights")
     return state
+
+
+def state_dict_in(contents: object) -> Mapping[str, torch.Tensor] | None:
+    """Return the state dict that a file holds, bare or under one of the keys that other programs save it by."""
+    for key in ("state_dict", "model_state_dict", "model"):
+        contents = contents.get(key, contents) if isinstance(contents, dict) else contents
+    is_one = isinstance(contents, dict) and all(isinstance(value, torch.Tensor) for value in contents.values())
+    return contents if is_one else None
 
 
 def fill_backbone(module: nn.Module, state: Mapping[str, torch.Tensor], arch: str, weights: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.words import reason_of
+from flower_classifier.base.words import printable, reason_of
 
 # Told by content. AVIF and HEIF where this Pillow has them; MPO is what many phones make of a JPEG.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -62,7 +62,7 @@ def load_image(source: PhotoSource, shorter_side: int | None = None) -> Image.Im
             return as_rgb(shrunk(image, shorter_side) if shorter_side else image)
         return open_upright(Path(source) if isinstance(source, str) else source, shorter_side)
     except Exception as error:  # decoders raise nearly anything on damaged files
-        what = source if isinstance(source, Path | str) else "the photo"
+        what = printable(str(source)) if isinstance(source, Path | str) else "the photo"
         raise ImageError(f"cannot open {what}: {trouble_with(source, error)}") from error
 
 

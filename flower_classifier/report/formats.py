@@ -5,61 +5,91 @@
     jsonl   the same objects, one per line
     csv     rows of path, rank (from 1), class, name, probability, after a header
 
-"class" is the class's folder at training, "name" what people call it. Photos that cannot be opened are left out.
+"class" is the class's folder at training, "name" what people call it. Where a least probability is asked for, JSON's
+objects and CSV's rows also have "sure". A photo that cannot be opened is {"path": …, "error": …} in its place; text and
+CSV leave it out. Programs get names and paths to the letter; people get them printable.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
+from flower_classifier.base.errors import InputError
 from flower_classifier.base.words import percent, printable
-from flower_classifier.judging.prediction import Prediction
+from flower_classifier.judging.prediction import Verdict
 from flower_classifier.report.tables import csv_line
 
 BYTE_ORDER_MARK = "\ufeff"  # by which spreadsheets recognise UTF-8
+MOST_ALIGNED = 40  # letters of a name up to which the numbers of all photos stand below one another
 
 
 class Writer:
-    """Writes each photo's predictions, likeliest first, in one of the formats; `close` ends the output."""
+    """Writes each photo's predictions in one of the formats; a context manager that ends the output whatever happens.
 
-    def __init__(self, form: str, several: bool) -> None:
-        self.form, self.several, self.written = form, several, 0
+    `names`: what people call the classes; to align the answers to `several` photos. `asks_sure`: whether there is a
+    least probability, and so a column for it.
+    """
+
+    def __init__(self, form: str, several: bool, names: Sequence[str] = (), asks_sure: bool = False) -> None:
+        self.form, self.several, self.asks_sure, self.written = form, several, asks_sure, 0
+        self.width = min(max((len(printable(name)) for name in names), default=0), MOST_ALIGNED) if several else 0
         if sys.stdout is None:  # closed: nobody reads
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 -- for as long as the process lives
-        if form == "csv":
+
+    def __enter__(self) -> Writer:
+        if self.form == "csv":
             if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
                 sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
-            sys.stdout.write(BYTE_ORDER_MARK + csv_line(["path", "rank", "class", "name", "probability"]))
+            header = ["path", "rank", "class", "name", "probability", *(["sure"] if self.asks_sure else [])]
+            sys.stdout.write(BYTE_ORDER_MARK + csv_line(header))
+        return self
 
-    def write(self, photo: Path, predictions: list[Prediction]) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """End the output: JSON's array is closed, also after an error or Ctrl-C."""
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():  # the error is what is told
+            if self.form == "json":
+                sys.stdout.write("\n]\n" if self.written else "[]\n")
+            sys.stdout.flush()
+
+    def write(self, photo: Path, verdict: Verdict) -> None:
         """Write one photo's predictions, at once."""
-        record = {"path": str(photo), "predictions": [prediction.plain() for prediction in predictions]}
         if self.form == "text":
-            print_table(predictions, heading=photo if self.several else None)
-        elif self.form == "jsonl":
-            print(json.dumps(record))
-        elif self.form == "json":
-            print("," if self.written else "[", json.dumps(record), sep="\n" if self.written else "", end="")
+            self.write_table(photo, verdict)
         elif self.form == "csv":
-            for rank, row in enumerate(predictions, 1):
-                sys.stdout.write(csv_line([photo, rank, row.class_name, row.name, row.probability]))
-        self.written += 1
+            sure = [] if verdict.sure is None else [str(verdict.sure).lower()]
+            for rank, row in enumerate(verdict.predictions, 1):
+                sys.stdout.write(csv_line([photo, rank, row.class_name, row.name, row.probability, *sure]))
+        else:
+            self.write_object({"path": str(photo), **verdict.plain()})
         sys.stdout.flush()
 
-    def close(self) -> None:
-        """End the output: JSON's array is closed."""
-        if self.form == "json":
-            print("\n]" if self.written else "[]")
+    def write_error(self, photo: Path, error: InputError) -> None:
+        """Write, where the format has a place for it, that a photo cannot be opened."""
+        if self.form in ("json", "jsonl"):
+            self.write_object({"path": str(photo), "error": str(error)})
+            sys.stdout.flush()
 
+    def write_object(self, record: dict[str, object]) -> None:
+        """Write an object on a line of its own: in an array, behind what separates it from the one before."""
+        before, behind = ("", "\n") if self.form == "jsonl" else (",\n" if self.written else "[\n", "")
+        self.written += 1
+        sys.stdout.write(before + json.dumps(record) + behind)  # at once, so that Ctrl-C does not come between
 
-def print_table(predictions: list[Prediction], heading: Path | None) -> None:
-    """Print names and probabilities, aligned, in the order given; below the path where there is a heading."""
-    if heading:
-        print(heading)
-    names = [printable(prediction.name) for prediction in predictions]
-    indent, width = "  " if heading else "", max(map(len, names))
-    for name, prediction in zip(names, predictions, strict=True):
-        print(f"{indent}{name:{width}}  {percent(prediction.probability, digits=2):>8}")
+    def write_table(self, photo: Path, verdict: Verdict) -> None:
+        """Print names and probabilities, aligned, likeliest first; where there are several photos below the path."""
+        indent = ""
+        if self.several:
+            print(printable(str(photo)))
+            indent = "  "
+        if verdict.sure is False:
+            print(f"{indent}not sure: no class reaches {100 * verdict.least:g}%")
+        names = [printable(prediction.name) for prediction in verdict.predictions]
+        width = self.width or max(map(len, names))
+        for name, prediction in zip(names, verdict.predictions, strict=True):
+            print(f"{indent}{name:{width}}  {percent(prediction.probability, digits=2):>8}")

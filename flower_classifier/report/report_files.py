@@ -10,7 +10,8 @@ from typing import Literal
 
 from flower_classifier.base.errors import RunError
 
-Part = Literal["history", "evaluation", "tensorboard"]
+Part = Literal["history", "evaluation", "result", "tensorboard"]
+RESULT_FILE = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class ReportFile:
 
     name: str  # within the report's folder
     shows: str  # what a person sees in it, for the documentation
-    part: Part  # what writes it: run_report.write_history, its write_diagnosis, or tensorboard_log.write_tensorboard
+    # What writes it: run_report.write_history, its write_diagnosis, evaluation_report.write_facts, or
+    # tensorboard_log.write_tensorboard
+    part: Part
     optional: bool = False  # whether there are reports without it
 
     @property
@@ -45,6 +48,12 @@ REPORT_FILES = (
         "the wrong predictions with the highest probability: photo, predicted class, true class",
         "evaluation",
         optional=True,  # there may be no mistakes
+    ),
+    ReportFile(
+        RESULT_FILE,
+        "with `--evaluate`: loss, accuracy and calibration error, and of which folder and checkpoint they are",
+        "result",
+        optional=True,
     ),
     ReportFile(
         "tensorboard",

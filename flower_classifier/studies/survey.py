@@ -37,7 +37,7 @@ def survey(splits: Splits, state: TrainState, frozen: FrozenPart, skip_bad: bool
     after everything has been printed, for photos without which training would not begin.
     """
     classifier, recipe, category_names = state.classifier, state.recipe, state.finished.category_names
-    names = [category_names.get(name, name) for name in splits.classes]
+    names = [printable(category_names.get(name, name)) for name in splits.classes]
     found = [split for split in (splits.train, splits.valid, splits.test) if split]
     parts = [Inputs(frozen, split, recipe.seed) for split in found]
     numbers = ", ".join(f"{len(part.split):,} {part.split.name}" for part in parts)

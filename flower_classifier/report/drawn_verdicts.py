@@ -1,0 +1,49 @@
+"""Pictures of photos beside what is predicted of them, one file for each photo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flower_classifier.base.errors import RunError
+from flower_classifier.base.messages import note
+from flower_classifier.base.words import printable
+from flower_classifier.judging.heatmap import Heatmap
+from flower_classifier.judging.prediction import Verdict
+from flower_classifier.judging.predictor import Predictor
+from flower_classifier.photos.images import ImageError, load_image
+
+PLOTTED_SIDE = 1024  # pixels of a photo's shorter side that a picture can show
+
+
+class Drawer:
+    """Draws photos; keeps what goes wrong for the end, since the answers to the other photos are worth having.
+
+    With `heatmaps` it also draws which places speak for the likeliest class, where the architecture can tell.
+    """
+
+    def __init__(self, predictor: Predictor, heatmaps: bool) -> None:
+        self.predictor, self.heatmaps = predictor, heatmaps
+        self.failures: list[str] = []
+
+    def draw(self, picture: Path, photo: Path, verdict: Verdict) -> None:
+        """Draw a photo beside its likeliest classes into the file `picture`."""
+        from flower_classifier.report.figures import save_figure
+        from flower_classifier.report.pictures import draw_prediction
+
+        title = printable(photo.name) + (" (not sure)" if verdict.sure is False else "")
+        bars = [(printable(prediction.name), prediction.probability) for prediction in verdict.predictions]
+        try:
+            image = load_image(photo, PLOTTED_SIDE)
+            heatmap = self.heatmap(photo, image.size, verdict.predictions[0].class_name) if self.heatmaps else None
+            save_figure(draw_prediction(image, title, bars, heatmap), picture)
+        except (RunError, ImageError) as error:  # no room on the disk; or the photo is gone since it was answered
+            self.failures.append(f"no picture of {printable(str(photo))}: {error}")
+
+    def heatmap(self, photo: Path, size: tuple[int, int], class_name: str) -> Heatmap | None:
+        """Return which places of a photo of `size` (width, height) speak for a class; say once if nothing can."""
+        heatmap = self.predictor.heatmap(photo, class_name, size)
+        if heatmap is None:
+            arch = self.predictor.classifier.config.arch
+            note(f"--heatmap: {arch} has no last feature map, so there is none to draw")
+            self.heatmaps = False
+        return heatmap
