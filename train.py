@@ -13,6 +13,7 @@ pictures of the run, and what --resume needs, go into the folder run/ beside it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from flower_classifier.base import program
@@ -28,6 +29,7 @@ import torch
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import note, warn
+from flower_classifier.base.seconds import Seconds
 from flower_classifier.base.words import counted
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs, whole
@@ -40,8 +42,10 @@ from flower_classifier.networks.new_classifier import new_classifier
 from flower_classifier.photos.download import download
 from flower_classifier.photos.names import load_category_names
 from flower_classifier.photos.splits import Splits, load_splits
+from flower_classifier.report.run_log import RunLog
 from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history
-from flower_classifier.report.tensorboard_log import check_tensorboard, write_tensorboard
+from flower_classifier.report.run_summary import write_summary
+from flower_classifier.report.tensorboard_log import check_tensorboard, finish_tensorboard
 from flower_classifier.studies.survey import survey
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe
@@ -53,6 +57,7 @@ CHANGEABLE = ("learning_rate", "batch_size", "views")  # options that may have o
 
 def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     """Train as `config` asks, from the folder of photos to the tested checkpoint; with --summary, only survey it."""
+    started = time.perf_counter()
     arch, device = resolve_arch(config.arch), choose_device(config.gpu)
     if config.tensorboard:
         check_tensorboard()
@@ -69,17 +74,24 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
         report_resumed(config, state)
 
     train, valid, test = read_photos(config, run_folder, splits, state, frozen)
-    train_and_save(state, train, valid, run_folder)
+    with RunLog(run_folder.folder, state.finished.history, not config.no_report, config.tensorboard) as log:
+        train_and_save(state, train, valid, run_folder, log)
 
     state.load_best()
-    temperature = calibrate(evaluate(state.learner, whole(valid)))
+    validated = evaluate(state.learner, whole(valid))
+    temperature = calibrate(validated)
     run_folder.save_calibrated(state, temperature)
+    evaluations = {"valid": validated.at(temperature)}
+    if test:
+        evaluations["test"] = evaluate(state.learner, whole(test)).at(temperature)
     judged = test or valid
-    evaluation = evaluate(state.learner, whole(judged)).at(temperature)
-    report_best(state.best, judged.split.name, evaluation)
+    report_best(state.best, judged.split.name, evaluations[judged.split.name])
     print(f"checkpoint: {run_folder.checkpoint_path}", flush=True)
     if not config.no_report:
-        write_report(config, run_folder, state, judged, evaluation)
+        write_report(config, run_folder, state, log, judged, evaluations)
+    inputs = [part for part in (train, valid, test) if part]
+    checkpoint, best_epoch = run_folder.checkpoint_path, state.best["epoch"]
+    write_summary(run_folder.folder, config, checkpoint, best_epoch, evaluations, state.classes, inputs, log, started)
 
 
 # ------------------------------------------------------------------------------------------- before the first epoch
@@ -164,11 +176,12 @@ def open_cache(config: TrainConfig) -> FeatureCache | None:
 # -------------------------------------------------------------------------------------------------------- the epochs
 
 
-def train_and_save(state: TrainState, train: Inputs, valid: Inputs, run_folder: RunFolder) -> None:
-    """Train all epochs; print each, and keep what the finished ones have reached whatever ends the run."""
+def train_and_save(state: TrainState, train: Inputs, valid: Inputs, run_folder: RunFolder, log: RunLog) -> None:
+    """Train all epochs; print and log each, and keep what the finished ones have reached whatever ends the run."""
 
-    def on_epoch(row: Row) -> None:
+    def on_epoch(row: Row, seconds: Seconds) -> None:
         print(epoch_line(row, state.recipe.epochs), flush=True)
+        log.add(row, seconds)
         run_folder.save_if_due(state)
 
     try:
@@ -216,15 +229,20 @@ def report_best(best: Row, judged: str, evaluation: Evaluation) -> None:
 
 
 def write_report(
-    config: TrainConfig, run_folder: RunFolder, state: TrainState, judged: Inputs, evaluation: Evaluation
+    config: TrainConfig,
+    run_folder: RunFolder,
+    state: TrainState,
+    log: RunLog,
+    judged: Inputs,
+    evaluations: dict[str, Evaluation],
 ) -> None:
     """Leave tables and pictures of the run in its folder."""
-    checkpoint = state.best_checkpoint()
-    figures = write_history(run_folder.folder, checkpoint.history, state.best["epoch"])
-    diagnosis = Diagnosis(judged.split.name, evaluation, judged.paths, checkpoint.classes, checkpoint.names)
+    checkpoint, split, best_epoch = state.best_checkpoint(), judged.split.name, state.best["epoch"]
+    figures = write_history(run_folder.folder, log.rows, best_epoch)
+    diagnosis = Diagnosis(split, evaluations[split], judged.paths, checkpoint.classes, checkpoint.names)
     figures |= write_diagnosis(run_folder.folder, diagnosis)
     if config.tensorboard:
-        write_tensorboard(run_folder.folder / "tensorboard", checkpoint.history, figures)
+        finish_tensorboard(run_folder.folder / "tensorboard", best_epoch, figures, config, evaluations)
     note(f"tables and pictures of it: {run_folder.folder}")
 
 

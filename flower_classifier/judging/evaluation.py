@@ -93,6 +93,19 @@ class Evaluation:
         return counts, confidence / photos, right / photos
 
     @property
+    def results(self) -> dict[str, float]:
+        """What the classifier is worth on these photos, by name, for programs; top accuracy where it says something."""
+        top = {f"top_{TOP}_accuracy": self.top_accuracy} if self.logits.shape[1] > TOP else {}
+        return {
+            "photos": len(self),
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            **top,
+            "calibration_error": self.calibration_error,
+            "temperature": self.temperature,
+        }
+
+    @property
     def confusion(self) -> torch.Tensor:
         """Number of photos by true class (row) and predicted class (column), int64 (C, C)."""
         number = self.logits.shape[1]

@@ -149,10 +149,10 @@ class TrainConfig:
         "go on where the run in --save_dir stopped, as if it never had; give a larger --epochs to train longer",
     )
     no_report: bool = option(
-        False, "output", "write no tables and pictures into run/, as a search over many runs wants it"
+        False, "output", "write no tables and pictures into run/, only summary.json: for a search over many runs"
     )
     tensorboard: bool = option(
-        False, "output", "write the curves and pictures of run/ for tensorboard too, into run/tensorboard/"
+        False, "output", "write curves while training, and then the pictures, for tensorboard, into run/tensorboard/"
     )
 
     def __post_init__(self) -> None:
