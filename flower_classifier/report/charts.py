@@ -46,7 +46,7 @@ def draw_curves(history: Sequence[dict[str, float]], best_epoch: int) -> Figure:
     losses = add_chart(figure, 0.7, 0.62, 4.1, 3.0, "loss")
     for key, label, color in (("train_loss", "training", GREY), ("valid_loss", "validation", GREEN)):
         losses.plot(epochs, [row[key] for row in history], color=color, linewidth=2, marker=dots(epochs), label=label)
-    losses.set_ylim(bottom=0)
+    losses.set_ylim(0, 1.05 * losses.get_ylim()[1])
     losses.legend(frameon=False, labelcolor=INK, prop={"size": NORMAL, "family": installed_fonts()})
     accuracy = add_chart(figure, 5.6, 0.62, 4.1, 3.0, "validation accuracy")
     shares = [row["valid_accuracy"] for row in history]
@@ -60,6 +60,7 @@ def draw_curves(history: Sequence[dict[str, float]], best_epoch: int) -> Figure:
         axes.plot([best_epoch], [best[key]], "o", color=GREEN, markersize=8)
         if len(epochs) == 1:
             axes.set_xlim(0, 2)
+            axes.set_xticks(epochs)
     text = f"best epoch {best_epoch}: {best['valid_accuracy']:.2%}"
     accuracy.text(1, 1.03, text, ha="right", transform=accuracy.transAxes, **text_style(NORMAL, GREEN))
     return figure
@@ -74,8 +75,8 @@ def limits_of_shares(shares: Sequence[float]) -> tuple[float, float]:
     """Return the ends of an axis for shares, 0 to 1: so close to them that it has no number below 0 or above 1."""
     least, most = min(shares), max(shares)
     if most - least < LEAST_SPAN:
+        most = min(most + LEAST_SPAN / 2, 1)
         least = max(most - LEAST_SPAN, 0)
-        most = max(most, least + LEAST_SPAN)
     air = 0.04 * (most - least)
     return least - air, most + air
 

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from flower_classifier.judging.evaluation import Evaluation  # which needs torch; charts do not
 
 WIDTH = 10.0
-LIST_WIDTH = 2.45  # of the mistakes beside the matrix
+LIST_WIDTH, PAIR_HEIGHT = 2.45, 0.46  # of the mistakes beside the matrix; of each of them
 LABEL_WIDTH, LABEL_HEIGHT = 1.35, 0.145  # what a class's name beside the matrix may take, and what it takes
 AXIS_ROOM = 0.65  # beside the names: what the axis is called, and the page's margin
 LEAST_SIDE = WIDTH - LABEL_WIDTH - AXIS_ROOM - LIST_WIDTH - 0.5  # of the matrix, where the names are long
 MOST_COUNTED = 15  # classes whose cells have room for a number
-MARKS = "abcdefghijkl"  # of the mistakes that are listed: letters, since classes may be called by numbers
+MARKS = "abcdefghjkmn"  # of the mistakes that are listed: letters, since classes may be called by numbers; no i and l
 MARK_SIZE = (9.0, 12.0)  # points that a mark takes, with a little air
 DISTANCES, DIRECTIONS = (7.0, 10.0, 14.0, 19.0, 26.0, 36.0), 16  # of a mark from its cell's edge, in points; around it
 NEAR = 8.0  # points up to which it is clear whose mark it is
@@ -60,17 +60,18 @@ def draw_confusion(evaluation: Evaluation, names: Sequence[str], title: str) -> 
     labels, longest = fit_labels(figure, names[::step])
     margin = longest + AXIS_ROOM
     side = WIDTH - margin - LIST_WIDTH - 0.5
-    height = 0.55 + side + margin
+    upright = longest < 0.9 * side / len(labels)  # where names have room beside each other, they need no turning
+    pairs = evaluation.confused_pairs[: len(MARKS)]
+    height = 0.55 + max(side + AXIS_ROOM + (0.15 if upright else longest), 0.9 + PAIR_HEIGHT * len(pairs))
     figure.set_size_inches(WIDTH, height)
-    axes = add_axes(figure, margin, margin, side, side, title, LARGE)
+    axes = add_axes(figure, margin, height - side - 0.55, side, side, title, LARGE)
     axes.imshow(confusion_colors(confusion), interpolation="nearest")
     some = f"   (one in {step} is named)" if step > 1 else ""
     axes.set_ylabel(f"true class{some}", **text_style(NORMAL, FAINT))
     axes.set_xlabel(f"predicted class{some}", **text_style(NORMAL, FAINT))
     ticks = range(0, number, step)
-    axes.set_xticks(ticks, labels, rotation=90, **text_style(SMALL))
+    axes.set_xticks(ticks, labels, rotation=0 if upright else 90, **text_style(SMALL))
     axes.set_yticks(ticks, labels, **text_style(SMALL))
-    pairs = evaluation.confused_pairs[: len(MARKS)]
     if step > 1:
         axes.tick_params(length=3, color=FAINT)  # which say whose name it is
         mark_cells(axes, confusion, pairs)
@@ -188,11 +189,9 @@ def list_pairs(
 
     right, photos = int(evaluation.right.sum()), len(evaluation)
     write(f"{right:,} of {photos:,} right: {evaluation.accuracy:.2%}", 0, NORMAL)
-    heading = "most frequent mistakes" if pairs else "no mistakes"
-    if marked and pairs:
-        heading += f": a to {MARKS[len(pairs) - 1]}" if len(pairs) > 1 else ": a"
+    heading = ("most frequent mistakes" + ", by letter" * marked) if pairs else "no mistakes"
     write(heading, 0.34, NORMAL, FAINT)
     for place, (true, predicted, times) in enumerate(pairs):
         mark = f"{MARKS[place]}  " if marked else ""
-        write(f"{mark}{names[true]}  ({times:,}×)", 0.66 + 0.46 * place, CAPTION)
-        write(f"predicted as {names[predicted]}", 0.85 + 0.46 * place, SMALL, RED)
+        write(f"{mark}{names[true]}  ({times:,}×)", 0.66 + PAIR_HEIGHT * place, CAPTION)
+        write(f"predicted as {names[predicted]}", 0.85 + PAIR_HEIGHT * place, SMALL, RED)
