@@ -174,7 +174,7 @@ def train_model(
         train, valid, _ = inputs
         state = TrainState(model.classifier, recipe, model.classes, model.category_names, training)
         try:
-            fit(state, train, valid, lambda row: print(epoch_line(row, epochs), flush=True))
+            fit(state, train, valid, lambda row, _: print(epoch_line(row, epochs), flush=True))
         finally:
             if state.epoch:
                 state.load_best()
@@ -280,7 +280,7 @@ def show_training(model: Model) -> Image.Image:
 
 def show_confusion(results: Results) -> Image.Image:
     """Return a picture of which classes were taken for which."""
-    from flower_classifier.report.charts import draw_confusion
+    from flower_classifier.report.confusion import draw_confusion
     from flower_classifier.report.figures import image_of
 
     return image_of(draw_confusion(results.evaluation, [printable(name) for name in results.names], results.judged))

@@ -13,6 +13,7 @@ pictures of the run, and what --resume needs, go into the folder run/ beside it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from flower_classifier.base import program
@@ -28,6 +29,7 @@ import torch
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import note, warn
+from flower_classifier.base.seconds import Seconds
 from flower_classifier.base.words import counted, printable
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs, whole
@@ -40,9 +42,11 @@ from flower_classifier.networks.new_classifier import new_classifier
 from flower_classifier.photos.download import download
 from flower_classifier.photos.names import load_category_names
 from flower_classifier.photos.splits import Splits, load_splits
-from flower_classifier.report.report_files import report_is_there
+from flower_classifier.report.report_files import is_there
+from flower_classifier.report.run_log import RunLog
 from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history
-from flower_classifier.report.tensorboard_log import check_tensorboard, write_tensorboard
+from flower_classifier.report.run_summary import write_summary
+from flower_classifier.report.tensorboard_log import check_tensorboard, finish_tensorboard
 from flower_classifier.studies.survey import survey
 from flower_classifier.training.finished import Finished, Identity, Row, epoch_line
 from flower_classifier.training.loop import fit
@@ -55,6 +59,7 @@ CHANGEABLE = ("learning_rate", "batch_size", "views")  # options that may have o
 
 def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     """Train as `config` asks, from the folder of photos to the tested checkpoint; with --summary, only survey it."""
+    started = time.perf_counter()
     saved = run_folder.read_last() if config.resume and not config.summary else None
     if saved:
         config = config.resuming(saved.settings)
@@ -74,13 +79,19 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
         report_resumed(config, saved)
 
     train, valid, test = read_photos(config, run_folder, splits, state, frozen)
-    with run_folder.saving(state):
-        train_epochs(state, train, valid, run_folder)
-        judged, evaluation = judge_best(state, valid, test)
+    log = RunLog(run_folder.folder, state.finished.history, not config.no_report, config.tensorboard)
+    with log, run_folder.saving(state, log.write):
+        train_epochs(state, train, valid, run_folder, log)
+        evaluations = judge_best(state, valid, test)
 
-    report_best(state, judged, evaluation, run_folder)
-    if not config.no_report and (run_folder.has_saved or not report_is_there(run_folder.folder)):
-        write_report(config, run_folder, state, judged, evaluation)
+    judged = test or valid
+    report_best(state, judged.split.name, evaluations[judged.split.name], run_folder)
+    if run_folder.has_saved or not is_there(run_folder.folder, tables=not config.no_report):
+        if not config.no_report:
+            write_report(config, run_folder, state, log, judged, evaluations)
+        inputs = [part for part in (train, valid, test) if part]
+        checkpoint, best = run_folder.checkpoint_path, state.best.row["epoch"]
+        write_summary(run_folder.folder, config, checkpoint, best, evaluations, state.classes, inputs, log, started)
 
 
 # ------------------------------------------------------------------------------------------- before the first epoch
@@ -165,31 +176,30 @@ def open_cache(config: TrainConfig) -> FeatureCache | None:
 # -------------------------------------------------------------------------------------------------------- the epochs
 
 
-def train_epochs(state: TrainState, train: Inputs, valid: Inputs, run_folder: RunFolder) -> None:
-    """Train all epochs; print each, and save now and then."""
+def train_epochs(state: TrainState, train: Inputs, valid: Inputs, run_folder: RunFolder, log: RunLog) -> None:
+    """Train all epochs; print and log each, and save now and then."""
 
-    def on_epoch(row: Row) -> None:
+    def on_epoch(row: Row, seconds: Seconds) -> None:
         print(epoch_line(row, state.recipe.epochs), flush=True)
+        log.add(row, seconds)
         run_folder.save_if_due(state)
 
     fit(state, train, valid, on_epoch)
 
 
-def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> tuple[Inputs, Evaluation]:
-    """Load the best epoch, and find out what it is worth; return the photos that judge it, and its answers to them.
+def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> dict[str, Evaluation]:
+    """Load the best epoch, and find out what it is worth; return its answers by split: valid, and test if there is any.
 
-    The test photos judge it, and without any the validation photos.
+    The validation photos chose the temperature, so they judge it by cross-validation.
     """
     state.load_best()
     on_valid = evaluate(state.learner, whole(valid))
     state.judge(on_valid, {})  # which tells the temperature, where an earlier version has not kept it
-    judged, evaluation = valid, cross_validated(on_valid)
-    results = {"valid": evaluation.numbers}
+    evaluations = {"valid": cross_validated(on_valid)}
     if test:
-        judged, evaluation = test, evaluate(state.learner, whole(test)).at(state.best.temperature)
-        results["test"] = evaluation.numbers
-    state.judge(on_valid, results)
-    return judged, evaluation
+        evaluations["test"] = evaluate(state.learner, whole(test)).at(state.best.temperature)
+    state.judge(on_valid, {split: evaluation.results for split, evaluation in evaluations.items()})
+    return evaluations
 
 
 # --------------------------------------------------------------------------------------------------- at the terminal
@@ -220,11 +230,11 @@ def report_resumed(config: TrainConfig, saved: Finished) -> None:
             note(f"--{key} was {before}, now {now} from epoch {saved.epoch + 1} on")
 
 
-def report_best(state: TrainState, judged: Inputs, evaluation: Evaluation, run_folder: RunFolder) -> None:
+def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_folder: RunFolder) -> None:
     """Print which epoch the checkpoint holds, what it is worth, and where it is; say how earlier runs compare."""
     best = state.best.row
     print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
-    print(summary(judged.split.name, evaluation))
+    print(summary(judged, evaluation))
     print(f"checkpoint: {printable(str(run_folder.checkpoint_path))}", flush=True)
     earlier = run_folder.best_earlier(state.identity.valid)
     if earlier and not earlier.comparable:
@@ -236,15 +246,20 @@ def report_best(state: TrainState, judged: Inputs, evaluation: Evaluation, run_f
 
 
 def write_report(
-    config: TrainConfig, run_folder: RunFolder, state: TrainState, judged: Inputs, evaluation: Evaluation
+    config: TrainConfig,
+    run_folder: RunFolder,
+    state: TrainState,
+    log: RunLog,
+    judged: Inputs,
+    evaluations: dict[str, Evaluation],
 ) -> None:
     """Leave tables and pictures of the run in its folder."""
-    checkpoint = state.best_checkpoint()
-    figures = write_history(run_folder.folder, checkpoint.history, state.best.row["epoch"])
-    diagnosis = Diagnosis(judged.split.name, evaluation, judged.paths, checkpoint.classes, checkpoint.names)
+    checkpoint, split, best_epoch = state.best_checkpoint(), judged.split.name, state.best.row["epoch"]
+    figures = write_history(run_folder.folder, log.rows, best_epoch)
+    diagnosis = Diagnosis(split, evaluations[split], judged.paths, checkpoint.classes, checkpoint.names)
     figures |= write_diagnosis(run_folder.folder, diagnosis)
     if config.tensorboard:
-        write_tensorboard(run_folder.folder / "tensorboard", checkpoint.history, figures)
+        finish_tensorboard(run_folder.folder / "tensorboard", best_epoch, figures, config, evaluations)
     note(f"tables and pictures of it: {run_folder.folder}")
 
 

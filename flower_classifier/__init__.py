@@ -19,7 +19,8 @@ from flower_classifier.base.errors import InputError, RunError
 if TYPE_CHECKING:
     from flower_classifier.judging.predictor import Predictor
 
-__all__ = ["InputError", "RunError", "load"]
+__all__ = ["InputError", "RunError", "__version__", "load"]
+__version__ = "0.1.0"
 
 
 def load(path: str | Path, gpu: bool = False) -> Predictor:

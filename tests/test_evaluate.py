@@ -17,7 +17,7 @@ from support import QUICK
 import predict
 import train
 from flower_classifier.networks.checkpoint import load_checkpoint, save_checkpoint
-from flower_classifier.report.report_files import files_of
+from flower_classifier.report.report_files import REPORT_FILES, files_of
 
 REPORT = sorted(files_of("evaluation") + files_of("result"))
 
@@ -194,7 +194,7 @@ def test_without_mistakes_there_is_no_picture_of_any_and_an_old_one_goes(run, ch
 
 def test_the_pictures_open(run, checkpoint, flowers, tmp_path):
     run(predict, flowers / "test", checkpoint, "--evaluate")
-    for name in sorted(name for name in REPORT if name.endswith(".png")):
+    for name in (file.name for file in REPORT_FILES if file.is_picture and file.part == "evaluation"):
         with Image.open(tmp_path / "evaluation" / "test" / name) as picture:
             assert picture.width > 500
             assert len(np.unique(np.asarray(picture.convert("L")))) > 20

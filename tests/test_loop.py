@@ -23,15 +23,22 @@ def test_it_calls_back_after_each_epoch_and_neither_prints_nor_writes(flowers, t
     state = TrainState(classifier, RECIPE, splits.classes)
     train, valid, _ = prepare_inputs(frozen, splits, RECIPE.seed, None, RECIPE.schedule)
     capfd.readouterr()
-    rows = []
-    fit(state, train, valid, rows.append)
+    rows, times = [], []
+
+    def on_epoch(row, seconds):
+        rows.append(row)
+        times.append(seconds)
+
+    fit(state, train, valid, on_epoch)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert rows == state.finished.history
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
+    assert [seconds.reading + seconds.computing for seconds in times] == [0, 0]  # views 0 and 1 were there already
+    assert all(seconds.training > 0 for seconds in times)
     state.load_best()
     assert evaluate(state.learner, whole(valid)).accuracy == state.best["valid_accuracy"]
-    fit(state, train, valid, rows.append)  # there is nothing left to train
+    fit(state, train, valid, on_epoch)  # there is nothing left to train
     assert len(rows) == 2
 
 

@@ -11,8 +11,9 @@ from PIL import Image
 from support import run_program
 
 import predict
+from flower_classifier.judging.heatmap import Heatmap
 from flower_classifier.report.figures import save_figure
-from flower_classifier.report.pictures import draw_prediction
+from flower_classifier.report.pictures import draw_grid, draw_prediction
 
 
 @pytest.fixture
@@ -217,3 +218,38 @@ def test_the_heatmap_lies_on_what_the_network_sees_of_the_photo_alone(run, train
     )
     inside = changed[top + 4 : bottom - 3, columns[0] : columns[-1] + 1]
     assert inside.mean() > 0.5
+
+
+BARS = [("great masterwort of the high valley", 0.6), ("b", 0.3), ("c", 0.1)]
+PART, ALL = (0.1, 0.05, 0.9, 0.95), (0.0, 0.0, 1.0, 1.0)  # boxes that a network sees
+
+
+@pytest.mark.parametrize("size", [(400, 300), (300, 400), (60, 600), (8, 8), (3000, 300)])
+@pytest.mark.parametrize(("box", "explained"), [(PART, "; frame: what the network sees"), (ALL, "")])
+def test_the_heatmap_is_explained_whole_and_a_frame_only_where_there_is_one(size, box, explained):
+    figure = draw_prediction(Image.new("RGB", size), "photo", BARS, Heatmap(np.eye(4, dtype=np.float32), box))
+    figure.canvas.draw()  # which fits the axes to the photo
+    assert [text.get_text() for text in figure.texts] == [f"bright: what speaks for {BARS[0][0]}{explained}"]
+    assert len(figure.axes[0].patches) == len(explained) // len("; frame: what the network sees")
+    (text,) = figure.texts
+    assert text.get_fontsize() >= 8
+    assert 0 <= text.get_window_extent().y0 < text.get_window_extent().y1 <= figure.axes[0].get_window_extent().y0
+
+
+def test_where_the_bars_go_on_below_a_photo_the_explanation_stays_beside_them():
+    figure = draw_prediction(
+        Image.new("RGB", (300, 400)), "photo", BARS * 5, Heatmap(np.eye(4, dtype=np.float32), PART)
+    )
+    figure.canvas.draw()  # which fits the axes to the photo
+    bright, frame = figure.texts
+    assert bright.get_text() == f"bright: what speaks for {BARS[0][0]}"
+    assert frame.get_text() == "frame: what the network sees"
+    assert bright.get_window_extent().y0 >= frame.get_window_extent().y1
+    assert bright.get_window_extent().x1 < figure.axes[1].get_window_extent().x0
+    assert bright.get_window_extent().y1 <= figure.axes[0].get_window_extent().y0
+
+
+def test_a_grid_is_as_wide_as_its_photos():
+    photos = [(Image.new("RGB", (30, 40)), f"photo {number}") for number in range(5)]
+    widths = [draw_grid(photos[:number]).get_figwidth() for number in (1, 2, 4, 5)]
+    assert widths[0] < widths[1] < widths[2] == widths[3]

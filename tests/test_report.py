@@ -1,20 +1,27 @@
 """What a run leaves for people: tables that programs read, pictures that people look at."""
 
 import csv
+import itertools
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
-from support import NAMES, read, run_program
+from support import NAMES, QUICK, read, run_program
 
+import predict
 import train
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.report.report_files import REPORT_FILES
-from flower_classifier.report.run_report import Diagnosis, write_diagnosis
+from flower_classifier.report.charts import draw_curves
+from flower_classifier.report.confusion import MARKS, draw_confusion
+from flower_classifier.report.report_files import REPORT_FILES, files_of
+from flower_classifier.report.run_report import Diagnosis, draw_most_confident, write_diagnosis
 
 PICTURES = [file.name for file in REPORT_FILES if file.is_picture]
+SECONDS = ("reading_seconds", "computing_seconds", "training_seconds")
 
 
 def table(path):
@@ -28,6 +35,11 @@ def keeps_a_margin(path):
     return ink.mean() > 0.01 and not any(edge.any() for edge in (ink[:6], ink[-6:], ink[:, :6], ink[:, -6:]))
 
 
+def texts_of(figure):
+    """The texts of a figure that show anything."""
+    return [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+
+
 @pytest.fixture(scope="module")
 def reported(flowers, tmp_path_factory):
     """The run folder of a short run, names included."""
@@ -37,9 +49,12 @@ def reported(flowers, tmp_path_factory):
     return save_dir / "run"
 
 
-def test_the_history_is_a_table_of_the_checkpoints(reported):
-    rows = read(reported.parent / "checkpoint.pth")["history"]
-    assert [{key: float(value) for key, value in row.items()} for row in table(reported / "history.csv")] == rows
+def test_the_history_is_a_table_of_the_checkpoints_with_the_seconds_of_each_epoch(reported):
+    rows = [{key: float(value) for key, value in row.items()} for row in table(reported / "history.csv")]
+    seconds = [[row.pop(name) for name in SECONDS] for row in rows]
+    assert rows == read(reported.parent / "checkpoint.pth")["history"]
+    assert all(training > 0 for *_, training in seconds)
+    assert [reading > 0 for reading, *_ in seconds] == [False, False, True, False]  # views 2 and 3
 
 
 def test_a_run_leaves_the_files_of_the_list(reported):
@@ -51,8 +66,8 @@ def test_a_run_leaves_the_files_of_the_list(reported):
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("charts, pictures, figures", ["torch"]),
-        ("formats, report_files, tables, tensorboard_log", ["torch", "matplotlib"]),
+        ("charts, confusion, pictures, figures", ["torch"]),
+        ("formats, report_files, tables, run_log, tensorboard_log", ["torch", "matplotlib", "tensorboard"]),
     ],
 )
 def test_what_needs_no_torch_and_no_matplotlib_loads_none(modules, heavy):
@@ -73,37 +88,164 @@ def test_every_class_has_a_row_by_its_name(reported, flowers):
         assert (row["most_frequent_mistake"] == "") == (missed == 0)
 
 
+@pytest.mark.parametrize("split", ["test", "valid"])
+def test_the_tables_of_mistakes_and_of_all_predictions_are_those_of_predict(run, reported, flowers, tmp_path, split):
+    """Of training's report, and of an evaluation of other photos."""
+    checkpoint, folder = reported.parent / "checkpoint.pth", reported
+    if split == "valid":
+        folder = tmp_path
+        assert run(predict, flowers / split, checkpoint, "--evaluate", "--report", folder).code == 0
+    answers = run(predict, flowers / split, checkpoint, "--format", "jsonl", "--top_k", 1).out.splitlines()
+    names, expected, counts = json.loads(NAMES.read_text()), [], {}
+    for answer in map(json.loads, answers):
+        true, found = answer["path"].split("/")[-2], answer["predictions"][0]
+        counts[true, found["class"]] = counts.get((true, found["class"]), 0) + 1
+        if found["class"] != true:
+            row = [answer["path"], true, names[true], found["class"], found["name"], found["probability"]]
+            expected.append(row)
+    expected.sort(key=lambda row: -row[-1])
+    mistakes = [[*row.values()] for row in table(folder / "mistakes.csv")]
+    assert [row[:-1] for row in mistakes] == [row[:-1] for row in expected]
+    assert [float(row[-1]) for row in mistakes] == pytest.approx([row[-1] for row in expected], rel=1e-5)
+    matrix = {row.pop("class"): row for row in table(folder / "confusion_matrix.csv")}
+    cells = {(true, wrong): int(photos) for true, row in matrix.items() for wrong, photos in row.items()}
+    assert {cell: photos for cell, photos in cells.items() if photos} == counts
+    assert len(cells) == 36
+
+
+# ------------------------------------------------------------------------------------------------- a run that goes on
+
+
+def test_a_resumed_run_keeps_the_seconds_of_the_epochs_behind_it(train_into, flowers, tmp_path):
+    """But not the row of an epoch that was never saved, nor the seconds of a row that is another run's."""
+    options = (flowers, "--arch", "cnn")
+    train_into(tmp_path, *options, "--epochs", 2)
+    path = tmp_path / "run" / "history.csv"
+    before = table(path)
+    with path.open("a") as file:
+        file.write("3,0.5,0.5,0.5,7,7,7\n")
+    train_into(tmp_path, *options, "--epochs", 3, "--resume")
+    rows = table(path)
+    assert rows[:2] == before
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert rows[2]["training_seconds"] != "7"
+    path.write_text(path.read_text("utf-8").replace(rows[1]["train_loss"], "0.5"), "utf-8")
+    train_into(tmp_path, *options, "--epochs", 4, "--resume")
+    changed = {**rows[1], **dict.fromkeys(SECONDS, "")}
+    assert table(path)[:3] == [rows[0], changed, rows[2]]
+
+
+def test_a_resumed_run_without_an_earlier_table_has_empty_cells(train_into, flowers, tmp_path):
+    train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
+    assert not (tmp_path / "run" / "history.csv").exists()  # with --no_report
+    train_into(tmp_path, flowers, *QUICK[:-1], "--epochs", 2, "--resume")
+    assert [row["training_seconds"] == "" for row in table(tmp_path / "run" / "history.csv")] == [True, False]
+
+
+# ------------------------------------------------------------------------------------------------------- the pictures
+
+
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_show_something_and_clip_nothing(reported, name):
     assert keeps_a_margin(reported / name)
 
 
-def test_tensorboard_gets_the_same_numbers_and_pictures(reported):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(reported / "tensorboard"))
-    events.Reload()
-    for key in ("train_loss", "valid_loss", "valid_accuracy"):
-        shown = [event.value for event in events.Scalars(key)]
-        assert shown == pytest.approx([float(row[key]) for row in table(reported / "history.csv")], rel=1e-6)
-    assert {f"{name}.png" for name in events.Tags()["images"]} == set(PICTURES)
-
-
-def diagnosis(number):
+def diagnosis(number, name="the flower of a rather long name, number {}, von der Wiese"):
     """Make up an evaluation of `number` classes with long names. The files of its photos do not exist."""
     labels = torch.arange(2 * number) % number
     predicted = torch.where(torch.arange(2 * number) < number, labels, (labels * 7 + 1) % number)
     logits = torch.nn.functional.one_hot(predicted, number).float() * 5
-    names = [f"the flower of a rather long name, number {index}, von der Wiese" for index in range(number)]
+    names = [name.format(index) for index in range(number)]
     classes = [str(index) for index in range(number)]
     return Diagnosis("test", Evaluation(logits, labels), [Path("gone")] * 2 * number, classes, names)
 
 
-@pytest.mark.parametrize("number", [2, 3, 15, 30, 31, 102])
-def test_a_confusion_matrix_has_room_for_any_number_of_classes_and_long_names(tmp_path, number):
-    write_diagnosis(tmp_path, diagnosis(number))
+@pytest.mark.parametrize("number", [2, 3, 15, 30, 36, 102, 300])
+@pytest.mark.parametrize("name", ["the flower of a rather long name, number {}, von der Wiese", "{}"])
+def test_a_confusion_matrix_has_room_for_any_number_of_classes_and_long_names(tmp_path, number, name):
+    figure = write_diagnosis(tmp_path, diagnosis(number, name))["confusion_matrix"]
     assert Image.open(tmp_path / "confusion_matrix.png").width == 1200
     assert keeps_a_margin(tmp_path / "confusion_matrix.png")
+    texts = texts_of(figure)
+    assert all(text.get_fontsize() >= 8 for text in texts)
+    assert any(text.get_text().startswith("most frequent mistakes") and "…" not in text.get_text() for text in texts)
+    boxes = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
+    assert all(one.y0 >= other.y1 - 3 for one, other in itertools.pairwise(boxes))  # 3: of a line's height
+
+
+def test_of_many_classes_each_name_beside_the_matrix_stands_at_its_own_row_and_column():
+    """Whole numbers beside it would be read as class folders, which are called that way."""
+    made = diagnosis(102, "flower {}")
+    (axes,) = draw_confusion(made.evaluation, made.names, "").axes
+    for axis in (axes.xaxis, axes.yaxis):
+        labels = {
+            label.get_text(): tick for label, tick in zip(axis.get_ticklabels(), axis.get_ticklocs(), strict=True)
+        }
+        assert labels == {made.names[tick]: tick for tick in range(0, 102, 3)}
+
+
+@pytest.mark.parametrize("kind", ["spread", "first cells", "one column", "corner"])
+def test_marks_cover_neither_cells_nor_each_other(kind):
+    """The mistakes lie apart, on the first cells beside the diagonal, in one column, in the corners."""
+    cells = {
+        "spread": [(5 * place, 100 - 7 * place) for place in range(12)],
+        "first cells": [(place, place + 1) for place in range(12)],
+        "one column": [(40 + place, 90) for place in range(12)],
+        "corner": [(0, 101), (1, 101), (0, 100), (101, 0), (100, 0), (101, 1), (2, 101), (99, 0)],
+    }[kind]
+    pairs = [*cells, *cells, *((label, label) for label in range(102))]
+    labels, predicted = (torch.tensor(side) for side in zip(*pairs, strict=True))
+    evaluation = Evaluation(torch.nn.functional.one_hot(predicted, 102).float() * 5, labels)
+    figure = draw_confusion(evaluation, [str(label) for label in range(102)], "")
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    marks = {text.get_text(): Text.get_window_extent(text) for text in axes.texts}
+    assert list(marks) == list(MARKS[: len(cells)])
+    frame, half = axes.get_window_extent(), axes.get_window_extent().width / 102 / 2
+    inked = axes.transData.transform([(column, row) for row, column in {*pairs}])
+    for letter, box in marks.items():
+        assert frame.x0 <= box.x0 < box.x1 <= frame.x1
+        assert frame.y0 <= box.y0 < box.y1 <= frame.y1
+        glyph = box.shrunk(1, 0.6)  # a line is higher than a letter
+        assert not any(glyph.overlaps(other.shrunk(1, 0.6)) for name, other in marks.items() if name != letter)
+        for x, y in inked:
+            assert not (glyph.x0 < x + half and x - half < glyph.x1 and glyph.y0 < y + half and y - half < glyph.y1)
+
+
+def test_counts_stay_in_their_cells():
+    labels = torch.arange(15).repeat_interleave(12_345)
+    evaluation = Evaluation(torch.nn.functional.one_hot(labels, 15).float(), labels)
+    figure = draw_confusion(evaluation, ["a"] * 15, "")
+    (axes,) = figure.axes
+    assert {text.get_text() for text in axes.texts} == {"12k"}
+    assert max(text.get_window_extent().width for text in axes.texts) < axes.get_window_extent().width / 15
+
+
+@pytest.mark.parametrize("accuracies", [[1.0, 1.0, 1.0], [0.0, 0.0], [0.5, 0.75, 1.0], [0.2]])
+def test_the_curves_have_no_accuracy_beyond_100_percent_and_the_best_epoch_is_above_the_grid(accuracies):
+    history = [
+        {"epoch": place + 1, "train_loss": 1.0, "valid_loss": 1.0, "valid_accuracy": accuracy}
+        for place, accuracy in enumerate(accuracies)
+    ]
+    figure = draw_curves(history, len(history))
+    figure.canvas.draw()
+    for axes in figure.axes:
+        (dashed,) = (line for line in axes.lines if list(line.get_xdata()) == [len(history)] * 2)
+        grid = axes.xaxis.get_zorder()
+        assert grid < dashed.get_zorder() < 2  # above the grid, below the curves
+    low, high = figure.axes[1].get_ylim()
+    assert all(0 <= tick <= 1 for tick in figure.axes[1].get_yticks() if low <= tick <= high)
+
+
+def test_photos_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    photos = [tmp_path / "test" / name for name in ("rose/1.jpg", "tulip/1.jpg", "tulip/deep/1.jpg")]
+    for photo in photos:
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20)).save(photo)
+    logits = torch.tensor([[0.0, 3.0], [2.0, 0.0], [1.0, 0.0]])
+    made = Diagnosis("test", Evaluation(logits, torch.tensor([0, 1, 1])), photos, ["rose", "tulip"], ["Rose", "Tulpe"])
+    texts = [text.get_text() for text in texts_of(draw_most_confident(made))]
+    assert [text for text in texts if "/" in text] == ["rose/1.jpg", "tulip/1.jpg", "tulip/deep/1.jpg"]
 
 
 def test_a_mistakes_picture_of_an_earlier_evaluation_does_not_stay(tmp_path):
@@ -114,8 +256,11 @@ def test_a_mistakes_picture_of_an_earlier_evaluation_does_not_stay(tmp_path):
 
 def test_a_report_that_cannot_be_written_fails_the_run_but_not_the_checkpoint(run, flowers, tmp_path):
     (tmp_path / "run" / "history.csv").mkdir(parents=True)
-    outcome = run(train, flowers, "--arch", "cnn", "--epochs", 1, "--save_dir", tmp_path)
+    outcome = run(train, flowers, "--arch", "cnn", "--epochs", 2, "--save_dir", tmp_path)
     assert outcome.code == 1
     assert outcome.out.endswith(f"checkpoint: {tmp_path}/checkpoint.pth\n")
-    assert f"cannot write {tmp_path}/run/history.csv: Is a directory" in outcome.err
+    reason = f"cannot write {tmp_path}/run/history.csv: Is a directory"
+    assert outcome.err.count(f"warning: {reason}; training goes on\n") == 1
+    assert outcome.err.endswith(f": {reason}\n")
     assert (tmp_path / "checkpoint.pth").exists()
+    assert not any((tmp_path / "run" / name).exists() for name in files_of("summary"))  # the run did not end well

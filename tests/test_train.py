@@ -37,7 +37,7 @@ def test_the_whole_output_of_a_run(train_into, flowers, tmp_path, model):
     assert re.fullmatch(CALIBRATION, calibration)
     assert saved == f"checkpoint: {tmp_path}/new/out/checkpoint.pth"
     report = files_of("history") + files_of("evaluation") if model != QUICK else []  # which has --no_report
-    made = sorted(["last.pth", "lock", *report])
+    made = sorted(["last.pth", "lock", *report, *files_of("summary")])
     assert files_in(tmp_path) == ["new/out/checkpoint.pth", *(f"new/out/run/{name}" for name in made)]
     assert "6 classes; photos: 48 train, 18 valid, 18 test" in outcome.err
     assert ("warning: random weights" in outcome.err) == (model == QUICK)

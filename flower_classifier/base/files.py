@@ -22,6 +22,20 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: `path` holds what it held before, or all of the data. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def keep_as(path: Path, aside: Path) -> bool:
     """Give a file a second name, if there is one; under its own it stays until something new replaces it."""
     if not path.is_file():

@@ -6,6 +6,7 @@ nearly free. Where everything learns there is no frozen part: the rows are the p
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torchvision
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import bars_are_shown, note, progress, warn
 from flower_classifier.base.randomness import generator
+from flower_classifier.base.seconds import Seconds
 from flower_classifier.base.words import counted, first_few, reason_of
 from flower_classifier.features.extraction import extract, micro_batches, threads_per_worker
 from flower_classifier.features.feature_cache import FeatureCache
@@ -61,6 +63,7 @@ class Inputs:
         self.frozen, self.split, self.seed, self.cache, self.schedule = frozen, split, seed, cache, schedule
         self.bad: dict[int, ImageError] = {}  # index of a photo -> why it cannot be opened
         self.ready: dict[int, Rows] = {}  # by view
+        self.seconds = Seconds()  # spent on computing rows so far
 
     @property
     def used(self) -> list[int]:
@@ -131,12 +134,17 @@ class Inputs:
         if work and not bars_are_shown():
             note(f"reading {number:,} {what}")
         errors: dict[int, ImageError] = {}
+        started, reading, computing = time.perf_counter(), 0.0, 0.0
         with progress(number, what, "photo") as bar:
             for done in extract(self.frozen, self.open_photo, work, bar):
                 errors |= done.errors
+                reading, computing = reading + done.reading, computing + done.computing
                 for view, rows in done.rows.items():
                     places = [place for place, index in enumerate(done.indices) if index in missing[view]]
                     yield view, [done.indices[place] for place in places], rows[places]
+        if work:  # workers do both at once; the time that has passed is shared out as theirs was
+            passed = (time.perf_counter() - started) / (reading + computing)
+            self.seconds += Seconds(reading * passed, computing * passed)
         if errors and self.ready:
             raise UnusablePhotosError([errors[index] for index in sorted(errors)], "repair them, and resume")
         self.bad |= errors

@@ -73,13 +73,6 @@ class Evaluation:
         return (top == self.labels[:, None]).any(dim=1).sum().item() / len(self)
 
     @property
-    def numbers(self) -> dict[str, float]:
-        """What a classifier is worth, for programs: shares from 0 to 1, the loss in nats."""
-        top = {f"top_{TOP}_accuracy": self.top_accuracy} if self.logits.shape[1] > TOP else {}
-        rest = {"loss": self.loss, "calibration_error": self.calibration_error}
-        return {"photos": len(self), "accuracy": self.accuracy, **top, **rest}
-
-    @property
     def calibration_error(self) -> float:
         """Expected calibration error, 0 to 1: how far confidence and accuracy differ in a bin, averaged over photos.
 
@@ -98,6 +91,19 @@ class Evaluation:
         )
         photos = counts.clamp(min=1)
         return counts, confidence / photos, right / photos
+
+    @property
+    def results(self) -> dict[str, float]:
+        """What the classifier is worth on these photos, by name, for programs; top accuracy where it says something."""
+        top = {f"top_{TOP}_accuracy": self.top_accuracy} if self.logits.shape[1] > TOP else {}
+        return {
+            "photos": len(self),
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            **top,
+            "calibration_error": self.calibration_error,
+            "temperature": self.temperature,
+        }
 
     @property
     def confusion(self) -> torch.Tensor:

@@ -17,13 +17,6 @@ from flower_classifier.photos.images import ImageError
 from flower_classifier.report.report_files import RESULT_FILE, writing
 
 Facts = dict[str, object]
-NUMBERS = {  # of an Evaluation, under the keys that programs read
-    "loss": "loss",
-    "accuracy": "accuracy",
-    "top_5_accuracy": "top_accuracy",
-    "calibration_error": "calibration_error",
-    "temperature": "temperature",
-}
 
 
 def subject_of(folder: Path, checkpoint: Path) -> Facts:
@@ -36,13 +29,13 @@ def facts_of(
 ) -> Facts:
     """Return what an evaluation found, in plain types, under the keys that programs read.
 
-    `split` is "train", "valid", "test" or "". Without an evaluation, since no photo could be opened, numbers are None.
+    `split` is "train", "valid", "test" or "". Without an evaluation, since no photo could be opened, there are no other
+    numbers than that of photos: 0.
     """
     return {
         **subject,
         "split": split or None,
-        "photos": len(evaluation) if evaluation else 0,
-        **{key: getattr(evaluation, attribute, None) for key, attribute in NUMBERS.items()},
+        **(evaluation.results if evaluation else {"photos": 0}),
         "bad_photos": [{"path": str(path), "error": str(error)} for path, error in bad],
     }
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from PIL import Image, ImageOps
 
 from flower_classifier.base.messages import note
@@ -18,12 +19,13 @@ from flower_classifier.report.figures import (
     CAPTION,
     DPI,
     FAINT,
+    INK,
     LARGE,
     LIGHT_GREEN,
     PALE,
     PALE_GREEN,
     RED,
-    TINY,
+    SMALL,
     TITLE,
     add_axes,
     new_figure,
@@ -71,7 +73,10 @@ def draw_prediction(
     panel = add_axes(figure, MARGIN, MARGIN, photo_width, height)
     draw_photo(panel, photo, title)
     if heatmap:
-        draw_heatmap(panel, heatmap, likeliest[0][0])
+        draw_heatmap(panel, heatmap)
+        free = height == photo_height  # below the photo, the bars included
+        room = figure.get_figwidth() - 2 * MARGIN if free else photo_width + GAP - 0.1
+        explain_heatmap(figure, heatmap, likeliest[0][0], MARGIN + height - photo_height - 0.07, room)
     draw_bars(add_axes(figure, MARGIN + photo_width + GAP, MARGIN, BARS_WIDTH, height), likeliest)
     return figure
 
@@ -99,9 +104,10 @@ def draw_mistakes(mistakes: Sequence[Mistake], title: str) -> Figure:
 
 def draw_grid(photos: Sequence[tuple[Image.Image, str]]) -> Figure:
     """Draw photos in a grid, each under its title."""
+    columns = min(len(photos), COLUMNS)
     rows = -(-len(photos) // COLUMNS)
     cell_height = CELL + TITLE_ROOM
-    figure = new_figure(COLUMNS * CELL + MARGIN, rows * cell_height + MARGIN)
+    figure = new_figure(columns * CELL + MARGIN, rows * cell_height + MARGIN)
     for place, (photo, title) in enumerate(photos):
         row, column = divmod(place, COLUMNS)
         bottom = MARGIN + (rows - 1 - row) * cell_height
@@ -122,8 +128,8 @@ def draw_photo(axes: Axes, photo: Image.Image, title: str) -> None:
     shorten(text, panel.width)
 
 
-def draw_heatmap(axes: Axes, heatmap: Heatmap, name: str) -> None:
-    """Lay a heatmap over the photo in `axes`, within a frame around the part that the network sees."""
+def draw_heatmap(axes: Axes, heatmap: Heatmap) -> None:
+    """Lay a heatmap over the photo in `axes`; where the network sees but a part of the photo, frame that."""
     width, height = (round(limits[1] - limits[0]) for limits in (axes.get_xlim(), axes.get_ylim()[::-1]))
     left, top, right, bottom = heatmap.box
     extent = (left * width - 0.5, right * width - 0.5, bottom * height - 0.5, top * height - 0.5)
@@ -132,12 +138,24 @@ def draw_heatmap(axes: Axes, heatmap: Heatmap, name: str) -> None:
     limits = axes.get_xlim(), axes.get_ylim()
     heat = np.asarray(values).clip(0, 1)
     axes.imshow(heat, "inferno", alpha=0.15 + 0.55 * heat, extent=extent, vmin=0, vmax=1)
-    corner, sides = (extent[0], extent[3]), (extent[1] - extent[0], extent[2] - extent[3])
-    axes.add_patch(Rectangle(corner, *sides, fill=False, edgecolor="white", linewidth=1.2))
+    if not shows_all(heatmap):
+        corner, sides = (extent[0], extent[3]), (extent[1] - extent[0], extent[2] - extent[3])
+        frame = axes.add_patch(Rectangle(corner, *sides, fill=False, edgecolor="white", linewidth=1.2))
+        frame.set_path_effects([withStroke(linewidth=2.4, foreground=INK)])  # to be seen on a white photo, too
     axes.set(xlim=limits[0], ylim=limits[1])
-    text = f"bright: what speaks for {name}; frame: what the network sees"
-    line = axes.annotate(text, (0, 0), (0, -7), "axes fraction", "offset points", va="top", **text_style(TINY, FAINT))
-    shorten(line, axes.get_window_extent().width)
+
+
+def shows_all(heatmap: Heatmap) -> bool:
+    """Say whether the network sees all of the photo, or all that anybody could make out."""
+    return all(abs(side - edge) < 0.005 for side, edge in zip(heatmap.box, (0, 0, 1, 1), strict=True))
+
+
+def explain_heatmap(figure: Figure, heatmap: Heatmap, name: str, top: float, room: float) -> None:
+    """Say below the photo what the heatmap and its frame mean: on one line, or on two where that has not the room."""
+    parts = [f"bright: what speaks for {name}"] + ["frame: what the network sees"] * (not shows_all(heatmap))
+    lines = ["; ".join(parts)] if room > PHOTO_BOX[0] else parts
+    for place, line in enumerate(lines):
+        write_line(figure, line, MARGIN, top - 0.16 * place, room, SMALL, FAINT)
 
 
 def draw_bars(axes: Axes, likeliest: Sequence[tuple[str, float]]) -> None:

@@ -10,7 +10,8 @@ from typing import Literal
 
 from flower_classifier.base.errors import RunError
 
-Part = Literal["history", "evaluation", "result", "tensorboard"]
+# What writes a file: RunLog and write_history, write_diagnosis, evaluation_report.py, tensorboard_log.py, write_summary
+Part = Literal["history", "evaluation", "result", "tensorboard", "summary"]
 RESULT_FILE = "evaluation.json"
 
 
@@ -20,8 +21,6 @@ class ReportFile:
 
     name: str  # within the report's folder
     shows: str  # what a person sees in it, for the documentation
-    # What writes it: run_report.write_history, its write_diagnosis, evaluation_report.write_facts, or
-    # tensorboard_log.write_tensorboard
     part: Part
     optional: bool = False  # whether there are reports without it
 
@@ -32,20 +31,28 @@ class ReportFile:
 
 
 REPORT_FILES = (
-    ReportFile("history.csv", "losses and validation accuracy: one row per epoch", "history"),
-    ReportFile("curves.png", "the same as curves, with the best epoch marked", "history"),
+    ReportFile(
+        "history.csv", "losses, validation accuracy and seconds: one row per epoch, as soon as it ends", "history"
+    ),
+    ReportFile("curves.png", "losses and validation accuracy as curves, with the best epoch marked", "history"),
     ReportFile(
         "per_class.csv", "photos, accuracy and most frequent mistake of each class: one row per class", "evaluation"
     ),
     ReportFile(
-        "confusion_matrix.png",
-        "how many photos of each class were predicted as which class, with the most frequent mistakes by name",
+        "confusion_matrix.csv",
+        "how many photos of each class (row) were predicted as which class (column)",
         "evaluation",
     ),
+    ReportFile("confusion_matrix.png", "the same as a picture, with the most frequent mistakes by name", "evaluation"),
     ReportFile("reliability.png", "how often predictions with a probability of, say, 80 % are right", "evaluation"),
     ReportFile(
+        "mistakes.csv",
+        "every wrong prediction, the one with the highest probability first: photo, true and predicted class",
+        "evaluation",
+    ),
+    ReportFile(
         "mistakes.png",
-        "the wrong predictions with the highest probability: photo, predicted class, true class",
+        "the first of them as pictures",
         "evaluation",
         optional=True,  # there may be no mistakes
     ),
@@ -57,9 +64,14 @@ REPORT_FILES = (
     ),
     ReportFile(
         "tensorboard",
-        "the same numbers and pictures for tensorboard, with `--tensorboard`; a folder",
+        "curves while they grow, then pictures, results and options for tensorboard, with `--tensorboard`; a folder",
         "tensorboard",
         optional=True,
+    ),
+    ReportFile(
+        "summary.json",
+        "options, results, times, versions, machine and data of the run, for programs; written last",
+        "summary",
     ),
 )
 
@@ -69,9 +81,17 @@ def files_of(part: Part) -> list[str]:
     return [file.name for file in REPORT_FILES if file.part == part]
 
 
-def report_is_there(folder: Path) -> bool:
-    """Say whether a folder holds a whole report of a run."""
-    return all((folder / file.name).exists() for file in REPORT_FILES if not file.optional)
+def is_there(folder: Path, tables: bool) -> bool:
+    """Say whether a folder holds all that a run reports: its summary, and with `tables` the tables and pictures."""
+    wanted = [file for file in REPORT_FILES if not file.optional and (tables or file.part == "summary")]
+    return all((folder / file.name).exists() for file in wanted)
+
+
+def remove_files(folder: Path, part: Part) -> None:
+    """Remove what an earlier run or evaluation has left of a part. Raises RunError where that fails."""
+    with writing(folder):
+        for name in files_of(part):
+            (folder / name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

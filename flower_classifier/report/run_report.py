@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flower_classifier.base.words import counted, printable
 from flower_classifier.photos.images import ImageError, load_image
-from flower_classifier.report.report_files import files_of, writing
-from flower_classifier.report.tables import per_class, write_table
+from flower_classifier.report.report_files import remove_files
+from flower_classifier.report.run_log import table_of
+from flower_classifier.report.tables import all_mistakes, confusion_matrix, per_class, write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,15 +40,15 @@ class Diagnosis:
         return counted(len(self.evaluation), f"{self.split} photo".strip())
 
 
-def write_history(folder: Path, history: Sequence[dict[str, float]], best_epoch: int) -> dict[str, Figure]:
-    """Write the epochs' numbers as a table and as curves; return the figure by its name.
+def write_history(folder: Path, rows: Sequence[Mapping[str, object]], best_epoch: int) -> dict[str, Figure]:
+    """Write the epochs' numbers and seconds (RunLog.rows) as a table and as curves; return the figure by its name.
 
     Raises RunError where a file cannot be written.
     """
     from flower_classifier.report.charts import draw_curves
 
-    write_table(folder / "history.csv", [list(history[0]), *(row.values() for row in history)])
-    return save_all(folder, {"curves": draw_curves(history, best_epoch)})
+    write_table(folder / "history.csv", table_of(rows))
+    return save_all(folder, {"curves": draw_curves(rows, best_epoch)})
 
 
 def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> dict[str, Figure]:
@@ -55,13 +56,15 @@ def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> dict[str, Figure]:
 
     Raises RunError where a file cannot be written.
     """
-    from flower_classifier.report.charts import draw_confusion, draw_reliability
+    from flower_classifier.report.charts import draw_reliability
+    from flower_classifier.report.confusion import draw_confusion
 
-    with writing(folder):
-        for name in files_of("evaluation"):
-            (folder / name).unlink(missing_ok=True)
+    remove_files(folder, "evaluation")
     evaluation, names = diagnosis.evaluation, [printable(name) for name in diagnosis.names]
-    write_table(folder / "per_class.csv", per_class(evaluation, diagnosis.classes, diagnosis.names))
+    classes = diagnosis.classes, diagnosis.names
+    write_table(folder / "per_class.csv", per_class(evaluation, *classes))
+    write_table(folder / "confusion_matrix.csv", confusion_matrix(evaluation, diagnosis.classes))
+    write_table(folder / "mistakes.csv", all_mistakes(evaluation, diagnosis.photos, *classes))
     figures = {
         "confusion_matrix": draw_confusion(evaluation, names, diagnosis.judged),
         "reliability": draw_reliability(evaluation, diagnosis.judged),
@@ -93,8 +96,16 @@ def most_confident_mistakes(diagnosis: Diagnosis, names: Sequence[str]) -> list[
         path = diagnosis.photos[index]
         with contextlib.suppress(ImageError):  # the photo has gone since; the numbers stay true
             photo, true = load_image(path, PHOTO_SIDE), names[evaluation.labels[index]]
-            found.append(Mistake(photo, printable(path.name), names[predicted[index]], confidence[index], true))
+            file = printable(below_class(path, diagnosis.classes[evaluation.labels[index]]))
+            found.append(Mistake(photo, file, names[predicted[index]], confidence[index], true))
     return found
+
+
+def below_class(path: Path, class_name: str) -> str:
+    """Return where a photo is, from its class's folder on: photos of several classes may have the same name."""
+    folders = path.parts[:-1]
+    depth = folders[::-1].index(class_name) + 1 if class_name in folders else 1
+    return "/".join(path.parts[-1 - depth :])
 
 
 def save_all(folder: Path, figures: dict[str, Figure]) -> dict[str, Figure]:

@@ -1,10 +1,12 @@
-"""The report for tensorboard, where that is installed: the epochs' numbers and the pictures."""
+"""The report for tensorboard, where that is installed: a point per epoch while a run goes on; at its end the rest."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ from flower_classifier.report.report_files import writing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from flower_classifier.judging.evaluation import Evaluation
+
 
 def check_tensorboard() -> None:
     """Raise InputError where tensorboard is not installed."""
@@ -23,17 +27,55 @@ def check_tensorboard() -> None:
         raise InputError("needs tensorboard, which is not installed: pip install tensorboard", "tensorboard")
 
 
-def write_tensorboard(folder: Path, history: Sequence[dict[str, float]], figures: dict[str, Figure]) -> None:
-    """Write the epochs' numbers and the pictures for tensorboard, instead of what was in the folder."""
+class TensorboardLog:
+    """The epochs' numbers in a folder for tensorboard, instead of what was in it.
+
+    What is added is forced out at once, so that a killed run has it too. Raises RunError where that fails.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder = folder
+        shutil.rmtree(folder, ignore_errors=True)
+        with writing(folder):
+            self.writer = SummaryWriter(folder)
+
+    def add(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Add epochs' numbers. Raises RunError."""
+        with writing(self.folder):
+            for row in rows:
+                for key, value in row.items():
+                    if key != "epoch":
+                        self.writer.add_scalar(key, value, row["epoch"])
+            self.writer.flush()
+
+    def close(self) -> None:
+        """End writing."""
+        with contextlib.suppress(OSError):  # which `add` has told
+            self.writer.close()
+
+
+def finish_tensorboard(
+    folder: Path, epoch: int, figures: Mapping[str, Figure], settings: object, evaluations: Mapping[str, Evaluation]
+) -> None:
+    """Add what is known at the end of a run: its pictures, its options, and its results by split, as scalars.
+
+    `settings` is a dataclass, `epoch` the best one, which the results are of. Raises RunError where that fails.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
-    shutil.rmtree(folder, ignore_errors=True)
+    results = {
+        f"{split}/{name}": float(number)
+        for split, evaluation in evaluations.items()
+        for name, number in evaluation.results.items()
+    }
+    options = {
+        name: value if isinstance(value, bool | int | float) else str(value) for name, value in asdict(settings).items()
+    }
     with writing(folder), SummaryWriter(folder) as writer:
-        for row in history:
-            for key, value in row.items():
-                if key != "epoch":
-                    writer.add_scalar(key, value, row["epoch"])
         for name, figure in figures.items():
             figure.canvas.draw()
             pixels = np.asarray(figure.canvas.buffer_rgba())[:, :, :3]  # (H, W, 3)
-            writer.add_image(name, pixels, history[-1]["epoch"], dataformats="HWC")
+            writer.add_image(name, pixels, epoch, dataformats="HWC")
+        writer.add_hparams(options, results, run_name=".", global_step=epoch)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.messages import progress, watched
 from flower_classifier.base.randomness import fold_seed
+from flower_classifier.base.seconds import Seconds
 from flower_classifier.features.inputs import Batch, Inputs, batches, whole
 from flower_classifier.judging.evaluation import Evaluation, evaluate
 from flower_classifier.networks.devices import seed_torch
@@ -19,25 +22,29 @@ from flower_classifier.training.finished import Row
 from flower_classifier.training.state import TrainState
 
 
-def fit(state: TrainState, train: Inputs, valid: Inputs, on_epoch: Callable[[Row], None] | None = None) -> None:
-    """Train until the recipe's number of epochs is finished; call `on_epoch` after each with its numbers.
+def fit(
+    state: TrainState, train: Inputs, valid: Inputs, on_epoch: Callable[[Row, Seconds], None] | None = None
+) -> None:
+    """Train until the recipe's number of epochs is finished; call `on_epoch` after each with its numbers and its time.
 
     It prints nothing and writes nothing. Whatever ends it, `state.finished` holds the epochs that were finished.
     Raises RunError for losses that are not finite.
     """
     while state.epoch < state.recipe.epochs:
-        row = state.record(*run_epoch(state, train, valid))
+        train_loss, evaluation, seconds = run_epoch(state, train, valid)
+        row = state.record(train_loss, evaluation)
         if on_epoch:
-            on_epoch(row)
+            on_epoch(row, seconds)
 
 
-def run_epoch(state: TrainState, train: Inputs, valid: Inputs) -> tuple[float, Evaluation]:
-    """Train for one epoch; return the training loss, and the average's answers to the validation photos.
+def run_epoch(state: TrainState, train: Inputs, valid: Inputs) -> tuple[float, Evaluation, Seconds]:
+    """Train for one epoch; return the training loss, the average's answers to the validation photos, and the time.
 
     Whatever is random in an epoch is a function of its number and the seed.
     """
-    recipe, epoch = state.recipe, state.epoch + 1
+    recipe, epoch, before = state.recipe, state.epoch + 1, train.seconds
     rows = train.rows(recipe.schedule.view_of(epoch))  # extracted in the first epoch that needs it
+    started = time.perf_counter()
     order_seed = fold_seed(recipe.seed, "shuffle", epoch)
     shuffled = batches(rows, train.labels, recipe.batch_size, train.frozen.device, order_seed)
     seed_torch(recipe.seed, "dropout", epoch)
@@ -46,10 +53,11 @@ def run_epoch(state: TrainState, train: Inputs, valid: Inputs) -> tuple[float, E
             train_loss = train_one_epoch(state.learner, watched(shuffled, bar), state.optimizer, state.average)
         if state.scheduler:
             state.scheduler.step()
-        return train_loss, evaluate(state.average.module, whole(valid))
+        evaluation = evaluate(state.average.module, whole(valid))
     except FloatingPointError as error:
         lower = f"lower the learning rate (now {recipe.learning_rate:g})"
         raise RunError(f"the loss is not finite ({error}) in epoch {epoch}: {lower}") from None
+    return train_loss, evaluation, replace(train.seconds - before, training=time.perf_counter() - started)
 
 
 def train_one_epoch(

@@ -6,14 +6,14 @@ run/lock                held while a run is using the folder
 run/last.pth            the state after the last saved epoch, for --resume
 run/earlier/1/, 2/, …   what earlier runs had left here: earlier_runs.py
 
-The report adds tables and pictures of a run that has ended: report_files.py lists them.
+The report adds tables and pictures: report_files.py lists them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -51,6 +51,7 @@ class RunFolder:
         self.lock = FileLock(self.folder / "lock")  # which dies with its process
         self.mine = False  # whether what lies here is this run's
         self.has_saved = False  # whether this process has written any of it
+        self.on_save: Callable[[], None] | None = None
         for folder in (save_dir, self.folder):
             check_writable(folder, "save_dir")
         for path in (self.checkpoint_path, self.last_path):
@@ -108,8 +109,9 @@ class RunFolder:
             warn(f"cannot write {self.bad_path}: {error.strerror}")
 
     @contextlib.contextmanager
-    def saving(self, state: TrainState) -> Iterator[None]:
-        """Keep what the finished epochs have reached, whatever ends them."""
+    def saving(self, state: TrainState, on_save: Callable[[], None] | None = None) -> Iterator[None]:
+        """Keep what the finished epochs have reached, whatever ends them; call `on_save` after each time."""
+        self.on_save = on_save
         try:
             yield
         except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, or `head` has read enough of stdout
@@ -137,6 +139,8 @@ class RunFolder:
                 self.put_aside()
             write_atomically(self.last_path, state.finished.to_plain())
             save_checkpoint(self.checkpoint_path, state.best_checkpoint())
+            if self.on_save:
+                self.on_save()
         self.saved_at, self.saved_epoch, self.has_saved = time.monotonic(), state.epoch, True
 
     def best_earlier(self, valid: str) -> EarlierRun | None:

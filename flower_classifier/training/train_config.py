@@ -170,10 +170,10 @@ class TrainConfig:
         "given; a larger --epochs trains longer",
     )
     no_report: bool = option(
-        False, "output", "write no tables and pictures into run/, as a search over many runs wants it"
+        False, "output", "write no tables and pictures into run/, only summary.json: for a search over many runs"
     )
     tensorboard: bool = option(
-        False, "output", "write the curves and pictures of run/ for tensorboard too, into run/tensorboard/"
+        False, "output", "write curves while training, and then the pictures, for tensorboard, into run/tensorboard/"
     )
 
     typed: frozenset[str] = field(default=frozenset(), compare=False)  # the options that the command line gave

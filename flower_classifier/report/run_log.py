@@ -1,0 +1,109 @@
+"""What a run leaves while it goes on: after every epoch a row in history.csv and a point for tensorboard."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+
+from flower_classifier.base.errors import RunError
+from flower_classifier.base.messages import warn
+from flower_classifier.base.seconds import Seconds
+from flower_classifier.report.report_files import remove_files
+from flower_classifier.report.tables import append_rows, read_table, write_table
+from flower_classifier.report.tensorboard_log import TensorboardLog
+
+Epoch = Mapping[str, float]  # one epoch's numbers, by name
+
+
+class RunLog:
+    """The epochs of a run with the seconds they took; a context manager.
+
+    The seconds are in history.csv alone: checkpoints of equal runs are equal, byte for byte. So a resumed run finds
+    those of the epochs behind it (`history`) there. Epochs are written when the run has saved them, so what is in the
+    folder always belongs to its checkpoint. What cannot be written is said once, and training goes on: the report comes
+    to it again.
+    """
+
+    def __init__(self, folder: Path, history: Sequence[Epoch], write: bool = True, tensorboard: bool = False) -> None:
+        self.folder, self.path = folder, folder / "history.csv" if write else None
+        self.rows = with_seconds(history, read_table(self.path) if self.path else [])
+        self.training = 0.0  # seconds, of the epochs that were added
+        self.written = 0  # rows
+        self.told: set[str] = set()
+        self.with_tensorboard, self.tensorboard = tensorboard, None
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self.tensorboard:
+            self.tensorboard.close()
+
+    def add(self, row: Epoch, seconds: Seconds) -> None:
+        """Add a finished epoch."""
+        self.rows.append({**row, **in_columns(seconds)})
+        self.training += seconds.training
+
+    def write(self) -> None:
+        """Write what was added, now that it is saved."""
+        new = self.rows[self.written :]
+        with self.going_on():
+            self.write_table(new)
+        with self.going_on():
+            self.write_points(new)
+        self.written = len(self.rows)
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Go on where a file cannot be written, and say so once."""
+        try:
+            yield
+        except RunError as error:
+            if str(error) not in self.told:
+                warn(f"{error}; training goes on")
+            self.told.add(str(error))
+
+    def write_table(self, new: Sequence[Mapping[str, object]]) -> None:
+        """Write the rows to history.csv; with the first, a summary that an earlier part of the run left is not true."""
+        if not self.written:
+            remove_files(self.folder, "summary")
+        if self.path and not self.written:
+            write_table(self.path, table_of(self.rows))
+        elif self.path:
+            append_rows(self.path, [row.values() for row in new])
+
+    def write_points(self, new: Sequence[Mapping[str, object]]) -> None:
+        """Write the points of the rows for tensorboard."""
+        if self.with_tensorboard and not self.tensorboard:
+            self.tensorboard = TensorboardLog(self.folder / "tensorboard")
+        if self.tensorboard:
+            columns = in_columns(Seconds())
+            self.tensorboard.add([{key: row[key] for key in row if key not in columns} for row in new])
+
+
+def in_columns(seconds: Seconds) -> dict[str, float]:
+    """Return the columns of history.csv that hold an epoch's seconds."""
+    return {f"{name}_seconds": round(value, 3) for name, value in asdict(seconds).items()}
+
+
+def with_seconds(history: Sequence[Epoch], table: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
+    """Add to each epoch the seconds that an earlier history.csv has for it, or empty cells.
+
+    A row of that table counts if all its other numbers are the epoch's own: it may be another run's, or of an epoch
+    that was never saved.
+    """
+    known = {row.get("epoch"): row for row in table}
+    rows = []
+    for epoch in history:
+        found = known.get(str(epoch["epoch"]), {})
+        same = all(found.get(name) == str(value) for name, value in epoch.items())
+        rows.append({**epoch, **{name: (found.get(name) or "") if same else "" for name in in_columns(Seconds())}})
+    return rows
+
+
+def table_of(rows: Sequence[Mapping[str, object]]) -> list[list[object]]:
+    """Return the rows of history.csv, header first."""
+    return [list(rows[0]), *(list(row.values()) for row in rows)]
