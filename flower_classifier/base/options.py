@@ -131,6 +131,11 @@ def settings_of(settings_class: type) -> tuple[Setting, ...]:
     return tuple(found)
 
 
+def given_by(settings: object) -> dict[str, Any]:
+    """Return the value of each option, by its name."""
+    return {setting.name: getattr(settings, setting.name) for setting in settings_of(type(settings))}
+
+
 def check(settings: object) -> None:
     """Raise InputError, naming the option, for the first value out of its limits. None is one that was not given."""
     for setting in settings_of(type(settings)):

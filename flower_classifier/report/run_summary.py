@@ -21,6 +21,7 @@ import torchvision
 
 import flower_classifier
 from flower_classifier.base.files import write_whole
+from flower_classifier.base.options import given_by
 from flower_classifier.base.seconds import Seconds
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.evaluation import Evaluation
@@ -52,7 +53,7 @@ def write_summary(
     spent = {**asdict(replace(read, training=log.training)), "run": time.perf_counter() - started}
     contents = {
         "format_version": FORMAT_VERSION,
-        "settings": asdict(settings),
+        "settings": given_by(settings),
         "epochs": len(log.rows),
         "best_epoch": best_epoch,
         "results": {split: evaluation.results for split, evaluation in evaluations.items()},

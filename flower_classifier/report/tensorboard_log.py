@@ -6,13 +6,13 @@ import contextlib
 import importlib.util
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flower_classifier.base.errors import InputError
+from flower_classifier.base.options import given_by
 from flower_classifier.report.report_files import writing
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def finish_tensorboard(
         for name, number in evaluation.results.items()
     }
     options = {
-        name: value if isinstance(value, bool | int | float) else str(value) for name, value in asdict(settings).items()
+        name: value if isinstance(value, bool | int | float) else str(value)
+        for name, value in given_by(settings).items()
     }
     with writing(folder), SummaryWriter(folder) as writer:
         for name, figure in figures.items():
