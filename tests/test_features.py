@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import ImageOps
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
@@ -191,6 +192,24 @@ def test_a_model_trained_whole_stays_in_float32_and_its_rows_are_pixels():
     frozen = place(classifier, CPU)
     assert (frozen.bfloat16, frozen.network, classifier.learner) == (False, None, classifier)
     assert (frozen.rows.shape, frozen.rows.dtype) == ((3, 32, 32), torch.uint8)
+
+
+def test_the_cnn_runs_channels_last_and_keeps_its_parameters_as_they_were():
+    classifier = new_classifier("cnn", 6)[0]
+    convolved = []
+    for layer in classifier.backbone:
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda _layer, _inputs, outputs: convolved.append(outputs))
+    pixels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        features = classifier.features(pixels)
+        assert len(convolved) == 4
+        assert all(outputs.is_contiguous(memory_format=torch.channels_last) for outputs in convolved)
+        plain = nn.Sequential(*classifier.backbone)((pixels.float() - 127.5) / 127.5)
+    torch.testing.assert_close(features, plain, rtol=1e-4, atol=1e-5)
+    classifier.train()(pixels).sum().backward()
+    assert all(parameter.grad.is_contiguous() for parameter in classifier.parameters())
+    assert all(tensor.is_contiguous() for tensor in classifier.state_dict().values())
 
 
 def test_views_are_a_function_of_seed_view_and_photo(splits, frozen):

@@ -11,7 +11,9 @@ from support import NAMES, QUICK
 from torchvision import models
 
 import train
+from flower_classifier.photos import views
 from flower_classifier.photos.images import load_image, upright_size
+from flower_classifier.photos.views import random_crop
 from flower_classifier.studies import timing
 from flower_classifier.studies.survey import duration
 
@@ -198,6 +200,15 @@ def test_with_skip_bad_it_goes_on_where_training_would(summarise, changed):
 )
 def test_a_duration_has_two_digits_and_a_fitting_unit(length, said):
     assert duration(length) == said
+
+
+def test_every_pass_counts_the_random_crops_among_them(summarise, flowers, monkeypatch):
+    """Of four views two are random crops, which are measured where a run would compute them, and only there."""
+    cut = []
+    monkeypatch.setattr(views, "random_crop", lambda *size: cut.append(size) or random_crop(*size))
+    for number in (2, 4):
+        assert f" {number} passes over 48 photos" in facts(summarise(flowers, *QUICK, "--views", number))["expected"]
+        assert bool(cut) == (number > 2)
 
 
 def test_a_learning_rate_that_training_cannot_survive_is_no_matter_here(summarise, flowers):

@@ -39,7 +39,8 @@ def survey(splits: Splits, state: TrainState, frozen: FrozenPart, skip_bad: bool
     classifier, recipe, category_names = state.classifier, state.recipe, state.finished.category_names
     names = [printable(category_names.get(name, name)) for name in splits.classes]
     found = [split for split in (splits.train, splits.valid, splits.test) if split]
-    parts = [Inputs(frozen, split, recipe.seed) for split in found]
+    parts = [Inputs(frozen, found[0], recipe.seed, schedule=recipe.schedule)]
+    parts += [Inputs(frozen, split, recipe.seed) for split in found[1:]]
     numbers = ", ".join(f"{len(part.split):,} {part.split.name}" for part in parts)
     print(f"{counted(len(splits.classes), 'class', 'classes')}: {numbers} photos")
     show("smallest class", class_sizes([names[label] for label in splits.train.labels]))
@@ -165,7 +166,7 @@ def machine(frozen: FrozenPart) -> str:
 def expected(parts: Sequence[Inputs], classifier: Classifier, recipe: Recipe, cached: bool) -> str:
     """Say how long the run would take, and with what."""
     train, *held_out = parts
-    passes, others = recipe.schedule.used, sum(len(part.used) for part in held_out)
+    passes, others = train.schedule.used, sum(len(part.used) for part in held_out)
     if not bars_are_shown():
         note("measuring how fast that goes")
     reading = reading_seconds(train, others)
