@@ -81,7 +81,11 @@ def test_no_report_of_an_earlier_run_stays_beside_a_newer_checkpoint(train_into,
     process.communicate(timeout=30)
     assert read(tmp_path / "checkpoint.pth")["training"]["learning_rate"] == 0.001
     here = {path.name for path in (tmp_path / "run").iterdir()}
-    assert here & {file.name for file in REPORT_FILES} == set()
+    assert here & {file.name for file in REPORT_FILES} == {"history.csv"}
+    epochs = [row["epoch"] for row in read(tmp_path / "run" / "last.pth")["history"]]
+    assert [line.split(",")[0] for line in (tmp_path / "run" / "history.csv").read_text().split()[1:]] == [
+        *map(str, epochs)
+    ]
     report = {file.name for file in REPORT_FILES if not file.optional}
     assert {path.name for path in (tmp_path / "run" / "earlier" / "1" / "run").iterdir()} >= report
 
