@@ -31,7 +31,7 @@ from flower_classifier.base.messages import note, warn
 from flower_classifier.base.words import counted
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs, whole
-from flower_classifier.judging.calibration import calibrate
+from flower_classifier.judging.calibration import calibrate, cross_validated
 from flower_classifier.judging.evaluation import Evaluation, evaluate, summary
 from flower_classifier.networks.backbones import resolve_arch
 from flower_classifier.networks.devices import choose_device
@@ -72,10 +72,11 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     train_and_save(state, train, valid, run_folder)
 
     state.load_best()
-    temperature = calibrate(evaluate(state.learner, whole(valid)))
+    chosen_on = evaluate(state.learner, whole(valid))
+    temperature = calibrate(chosen_on)
     run_folder.save_calibrated(state, temperature)
     judged = test or valid
-    evaluation = evaluate(state.learner, whole(judged)).at(temperature)
+    evaluation = evaluate(state.learner, whole(test)).at(temperature) if test else cross_validated(chosen_on)
     report_best(state.best, judged.split.name, evaluation)
     print(f"checkpoint: {run_folder.checkpoint_path}", flush=True)
     if not config.no_report:
