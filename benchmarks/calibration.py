@@ -100,7 +100,6 @@ class Change:
     """What a temperature did to photos that were never seen."""
 
     kept: bool
-    before: float  # calibration error without it, in percent
     error: float  # change of the calibration error, in points
     loss: float  # change of the loss, in nats
 
@@ -109,7 +108,7 @@ class Change:
         """Judge photos with a temperature and without."""
         now = unseen.at(temperature)
         error = 100 * (now.calibration_error - unseen.calibration_error)
-        return cls(temperature != 1, 100 * unseen.calibration_error, error, now.loss - unseen.loss)
+        return cls(temperature != 1, error, now.loss - unseen.loss)
 
 
 def read_pool(data: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -172,7 +171,7 @@ def measure(rows: torch.Tensor, species: torch.Tensor, draws: int) -> Iterator[t
 
 
 def main() -> None:
-    """Print a table of the rules, and one of what the last of them does by number of epochs."""
+    """Print the table of the rules."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--draws", type=int, default=10)

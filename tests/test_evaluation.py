@@ -121,10 +121,14 @@ def test_noise_is_not_fitted():
     assert temperatures.count(1.0) >= 19
 
 
-@pytest.mark.parametrize("scale", [0.7, 1.0])
-def test_a_few_photos_whose_probabilities_are_about_right_keep_no_temperature(scale):
-    few = [drawn(number=24, classes=2, scale=scale, seed=seed) for seed in range(40)]
-    assert [calibrate(photos) for photos in few].count(1.0) >= 37
+def test_a_few_photos_that_were_right_a_little_more_often_than_expected_keep_no_temperature():
+    """22 of 24 instead of 19: that happens by chance. The loss alone would take a temperature of 0.23."""
+    logits, labels = torch.zeros(24, 2), torch.zeros(24, dtype=torch.long)
+    logits[:, 0], logits[[3, 17], 0], labels[[3, 17]] = 1.5, 0.05, 1
+    photos = Evaluation(logits, labels)
+    assert photos.at(0.23).loss < photos.loss
+    assert best_temperature(photos) == pytest.approx(0.23, abs=0.01)
+    assert (calibrate(photos), cross_validated(photos)) == (1.0, photos)
 
 
 def test_a_temperature_that_lowers_the_loss_but_raises_the_calibration_error_is_not_kept():
