@@ -29,6 +29,7 @@ from flower_classifier.base.messages import note, speaking
 from flower_classifier.base.words import counted, printable
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, prepare_inputs, whole
+from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import evaluate, summary
 from flower_classifier.judging.prediction import DEFAULT_TOP_K
 from flower_classifier.judging.predictor import BROKEN, Predictor
@@ -195,9 +196,11 @@ def evaluate_model(model: Model, data: Data) -> Results:
         inputs.prepare()
         refuse_bad(inputs)
         try:
-            evaluation = evaluate(model.classifier.learner, whole(inputs)).at(model.temperature)
+            answers = evaluate(model.classifier.learner, whole(inputs))
         except FloatingPointError:
             raise InputError(BROKEN) from None
+        chose_temperature = data.splits.test is None and model.temperature != 1  # these photos did
+        evaluation = cross_validated(answers) if chose_temperature else answers.at(model.temperature)
         return Results(inputs.split.name, evaluation, inputs.paths, model.classes, model.checkpoint.names)
 
 

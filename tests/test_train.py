@@ -10,13 +10,14 @@ from support import PROJECT, QUICK, read, run_program, same
 from torch import nn
 from torchvision.datasets import ImageFolder
 
+from flower_classifier.photos import demo
 from flower_classifier.report.report_files import files_of
 
 LOSSES = r"training loss (\d+\.\d{4})   validation loss (\d+\.\d{4})"
 EPOCH = rf"epoch +(\d+)/(\d+)   {LOSSES}   validation accuracy +(\d+\.\d\d)%"
 BEST = r"best epoch (\d+)   validation accuracy (\d+\.\d\d)%"
 TEST = r"(\d+) test photos   loss (\d+\.\d{4})   accuracy (\d+\.\d\d)%   top-5 accuracy (\d+\.\d\d)%"
-CALIBRATION = r"calibration error (\d+\.\d\d)%   temperature (\d+\.\d\d)(?: \(.* without it \d+\.\d\d%\))?"
+BELIEF = r"\d+% sure on average, right \d+% of the time"
 
 
 def files_in(folder):
@@ -29,12 +30,12 @@ def files_in(folder):
 @pytest.mark.parametrize("model", [("--arch", "cnn"), QUICK], ids=["cnn", "frozen"])
 def test_the_whole_output_of_a_run(train_into, flowers, tmp_path, model):
     outcome = train_into(tmp_path / "new" / "out", flowers, *model, "--epochs", 2)
-    first, second, best, tested, calibration, saved = outcome.out.splitlines()
+    first, second, best, tested, belief, saved = outcome.out.splitlines()
     assert re.fullmatch(EPOCH, first).groups()[:2] == ("1", "2")
     assert re.fullmatch(EPOCH, second).groups()[:2] == ("2", "2")
     assert re.fullmatch(BEST, best)
     assert re.fullmatch(TEST, tested).group(1) == "18"
-    assert re.fullmatch(CALIBRATION, calibration)
+    assert re.fullmatch(BELIEF, belief)
     assert saved == f"checkpoint: {tmp_path}/new/out/checkpoint.pth"
     report = files_of("history") + files_of("evaluation") if model != QUICK else []  # which has --no_report
     made = sorted(["last.pth", "lock", *report, *files_of("summary")])
@@ -47,6 +48,17 @@ def test_the_whole_output_of_a_run(train_into, flowers, tmp_path, model):
 def test_a_folder_of_an_evil_name_steers_no_terminal_and_forges_no_result(train_into, flowers, tmp_path):
     outcome = train_into(tmp_path / "a\x1b[2J\nb", flowers, *QUICK, "--epochs", 1)
     assert outcome.out.splitlines()[-1] == f"checkpoint: {tmp_path}/a\\x1b[2J\\nb/checkpoint.pth"
+
+
+def test_without_test_photos_the_validation_photos_are_judged_as_if_others_had_chosen(train_into, tmp_path):
+    """They chose the epoch, which is said; and each is judged at a temperature that was chosen without it."""
+    demo.draw_dataset(tmp_path / "flowers", {"train": 8, "valid": 15}, size=32)
+    outcome = train_into(tmp_path, tmp_path / "flowers", "--arch", "cnn", "--epochs", 2, "--learning_rate", 0.01)
+    *_, best, judged, belief, _ = outcome.out.splitlines()
+    assert re.fullmatch(TEST.replace("test", "validation"), judged).group(1) == "90"
+    assert re.fullmatch(f"{BELIEF}; cross-validated; the epoch was chosen on validation photos", belief)
+    assert re.search(BEST, best).group(2) == re.fullmatch(TEST.replace("test", "validation"), judged).group(3)
+    assert read(tmp_path / "checkpoint.pth")["temperature"] != 1
 
 
 def test_the_reported_numbers_are_those_of_the_checkpoint(train_into, flowers, tmp_path):

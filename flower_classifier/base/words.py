@@ -23,6 +23,11 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def photos_of(split: str, number: int) -> str:
+    """`819 test photos`, `1 validation photo` of the split valid; photos of no split are `90 photos`."""
+    return counted(number, f"{'validation' if split == 'valid' else split} photo".strip())
+
+
 def megabytes(*sizes: int) -> str:
     """`345.0 MB`, `12.0 of 345.0 MB`."""
     return " of ".join(f"{size / 1e6:,.1f}" for size in sizes) + " MB"

@@ -3,60 +3,84 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-from torch.nn import functional as F
 
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.sizes import TEMPERATURE
 
 FOLDS = 5
-HALVINGS = 20  # of that range, on a logarithmic scale: to a relative precision of 1e-5
+STANDARD_ERRORS = 2  # by which confidence and accuracy must differ: less is chance in 95 of 100 good classifiers
+PRECISION = 1e-4  # of a temperature, relative
 
 
 def calibrate(valid: Evaluation) -> float:
-    """Return the temperature for the probabilities: 1, unless another one lowers the loss of held-out photos.
+    """Return the temperature for the probabilities: 1, unless another one helps photos that it was not fitted to.
 
-    Temperature scaling: Guo et al. 2017, section 4.2. A well regularised head needs none, and a temperature
-    fitted to noise makes it worse. So a temperature is only taken if its mean gain in cross-validation is more than
-    one standard error of that gain (the rule of Breiman et al. 1984, section 3.4.3).
+    Temperature scaling: Guo et al. 2017, section 4.2. A temperature that is fitted to noise makes good probabilities
+    worse. So confidence and accuracy must differ by more than chance, and in cross-validation both calibration error
+    and loss must be lower with temperatures than without. docs/calibration.md compares this rule with others.
     """
-    if len(valid) < 2 * FOLDS or not valid.mistakes:  # without mistakes, lower is always better
+    if not is_off(valid):
         return 1.0
-    gains = torch.empty(len(valid), dtype=torch.float64)
-    folds = torch.arange(len(valid)) % FOLDS  # photos come class by class: each fold gets some of every class
-    for fold in range(FOLDS):
-        fitted = best_temperature(valid.logits[folds != fold], valid.labels[folds != fold])
-        held_out = valid.logits[folds == fold].double(), valid.labels[folds == fold]
-        gains[folds == fold] = losses(*held_out) - losses(held_out[0] / fitted, held_out[1])
-    helps = gains.mean() > gains.std() / math.sqrt(len(valid))
-    return best_temperature(valid.logits, valid.labels) if helps else 1.0
-
-
-def losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy of every photo (N,), in nats."""
-    return F.cross_entropy(logits, labels, reduction="none")
-
-
-def best_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the temperature T at which the mean cross-entropy of logits (N, C) / T is least.
-
-    The cross-entropy is convex in 1 / T. Its slope there is the mean of each photo's expected logit minus the logit of
-    its true class. Halving the range finds where that slope is 0.
-    """
-    logits = logits.double()
-    true = logits.gather(1, labels[:, None]).squeeze(1)  # (N,)
-    low, high = (math.log(limit) for limit in (TEMPERATURE.least, TEMPERATURE.most))
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        expected = ((logits / math.exp(middle)).softmax(dim=1) * logits).sum(dim=1)  # (N,)
-        if (expected - true).mean() > 0:  # too confident
-            low = middle
-        else:
-            high = middle
-    return math.exp((low + high) / 2)
+    held_out = chosen_by_others(valid, best_temperature)
+    helps = held_out.calibration_error < valid.calibration_error and held_out.loss < valid.loss
+    return best_temperature(valid) if helps else 1.0
 
 
 def cross_validated(valid: Evaluation) -> Evaluation:
-    """INTERIM."""
-    return valid.at(calibrate(valid))
+    """Return what the photos that chose the temperature say of it: each judged at one that other photos chose.
+
+    The other folds not only fit a temperature, they also decide whether it is kept. If they only fitted it, the
+    calibration error would be lower than without a temperature every time: that is how the temperature was chosen.
+    """
+    temperature = calibrate(valid)
+    if temperature == 1:
+        return valid.at(1.0)
+    return replace(chosen_by_others(valid, calibrate), temperature=temperature)
+
+
+def is_off(valid: Evaluation) -> bool:
+    """Whether mean confidence and accuracy differ by more than STANDARD_ERRORS.
+
+    Were the probabilities right, each photo's answer would be right with its confidence p, a variance of p (1 - p).
+    Photos of which none is predicted wrongly say nothing: the lower the temperature, the better.
+    """
+    confidence = valid.confidence
+    gap = (confidence - valid.right.double()).sum()
+    return bool(valid.mistakes) and bool(gap.abs() > STANDARD_ERRORS * (confidence * (1 - confidence)).sum().sqrt())
+
+
+def chosen_by_others(valid: Evaluation, choose: Callable[[Evaluation], float]) -> Evaluation:
+    """Return the photos, each at the temperature that `choose` finds for the photos of the other folds."""
+    folds = torch.arange(len(valid)) % FOLDS  # photos come class by class: each fold gets some of every class
+    temperatures = torch.empty(len(valid), dtype=torch.float64)
+    for fold in range(FOLDS):
+        others = folds != fold
+        temperatures[~others] = choose(Evaluation(valid.logits[others], valid.labels[others]))
+    return replace(valid, others_temperatures=temperatures)
+
+
+def best_temperature(valid: Evaluation) -> float:
+    """Return the temperature T at which the mean cross-entropy of logits (N, C) / T is least.
+
+    The cross-entropy is convex in 1 / T. Its slope there is the mean of each photo's expected logit minus the logit of
+    its true class, and its curvature the mean variance of the logits. Newton's method finds where the slope is 0; a
+    step that leaves the range where it must be is replaced by halving that range, on a logarithmic scale.
+    """
+    logits = valid.logits
+    true = logits.gather(1, valid.labels[:, None]).squeeze(1)  # (N,)
+    low, high = 1 / TEMPERATURE.most, 1 / TEMPERATURE.least  # of 1 / T
+    inverse, step = 1.0, 1.0
+    while abs(step) > PRECISION * inverse and high / low > 1 + PRECISION:
+        shares = (logits * inverse).softmax(dim=1)  # (N, C)
+        expected = (shares * logits).sum(dim=1)  # (N,)
+        variance = (shares * (logits - expected[:, None]) ** 2).sum(dim=1).double().mean().item()
+        slope = (expected - true).double().mean().item()
+        low, high = (low, inverse) if slope > 0 else (inverse, high)  # above 0: too confident
+        newton = inverse - slope / variance if variance > 0 else low
+        following = newton if low < newton < high else math.sqrt(low * high)
+        step, inverse = following - inverse, following
+    return 1 / inverse

@@ -14,32 +14,49 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flower_classifier.base.words import counted
+from flower_classifier.base.words import photos_of
 from flower_classifier.features.inputs import Batch
 
 BINS = 15  # of confidence, equally wide: Guo et al. 2017, section 2
 TOP = 5
+ABOUT_90 = (0.85, 0.95)  # which confidences people would call so
+ENOUGH = 50  # photos of such a confidence, for a share of them with a standard error of about 4 %
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A classifier's logits for the photos of a split. All probabilities are those of logits / temperature."""
+    """A classifier's logits for the photos of a split. All probabilities are those of logits / temperature.
+
+    Photos that chose the temperature cannot judge it. They are judged by temperatures that other photos chose.
+    """
 
     logits: torch.Tensor  # (N, C), on the CPU
     labels: torch.Tensor  # (N,)
-    temperature: float = 1.0
+    temperature: float = 1.0  # the checkpoint's
+    others_temperatures: torch.Tensor | None = None  # (N,), float64: what stands for it, chosen without each photo
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def at(self, temperature: float) -> Evaluation:
-        """Return the same logits at another temperature."""
-        return replace(self, temperature=temperature)
+        """Return the same logits, all at another temperature."""
+        return replace(self, temperature=temperature, others_temperatures=None)
+
+    @property
+    def is_cross_validated(self) -> bool:
+        """Whether each photo has a temperature that was chosen without it."""
+        return self.others_temperatures is not None
+
+    @property
+    def scaled(self) -> torch.Tensor:
+        """Logits / temperature, float64 (N, C)."""
+        divisor = self.temperature if self.others_temperatures is None else self.others_temperatures[:, None]
+        return self.logits.double() / divisor
 
     @functools.cached_property
     def probabilities(self) -> torch.Tensor:
         """Probability of every class for every photo, float64 (N, C)."""
-        return (self.logits.double() / self.temperature).softmax(dim=1)
+        return self.scaled.softmax(dim=1)
 
     @property
     def predicted(self) -> torch.Tensor:
@@ -59,7 +76,7 @@ class Evaluation:
     @functools.cached_property
     def loss(self) -> float:
         """Mean cross-entropy, in nats."""
-        return F.cross_entropy(self.logits.double() / self.temperature, self.labels).item()
+        return F.cross_entropy(self.scaled, self.labels).item()
 
     @functools.cached_property
     def accuracy(self) -> float:
@@ -139,12 +156,28 @@ def evaluate(learner: nn.Module, batches: Iterable[Batch]) -> Evaluation:
 
 
 def summary(split: str, evaluation: Evaluation) -> str:
-    """Return two lines for people: what a classifier is worth on a split."""
+    """Return two lines for people: what a classifier is worth on a split, and how far they can believe it."""
     results = [f"loss {evaluation.loss:.4f}", f"accuracy {evaluation.accuracy:.2%}"]
     if evaluation.logits.shape[1] > TOP:
         results.append(f"top-{TOP} accuracy {evaluation.top_accuracy:.2%}")
-    temperature = f"temperature {evaluation.temperature:.2f}"
-    if evaluation.temperature != 1:
-        temperature += f" (calibration error without it {evaluation.at(1.0).calibration_error:.2%})"
-    believed = [f"calibration error {evaluation.calibration_error:.2%}", temperature]
-    return "   ".join([counted(len(evaluation), f"{split} photo".strip()), *results]) + "\n" + "   ".join(believed)
+    believed = how_believable(evaluation)
+    if split == "valid":
+        believed += "; the epoch was chosen on validation photos"
+    return "   ".join([photos_of(split, len(evaluation)), *results]) + "\n" + believed
+
+
+def how_believable(evaluation: Evaluation) -> str:
+    """Return a clause that compares how sure a classifier is with how often it is right.
+
+    About those answers that it gives about 90 %, where there are ENOUGH of them, else about all.
+    """
+    least, below = ABOUT_90
+    about_90 = (evaluation.confidence >= least) & (evaluation.confidence < below)  # (N,)
+    number = int(about_90.sum())
+    if number >= ENOUGH:
+        right = evaluation.right[about_90].double().mean().item()
+        clause = f"answers of about 90% are right {right:.0%} of the time ({number:,} photos)"
+    else:
+        sure = evaluation.confidence.mean().item()
+        clause = f"{sure:.0%} sure on average, right {evaluation.accuracy:.0%} of the time"
+    return clause + ("; cross-validated" if evaluation.is_cross_validated else "")

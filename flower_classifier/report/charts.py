@@ -102,13 +102,15 @@ def draw_reliability(evaluation: Evaluation, title: str) -> Figure:
     photos.xaxis.set_major_formatter(PercentFormatter(1.0))
     for axes in (chart, photos):
         axes.set_xlim(0, 1)
-    raw = evaluation.at(1.0).calibration_error
-    lines = [
-        title,
-        f"expected calibration error {evaluation.calibration_error:.2%}",
-        f"temperature {evaluation.temperature:.2f}"
-        + ("" if evaluation.temperature == 1 else f" (error without it {raw:.2%})"),
-    ]
+    lines = [title, f"expected calibration error {evaluation.calibration_error:.2%}"]
+    if evaluation.temperature == 1:
+        lines.append("no temperature")
+    else:
+        raw = evaluation.at(1.0).calibration_error
+        lines.append(f"temperature {evaluation.temperature:.2f} (error without it {raw:.2%})")
+    if evaluation.is_cross_validated:
+        lines.append("cross-validated: each photo at a temperature")
+        lines.append("that was chosen without it")
     for place, line in enumerate(lines):
         style = text_style(NORMAL, FAINT) if place else text_style(TITLE)
         text = chart.text(0.03, 0.95 - 0.075 * place, line, va="top", **style)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flower_classifier.base.words import counted, printable
+from flower_classifier.base.words import counted, photos_of, printable
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.report.report_files import remove_files
 from flower_classifier.report.run_log import table_of
@@ -36,8 +36,9 @@ class Diagnosis:
 
     @property
     def judged(self) -> str:
-        """How many photos of which split: `90 test photos`."""
-        return counted(len(self.evaluation), f"{self.split} photo".strip())
+        """How many photos of which split: `90 test photos`. Validation photos judge too kindly, which it says."""
+        chose = " (they chose the epoch)" if self.split == "valid" else ""
+        return photos_of(self.split, len(self.evaluation)) + chose
 
 
 def write_history(folder: Path, rows: Sequence[Mapping[str, object]], best_epoch: int) -> dict[str, Figure]:
