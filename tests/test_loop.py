@@ -37,7 +37,7 @@ def test_it_calls_back_after_each_epoch_and_neither_prints_nor_writes(flowers, t
     assert [seconds.reading + seconds.computing for seconds in times] == [0, 0]  # views 0 and 1 were there already
     assert all(seconds.training > 0 for seconds in times)
     state.load_best()
-    assert evaluate(state.learner, whole(valid)).accuracy == state.best["valid_accuracy"]
+    assert evaluate(state.learner, whole(valid)).accuracy == state.best.row["valid_accuracy"]
     fit(state, train, valid, on_epoch)  # there is nothing left to train
     assert len(rows) == 2
 
