@@ -197,7 +197,7 @@ def evaluate_model(model: Model, data: Data) -> Results:
             evaluation = evaluate(model.classifier.learner, whole(inputs)).at(model.temperature)
         except FloatingPointError:
             raise InputError(BROKEN) from None
-        return Results(inputs.split.name, evaluation, inputs.paths, model.classes, model.checkpoint.names)
+        return Results(inputs.split.spoken, evaluation, inputs.paths, model.classes, model.checkpoint.names)
 
 
 def save_checkpoint(model: Model, path: str | Path) -> None:

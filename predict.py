@@ -146,9 +146,9 @@ def evaluate_folder(config: PredictConfig, predictor: Predictor) -> tuple[list[I
             evaluation = evaluate(predictor.classifier.learner, whole(inputs)).at(predictor.checkpoint.temperature)
         except FloatingPointError:
             raise InputError(BROKEN) from None
-        print(summary(split.name, evaluation), flush=True)
+        print(summary(split.spoken, evaluation), flush=True)
         folder = config.report or config.checkpoint.parent / "evaluation"
-        write_diagnosis(folder, Diagnosis(split.name, evaluation, inputs.paths, predictor.classes, predictor.names))
+        write_diagnosis(folder, Diagnosis(split.spoken, evaluation, inputs.paths, predictor.classes, predictor.names))
         note(f"tables and pictures of it: {folder}")
     return bad, len(split)
 

@@ -13,7 +13,10 @@ pictures of the run, and what --resume needs, go into the folder run/ beside it.
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from flower_classifier.base import program
 from flower_classifier.base.options import parse
@@ -48,6 +51,7 @@ from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.state import Identity, Row, TrainState, epoch_line
 
+FLOWER_NAMES = Path(__file__).with_name("cat_to_name.json")
 CHANGEABLE = ("learning_rate", "batch_size", "views")  # options that may have other values when a run is resumed
 
 
@@ -76,7 +80,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     run_folder.save_calibrated(state, temperature)
     judged = test or valid
     evaluation = evaluate(state.learner, whole(judged)).at(temperature)
-    report_best(state.best, judged.split.name, evaluation)
+    report_best(state.best, judged.split.spoken, evaluation)
     print(f"checkpoint: {run_folder.checkpoint_path}", flush=True)
     if not config.no_report:
         write_report(config, run_folder, state, judged, evaluation)
@@ -93,7 +97,16 @@ def find_photos(config: TrainConfig) -> tuple[Splits, dict[str, str]]:
         own = "give the folder that holds train/ and valid/, or one folder per class"
         raise InputError(f"{config.data_dir} does not exist; {own}, or let --download fetch photos of 102 species")
     splits = load_splits(config.data_dir, config.valid_split, config.seed)
+    if config.category_names is None:
+        suggest_names(splits.classes)
     return splits, load_category_names(config.category_names, splits.classes)
+
+
+def suggest_names(classes: Sequence[str]) -> None:
+    """Point to the file of names beside this program, where all class folders go by numbers that it knows."""
+    with contextlib.suppress(OSError, ValueError):  # it is only a hint
+        if set(classes) <= json.loads(FLOWER_NAMES.read_text(encoding="utf-8")).keys():
+            note(f"classes are numbers; if of the 102 flowers, --category_names {FLOWER_NAMES.name} gives their names")
 
 
 def start_state(
@@ -186,7 +199,7 @@ def train_and_save(state: TrainState, train: Inputs, valid: Inputs, run_folder: 
 
 def report_start(splits: Splits, state: TrainState, device: torch.device) -> None:
     """Say on stderr what was found and what will be trained."""
-    parts = [f"{len(split):,} {split.name}" for split in (splits.train, splits.valid, splits.test) if split]
+    parts = [f"{len(split):,} {split.spoken}" for split in (splits.train, splits.valid, splits.test) if split]
     note(f"{counted(len(splits.classes), 'class', 'classes')}; photos: {', '.join(parts)}")
     model, recipe = state.classifier.config, state.recipe
     numbers = sum(parameter.numel() for parameter in state.learner.parameters())
@@ -221,7 +234,7 @@ def write_report(
     """Leave tables and pictures of the run in its folder."""
     checkpoint = state.best_checkpoint()
     figures = write_history(run_folder.folder, checkpoint.history, state.best["epoch"])
-    diagnosis = Diagnosis(judged.split.name, evaluation, judged.paths, checkpoint.classes, checkpoint.names)
+    diagnosis = Diagnosis(judged.split.spoken, evaluation, judged.paths, checkpoint.classes, checkpoint.names)
     figures |= write_diagnosis(run_folder.folder, diagnosis)
     if config.tensorboard:
         write_tensorboard(run_folder.folder / "tensorboard", checkpoint.history, figures)

@@ -30,6 +30,7 @@ exit code is then 2.
 | 0 | done |
 | 1 | a run failed: network, disk, memory, a loss that is not finite |
 | 2 | the input or the command line is wrong |
+| 129 | hung up: the terminal was closed |
 | 130 | interrupted (Ctrl-C) |
 | 143 | terminated |
 

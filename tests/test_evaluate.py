@@ -90,7 +90,7 @@ def test_the_table_counts_the_answers_by_class(run, checkpoint, flowers):
     """Also where the report lies without being told: beside the checkpoint."""
     outcome = run(predict, flowers / "valid", checkpoint, "--evaluate")
     assert outcome.err.endswith(f"tables and pictures of it: {checkpoint.parent / 'evaluation'}\n")
-    assert outcome.out.startswith("18 valid photos ")
+    assert outcome.out.startswith("18 validation photos ")
     loaded, predicted = load_checkpoint(checkpoint), Counter()
     for line in run(predict, flowers / "valid", checkpoint, "--format", "jsonl", "--top_k", 1).out.splitlines():
         record = json.loads(line)

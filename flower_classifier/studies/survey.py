@@ -40,7 +40,7 @@ def survey(splits: Splits, state: TrainState, frozen: FrozenPart, skip_bad: bool
     names = [category_names.get(name, name) for name in splits.classes]
     found = [split for split in (splits.train, splits.valid, splits.test) if split]
     parts = [Inputs(frozen, split, recipe.seed) for split in found]
-    numbers = ", ".join(f"{len(part.split):,} {part.split.name}" for part in parts)
+    numbers = ", ".join(f"{len(part.split):,} {part.split.spoken}" for part in parts)
     print(f"{counted(len(splits.classes), 'class', 'classes')}: {numbers} photos")
     show("smallest class", class_sizes([names[label] for label in splits.train.labels]))
     show("photo sizes", size_range(open_all(parts)))
@@ -110,7 +110,7 @@ def try_photo(path: Path, shorter_side: int) -> Size | ImageError:
         load_image(path, shorter_side)
         return upright_size(path)
     except ImageError as error:
-        return ImageError(str(error))  # without the traceback, which would hold the picture
+        return error.bare()
 
 
 def size_range(sizes: Sequence[Size]) -> str:
