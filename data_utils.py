@@ -59,7 +59,7 @@ class Data:
 
     def __str__(self) -> str:
         parts = [self.splits.train, self.splits.valid, self.splits.test]
-        numbers = ", ".join(f"{len(part):,} {part.name}" for part in parts if part)
+        numbers = ", ".join(f"{len(part):,} {part.spoken}" for part in parts if part)
         sizes = Counter(self.splits.train.labels)
         by_size = sorted(range(len(self.classes)), key=lambda label: sizes[label])
         least, most = (f"{printable(self.names[label])} ({sizes[label]:,})" for label in (by_size[0], by_size[-1]))

@@ -13,8 +13,11 @@ pictures of the run, and what --resume needs, go into the folder run/ beside it.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from flower_classifier.base import program
 from flower_classifier.base.options import parse
@@ -54,6 +57,7 @@ from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.state import TrainState
 
+FLOWER_NAMES = Path(__file__).with_name("cat_to_name.json")
 CHANGEABLE = ("learning_rate", "batch_size", "views")  # options that may have other values when a run is resumed
 
 
@@ -105,7 +109,16 @@ def find_photos(config: TrainConfig) -> tuple[Splits, dict[str, str]]:
         own = "give the folder that holds train/ and valid/, or one folder per class"
         raise InputError(f"{config.data_dir} does not exist; {own}, or let --download fetch photos of 102 species")
     splits = load_splits(config.data_dir, config.valid_split, config.seed)
+    if config.category_names is None:
+        suggest_names(splits.classes)
     return splits, load_category_names(config.category_names, splits.classes)
+
+
+def suggest_names(classes: Sequence[str]) -> None:
+    """Point to the file of names beside this program, where all class folders go by numbers that it knows."""
+    with contextlib.suppress(OSError, ValueError):  # it is only a hint
+        if set(classes) <= json.loads(FLOWER_NAMES.read_text(encoding="utf-8")).keys():
+            note(f"classes are numbers; if of the 102 flowers, --category_names {FLOWER_NAMES.name} gives their names")
 
 
 def start_state(
@@ -207,7 +220,7 @@ def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> dict[st
 
 def report_start(splits: Splits, state: TrainState, device: torch.device) -> None:
     """Say on stderr what was found and what will be trained."""
-    parts = [f"{len(split):,} {split.name}" for split in (splits.train, splits.valid, splits.test) if split]
+    parts = [f"{len(split):,} {split.spoken}" for split in (splits.train, splits.valid, splits.test) if split]
     note(f"{counted(len(splits.classes), 'class', 'classes')}; photos: {', '.join(parts)}")
     model, recipe = state.classifier.config, state.recipe
     numbers = sum(parameter.numel() for parameter in state.learner.parameters())

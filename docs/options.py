@@ -30,6 +30,7 @@ exit code is then 2 ([more on predicting](predicting.md)).
 | 0 | done |
 | 1 | a run failed: network, disk, memory, a loss that is not finite; of predict.py also: a picture could not be drawn |
 | 2 | the input or the command line is wrong |
+| 129 | hung up: the terminal was closed |
 | 130 | interrupted (Ctrl-C) |
 | 141 | whoever reads stdout, such as `head`, has left |
 | 143 | terminated |

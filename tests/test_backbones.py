@@ -271,6 +271,17 @@ def test_a_download_that_cannot_be_had_says_what_to_fetch_and_where_to_put_it(se
         assert part in message
 
 
+def test_without_a_network_the_architectures_whose_weights_are_there_are_named(server, hub):
+    """By their files' names, as torchvision looks for them; another file of weights must be asked for by its name."""
+    hub.mkdir(parents=True)
+    for entry in (models.SqueezeNet1_1_Weights.DEFAULT, models.ResNet50_Weights.IMAGENET1K_V1):
+        (hub / entry.url.rpartition("/")[2]).touch()
+    with pytest.raises(RunError) as caught:
+        download_weights(entry_for(f"{server}/missing.pth"))
+    there = "or one whose weights are there: resnet50 (IMAGENET1K_V1), squeezenet1_1"
+    assert str(caught.value).endswith(f"the architecture cnn, which needs none, {there}")
+
+
 @pytest.mark.parametrize("damaged", [b"", b"<html>not found</html>", b"PK\x03\x04 half an archive"])
 def test_a_damaged_file_in_torchs_cache_is_named(server, hub, damaged):
     hub.mkdir(parents=True)

@@ -15,7 +15,7 @@ import zipfile
 
 import pytest
 import torch
-from support import PROJECT, same
+from support import PROJECT, run_program, same
 from torch import nn
 
 import predict
@@ -72,6 +72,10 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(run, trained, flo
         (lambda c: c["preprocessing"].update(resampling="magic"), "makes no sense"),
         (lambda c: c["preprocessing"].update(crop_size=31.5), "makes no sense"),
         (lambda c: c["preprocessing"].update(crop_size=True), "makes no sense"),
+        (lambda c: c["preprocessing"].update(resize_size=256.5), "makes no sense"),
+        (lambda c: c["preprocessing"].update(std=[5e-324] * 3), "makes no sense"),
+        (lambda c: c["preprocessing"].update(crop_size=1, resize_size=1), "cnn takes no pictures of 1 pixels out of 1"),
+        (lambda c: c["preprocessing"].update(resize_size=33), "cnn takes no pictures of 32 pixels out of 33"),
         (lambda c: c.update(category_names=3), "TypeError"),
         (lambda c: c["category_names"].update({"49": 5}), "names that are no text"),
         (lambda c: c.update(class_to_idx={}), "does not count from 0"),
@@ -84,7 +88,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(run, trained, flo
         (lambda c: c.update(learns="tail"), "learns is 'tail'"),
         (lambda c: c.update(learns=["head"]), "learns is"),
         (lambda c: c.update(arch=["cnn"]), "no architecture"),
-        (lambda c: (c.update(arch="vit_b_16"), c["preprocessing"].update(crop_size=31)), "Input shape indivisible"),
+        (lambda c: (c.update(arch="vit_b_16"), c["preprocessing"].update(crop_size=31)), "takes no pictures of 31"),
         (lambda c: c["preprocessing"].update(mean=[10**400] * 3), "more than 64 bits|damaged"),
         (lambda c: c["preprocessing"].update(mean=["a", "b", "c"]), "makes no sense"),
         (lambda c: c["state_dict"].update({"head.0.bias": c["state_dict"]["head.0.bias"].double()}), "float64"),
@@ -95,6 +99,38 @@ def test_what_does_not_fit_is_refused(contents, tmp_path, change, said):
     write_atomically(tmp_path / "changed.pth", contents)
     with pytest.raises(InputError, match=said):
         load_checkpoint(tmp_path / "changed.pth")
+
+
+@pytest.mark.parametrize(("resize", "crop"), [(1, 1), (31, 31), (256, 223), (2048, 2048)])
+def test_sizes_that_no_photo_would_pass_the_network_in_are_refused_with_the_file(
+    trained_on_features, run, flowers, tmp_path, resize, crop
+):
+    """All tensors fit, whatever the size: only the first photo would show it, and some sizes not even that."""
+    contents = torch.load(trained_on_features / "checkpoint.pth", weights_only=True)
+    contents["preprocessing"].update(resize_size=resize, crop_size=crop)
+    write_atomically(tmp_path / "changed.pth", contents)
+    outcome = run(predict, flowers / "test" / "54" / "drawn_000.jpg", tmp_path / "changed.pth")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"resnet18 takes no pictures of {crop} pixels out of {resize}" in outcome.err
+
+
+def test_a_small_file_that_names_a_large_network_takes_no_memory(contents, tmp_path):
+    """regnet_y_32gf has 145 million parameters, 0.6 GB. Counted in a process that has not taken as much before."""
+    contents.update(arch="regnet_y_32gf", state_dict={}, learns="head")
+    contents["preprocessing"].update(resize_size=232, crop_size=224)
+    write_atomically(tmp_path / "small.pth", contents)
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from flower_classifier.base.errors import InputError\n"
+        "from flower_classifier.networks.checkpoint import load_checkpoint\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: load_checkpoint(Path(sys.argv[1]))\n"
+        "except InputError as error: print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    refusal, taken = run_program("-c", code, tmp_path / "small.pth").out.splitlines()
+    assert "Missing key" in refusal
+    assert int(taken) < 100_000  # kB
 
 
 def test_a_file_from_before_there_were_digests_is_told_from_a_damaged_one(contents, tmp_path):

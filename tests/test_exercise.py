@@ -213,7 +213,7 @@ def test_the_pictures_come_as_images_with_something_on_them(trained, data, photo
 def test_the_data_is_told_in_three_lines_however_many_classes_there_are(data, tmp_path, flowers):
     assert str(data).splitlines() == [
         "6 classes: oxeye daisy, petunia, sunflower and 3 more",
-        "photos: 48 train, 18 valid, 18 test",
+        "photos: 48 training, 18 validation, 18 test",
         "training photos of a class: fewest of oxeye daisy (8), most of hippeastrum (8)",
     ]
     for number in range(102):

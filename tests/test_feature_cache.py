@@ -18,10 +18,11 @@ from flower_classifier.features.feature_cache import FeatureCache, MappedRows
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.networks.frozen import place
 from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.photos.splits import load_splits
 
 CPU = torch.device("cpu")
-TAKEN = r"(\w+) photos, view (\d): ([\d,]+) of ([\d,]+) taken from the cache"
+TAKEN = r"(train|valid|test)\w* photos, view (\d): ([\d,]+) of ([\d,]+) taken from the cache"
 
 
 @pytest.fixture
@@ -265,6 +266,50 @@ def test_a_bad_photo_does_not_cost_the_good_ones(run, train_cached, data, tmp_pa
     bad.write_bytes(whole)
     found = train_cached("out")
     assert (found["train", 0], found["valid", 0]) == (48, 18)
+
+
+def test_a_bad_photo_is_tried_once_and_again_when_it_has_changed(train_into, data, tmp_path):
+    """Without it its micro-batch needs nothing, in any run to come; another network makes its own experience."""
+    bad = data / "train" / "54" / "drawn_003.jpg"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:400])
+    options = (data, *QUICK, "--epochs", 3, "--views", 3, "--skip_bad", "--cache_dir", tmp_path / "cache")
+    first = train_into(tmp_path / "first", *options)
+    again = train_into(tmp_path / "again", *options)
+    assert first.err.count("reading") == 4
+    assert "reading" not in again.err
+    assert "training photos, view 0: 47 of 48 taken from the cache" in again.err
+    lists = [(tmp_path / name / "run" / "bad_photos.txt").read_text() for name in ("first", "again")]
+    assert lists[0] == lists[1] == lists[0].splitlines()[0] + "\n"
+    assert str(bad) in lists[0]
+    assert checkpoint(tmp_path, "first") == checkpoint(tmp_path, "again")
+    bad.write_bytes(whole)
+    mended = train_into(tmp_path / "mended", *options)
+    assert "reading 8 training photos" in mended.err
+    assert "going on without" not in mended.err
+
+
+def test_a_line_about_a_bad_photo_that_was_damaged_is_passed_over(run, train_cached, data, tmp_path):
+    (data / "train" / "54" / "drawn_003.jpg").write_bytes(b"")
+    train_cached("before", "--skip_bad")
+    index = table_of(tmp_path, ROWS) / "index.txt"
+    text = index.read_text()
+    assert text.count("it is empty") == 1
+    index.write_text(text.replace("it is empty", "it is empti"))
+    train_cached("after", "--skip_bad")
+    assert "it is empty" in (tmp_path / "after" / "run" / "bad_photos.txt").read_text()
+
+
+def test_what_the_system_is_to_blame_for_is_not_held_against_a_photo(tmp_path):
+    """A link to itself, which the system refuses to follow, is no fault of the contents; an empty file is."""
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "empty.jpg").touch()
+    faults = []
+    for name in ("loop.jpg", "empty.jpg"):
+        with pytest.raises(ImageError) as caught:
+            load_image(tmp_path / name)
+        faults.append(caught.value.fault)
+    assert faults == ["", "it is empty"]
 
 
 def test_rows_read_through_the_map_are_those_kept_in_memory(flowers, tmp_path, monkeypatch):

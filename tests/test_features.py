@@ -2,12 +2,14 @@
 
 import copy
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import ImageOps
+from support import run_program
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
@@ -153,6 +155,17 @@ def test_more_cores_than_workers_are_shared_among_them(splits, frozen, threads):
         found = list(extraction.extract(frozen, inputs.open_photo, work, bar, most_workers=2))
     assert [list(done.indices) for done in found] == [list(indices) for indices, _ in work]
     torch.testing.assert_close(torch.cat([done.rows[0] for done in found]), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_with_a_gpu_as_many_workers_open_photos_as_there_are_cores_to_use():
+    """Not as many as the machine has, of which a container or taskset may give the process a few. No GPU is asked."""
+    core = min(os.sched_getaffinity(0))
+    code = (
+        f"import os; os.sched_setaffinity(0, {{{core}}}); import torch; torch.set_num_threads(1)\n"
+        "from flower_classifier.features.extraction import shared_cores\n"
+        "with shared_cores(torch.device('cuda')) as workers: print(workers)"
+    )
+    assert run_program("-c", code).out == "1\n"
 
 
 def test_bfloat16_changes_features_by_its_rounding_alone(splits, classifier, frozen):

@@ -133,9 +133,10 @@ def test_without_a_plot_there_is_nothing_to_draw_it_on(run, trained, flowers):
     assert (outcome.code, outcome.out, outcome.err.count("it needs --plot")) == (2, "", 1)
 
 
-def test_a_heat_map_is_the_networks_own_while_workers_run_it_for_other_photos(flowers):
-    """squeezenet has no norms to fold, so what the workers run is the very network that is looked into."""
-    classifier = untrained("squeezenet1_1", hidden_units=(8,))
+@pytest.mark.parametrize(("arch", "times"), [("squeezenet1_1", 20), ("alexnet", 5), ("convnext_tiny", 5), ("vgg11", 5)])
+def test_a_heat_map_is_the_networks_own_while_workers_run_it_for_other_photos(flowers, arch, times):
+    """These have no batch norms to fold, so what the workers run is the very network that is looked into."""
+    classifier = untrained(arch, hidden_units=(8,))
     frozen = place(classifier, torch.device("cpu"))
     pixels = torch.from_numpy(open_views(flowers / "test" / "54" / "drawn_000.jpg", classifier.preprocessing)[0])
     pixels = pixels.permute(2, 0, 1)
@@ -152,7 +153,7 @@ def test_a_heat_map_is_the_networks_own_while_workers_run_it_for_other_photos(fl
     for worker in workers:
         worker.start()
     try:
-        maps = [find_heatmap(classifier, pixels, 0, (48, 48)).values for _ in range(20)]
+        maps = [find_heatmap(classifier, pixels, 0, (48, 48)).values for _ in range(times)]
     finally:
         done.set()
         for worker in workers:

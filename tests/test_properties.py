@@ -4,6 +4,7 @@
 """
 
 import io
+import math
 
 import pytest
 import torch
@@ -13,9 +14,14 @@ from PIL import Image
 from support import same
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.networks.checkpoint import load_checkpoint
-from flower_classifier.networks.tensor_files import write_atomically
+from flower_classifier.base.options import settings_of
+from flower_classifier.networks.backbones import source_of
+from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
+from flower_classifier.networks.classifier import ModelConfig, build_classifier
+from flower_classifier.networks.sizes import TEMPERATURE
+from flower_classifier.networks.tensor_files import check_digest, read_tensors, write_atomically
 from flower_classifier.photos.images import ImageError, load_image, photo_formats
+from flower_classifier.training.train_config import TrainConfig
 
 HEADERS = (
     b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
@@ -100,6 +106,39 @@ def load_or_refuse(path, data, state):
         assert len(str(error).splitlines()) == 1
     else:
         assert same(dict(checkpoint.classifier.state_dict()), dict(state))
+
+
+def edges(setting):
+    """The least and the greatest value that an option of train.py allows."""
+    limits, whole = setting.option.limits, setting.kind is int
+    least = limits.least if limits.above is None else limits.above + 1 if whole else math.nextafter(limits.above, 1)
+    most = limits.most if limits.below is None else limits.below - 1 if whole else math.nextafter(limits.below, 0)
+    ends = st.sampled_from([setting.kind(least), setting.kind(most)])
+    if setting.several:
+        return st.lists(ends, max_size=3) | ends.map(lambda number: [number] * setting.option.most)
+    return ends
+
+
+LIMITED = [setting for setting in settings_of(TrainConfig) if setting.option.limits]
+
+
+@given(chosen=st.fixed_dictionaries({setting.name: edges(setting) for setting in LIMITED}))
+def test_a_checkpoint_of_whatever_the_options_allow_is_read_again(tmp_path, chosen):
+    """All of it but the tensors goes through a file; a hundred layers of a million units exist on the meta device."""
+    config = TrainConfig(tmp_path, arch="cnn", **{**chosen, "hidden_units": tuple(chosen["hidden_units"])})
+    preprocessing = source_of("cnn").weights("cnn", None, config.image_size).preprocessing
+    model = ModelConfig("cnn", config.hidden_units, config.dropout, 2, "all")
+    with torch.device("meta"):
+        tensors = build_classifier(model, source_of("cnn").build("cnn", preprocessing)).state_dict()
+    training = {name: getattr(config, name) for name in ("seed", "learning_rate", "batch_size", "views", "epochs")}
+    for temperature in (TEMPERATURE.least, TEMPERATURE.most):
+        written = Checkpoint(model, preprocessing, ("a", "b"), tensors, {}, training, [], float(temperature))
+        write_atomically(tmp_path / "checkpoint.pth", {**written.to_plain(), "state_dict": {}})
+        contents = read_tensors(tmp_path / "checkpoint.pth")
+        check_digest(tmp_path / "checkpoint.pth", contents)
+        read = Checkpoint.from_plain({**contents, "state_dict": tensors})
+        assert read == written
+        assert list(read.classifier.state_dict()) == list(tensors)
 
 
 @given(data=st.one_of(st.binary(max_size=300), st.binary(max_size=300).map(b"PK\x03\x04".__add__)))

@@ -1,5 +1,6 @@
 """Resuming: what a run had finished when it ended, however it ended, is what it goes on from."""
 
+import os
 import re
 import shutil
 import signal
@@ -209,7 +210,8 @@ def test_a_killed_run_resumes_from_its_last_save_bit_for_bit(train_into, flowers
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("how", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 129, "hung up")],
 )
 def test_what_a_run_had_finished_when_it_was_stopped_is_resumed_bit_for_bit(
     train_into, flowers, tmp_path, how, code, word
@@ -228,7 +230,30 @@ def test_what_a_run_had_finished_when_it_was_stopped_is_resumed_bit_for_bit(
         assert same(read(tmp_path / "parts" / file), read(tmp_path / "whole" / file))
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_closed_terminal_ends_a_run_that_is_resumed_bit_for_bit(train_into, flowers, tmp_path):
+    """A real one, the process's own, which takes no more writing: the note goes nowhere, the epochs to the disk."""
+    options = [*QUICK, "--views", "2", "--hidden_units", "64"]
+    command = [sys.executable, "train.py", flowers, *options, "--epochs", "100000", "--save_dir", tmp_path / "parts"]
+    controller, terminal = os.openpty()
+    opening = 'exec "$@" 0<>"$0" 1>&0 2>&0'  # by which a session's first process makes a terminal its own
+    process = subprocess.Popen(
+        ["sh", "-c", opening, os.ttyname(terminal), *map(str, command)], cwd=PROJECT, start_new_session=True
+    )
+    shown = b""
+    while not re.search(rb"epoch +3/100000", shown):
+        shown += os.read(controller, 4096)
+    os.close(terminal)
+    os.close(controller)
+    assert process.wait(timeout=30) == 129
+    reached = read(tmp_path / "parts" / "run" / "last.pth")["epoch"]
+    assert reached >= 3
+    train_into(tmp_path / "parts", flowers, *options, "--epochs", reached + 2, "--resume")
+    train_into(tmp_path / "whole", flowers, *options, "--epochs", reached + 2)
+    for file in ("checkpoint.pth", "run/last.pth"):
+        assert same(read(tmp_path / "parts" / file), read(tmp_path / "whole" / file))
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_while_files_are_written_waits_until_they_are(flowers, tmp_path, how, code):
     """A real signal as soon as the first temporary file is there; torch's threads are alive, and could take it."""
     command = [sys.executable, "train.py", flowers, "--arch", "cnn", "--hidden_units", "1500", "--epochs", "1"]
@@ -279,6 +304,28 @@ def test_a_photo_that_turns_bad_between_views_stops_the_run_resumably(data_of, r
     train_into(tmp_path / "out", data, *options[:-2], "--resume")
     train_into(tmp_path / "undisturbed", data, *options[:-2])
     assert same(*(read(tmp_path / name / "checkpoint.pth")["state_dict"] for name in ("out", "undisturbed")))
+
+
+def test_a_photo_that_is_replaced_between_views_is_named(data_of, tmp_path):
+    """The views before show the old one, those after the new one; a photo that is only touched by a backup is not."""
+    data, photo = data_of
+    code = (
+        "import os, sys, train; from pathlib import Path; photo = Path(sys.argv.pop())\n"
+        "line, others = train.epoch_line, sorted(photo.parent.iterdir())\n"
+        "def replaced(row, epochs):\n"
+        "    if row['epoch'] == 2: photo.write_bytes(others[-1].read_bytes()); others[2].chmod(0o600)\n"
+        "    return line(row, epochs)\n"
+        "train.epoch_line = replaced\n"
+        "train.program.run(lambda: train.main(sys.argv[1:]))"
+    )
+    for number, cache in enumerate((["--no_cache"], ["--cache_dir", tmp_path / "cache"])):
+        options = [*QUICK, "--views", 6, "--epochs", 6, *cache, "--save_dir", tmp_path / f"{number}"]
+        before = photo.read_bytes()
+        outcome = run_program("-c", code, data, *options, photo)
+        assert outcome.code == 0, outcome.err
+        said = "1 photo changed during the run (train/54/drawn_001.jpg): earlier views show what was there before"
+        assert outcome.err.count(f"warning: {said}\n") == outcome.err.count("changed during the run") == 1
+        photo.write_bytes(before)
 
 
 @pytest.fixture

@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
 from support import PROJECT
 from torchvision.datasets import Flowers102, ImageFolder
 
+import train
 from flower_classifier.base.errors import InputError
+from flower_classifier.photos import folders
 from flower_classifier.photos.names import load_category_names
 from flower_classifier.photos.splits import load_splits
 
@@ -255,8 +258,105 @@ def test_copies_of_training_photos_among_the_held_out_are_counted(flowers, tmp_p
     (data / "test" / "54" / "same size.jpg").write_bytes(other)
     load_splits(data)
     said = capsys.readouterr().err
-    assert "2 valid photos of 20 are training photos too (valid/49/under another label.jpg, valid/54/copy.jpg)" in said
+    assert (
+        "2 validation photos of 20 are training photos too (valid/49/under another label.jpg, valid/54/copy.jpg): "
+        "the validation accuracy will look better" in said
+    )
     assert "test photo" not in said
+
+
+def test_a_photo_in_validation_and_test_and_one_of_two_classes_are_told_too(flowers, tmp_path, capsys, speaking):
+    """Empty files, which all have the same bytes, are told as bad photos and not as copies."""
+    data = shutil.copytree(flowers, tmp_path / "flowers")
+    shutil.copy(data / "valid" / "54" / "drawn_000.jpg", data / "test" / "54" / "seen.jpg")
+    shutil.copy(data / "train" / "54" / "drawn_001.jpg", data / "train" / "49" / "torn.jpg")
+    shutil.copy(data / "train" / "54" / "drawn_002.jpg", data / "train" / "54" / "twice.jpg")
+    for name in ("54", "49"):
+        (data / "train" / name / "empty.jpg").touch()
+    load_splits(data)
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: 1 test photo of 19 is a validation photo too (test/54/seen.jpg): "
+        "the test accuracy will look better than it is",
+        "warning: 2 photos lie under more than one class (train/49/torn.jpg, train/54/drawn_001.jpg): "
+        "keep one copy of each",
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------ wrong folders
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Make empty files, which a search does not open: `tree({"a/1.jpg": 10})` makes a/1_0.jpg to a/1_9.jpg."""
+
+    def make(numbers):
+        for path, number in numbers.items():
+            stem, ending = (tmp_path / path).with_suffix(""), (tmp_path / path).suffix
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            for i in range(number):
+                stem.with_name(f"{stem.name}_{i}{ending}").touch()
+        return tmp_path
+
+    return make
+
+
+def programs(number):
+    """A tree of programs, as lie in a home folder or below /usr: some have pictures, nearly all is other files."""
+    files = {}
+    for i in range(number):
+        files |= {f"code/project {i}/src/{part}/file.py": 9 for part in ("one", "two", "three")}
+        files |= {f"lib/program {i}/icons/16x16/apps/icon.png": 3, f"lib/program {i}/file.so": 5}
+    return files
+
+
+def test_a_tree_of_other_files_is_refused_at_once_with_what_to_do(tree, run):
+    data = tree({**programs(40), "Pictures/2019/summer/photo.jpg": 30, "Documents/letter.txt": 40})
+    outcome = run(train, data, "--summary")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert re.fullmatch(
+        rf".*: {data} is no folder of photos: of the first \d+ folders with files below it, \d+ hold photos\.\n"
+        r"Give the folder that holds the class folders, or move those into a folder train/ of their own\n",
+        outcome.err,
+    )
+
+
+@pytest.mark.parametrize("below", ["train/", ""])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {f"class {i}/photo.jpg": 2 for i in range(400)},
+        {f"class {i}/{year}/summer/photo.jpg": 2 for i in range(30) for year in (2019, 2020)},
+        {f"class {i}/{name}": 9 for i in range(40) for name in ("photo.jpg", "photo.txt", "photo.json", "photo.xml")},
+        {f"class {i}/{kind}": 3 for i in range(40) for kind in ("a.jpg", "labels/a.txt", "masks/a.npy", "info/a.xml")},
+        {f"class {i}/{file}": 2 for i in range(40) for file in ("photo.jpg", "Thumbs.db", "about.html", "list.csv")},
+        {"one/photo.jpg": 3, "two/photo.jpg": 3, **{f"two/code/{i}/file.py": 3 for i in range(10)}},
+        {"one/photo.jpg": 30, "one/label.txt": 570, "two/photo.jpg": 30, "two/label.txt": 570},
+    ],
+    ids=["many classes", "nested", "labels beside", "labels below", "litter", "two classes", "mostly labels"],
+)
+def test_folders_as_data_sets_have_them_are_taken(tree, files, below):
+    data = tree({below + path: number for path, number in files.items()})
+    assert len(load_splits(data).classes) == len({path.split("/")[0] for path in files})
+
+
+def test_what_is_in_train_is_not_judged_by_what_lies_beside_it(tree):
+    assert load_splits(tree({**programs(40), "train/a/1.jpg": 2, "train/b/1.jpg": 2})).classes == ("a", "b")
+
+
+def test_a_long_search_says_how_far_it_is(tree, monkeypatch, capsys, speaking):
+    monkeypatch.setattr(folders, "TELL_EVERY", 0)
+    load_splits(tree({"a/1.jpg": 2, "b/1.jpg": 3}))
+    assert "still looking for photos in" in capsys.readouterr().err
+
+
+def test_the_folder_of_one_class_is_called_that(flowers, run, monkeypatch):
+    """With the folder to give instead; also from within it, where its path says nothing."""
+    told = f"holds photos and no folders, so it is one class: give the folder above, {flowers}\n"
+    outcome = run(train, flowers / "train" / "54")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.endswith(f": {flowers}/train/54 {told}")
+    monkeypatch.chdir(flowers / "train" / "54")
+    assert run(train, ".").err.endswith(f": . {told}")
 
 
 def test_classes_that_differ_by_case_only_are_pointed_out(flowers, tmp_path, capsys, speaking):

@@ -18,7 +18,7 @@ from flower_classifier.studies import timing
 from flower_classifier.studies.survey import duration
 
 TIME = r"[\d,.]+ (?:s|minutes|hours)"
-SUMMARY = rf"""6 classes: 48 train, 18 valid, 18 test photos
+SUMMARY = rf"""6 classes: 48 training, 18 validation, 18 test photos
 smallest class  8 photos, as all have
 photo sizes     48 x 48 pixels, all of them
 bad files       none
@@ -98,13 +98,13 @@ def test_the_smallest_and_the_largest_class_go_by_the_names_people_use(summarise
         photo.unlink()
     name = json.loads(NAMES.read_text(encoding="utf-8"))
     outcome = summarise(changed, *QUICK, "--category_names", NAMES)
-    assert outcome.out.startswith("6 classes: 43 train, 15 valid, 18 test photos\n")
+    assert outcome.out.startswith("6 classes: 43 training, 15 validation, 18 test photos\n")
     assert facts(outcome)["smallest class"] == (f"3 photos ({name['54']}), largest 8 photos ({name['49']} and 4 more)")
 
 
 def test_photos_held_out_are_counted_as_such(summarise, flowers):
     outcome = summarise(flowers / "train", *QUICK, "--valid_split", 0.25, "--views", 1)
-    assert outcome.out.startswith("6 classes: 36 train, 12 valid photos\n")
+    assert outcome.out.startswith("6 classes: 36 training, 12 validation photos\n")
     assert "1 pass over 36 photos and 1 over 12," in facts(outcome)["expected"]
 
 
@@ -179,7 +179,7 @@ def test_with_skip_bad_it_goes_on_where_training_would(summarise, changed):
     for photo in (changed / "valid").rglob("*.jpg"):
         photo.write_bytes(b"")
     outcome = summarise(changed, *QUICK, "--skip_bad", code=2)
-    assert "none of the valid photos can be opened" in outcome.err
+    assert "none of the validation photos can be opened" in outcome.err
     assert "expected" not in facts(outcome)
 
 

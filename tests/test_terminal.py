@@ -10,7 +10,9 @@ import sys
 import termios
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 from support import PROJECT, run_program
 
 import predict
@@ -98,8 +100,101 @@ def test_an_interrupt_while_modules_load_is_no_traceback():
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.stderr == "interrupted\n"
-    assert done.returncode == -signal.SIGINT  # which a shell shows as 130
+    assert (done.returncode, done.stderr) == (130, "-c: interrupted\n")
+
+
+def test_interrupts_while_torch_loads_are_one_line_however_many_there_are(flowers, tmp_path):
+    """At several moments of a real start, three each."""
+    for pause in (0.4, 0.8, 1.2):
+        process = subprocess.Popen(
+            [sys.executable, "train.py", flowers, "--save_dir", tmp_path / "made"],
+            cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        time.sleep(pause)
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.01)
+        out, errors = process.communicate(timeout=60)
+        assert (process.returncode, out) == (130, "")
+        assert errors == "train.py: interrupted\n"
+        assert not (tmp_path / "made" / "checkpoint.pth").exists()
+
+
+ENDING = (
+    "import time; from flower_classifier.base import program\n"
+    "def main():\n"
+    "    try: print('ready', flush=True); time.sleep(60)\n"
+    "    finally: print('saving', flush=True); time.sleep(1); print('saved', flush=True)\n"
+    "program.run(main, as_program=True)"
+)
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGHUP, signal.SIGTERM])
+def test_what_a_closing_terminal_sends_in_a_row_cuts_no_saving_short(ended_by):
+    """The shell and the system each send a hangup, and the session's manager sends SIGTERM with it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDING], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(ended_by)
+    assert process.stdout.readline() == "saving\n"
+    for number in (signal.SIGHUP, signal.SIGTERM if ended_by == signal.SIGHUP else signal.SIGHUP):
+        process.send_signal(number)
+    out, errors = process.communicate(timeout=10)
+    assert (process.returncode, out) == (128 + ended_by, "saved\n")
+    assert errors == {signal.SIGHUP: "-c: hung up\n", signal.SIGTERM: "-c: terminated\n"}[ended_by]
+
+
+def test_a_hangup_that_nohup_has_the_process_ignore_is_ignored():
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-c", ENDING], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=10)[0] == "saving\nsaved\n"
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_notes_that_nobody_can_read_stop_no_work():
+    """stderr is the end of a pipe whose reader has gone; what matters goes to stdout."""
+    code = (
+        "from flower_classifier.base import messages, program\n"
+        "program.run(lambda: [messages.warn('once'), messages.note('again'), print('result')], as_program=True)"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PROJECT, stdout=subprocess.PIPE, stderr=writer, timeout=60, check=True,
+    )  # fmt: skip
+    os.close(writer)
+    assert done.stdout == b"result\n"
+
+
+def test_both_commands_work_without_docstrings_and_asserts(flowers, tmp_path):
+    """`python -OO` drops both; the help is then that of the options alone."""
+    training = run_program("-OO", "train.py", flowers, "--arch", "cnn", "--epochs", 1, "--save_dir", tmp_path)
+    assert training.code == 0, training.err
+    photo = next((flowers / "test" / "54").iterdir())
+    predicted = run_program("-OO", "predict.py", photo, tmp_path / "checkpoint.pth", "--plot", tmp_path / "plot.png")
+    assert (predicted.code, predicted.err, len(predicted.out.splitlines())) == (0, "", 5)
+    helped = run_program("-OO", "train.py", "--help")
+    assert (helped.code, helped.err) == (0, "")
+    assert "--learning_rate RATE" in helped.out
+
+
+def test_what_libtiff_itself_says_of_a_damaged_file_stays_off_stderr(flowers, trained, tmp_path):
+    path = tmp_path / "damaged.tif"
+    noise = np.random.default_rng(0).integers(256, size=(200, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, compression="tiff_lzw")
+    data = bytearray(path.read_bytes())
+    data[2000:-2000:50] = bytes(len(data[2000:-2000:50]))
+    path.write_bytes(data)
+    outcome = run_program("predict.py", path, trained / "checkpoint.pth")
+    assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (2, "", 1)
+    assert outcome.err.startswith(f"predict.py: cannot open {path}: ")
 
 
 def test_a_second_interrupt_leaves_at_once():

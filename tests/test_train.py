@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 import torch
-from support import PROJECT, QUICK, read, run_program, same
+from support import NAMES, PROJECT, QUICK, read, run_program, same
 from torch import nn
 from torchvision.datasets import ImageFolder
 
+import train
 from flower_classifier.photos import demo
 from flower_classifier.report.report_files import files_of
 
@@ -40,7 +41,7 @@ def test_the_whole_output_of_a_run(train_into, flowers, tmp_path, model):
     report = files_of("history") + files_of("evaluation") if model != QUICK else []  # which has --no_report
     made = sorted(["last.pth", "lock", *report, *files_of("summary")])
     assert files_in(tmp_path) == ["new/out/checkpoint.pth", *(f"new/out/run/{name}" for name in made)]
-    assert "6 classes; photos: 48 train, 18 valid, 18 test" in outcome.err
+    assert "6 classes; photos: 48 training, 18 validation, 18 test" in outcome.err
     assert ("warning: random weights" in outcome.err) == (model == QUICK)
     assert "it/s" not in outcome.err  # no progress bar where there is no terminal
 
@@ -59,6 +60,16 @@ def test_without_test_photos_the_validation_photos_are_judged_as_if_others_had_c
     assert re.fullmatch(f"{BELIEF}; cross-validated; the epoch was chosen on validation photos", belief)
     assert re.search(BEST, best).group(2) == re.fullmatch(TEST.replace("test", "validation"), judged).group(3)
     assert read(tmp_path / "checkpoint.pth")["temperature"] != 1
+
+
+def test_class_folders_that_go_by_the_numbers_of_the_known_flowers_are_offered_their_names(run, flowers, tmp_path):
+    """Once, and only where all do, and nobody has given names."""
+    said = "--category_names cat_to_name.json gives their names"
+    assert run(train, flowers, *QUICK, "--summary").err.count(said) == 1
+    assert said not in run(train, flowers, *QUICK, "--summary", "--category_names", NAMES).err
+    data = shutil.copytree(flowers / "train", tmp_path / "data")
+    (data / "54").rename(data / "103")
+    assert said not in run(train, data, *QUICK, "--summary").err
 
 
 def test_the_reported_numbers_are_those_of_the_checkpoint(train_into, flowers, tmp_path):
@@ -157,7 +168,7 @@ def test_every_epoch_has_its_view(train_into, flowers, tmp_path):
     varied = train_into(tmp_path / "varied", flowers, *QUICK, "--epochs", 4, "--views", 3, "--no_cache")
     losses = [re.findall(r"training loss (\S+)", outcome.out) for outcome in (plain, varied)]
     assert [one == other for one, other in zip(*losses, strict=True)] == [True, False, False, False]
-    assert re.findall(r"reading 48 train photos, views? (\d(?: and \d)?)", varied.err) == ["0 and 1", "2"]
+    assert re.findall(r"reading 48 training photos, views? (\d(?: and \d)?)", varied.err) == ["0 and 1", "2"]
     assert re.findall(r"reading \d+ (?:valid|test) photos, view (\d)", varied.err) == ["0", "0"]
 
 

@@ -95,7 +95,7 @@ def test_a_split_of_which_no_photo_can_be_opened_is_named_with_all_the_others(ru
         photo.write_bytes(b"")
     outcome = run(train, broken, *QUICK, *cache, "--skip_bad", "--save_dir", tmp_path / "out")
     assert (outcome.code, outcome.out) == (2, "")
-    assert "none of the valid photos can be opened" in outcome.err
+    assert "none of the validation photos can be opened" in outcome.err
     assert len((tmp_path / "out" / "run" / "bad_photos.txt").read_text().splitlines()) == 19
 
 

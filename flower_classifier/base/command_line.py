@@ -40,15 +40,16 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """argparse with one-line errors, nearest matches, and flags that take `-` and `_` alike.
 
-    `doc` is the command's docstring, of three paragraphs: what it does, examples, what it writes or needs.
+    `doc` is the command's docstring, of three paragraphs: what it does, examples, what it writes or needs. `python -OO`
+    drops docstrings, and with them what the help says beside the options.
     """
 
-    def __init__(self, prog: str, doc: str) -> None:
-        what, examples, more = doc.strip().split("\n\n")
+    def __init__(self, prog: str, doc: str | None) -> None:
+        what, examples, more = doc.strip().split("\n\n") if doc else ("", "", "")
         super().__init__(
             prog=prog,
-            description=f"{what}\n\n{more}",
-            epilog=f"examples:\n{examples}",
+            description=f"{what}\n\n{more}" if doc else None,
+            epilog=f"examples:\n{examples}" if doc else None,
             formatter_class=HelpFormatter,
             allow_abbrev=False,
         )

@@ -43,10 +43,11 @@ class StderrHandler(logging.Handler):
     """Prints messages to whatever stderr is at that moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message; a warning says that it is one."""
+        """Print one message; a warning says that it is one. Where nobody can read it, work goes on all the same."""
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        clear_bars()
-        print(shown(prefix + record.getMessage()), file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the terminal is closed, the reader of a pipe is gone
+            clear_bars()
+            print(shown(prefix + record.getMessage()), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -147,7 +147,7 @@ def check(settings: object) -> None:
 # ------------------------------------------------------------------------------------------------------ command line
 
 
-def parse(settings_class: type[Settings], prog: str, doc: str, argv: Sequence[str] | None = None) -> Settings:
+def parse(settings_class: type[Settings], prog: str, doc: str | None, argv: Sequence[str] | None = None) -> Settings:
     """Return the settings that a command line (default: this process's) asks for, checked.
 
     Raises SystemExit after --help and for a command line that cannot be parsed, InputError for a value out of range.

@@ -1,8 +1,8 @@
 """A command as a process: what it sets up, how it ends, and with which exit code.
 
 stdout is for results; everything else goes to stderr. Exit codes: 0 done, 1 a run failed, 2 the input or the command
-line is wrong, 130 interrupted (143: terminated), 141 nobody reads stdout any more. FLOWERS_DEBUG=1 shows the traceback
-behind an error.
+line is wrong, 130 interrupted (129: hung up, 143: terminated), 141 nobody reads stdout any more. FLOWERS_DEBUG=1 shows
+the traceback behind an error.
 
 Only the scripts at the root import this: the package leaves the process it is imported into as it is.
 """
@@ -19,12 +19,11 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import NoReturn, TypeVar
 
 from flower_classifier.base.errors import InputError, RunError, is_out_of_memory
 from flower_classifier.base.messages import speaking
-from flower_classifier.base.signals import Stopped, answer_signals
+from flower_classifier.base.signals import Stopped, answer_signals, end_at_interrupt, ignore_signals
 from flower_classifier.base.words import reason_of, shown
 
 EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2
@@ -39,7 +38,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 
 def begin() -> None:
     """Set the process up, before torch is loaded."""
-    sys.excepthook = end_quietly_when_interrupted
+    end_at_interrupt()
     gc.disable()  # until `run`: while torch loads, a fifth of the time goes into finding no garbage
     warnings.filterwarnings("ignore", module=r"PIL\.")  # a photo opens, or the error says why not
     keep_freed_memory()
@@ -65,14 +64,6 @@ def prepare_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
 
 
-def end_quietly_when_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Say in a line, not in a traceback, that Ctrl-C came before `run` could see it: while modules load."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
-
-
 def keep_freed_memory() -> None:
     """Let glibc hand out again what was freed, instead of giving it back to the system and asking for it anew.
 
@@ -84,6 +75,20 @@ def keep_freed_memory() -> None:
         # threshold alone would be worse than none, since it ends the adaptation of the other.
         if mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25):
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def silence_libtiff() -> None:
+    """Keep the lines that libtiff itself prints of a damaged file, up to hundreds of them, off stderr.
+
+    Why a photo does not open, the error says. The library is found as Pillow's own code finds it; where Pillow has it
+    in another way (on Windows), its lines stay.
+    """
+    from PIL import Image  # here: `--help` needs none
+
+    with contextlib.suppress(AttributeError, OSError):
+        libtiff = ctypes.CDLL(Image.core.__file__)
+        for set_handler in (libtiff.TIFFSetErrorHandler, libtiff.TIFFSetWarningHandler):
+            set_handler(None)
 
 
 # ------------------------------------------------------------------------------------------------------------- the end
@@ -99,8 +104,12 @@ def run(main: Callable[[], None], as_program: bool = False) -> NoReturn:
         gc.freeze()  # what has been loaded stays, and need not be searched
         gc.enable()
         answer_signals()
-    with speaking():
-        code = outcome_of(main)
+        silence_libtiff()
+    try:
+        with speaking():
+            code = outcome_of(main)
+    except Stopped as stopped:  # by a signal that came while the end was being told
+        code = stopped.code
     if as_program:
         leave(code)
     sys.exit(code)
@@ -138,6 +147,7 @@ def outcome_of(main: Callable[[], None]) -> int:
 
 def leave(code: int) -> NoReturn:
     """End the process at once: taking torch apart takes a second, and threads may be in the middle of a forward."""
+    ignore_signals()
     atexit._run_exitfuncs()  # temporary folders of matplotlib's, for one
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or nobody reads it
@@ -147,8 +157,8 @@ def leave(code: int) -> NoReturn:
 
 def complain(message: str, code: int) -> int:
     """Print an error, with its traceback where FLOWERS_DEBUG asks for it, and return the exit code."""
-    if os.environ.get("FLOWERS_DEBUG"):
-        traceback.print_exc()
-    with contextlib.suppress(BrokenPipeError):  # nobody reads; the exit code still tells
+    with contextlib.suppress(OSError):  # the terminal is gone
+        if os.environ.get("FLOWERS_DEBUG"):
+            traceback.print_exc()
         print(f"{Path(sys.argv[0]).name}: {shown(message)}", file=sys.stderr, flush=True)
     return code

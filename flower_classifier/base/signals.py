@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-STOPPING = {signal.SIGINT, signal.SIGTERM}
+HANGUP = getattr(signal, "SIGHUP", None)  # its terminal was closed, its ssh broke off; Windows has no such signal
+WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"} | ({HANGUP: "hung up"} if HANGUP else {})
 
 
 class Stopped(KeyboardInterrupt):
@@ -18,7 +21,7 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.code = 128 + number
-        self.word = "terminated" if number == signal.SIGTERM else "interrupted"
+        self.word = WORDS[number]
 
 
 def answer_signals() -> None:
@@ -27,16 +30,44 @@ def answer_signals() -> None:
         signal.signal(number, stop)
 
 
+def end_at_interrupt() -> None:
+    """Let Ctrl-C end the process with a line: while nothing is at work yet that could be lost."""
+    if signal.SIGINT in heeded():
+        signal.signal(signal.SIGINT, end_with_a_word)
+
+
+def ignore_signals() -> None:
+    """Let no signal disturb what is ending anyway."""
+    for number in heeded():
+        signal.signal(number, signal.SIG_IGN)
+
+
 def heeded() -> list[int]:
-    """Return the signals that ask to end, except those that the shell told a background job to ignore."""
-    return [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    """Return the signals that ask to end, except those that the shell (or nohup) told the process to ignore."""
+    return [number for number in WORDS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def stop(number: int, _: FrameType | None) -> NoReturn:
-    """Answer a signal: let what runs bring itself to safety, unless a second signal says not to."""
+    """Answer a signal: let what runs bring itself to safety, unless a second signal says not to.
+
+    A terminal that closes sends several within a moment, the shell's, the system's, the session's; nobody there is in a
+    hurry. So a hangup is never the second signal, and behind one there is none.
+    """
     for other in heeded():
-        signal.signal(other, lambda again, _: os._exit(128 + again))
+        signal.signal(other, signal.SIG_IGN if HANGUP in (number, other) else end_at_once)
     raise Stopped(number)
+
+
+def end_at_once(number: int, _: FrameType | None) -> NoReturn:
+    """Answer a second signal."""
+    os._exit(128 + number)
+
+
+def end_with_a_word(number: int, _: FrameType | None) -> NoReturn:
+    """End the process, saying why; by a bare write, since print() may be in the middle of a line."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{Path(sys.argv[0]).name}: {WORDS[number]}\n".encode(errors="backslashreplace"))
+    os._exit(128 + number)
 
 
 @contextlib.contextmanager

@@ -23,9 +23,14 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def spoken(split: str) -> str:
+    """Return what a split is called in a sentence: "train" and "valid" are names of folders."""
+    return {"train": "training", "valid": "validation"}.get(split, split)
+
+
 def photos_of(split: str, number: int) -> str:
     """`819 test photos`, `1 validation photo` of the split valid; photos of no split are `90 photos`."""
-    return counted(number, f"{'validation' if split == 'valid' else split} photo".strip())
+    return counted(number, f"{spoken(split)} photo".strip())
 
 
 def megabytes(*sizes: int) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import threading
 import time
 from collections import deque
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads
+from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, usable_cores
 from flower_classifier.networks.frozen import FrozenPart
 from flower_classifier.photos.images import ImageError
 
@@ -76,7 +75,7 @@ def extract(
             try:
                 opened[index] = open_photo(index, views)
             except ImageError as error:
-                errors[index] = ImageError(str(error))  # without the traceback, which would hold the whole micro-batch
+                errors[index] = error.bare()
         read, rows = time.perf_counter(), {}
         if opened:
             pixels = to_pixels(list(opened.values()))  # (V, B, 3, S, S)
@@ -91,7 +90,7 @@ def extract(
     for done in in_order(run, work, device, most_workers):
         yield done
         reading, computing = reading + done.reading, computing + done.computing
-        bar.set_postfix_str("limited by the network" if computing > reading else "limited by reading", refresh=False)
+        bar.set_postfix_str("limited by computing" if computing > reading else "limited by reading", refresh=False)
         bar.update(len(done.indices) + len(done.errors))
 
 
@@ -138,7 +137,7 @@ def shared_cores(device: torch.device, most_workers: int = MOST_WORKERS) -> Iter
     if share != threads:  # which is a setting of the whole process
         torch.set_num_threads(share)
     try:
-        yield threads // share if device.type == "cpu" else max(threads, os.cpu_count() or 1)
+        yield threads // share if device.type == "cpu" else max(threads, usable_cores())
     finally:
         if share != threads:
             torch.set_num_threads(threads)

@@ -4,7 +4,8 @@ A table holds one view of what one network makes of the photos of one data folde
 
 - about.json: what the numbers depend on beside the photo (network, weights, preprocessing, view, seed, device, ...)
 - rows.bin: the features, row after row, each of the same number of bytes; it is mapped into memory as it is
-- index.txt: one line per row, in JSON: [row, CRC-32 of its bytes, and the photo's name, size, mtime and ctime in ns]
+- index.txt: one line per row, in JSON: [row, CRC-32 of its bytes, and the photo's name, size, mtime and ctime in ns];
+  a photo that cannot be opened has [-1, CRC-32 of the reason, the same four, the reason], so that it is not tried again
 
 A lock of the same name beside the folder is held by who looks up, appends or drops. A row counts only if its line is
 whole, the photo is as the line says, and the CRC-32 fits. So a changed photo, a torn write and a flipped byte come to
@@ -20,7 +21,7 @@ import math
 import mmap
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -99,29 +100,33 @@ class FeatureTable:
             self.rows = stack.enter_context((self.folder / "rows.bin").open("r+b"))
             self.index = stack.enter_context((self.folder / "index.txt").open("a+b"))
             self.next_row = -(-self.rows.seek(0, os.SEEK_END) // self.row_bytes)  # behind whatever is there
-            self.entries = self.read_index()
+            self.entries: dict[PhotoKey, tuple[int, int]] = {}  # row, CRC-32
+            self.faults: dict[PhotoKey, str] = {}  # why a photo cannot be opened
+            self.read_index()
             self.open_files = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.open_files.close()
 
-    def read_index(self) -> dict[PhotoKey, tuple[int, int]]:
-        """Map each photo to its row and CRC-32. Torn lines are passed over; of two for a photo the later counts."""
+    def read_index(self) -> None:
+        """Fill the entries and the faults. Torn lines are passed over; of two for a photo the later counts."""
         self.index.seek(0)
         text = self.index.read()
         if text and not text.endswith(b"\n"):  # a process died in the middle of a line
             self.index.write(b"\n")
-        entries = {}
         for line in text.splitlines():
             try:
-                row, checksum, *photo = json.loads(line)
+                row, checksum, *rest = json.loads(line)
             except (ValueError, TypeError):
                 continue
-            numbers_fit = type(row) is type(checksum) is int and 0 <= row < self.next_row
-            if numbers_fit and [type(part) for part in photo] == [str, int, int, int]:
-                entries[tuple(photo)] = row, checksum
-        return entries
+            photo, fault = tuple(rest[:4]), rest[4:]
+            if [type(part) for part in (row, checksum, *photo)] != [int, int, str, int, int, int]:
+                continue
+            if not fault and 0 <= row < self.next_row:
+                self.entries[photo] = row, checksum
+            elif [type(part) for part in fault] == [str] and checksum_of(fault[0]) == checksum:
+                self.faults[photo] = fault[0]
 
     def find(self, photos: Sequence[PhotoKey]) -> list[int]:
         """Return the place of each photo's row, -1 where there is none, or none that is sound."""
@@ -147,6 +152,13 @@ class FeatureTable:
             lines.append(json.dumps([*self.entries[photo], *photo]) + "\n")
             self.next_row += 1
         self.rows.flush()
+        self.index.write("".join(lines).encode())
+        self.index.flush()
+
+    def append_faults(self, faults: Mapping[PhotoKey, str]) -> None:
+        """Write why photos cannot be opened."""
+        self.faults |= faults
+        lines = [json.dumps([-1, checksum_of(fault), *photo, fault]) + "\n" for photo, fault in faults.items()]
         self.index.write("".join(lines).encode())
         self.index.flush()
 
@@ -200,6 +212,11 @@ def drop_table(folder: Path) -> bool:
 def lock_of(folder: Path) -> FileLock:
     """Return a table's lock. Its file is never deleted: else two processes could hold locks of the same name."""
     return FileLock(folder.with_suffix(".lock"))
+
+
+def checksum_of(fault: str) -> int:
+    """Return the CRC-32 of a reason."""
+    return zlib.crc32(fault.encode("utf-8", "backslashreplace"))
 
 
 def as_stored(rows: torch.Tensor) -> np.ndarray:

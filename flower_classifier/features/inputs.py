@@ -7,7 +7,7 @@ nearly free. Where everything learns there is no frozen part: the rows are the p
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +21,13 @@ from flower_classifier.base.randomness import generator
 from flower_classifier.base.seconds import Seconds
 from flower_classifier.base.words import counted, first_few, reason_of
 from flower_classifier.features.extraction import extract, micro_batches, threads_per_worker
-from flower_classifier.features.feature_cache import FeatureCache
+from flower_classifier.features.feature_cache import FeatureCache, PhotoKey, photo_key
 from flower_classifier.features.row_tables import Rows, Table, disk_tables, memory_tables, tell_found
 from flower_classifier.features.schedule import PLAIN_VIEW, Schedule
 from flower_classifier.networks.checkpoint import plain
 from flower_classifier.networks.frozen import FrozenPart, versions_of
 from flower_classifier.photos import views as photo_views
-from flower_classifier.photos.images import ImageError
+from flower_classifier.photos.images import ImageError, cannot_open
 from flower_classifier.photos.splits import Split, Splits
 from flower_classifier.photos.views import FIRST_RANDOM_VIEW, open_views
 
@@ -64,6 +64,7 @@ class Inputs:
         self.bad: dict[int, ImageError] = {}  # index of a photo -> why it cannot be opened
         self.ready: dict[int, Rows] = {}  # by view
         self.seconds = Seconds()  # spent on computing rows so far
+        self.seen: list[PhotoKey] = []  # what the photos were when a view was last read
 
     @property
     def used(self) -> list[int]:
@@ -94,12 +95,13 @@ class Inputs:
             return []
         wanted = [other for other in self.schedule.together(view) if other not in self.ready]
         before = set(self.bad)
+        self.see_photos()
         if self.cache is None or not self.cache.usable:
             self.ready |= self.complete(memory_tables(self.split, wanted, self.frozen.rows))
         else:
             try:
                 about = {other: self.about(other) for other in wanted}
-                with disk_tables(self.cache, self.split, about, self.frozen.rows) as tables:
+                with disk_tables(self.cache, self.seen, about, self.frozen.rows) as tables:
                     self.ready |= self.complete(tables)
             except OSError as error:
                 warn(f"going on without the feature cache {self.cache.folder} ({reason_of(error)})")
@@ -109,11 +111,18 @@ class Inputs:
 
     def complete(self, tables: dict[int, Table]) -> dict[int, Rows]:
         """Extract what the tables lack, keep it in them, and return the rows of each view."""
-        missing = {view: table.missing() for view, table in tables.items()}
+        for table in tables.values():
+            new = {index: fault for index, fault in table.faults().items() if index not in self.bad}
+            self.set_aside({index: self.error_of(index, fault) for index, fault in new.items()})
+        known = set(self.bad)
+        missing = {view: table.missing() - known for view, table in tables.items()}
         for view, indices in missing.items():
-            tell_found(self.split, view, indices)
+            tell_found(self.split, view, len(self.used) - len(indices))
         for view, indices, rows in self.compute_missing(missing):
             tables[view].keep(indices, rows)
+        if faults := {index: error.fault for index, error in self.bad.items() if index not in known and error.fault}:
+            for table in tables.values():
+                table.keep_faults(faults)
         return {view: table.rows(self.used) for view, table in tables.items()}
 
     def compute_missing(self, missing: dict[int, set[int]]) -> Iterator[tuple[int, list[int], torch.Tensor]]:
@@ -129,7 +138,7 @@ class Inputs:
             if wanted := [view for view in missing if not missing[view].isdisjoint(indices)]:
                 work.append((indices, wanted))
         views = [str(view) for view in missing if missing[view]]
-        what = f"{self.split.name} photos, view{'s' * (len(views) > 1)} {' and '.join(views)}"
+        what = f"{self.split.spoken} photos, view{'s' * (len(views) > 1)} {' and '.join(views)}"
         number = sum(len(indices) for indices, _ in work)
         if work and not bars_are_shown():
             note(f"reading {number:,} {what}")
@@ -145,9 +154,25 @@ class Inputs:
         if work:  # workers do both at once; the time that has passed is shared out as theirs was
             passed = (time.perf_counter() - started) / (reading + computing)
             self.seconds += Seconds(reading * passed, computing * passed)
+        self.set_aside(errors)
+
+    def set_aside(self, errors: Mapping[int, ImageError]) -> None:
+        """Leave photos out, by index. Raises UnusablePhotosError where an earlier view has them."""
         if errors and self.ready:
             raise UnusablePhotosError([errors[index] for index in sorted(errors)], "repair them, and resume")
         self.bad |= errors
+
+    def error_of(self, index: int, fault: str) -> ImageError:
+        """Return the error that opening a photo would raise, where the fault is known."""
+        return ImageError(cannot_open(self.split.root / self.split.photos[index], fault), fault)
+
+    def see_photos(self) -> None:
+        """Look at what the files are, before a view is read; warn of those that an earlier view saw as others."""
+        before, self.seen = self.seen, [photo_key(self.split.root, photo) for photo in self.split.photos]
+        pairs = zip(before, self.seen, strict=True) if self.ready else ()
+        if changed := [now[0] for then, now in pairs if then[:3] != now[:3]]:  # name, size, mtime
+            what = f"{counted(len(changed), 'photo')} changed during the run ({first_few(changed)})"
+            warn(f"{what}: earlier views show what was there before")
 
     def open_photo(self, index: int, views: Sequence[int]) -> np.ndarray:
         """Open a photo and cut views of it: functions of seed, view and the photo's name. uint8 (V, S, S, 3)."""
@@ -188,7 +213,7 @@ def check_photos_left(classes: Sequence[str], train: Inputs, *others: Inputs | N
     """Raise InputError where a split, or a class of the training photos, has no photo that can be opened."""
     for inputs in (train, *others):
         if inputs and not inputs.used:
-            raise InputError(f"none of the {inputs.split.name} photos can be opened: repair some")
+            raise InputError(f"none of the {inputs.split.spoken} photos can be opened: repair some")
     if lost := set(train.split.labels) - set(train.labels.tolist()):
         names = first_few([classes[label] for label in sorted(lost)])
         raise InputError(f"no training photo can be opened of {names}: repair some, or remove the class")

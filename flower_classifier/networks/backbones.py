@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch.overrides import TorchFunctionMode
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.words import nearest
@@ -58,12 +61,21 @@ def backbone_with_weights(
 def empty_backbone(arch: str, preprocessing: Preprocessing) -> Backbone:
     """Build an architecture without memory for its tensors, to be assigned from a file.
 
-    vgg16's random initialisation alone takes seconds. Where the constructor needs real numbers (regnet computes its
-    widths with tensors) the memory is taken after all. Raises ValueError for an unknown architecture.
+    vgg16's random initialisation alone takes seconds. Raises ValueError for an unknown architecture.
     """
     source = source_of(arch)
-    try:
-        with torch.device("meta"):
-            return source.build(arch, preprocessing)
-    except NotImplementedError:
+    with Unfilled():
         return source.build(arch, preprocessing)
+
+
+class Unfilled(TorchFunctionMode):
+    """Gives no memory to what is made to be filled later, as the layers' parameters are.
+
+    `torch.device("meta")` gives none to any tensor; but regnet, for one, computes its widths with tensors.
+    """
+
+    def __torch_function__(
+        self, function: Callable, _: object, args: tuple = (), kwargs: dict[str, object] | None = None
+    ) -> object:
+        """Call a function of torch's."""
+        return function(*args, **{**(kwargs or {}), **({"device": "meta"} if function is torch.empty else {})})

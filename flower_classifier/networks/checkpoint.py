@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.networks.backbones import empty_backbone
+from flower_classifier.networks.backbones import empty_backbone, source_of
 from flower_classifier.networks.classifier import LEARNS, Classifier, ModelConfig, build_classifier
 from flower_classifier.networks.other_files import kind_of_contents
 from flower_classifier.networks.sizes import DROPOUT, LAYER_WIDTH, MOST_LAYERS, TEMPERATURE
@@ -141,11 +141,18 @@ def model_of(contents: Mapping[str, object]) -> ModelConfig:
 
 
 def preprocessing_of(contents: Mapping[str, object]) -> Preprocessing:
-    """Return the preprocessing; up to format 2, photos were resampled by torchvision."""
+    """Return the preprocessing; up to format 2, photos were resampled by torchvision.
+
+    Raises ValueError for sizes that the architecture never takes: the first photo would show it too late.
+    """
     numbers = dict(contents["preprocessing"])
     if contents["format_version"] <= 2:
         numbers["resampling"] = "torchvision"
-    return Preprocessing(**{**numbers, "mean": tuple(numbers["mean"]), "std": tuple(numbers["std"])})
+    preprocessing = Preprocessing(**{**numbers, "mean": tuple(numbers["mean"]), "std": tuple(numbers["std"])})
+    arch, sizes = contents["arch"], (preprocessing.resize_size, preprocessing.crop_size)
+    if not source_of(arch).takes(arch, preprocessing):
+        raise ValueError(f"{arch} takes no pictures of {sizes[1]} pixels out of {sizes[0]}")
+    return preprocessing
 
 
 def plain(preprocessing: Preprocessing) -> dict[str, object]:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.networks.sizes import DEFAULT_IMAGE_SIZE
+from flower_classifier.networks.sizes import DEFAULT_IMAGE_SIZE, IMAGE_SIZE
 from flower_classifier.networks.source import Backbone, Weights
 from flower_classifier.photos.views import Preprocessing
 
@@ -34,6 +34,10 @@ class Cnn:
             raise InputError(f"{name}: {arch} is trained from scratch and takes no pretrained weights", "weights")
         half, size = (0.5, 0.5, 0.5), DEFAULT_IMAGE_SIZE if image_size is None else image_size
         return Weights("none", Preprocessing(size, size, half, half, "bilinear"))
+
+    def takes(self, arch: str, preprocessing: Preprocessing) -> bool:
+        """Say whether the sizes are some that `--image_size` allows."""
+        return preprocessing.resize_size == preprocessing.crop_size and IMAGE_SIZE.allow(preprocessing.crop_size)
 
     def build(self, arch: str, preprocessing: Preprocessing) -> Backbone:
         """Build the network up to its last layer, which is our head: (B, 3, S, S) -> (B, 64 * (S // 2) ** 2)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 
 import torch
@@ -26,6 +27,13 @@ def choose_device(gpu: bool) -> torch.device:
         return torch.device("mps")
     warn("no GPU found; using the CPU")
     return torch.device("cpu")
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: under taskset, or in a container, fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from torchvision import models
 from torchvision.models import WeightsEnum
 
 from flower_classifier.base.errors import InputError, RunError
-from flower_classifier.base.words import reason_of
+from flower_classifier.base.words import first_few, reason_of
 from flower_classifier.networks.sizes import DEFAULT_HIDDEN_UNITS
 from flower_classifier.networks.source import Backbone, Weights
 from flower_classifier.networks.weight_files import read_weights_file
@@ -69,6 +69,12 @@ class Torchvision:
         valid = f"valid: DEFAULT, {', '.join(entry.name for entry in entries)}, none, a file"
         raise InputError(f"{name}: no such file, nor weights of {arch}; {valid}", "weights")
 
+    def takes(self, arch: str, preprocessing: Preprocessing) -> bool:
+        """Say whether torchvision has weights that expect these sizes."""
+        presets = [preset_of(arch, entry) for entry in models.get_model_weights(arch)]
+        sizes = [(preset.resize_size, preset.crop_size) for preset in presets]
+        return (preprocessing.resize_size, preprocessing.crop_size) in sizes
+
     def build(self, arch: str, preprocessing: Preprocessing) -> Backbone:
         """Build an architecture with random weights, its original classifier left out."""
         extras = CONSTRUCTOR_EXTRAS.get(arch, {})
@@ -87,7 +93,7 @@ def is_vision_transformer(arch: str) -> bool:
     return arch.startswith("vit")
 
 
-def preset_of(arch: str, entry: WeightsEnum, image_size: int | None) -> Preprocessing:
+def preset_of(arch: str, entry: WeightsEnum, image_size: int | None = None) -> Preprocessing:
     """Return what torchvision says its weights expect. Raises InputError for an image size that is another."""
     preset = entry.transforms()
     if image_size not in (None, preset.crop_size[0]):
@@ -135,5 +141,18 @@ def download_weights(entry: WeightsEnum) -> OrderedDict:
         reason = reason_of(getattr(error, "reason", error))  # an URLError's own text is clumsy
         raise RunError(
             f"cannot get the pretrained weights ({reason}).\n"
-            f"Fetch {entry.url} into {folder}/ yourself, or take the architecture cnn, which needs none"
+            f"Fetch {entry.url} into {folder}/ yourself, or take {weightless(folder)}"
         ) from error
+
+
+def weightless(folder: Path) -> str:
+    """Say which architectures need no download: the cnn, and those whose weights are in torchvision's cache."""
+    there = [
+        arch if entry is entries.DEFAULT else f"{arch} ({entry.name})"
+        for arch in models.list_models(module=models)
+        for entries in [models.get_model_weights(arch)]
+        for entry in entries
+        if (folder / Path(entry.url).name).is_file()
+    ]
+    cnn = "the architecture cnn, which needs none"
+    return f"{cnn}, or one whose weights are there: {first_few(there)}" if there else cnn

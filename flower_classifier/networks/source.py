@@ -51,6 +51,9 @@ class Source(Protocol):
     def weights(self, arch: str, name: str | None, image_size: int | None) -> Weights:
         """Return the weights of this name, or the best ones. Raises InputError for a name or a size they do not fit."""
 
+    def takes(self, arch: str, preprocessing: Preprocessing) -> bool:
+        """Say whether an architecture takes pictures of these sizes."""
+
     def build(self, arch: str, preprocessing: Preprocessing) -> Backbone:
         """Build an architecture with random weights drawn from torch's generator, its own classifier left out."""
 

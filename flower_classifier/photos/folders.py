@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.messages import warn
+from flower_classifier.base.messages import note, warn
 from flower_classifier.base.words import counted, first_few
 from flower_classifier.photos.images import photo_endings
 
@@ -18,6 +22,15 @@ SPLIT_NAMES = {
 }
 # Left behind by macOS's zip and by Synology; hidden folders go by their dot
 NOT_CLASSES = ("__MACOSX", "@eaDir")
+# How much is looked at of a tree before all of it is searched: the upper folders, and the first files of each
+LOOKED_INTO, LOOKED_AT = 300, 1000
+# A wrong folder: so many folders hold files, and of these fewer than this share hold photos; a folder holds photos
+# where one file in so many is one. Label files beside the photos, or in folders of their own, do no harm.
+SURE_FROM, LEAST_SHARE, FILES_PER_PHOTO = 20, 0.2, 20
+TELL_EVERY = 10  # seconds of searching
+
+
+# ---------------------------------------------------------------------------------------------- the shape of a folder
 
 
 def split_folders(data_dir: Path) -> dict[str, Path]:
@@ -38,12 +51,57 @@ def split_folders(data_dir: Path) -> dict[str, Path]:
     return found
 
 
+def check_shape(data_dir: Path) -> None:
+    """Raise InputError where the folders of `data_dir` are hardly classes: seen at once, before a long search.
+
+    It is the folder of one class, or a tree of other files (a home folder, a disk) in which a few photos lie.
+    """
+    if not visible_folders(data_dir) and any(is_photo(file) for file in data_dir.iterdir()):
+        above = data_dir.absolute().parent
+        above = above.parent if above.name.lower() in SPLIT_NAMES else above
+        raise InputError(f"{data_dir} holds photos and no folders, so it is one class: give the folder above, {above}")
+    shares = list(itertools.islice(photo_shares(data_dir), LOOKED_INTO))
+    holding = sum(share >= 1 / FILES_PER_PHOTO for share in shares if share is not None)
+    number = sum(share is not None for share in shares)
+    if number >= SURE_FROM and holding < LEAST_SHARE * number:
+        raise InputError(
+            f"{data_dir} is no folder of photos: of the first {number} folders with files below it, {holding} hold "
+            f"photos.\nGive the folder that holds the class folders, or move those into a folder train/ of their own"
+        )
+
+
+def photo_shares(data_dir: Path) -> Iterator[float | None]:
+    """Yield the share of photos among the files of each folder below `data_dir`, the upper ones first; None: no files.
+
+    Links are not followed, a folder that cannot be read is passed over, and of a large one only the first are counted.
+    """
+    waiting = deque(visible_folders(data_dir))
+    while waiting:
+        photos = files = 0
+        try:
+            with os.scandir(waiting.popleft()) as entries:
+                for entry in itertools.islice(entries, LOOKED_AT):
+                    if entry.is_dir(follow_symlinks=False):
+                        if not is_litter(entry.name):
+                            waiting.append(Path(entry.path))
+                    elif not entry.name.startswith("."):
+                        files += 1
+                        photos += has_photo_ending(entry.name)
+        except OSError:  # which the search will report, should there be one
+            continue
+        yield photos / files if files else None
+
+
+# -------------------------------------------------------------------------------------------------------- what it holds
+
+
 def find_classes(data_dir: Path, folder: Path) -> dict[str, list[str]]:
     """Map each class folder of `folder` that holds photos to their paths below `data_dir`, everything sorted.
 
     Names sort as strings ("1", "10", "2"), as torchvision's ImageFolder sorts them.
     """
-    photos = {path.name: find_photos(path) for path in visible_folders(folder)}
+    patience = Patience(folder)
+    photos = {path.name: find_photos(path, patience) for path in visible_folders(folder)}
     if loose := sum(is_photo(path) for path in folder.iterdir()):
         warn(f"{folder}: {counted(loose, 'photo')} beside the class folders left out, being of no class")
     if empty := [name for name, found in photos.items() if not found]:
@@ -59,9 +117,23 @@ def visible_folders(folder: Path) -> list[Path]:
         raise InputError(f"cannot read {folder}: {error.strerror}") from None
 
 
-def find_photos(folder: Path) -> list[Path]:
+class Patience:
+    """Says now and then how far a long search in a folder has come."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.found, self.told = folder, 0, time.monotonic()
+
+    def count(self, photos: int) -> None:
+        """Count photos that have been found."""
+        self.found += photos
+        if time.monotonic() - self.told > TELL_EVERY:
+            self.told = time.monotonic()
+            note(f"still looking for photos in {self.folder}: {self.found:,} so far")
+
+
+def find_photos(folder: Path, patience: Patience | None = None) -> list[Path]:
     """Return every photo below `folder`, sorted; a loop of symbolic links is walked once."""
-    found, seen = [], set()
+    found, seen, patience = [], set(), patience or Patience(folder)
     for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse_unreadable):
         status = Path(root).stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -69,7 +141,9 @@ def find_photos(folder: Path) -> list[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not is_litter(name))
-        found += [path for path in (Path(root, name) for name in sorted(files)) if is_photo(path)]
+        photos = [path for path in (Path(root, name) for name in sorted(files)) if is_photo(path)]
+        patience.count(len(photos))
+        found += photos
     return found
 
 
@@ -85,7 +159,12 @@ def is_litter(name: str) -> bool:
 
 def is_photo(path: Path) -> bool:
     """Say whether a file is taken for a photo: a regular file, not hidden, with an image's ending."""
-    return not path.name.startswith(".") and path.suffix.lower() in photo_endings() and path.is_file()
+    return not path.name.startswith(".") and has_photo_ending(path.name) and path.is_file()
+
+
+def has_photo_ending(name: str) -> bool:
+    """Say whether a file's name ends as an image's does."""
+    return os.path.splitext(name)[1].lower() in photo_endings()  # noqa: PTH122 -- a Path of each takes its time
 
 
 def by_name(path: Path) -> str:

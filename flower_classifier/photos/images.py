@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.errors import InputError, is_out_of_memory
 from flower_classifier.base.words import printable, reason_of
 
 # Told by content. AVIF and HEIF where this Pillow has them; MPO is what many phones make of a JPEG.
@@ -32,7 +32,18 @@ PhotoSource = Path | str | bytes | BinaryIO | Image.Image | np.ndarray
 
 
 class ImageError(InputError):
-    """Something that cannot be used as a photo."""
+    """Something that cannot be used as a photo.
+
+    `fault`: what is wrong with its contents; "" where the system may be to blame, and it may open another time.
+    """
+
+    def __init__(self, message: str, fault: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault
+
+    def bare(self) -> ImageError:
+        """Return the same error without its traceback, which would hold the picture."""
+        return ImageError(str(self), self.fault)
 
 
 @functools.cache
@@ -62,8 +73,19 @@ def load_image(source: PhotoSource, shorter_side: int | None = None) -> Image.Im
             return as_rgb(shrunk(image, shorter_side) if shorter_side else image)
         return open_upright(Path(source) if isinstance(source, str) else source, shorter_side)
     except Exception as error:  # decoders raise nearly anything on damaged files
-        what = printable(str(source)) if isinstance(source, Path | str) else "the photo"
-        raise ImageError(f"cannot open {what}: {trouble_with(source, error)}") from error
+        reason = trouble_with(source, error)
+        raise ImageError(cannot_open(source, reason), fault="" if is_of_the_system(error) else reason) from error
+
+
+def cannot_open(source: PhotoSource, reason: str) -> str:
+    """Say that a photo cannot be opened."""
+    what = printable(str(source)) if isinstance(source, Path | str) else "the photo"
+    return f"cannot open {what}: {reason}"
+
+
+def is_of_the_system(error: Exception) -> bool:
+    """Say whether it may have been the system, no memory or no permission, and not what is in a file."""
+    return is_out_of_memory(error) or (isinstance(error, OSError) and error.errno is not None)  # Pillow gives none
 
 
 def trouble_with(source: PhotoSource, error: Exception) -> str:

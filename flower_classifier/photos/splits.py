@@ -13,8 +13,9 @@ from pathlib import Path
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import note, warn
 from flower_classifier.base.randomness import generator
-from flower_classifier.base.words import counted, first_few
-from flower_classifier.photos.folders import SPLIT_NAMES, find_classes, split_folders
+from flower_classifier.base.words import counted, first_few, spoken
+from flower_classifier.photos.copies import warn_of_copies
+from flower_classifier.photos.folders import SPLIT_NAMES, check_shape, find_classes, split_folders
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.photos)
+
+    @property
+    def spoken(self) -> str:
+        """What the split is called in a sentence: "train" and "valid" are names of folders."""
+        return spoken(self.name)
 
     def fingerprint(self) -> str:
         """Return a digest that changes when a photo is added, removed, renamed, resized or moved to another class."""
@@ -56,11 +62,13 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
         what = "is not a folder" if data_dir.exists() else "does not exist"
         raise InputError(f"{data_dir} {what}; give the folder that holds train/ and valid/, or one folder per class")
     folders = split_folders(data_dir)
+    if not folders:
+        check_shape(data_dir)
     train = find_classes(data_dir, folders.get("train", data_dir))
+    check_number_of_classes(data_dir, tuple(train))
     if not folders and all(photo.count("/") > 1 for photos in train.values() for photo in photos):
         where = f"lie in folders below {first_few(list(train))}"
         warn(f"{data_dir}: all photos {where}, which are taken for classes; is this a level too high?")
-    check_number_of_classes(data_dir, tuple(train))
     if "valid" in folders:
         valid = find_classes(data_dir, folders["valid"])
         if not valid:
@@ -142,34 +150,3 @@ def warn_of_cases(data_dir: Path, classes: tuple[str, ...]) -> None:
         warn(
             f"{data_dir}: classes that differ by case only are kept apart: {first_few(alike)}; is each pair one class?"
         )
-
-
-def warn_of_copies(splits: Splits) -> None:
-    """Warn of photos that are in training and held out too, byte for byte: they make the accuracy a lie."""
-    trained = by_size(splits.train)
-    for split in filter(None, (splits.valid, splits.test)):
-        copies = []
-        for size, photos in by_size(split).items():
-            known = {contents(splits.train.root / photo) for photo in trained.get(size, ()) if size}
-            copies += [photo for photo in photos if known and contents(split.root / photo) in known]
-        if copies:
-            warn(
-                f"{counted(len(copies), f'{split.name} photo')} of {len(split):,} are training photos too "
-                f"({first_few(sorted(copies))}): the {split.name} accuracy will look better than it is"
-            )
-
-
-def by_size(split: Split) -> dict[int, list[str]]:
-    """Map sizes in bytes to the photos of that size."""
-    sizes: dict[int, list[str]] = {}
-    for photo in split.photos:
-        sizes.setdefault((split.root / photo).stat().st_size, []).append(photo)
-    return sizes
-
-
-def contents(path: Path) -> bytes:
-    """Return a digest of a file's bytes; of one that cannot be read, one that no other has."""
-    try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
-    except OSError:  # which opening the photo will report
-        return str(path).encode("utf-8", "surrogateescape")

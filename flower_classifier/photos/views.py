@@ -21,6 +21,7 @@ from flower_classifier.photos.images import PhotoSource, load_image
 # under an earlier one are then computed again.
 VERSION = 1
 MAX_SIDE = 2048  # pixels that a model may ask for
+LEAST_STD = 1e-6  # of a channel's values from 0 to 1; divided by much less, float32 would overflow
 LONGEST_ASPECT = 3  # a photo longer than so many times its short side is cropped to that first
 FIRST_RANDOM_VIEW = 2  # the plain photo and its mirror image come before
 # A random view shows this share of the photo's area. ImageNet training goes down to 8 %, over hundreds of epochs; the
@@ -70,7 +71,7 @@ class Preprocessing:
         are_whole = type(self.crop_size) is int and type(self.resize_size) is int
         sizes_fit = are_whole and 1 <= self.crop_size <= self.resize_size <= MAX_SIDE
         are_numbers = all(type(number) in (int, float) and abs(number) < 1e6 for number in (*self.mean, *self.std))
-        numbers_fit = are_numbers and len(self.mean) == len(self.std) == 3 and min(self.std) > 0
+        numbers_fit = are_numbers and len(self.mean) == len(self.std) == 3 and min(self.std) >= LEAST_STD
         ways_fit = self.interpolation in tuple(FILTERS) and self.resampling in RESAMPLINGS
         if not (sizes_fit and numbers_fit and ways_fit):
             raise ValueError(f"{self} makes no sense")

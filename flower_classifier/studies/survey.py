@@ -41,7 +41,7 @@ def survey(splits: Splits, state: TrainState, frozen: FrozenPart, skip_bad: bool
     found = [split for split in (splits.train, splits.valid, splits.test) if split]
     parts = [Inputs(frozen, found[0], recipe.seed, schedule=recipe.schedule)]
     parts += [Inputs(frozen, split, recipe.seed) for split in found[1:]]
-    numbers = ", ".join(f"{len(part.split):,} {part.split.name}" for part in parts)
+    numbers = ", ".join(f"{len(part.split):,} {part.split.spoken}" for part in parts)
     print(f"{counted(len(splits.classes), 'class', 'classes')}: {numbers} photos")
     show("smallest class", class_sizes([names[label] for label in splits.train.labels]))
     show("photo sizes", size_range(open_all(parts)))
@@ -111,7 +111,7 @@ def try_photo(path: Path, shorter_side: int) -> Size | ImageError:
         load_image(path, shorter_side)
         return upright_size(path)
     except ImageError as error:
-        return ImageError(str(error))  # without the traceback, which would hold the picture
+        return error.bare()
 
 
 def size_range(sizes: Sequence[Size]) -> str:
