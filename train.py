@@ -109,7 +109,7 @@ def find_photos(config: TrainConfig) -> tuple[Splits, dict[str, str]]:
         own = "give the folder that holds train/ and valid/, or one folder per class"
         raise InputError(f"{config.data_dir} does not exist; {own}, or let --download fetch photos of 102 species")
     splits = load_splits(config.data_dir, config.valid_split, config.seed)
-    if config.category_names is None:
+    if config.category_names is None and not config.resume:  # a resumed run has its names
         suggest_names(splits.classes)
     return splits, load_category_names(config.category_names, splits.classes)
 

@@ -40,6 +40,7 @@ def main() -> None:
             (folder / file.name).symlink_to(file)
         if flowers.is_dir():
             (folder / "flowers").symlink_to(flowers.resolve())
+            (folder / "rose.jpg").symlink_to(min((flowers / "test" / "74").resolve().iterdir()))
         make_pictures(folder)
         for page in PAGES:
             text = (PROJECT / page).read_text(encoding="utf-8")

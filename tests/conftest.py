@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,14 @@ settings.register_profile("long", max_examples=70_000, **LENIENT)
 settings.load_profile("default")
 
 SMALL = {"train": 8, "valid": 3, "test": 3}  # pictures a species
+
+
+@pytest.fixture(scope="session", autouse=True)
+def answered_signals():
+    """Let the programs under test heed the signals that a shell in the background, or nohup, told pytest to ignore."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
