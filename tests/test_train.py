@@ -162,7 +162,7 @@ def test_every_epoch_has_its_view(train_into, flowers, tmp_path):
     losses = [re.findall(r"training loss (\S+)", outcome.out) for outcome in (plain, varied)]
     assert [one == other for one, other in zip(*losses, strict=True)] == [True, False, False, False]
     assert re.findall(r"reading 48 training photos, views? (\d(?: and \d)?)", varied.err) == ["0 and 1", "2"]
-    assert re.findall(r"reading \d+ (?:valid|test) photos, view (\d)", varied.err) == ["0", "0"]
+    assert re.findall(r"reading \d+ (?:validation|test) photos, view (\d)", varied.err) == ["0", "0"]
 
 
 # ------------------------------------------------------------------------------------------------ folders and names
