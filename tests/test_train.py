@@ -10,7 +10,6 @@ from support import NAMES, PROJECT, QUICK, read, run_program, same
 from torch import nn
 from torchvision.datasets import ImageFolder
 
-import train
 from flower_classifier.photos import demo
 from flower_classifier.report.report_files import files_of
 
@@ -62,14 +61,14 @@ def test_without_test_photos_the_validation_photos_are_judged_as_if_others_had_c
     assert read(tmp_path / "checkpoint.pth")["temperature"] != 1
 
 
-def test_class_folders_that_go_by_the_numbers_of_the_known_flowers_are_offered_their_names(run, flowers, tmp_path):
+def test_class_folders_called_by_the_numbers_of_the_flowers_are_offered_names(train_into, flowers, tmp_path):
     """Once, and only where all do, and nobody has given names."""
     said = "--category_names cat_to_name.json gives their names"
-    assert run(train, flowers, *QUICK, "--summary").err.count(said) == 1
-    assert said not in run(train, flowers, *QUICK, "--summary", "--category_names", NAMES).err
+    assert train_into(tmp_path / "out", flowers, *QUICK, "--epochs", 1).err.count(said) == 1
+    assert said not in train_into(tmp_path / "out", flowers, *QUICK, "--epochs", 1, "--category_names", NAMES).err
     data = shutil.copytree(flowers / "train", tmp_path / "data")
     (data / "54").rename(data / "103")
-    assert said not in run(train, data, *QUICK, "--summary").err
+    assert said not in train_into(tmp_path / "out", data, *QUICK, "--epochs", 1).err
 
 
 def test_the_reported_numbers_are_those_of_the_checkpoint(train_into, flowers, tmp_path):
