@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from support import PROJECT, parse_blocks
@@ -238,6 +239,20 @@ def test_an_array_is_ended_when_the_program_is_interrupted(trained, flowers):
         assert process.stderr.read() == b"predict.py: interrupted\n"
     assert process.returncode == 130
     assert 0 < len(records) < 20_000
+
+
+def test_an_array_for_a_slow_reader_is_ended_between_two_objects(trained, flowers, tmp_path):
+    """Objects larger than a buffer: the signal comes while one is being written."""
+    (tmp_path / "names.json").write_text(json.dumps({name: name * 1000 for name in NAMES}))
+    photo, names = flowers / "test" / "54" / "drawn_000.jpg", ("--category_names", tmp_path / "names.json")
+    with program("-", trained / "checkpoint.pth", "--format", "json", "--top_k", 6, *names) as process:
+        process.stdin.write(b"\n".join([os.fsencode(photo)] * 2000))
+        process.stdin.close()
+        begun = process.stdout.readline()
+        time.sleep(1)  # until the pipe is full
+        process.send_signal(signal.SIGINT)
+        records = json.loads(begun + process.stdout.read())
+    assert (process.returncode, 0 < len(records) < 2000) == (130, True)
 
 
 @pytest.mark.parametrize("form", ["text", "json", "jsonl", "csv"])

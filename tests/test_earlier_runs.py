@@ -1,5 +1,6 @@
 """Several runs into one folder: none is lost, the better one is named, and each report stays with its checkpoint."""
 
+import shutil
 import subprocess
 import sys
 
@@ -97,3 +98,32 @@ def test_a_run_that_finishes_no_epoch_moves_nothing(run, train_into, flowers, tm
     outcome = run(train, flowers, *QUICK, "--hidden_units", *[50] * 9, "--lr", 1000, "--save_dir", tmp_path)
     assert (outcome.code, outcome.err.count("the loss is not finite")) == (1, 1)
     assert files_in(tmp_path) == before
+
+
+def test_what_lies_in_run_and_is_no_runs_own_stays(train_into, flowers, tmp_path):
+    """The folder may be the person's own, photos and all."""
+    photos = shutil.copytree(flowers, tmp_path / "run" / "photos")
+    (tmp_path / "run" / "notes.tmp").write_text("mine")
+    own = files_in(tmp_path)
+    for epochs in (1, 2):
+        train_into(tmp_path, photos, "--arch", "cnn", "--epochs", epochs)
+        assert own.items() <= files_in(tmp_path).items()
+    assert not (tmp_path / "run" / "earlier" / "1" / "run" / "photos").exists()
+
+
+def test_a_resumed_run_leaves_no_report_of_its_earlier_part(train_into, flowers, tmp_path):
+    train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)
+    train_into(tmp_path, flowers, "--resume", "--epochs", 3, "--no_report")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"last.pth", "lock", "summary.json"}
+    train_into(tmp_path, flowers, "--resume")
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_a_checkpoint_that_is_a_link_is_kept_as_what_it_leads_to(train_into, flowers, tmp_path):
+    train_into(tmp_path / "out", flowers, *QUICK, "--epochs", 1)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "out" / "checkpoint.pth").rename(tmp_path / "store" / "m.pth")
+    (tmp_path / "out" / "checkpoint.pth").symlink_to("../store/m.pth")
+    train_into(tmp_path / "out", flowers, *QUICK, "--epochs", 2)
+    kept = tmp_path / "out" / "run" / "earlier" / "1" / "checkpoint.pth"
+    assert kept.read_bytes() == (tmp_path / "store" / "m.pth").read_bytes()

@@ -197,3 +197,10 @@ def test_certain_and_always_right_is_no_reason_to_fail():
     assert (evaluation.loss, evaluation.accuracy, evaluation.mistakes) == (0.0, 1.0, [])
     assert evaluation.calibration_error == pytest.approx(0.0)
     assert calibrate(evaluation) == 1.0
+
+
+def test_a_handful_of_photos_that_all_went_wrong_keep_no_temperature():
+    """Two classes at 88 %: a draw of bad luck would make every answer a guess."""
+    for number in (2, 4, 8):
+        logits = torch.tensor([[2.0, 0.0]]).repeat(number, 1)
+        assert calibrate(Evaluation(logits, torch.ones(number, dtype=torch.int64))) == 1.0

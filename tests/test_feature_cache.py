@@ -268,7 +268,7 @@ def test_a_bad_photo_does_not_cost_the_good_ones(run, train_cached, data, tmp_pa
     assert (found["train", 0], found["valid", 0]) == (48, 18)
 
 
-def test_a_bad_photo_is_tried_once_and_again_when_it_has_changed(train_into, data, tmp_path):
+def test_a_bad_photo_has_its_micro_batch_computed_once_and_again_when_it_has_changed(train_into, data, tmp_path):
     """Without it its micro-batch needs nothing, in any run to come; another network makes its own experience."""
     bad = data / "train" / "54" / "drawn_003.jpg"
     whole = bad.read_bytes()
@@ -298,6 +298,24 @@ def test_a_line_about_a_bad_photo_that_was_damaged_is_passed_over(run, train_cac
     index.write_text(text.replace("it is empty", "it is empti"))
     train_cached("after", "--skip_bad")
     assert "it is empty" in (tmp_path / "after" / "run" / "bad_photos.txt").read_text()
+
+
+def test_a_good_photo_that_is_remembered_as_bad_is_opened_after_all(run, train_cached, data, tmp_path):
+    """As where memory was short: decoders do not always say so."""
+    photo = data / "train" / "54" / "drawn_003.jpg"
+    whole = photo.read_bytes()
+    photo.write_bytes(whole[:400])
+    train_cached("before", "--skip_bad")
+    index = table_of(tmp_path, ROWS) / "index.txt"
+    photo.write_bytes(whole)
+    now = photo.stat()
+    lines = [json.loads(line) for line in index.read_text().splitlines()]
+    for line in lines:
+        if line[0] == -1:  # the fault is now of the good photo
+            line[3:6] = [now.st_size, now.st_mtime_ns, now.st_ctime_ns]
+    index.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    train_cached("after")
+    assert not (tmp_path / "after" / "run" / "bad_photos.txt").exists()
 
 
 def test_what_the_system_is_to_blame_for_is_not_held_against_a_photo(tmp_path):

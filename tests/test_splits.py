@@ -331,8 +331,24 @@ def test_a_tree_of_other_files_is_refused_at_once_with_what_to_do(tree, run):
         {f"class {i}/{file}": 2 for i in range(40) for file in ("photo.jpg", "Thumbs.db", "about.html", "list.csv")},
         {"one/photo.jpg": 3, "two/photo.jpg": 3, **{f"two/code/{i}/file.py": 3 for i in range(10)}},
         {"one/photo.jpg": 30, "one/label.txt": 570, "two/photo.jpg": 30, "two/label.txt": 570},
+        {f"class {i}/{file}": 2 for i in range(310) for file in ("Thumbs.db", "images/photo.jpg")},
+        {
+            f"class {i}/{kind}": 2
+            for i in range(60)
+            for kind in ("a/a.txt", "b/b.txt", "c/c.txt", "d/d.txt", "e/e.txt", "images/a.jpg")
+        },
     ],
-    ids=["many classes", "nested", "labels beside", "labels below", "litter", "two classes", "mostly labels"],
+    ids=[
+        "many classes",
+        "nested",
+        "labels beside",
+        "labels below",
+        "litter",
+        "two classes",
+        "mostly labels",
+        "photos below litter",
+        "many folders of labels",
+    ],
 )
 def test_folders_as_data_sets_have_them_are_taken(tree, files, below):
     data = tree({below + path: number for path, number in files.items()})

@@ -40,10 +40,10 @@ def keep_as(path: Path, aside: Path) -> bool:
     """Give a file a second name, if there is one; under its own it stays until something new replaces it."""
     if not path.is_file():
         return False
-    temporary = aside.with_suffix(".tmp")
+    temporary = aside.with_name(f".{aside.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(path, temporary)
+        os.link(os.path.realpath(path), temporary)
     except OSError:  # a file system without hard links
         shutil.copy2(path, temporary)
     temporary.replace(aside)

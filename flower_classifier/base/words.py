@@ -14,7 +14,7 @@ NAMED = 3  # how many items a message names before it only counts the rest
 
 def first_few(items: Sequence[object]) -> str:
     """Name the first few of the items and count the rest: `a, b, c and 7 more`."""
-    named = ", ".join(str(item) for item in items[:NAMED])
+    named = ", ".join(printable(str(item)) for item in items[:NAMED])
     return f"{named} and {len(items) - NAMED} more" if len(items) > NAMED else named
 
 

@@ -27,7 +27,7 @@ from flower_classifier.features.schedule import PLAIN_VIEW, Schedule
 from flower_classifier.networks.checkpoint import plain
 from flower_classifier.networks.frozen import FrozenPart, versions_of
 from flower_classifier.photos import views as photo_views
-from flower_classifier.photos.images import ImageError, cannot_open
+from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split, Splits
 from flower_classifier.photos.views import FIRST_RANDOM_VIEW, open_views
 
@@ -112,8 +112,7 @@ class Inputs:
     def complete(self, tables: dict[int, Table]) -> dict[int, Rows]:
         """Extract what the tables lack, keep it in them, and return the rows of each view."""
         for table in tables.values():
-            new = {index: fault for index, fault in table.faults().items() if index not in self.bad}
-            self.set_aside({index: self.error_of(index, fault) for index, fault in new.items()})
+            self.set_aside(self.still_bad([index for index in table.faults() if index not in self.bad]))
         known = set(self.bad)
         missing = {view: table.missing() - known for view, table in tables.items()}
         for view, indices in missing.items():
@@ -162,9 +161,18 @@ class Inputs:
             raise UnusablePhotosError([errors[index] for index in sorted(errors)], "repair them, and resume")
         self.bad |= errors
 
-    def error_of(self, index: int, fault: str) -> ImageError:
-        """Return the error that opening a photo would raise, where the fault is known."""
-        return ImageError(cannot_open(self.split.root / self.split.photos[index], fault), fault)
+    def still_bad(self, indices: Sequence[int]) -> dict[int, ImageError]:
+        """Try photos again that an earlier run could not open, since it may have lacked memory; return what is wrong.
+
+        Known as bad, they do not make the whole micro-batch that they are in be computed again.
+        """
+        errors: dict[int, ImageError] = {}
+        for index in indices:
+            try:
+                self.open_photo(index, [0])
+            except ImageError as error:
+                errors[index] = error.bare()
+        return errors
 
     def see_photos(self) -> None:
         """Look at what the files are, before a view is read; warn of those that an earlier view saw as others."""

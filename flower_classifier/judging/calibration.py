@@ -13,6 +13,7 @@ from flower_classifier.networks.sizes import TEMPERATURE
 
 FOLDS = 5
 STANDARD_ERRORS = 2  # by which confidence and accuracy must differ: less is chance in 95 of 100 good classifiers
+LEAST = 5  # answers that are right, and answers that are wrong: fewer can be one draw's bad luck
 PRECISION = 1e-4  # of a temperature, relative
 
 
@@ -46,11 +47,13 @@ def is_off(valid: Evaluation) -> bool:
     """Whether mean confidence and accuracy differ by more than STANDARD_ERRORS.
 
     Were the probabilities right, each photo's answer would be right with its confidence p, a variance of p (1 - p).
-    Photos of which none is predicted wrongly say nothing: the lower the temperature, the better.
+    Photos of which nearly none is predicted wrongly (or rightly) say nothing: the lower (or higher) the temperature,
+    the better.
     """
-    confidence = valid.confidence
+    confidence, wrong = valid.confidence, len(valid.mistakes)
     gap = (confidence - valid.right.double()).sum()
-    return bool(valid.mistakes) and bool(gap.abs() > STANDARD_ERRORS * (confidence * (1 - confidence)).sum().sqrt())
+    chance = (confidence * (1 - confidence)).sum().sqrt()
+    return LEAST <= wrong <= len(valid) - LEAST and bool(gap.abs() > STANDARD_ERRORS * chance)
 
 
 def chosen_by_others(valid: Evaluation, choose: Callable[[Evaluation], float]) -> Evaluation:

@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,9 +24,11 @@ SPLIT_NAMES = {
 NOT_CLASSES = ("__MACOSX", "@eaDir")
 # How much is looked at of a tree before all of it is searched: the upper folders, and the first files of each
 LOOKED_INTO, LOOKED_AT = 300, 1000
-# A wrong folder: so many folders hold files, and of these fewer than this share hold photos; a folder holds photos
-# where one file in so many is one. Label files beside the photos, or in folders of their own, do no harm.
+# A wrong folder: so many folders hold files, and of these fewer than this share hold photos, nor does half of those that
+# would be classes; a folder holds photos where one file in so many is one. Label files beside the photos, or in
+# folders of their own, do no harm.
 SURE_FROM, LEAST_SHARE, FILES_PER_PHOTO = 20, 0.2, 20
+LOOKED_INTO_CLASS = 20  # folders of what would be a class
 TELL_EVERY = 10  # seconds of searching
 
 
@@ -60,22 +62,33 @@ def check_shape(data_dir: Path) -> None:
         above = data_dir.absolute().parent
         above = above.parent if above.name.lower() in SPLIT_NAMES else above
         raise InputError(f"{data_dir} holds photos and no folders, so it is one class: give the folder above, {above}")
-    shares = list(itertools.islice(photo_shares(data_dir), LOOKED_INTO))
-    holding = sum(share >= 1 / FILES_PER_PHOTO for share in shares if share is not None)
-    number = sum(share is not None for share in shares)
-    if number >= SURE_FROM and holding < LEAST_SHARE * number:
+    classes = visible_folders(data_dir)
+    shares = [share for share in itertools.islice(photo_shares(classes), LOOKED_INTO) if share is not None]
+    number, holding = len(shares), sum(map(holds_photos, shares))
+    if number >= SURE_FROM and holding < LEAST_SHARE * number and not are_classes(classes[:LOOKED_INTO]):
         raise InputError(
             f"{data_dir} is no folder of photos: of the first {number} folders with files below it, {holding} hold "
             f"photos.\nGive the folder that holds the class folders, or move those into a folder train/ of their own"
         )
 
 
-def photo_shares(data_dir: Path) -> Iterator[float | None]:
-    """Yield the share of photos among the files of each folder below `data_dir`, the upper ones first; None: no files.
+def are_classes(folders: Sequence[Path]) -> bool:
+    """Say whether at least half of some folders hold photos, themselves or in the first folders below."""
+    with_photos = (any(map(holds_photos, itertools.islice(photo_shares([f]), LOOKED_INTO_CLASS))) for f in folders)
+    return 2 * sum(with_photos) >= len(folders)
+
+
+def holds_photos(share: float | None) -> bool:
+    """Say whether a folder with such a share of photos among its files is one of photos."""
+    return share is not None and share >= 1 / FILES_PER_PHOTO
+
+
+def photo_shares(folders: Sequence[Path]) -> Iterator[float | None]:
+    """Yield the share of photos among the files of folders and those below, the upper ones first; None: no files.
 
     Links are not followed, a folder that cannot be read is passed over, and of a large one only the first are counted.
     """
-    waiting = deque(visible_folders(data_dir))
+    waiting = deque(folders)
     while waiting:
         photos = files = 0
         try:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from flower_classifier.base.errors import InputError
+from flower_classifier.base.signals import signals_held
 from flower_classifier.base.words import percent, printable
 from flower_classifier.judging.prediction import Verdict
 from flower_classifier.report.tables import csv_line
@@ -78,8 +79,11 @@ class Writer:
     def write_object(self, record: dict[str, object]) -> None:
         """Write an object on a line of its own: in an array, behind what separates it from the one before."""
         before, behind = ("", "\n") if self.form == "jsonl" else (",\n" if self.written else "[\n", "")
-        self.written += 1
-        sys.stdout.write(before + json.dumps(record) + behind)  # at once, so that Ctrl-C does not come between
+        text = before + json.dumps(record) + behind
+        with signals_held():  # a reader that is slow lets a write wait in the middle of an object
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            self.written += 1
 
     def write_table(self, photo: Path, verdict: Verdict) -> None:
         """Print names and probabilities, aligned, likeliest first; where there are several photos below the path."""

@@ -11,7 +11,6 @@ from types import TracebackType
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.messages import warn
 from flower_classifier.base.seconds import Seconds
-from flower_classifier.report.report_files import remove_files
 from flower_classifier.report.tables import append_rows, read_table, write_table
 from flower_classifier.report.tensorboard_log import TensorboardLog
 
@@ -67,9 +66,7 @@ class RunLog:
             self.told.add(str(error))
 
     def write_table(self, new: Sequence[Mapping[str, object]]) -> None:
-        """Write the rows to history.csv; with the first, a summary that an earlier part of the run left is not true."""
-        if not self.written:
-            remove_files(self.folder, "summary")
+        """Write the rows to history.csv."""
         if self.path and not self.written:
             write_table(self.path, table_of(self.rows))
         elif self.path:

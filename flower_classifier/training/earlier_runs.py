@@ -9,6 +9,7 @@ So `--save_dir out/run/earlier/1 --resume` goes on with the first.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from flower_classifier.networks.tensor_files import damage_told, read_tensors
 from flower_classifier.training.finished import Finished
 
 EARLIER = "earlier"  # the folder in run/ that holds them
-STAYS = (EARLIER, "lock", "bad_photos.txt")  # of what is in run/: the list of bad photos is the new run's already
+STATES = ("last.pth", "previous.pth", "previous_last.pth")  # the latter two are an earlier version's
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,17 @@ class EarlierRun:
         return self.folder / "checkpoint.pth"
 
 
-def put_aside(checkpoint: Path, run: Path) -> Path | None:
+def put_aside(checkpoint: Path, run: Path, reports: Sequence[str]) -> Path | None:
     """Move what an earlier run has left to the next number; return where it is kept, or None if there was nothing.
+
+    `reports` names the files and folders in run/ that reports consist of. Whatever else lies there stays: run/ may be a
+    folder of the person's own. So does the list of bad photos, which is the new run's already.
 
     Its checkpoint and its state get a second name there. Under their own they stay until new ones replace them, so
     there is a whole checkpoint at any moment. All else goes: a report of an earlier run beside a new checkpoint would
     be taken for its own. Raises OSError where the disk refuses.
     """
-    files = [path for path in sorted(run.rglob("*")) if path.is_file() and is_left(path.relative_to(run))]
+    files = list(files_of(run, (*STATES, *reports)))
     kept = [checkpoint] * checkpoint.is_file() + files
     if not kept:
         return None
@@ -61,9 +65,10 @@ def put_aside(checkpoint: Path, run: Path) -> Path | None:
     return place
 
 
-def is_left(path: Path) -> bool:
-    """Say whether a file, by its path in run/, belongs to the run that has left it; hidden files are half written."""
-    return path.parts[0] not in STAYS and not path.name.startswith(".")
+def files_of(run: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Yield the files in run/ that have one of these names, or lie in a folder of such a name."""
+    for path in (run / name for name in names):
+        yield from (file for file in (sorted(path.rglob("*")) if path.is_dir() else [path]) if file.is_file())
 
 
 def numbers(run: Path) -> list[str]:
@@ -79,13 +84,14 @@ def best_earlier(run: Path, valid: str) -> EarlierRun | None:
     found = []
     for number in numbers(run):
         folder = run / EARLIER / number
-        state = folder / "run" / "last.pth"
+        state, checkpoint = folder / "run" / "last.pth", folder / "checkpoint.pth"
         try:
-            with damage_told(state):
-                finished = Finished.from_plain(read_tensors(state))
-                accuracy, comparable = finished.best.row["valid_accuracy"], finished.identity.valid == valid
+            with damage_told(folder):
+                finished, written = Finished.from_plain(read_tensors(state)), read_tensors(checkpoint)
+                best = written["history"][written["training"]["epoch"] - 1]
+                # A run that was killed while it saved may have left a state beside another run's checkpoint
+                comparable = best in finished.history and finished.identity.valid == valid
+                found.append(EarlierRun(folder, best["valid_accuracy"], comparable))
         except InputError:
             continue
-        if (folder / "checkpoint.pth").is_file():
-            found.append(EarlierRun(folder, accuracy, comparable))
     return max(found, key=lambda earlier: (earlier.comparable, earlier.accuracy), default=None)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -29,7 +29,7 @@ from flower_classifier.networks.tensor_files import (
     read_tensors,
     write_atomically,
 )
-from flower_classifier.training.earlier_runs import EarlierRun, best_earlier, put_aside
+from flower_classifier.training.earlier_runs import EarlierRun, best_earlier, files_of, put_aside
 from flower_classifier.training.finished import Finished
 from flower_classifier.training.state import TrainState
 
@@ -39,10 +39,13 @@ SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than wr
 class RunFolder:
     """The files of one run; a context manager that keeps other runs out of them.
 
-    Raises InputError at once for a folder that cannot be written, or that another run is using.
+    `reports`: names of the files and folders in run/ that reports consist of. What an earlier part of the run, or an
+    earlier run, has left of them is not true of what this process saves, so it goes first. Raises InputError at once
+    for a folder that cannot be written, or that another run is using.
     """
 
-    def __init__(self, save_dir: Path) -> None:
+    def __init__(self, save_dir: Path, reports: Sequence[str] = ()) -> None:
+        self.reports = reports
         self.checkpoint_path = save_dir / "checkpoint.pth"
         self.folder = save_dir / "run"
         self.last_path = self.folder / "last.pth"
@@ -135,8 +138,8 @@ class RunFolder:
         if not state.epoch or (state.epoch == self.saved_epoch and is_written(self.checkpoint_path, state)):
             return
         with signals_held():
-            if not self.mine:
-                self.put_aside()
+            if not self.has_saved:
+                self.make_room()
             write_atomically(self.last_path, state.finished.to_plain())
             save_checkpoint(self.checkpoint_path, state.best_checkpoint())
             if self.on_save:
@@ -147,11 +150,16 @@ class RunFolder:
         """Return the best earlier run here: of those with these validation photos (a fingerprint), if there are any."""
         return best_earlier(self.folder, valid)
 
-    def put_aside(self) -> None:
-        """Keep what an earlier run has left here: its checkpoint may be better than what this run will reach."""
+    def make_room(self) -> None:
+        """Keep what an earlier run has left here: its checkpoint may be better than what this run will reach.
+
+        Of this run's own earlier part, the report goes.
+        """
         try:
-            if place := put_aside(self.checkpoint_path, self.folder):
+            if not self.mine and (place := put_aside(self.checkpoint_path, self.folder, self.reports)):
                 note(f"what an earlier run left here is kept in {place}")
+            for file in files_of(self.folder, self.reports):
+                file.unlink()
         except OSError as error:
             raise RunError(f"cannot write to {error.filename}: {error.strerror}") from error
         self.mine = True
