@@ -24,9 +24,9 @@ SPLIT_NAMES = {
 NOT_CLASSES = ("__MACOSX", "@eaDir")
 # How much is looked at of a tree before all of it is searched: the upper folders, and the first files of each
 LOOKED_INTO, LOOKED_AT = 300, 1000
-# A wrong folder: so many folders hold files, and of these fewer than this share hold photos, nor does half of those that
-# would be classes; a folder holds photos where one file in so many is one. Label files beside the photos, or in
-# folders of their own, do no harm.
+# A wrong folder: so many folders hold files, of these fewer than this share hold photos, and so do fewer than half of
+# those that would be classes. A folder holds photos where one file in so many is one. Label files beside the photos, or
+# in folders of their own, do no harm.
 SURE_FROM, LEAST_SHARE, FILES_PER_PHOTO = 20, 0.2, 20
 LOOKED_INTO_CLASS = 20  # folders of what would be a class
 TELL_EVERY = 10  # seconds of searching
