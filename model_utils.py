@@ -30,7 +30,7 @@ from flower_classifier.base.words import counted, printable
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, prepare_inputs, whole
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import evaluate, summary
+from flower_classifier.judging.evaluation import Evaluation, evaluate, summary
 from flower_classifier.judging.prediction import DEFAULT_TOP_K
 from flower_classifier.judging.predictor import BROKEN, Predictor
 from flower_classifier.networks import checkpoint as checkpoints
@@ -199,8 +199,9 @@ def evaluate_model(model: Model, data: Data) -> Results:
             answers = evaluate(model.classifier.learner, whole(inputs))
         except FloatingPointError:
             raise InputError(BROKEN) from None
-        chose_temperature = data.splits.test is None and model.temperature != 1  # these photos did
-        evaluation = cross_validated(answers) if chose_temperature else answers.at(model.temperature)
+        they_chose_it = data.splits.test is None
+        judge = cross_validated if they_chose_it else Evaluation.at
+        evaluation = judge(answers, model.temperature)
         return Results(inputs.split.name, evaluation, inputs.paths, model.classes, model.checkpoint.names)
 
 

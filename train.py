@@ -207,11 +207,11 @@ def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> dict[st
     """
     state.load_best()
     on_valid = evaluate(state.learner, whole(valid))
-    state.judge(on_valid, {})  # which tells the temperature, where an earlier version has not kept it
-    evaluations = {"valid": cross_validated(on_valid)}
+    state.keep_answers(on_valid)  # an earlier version of the program has kept no temperature
+    evaluations = {"valid": cross_validated(on_valid, state.best.temperature)}
     if test:
         evaluations["test"] = evaluate(state.learner, whole(test)).at(state.best.temperature)
-    state.judge(on_valid, {split: evaluation.results for split, evaluation in evaluations.items()})
+    state.keep_results({split: evaluation.results for split, evaluation in evaluations.items()})
     return evaluations
 
 

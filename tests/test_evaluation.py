@@ -128,7 +128,7 @@ def test_a_few_photos_that_were_right_a_little_more_often_than_expected_keep_no_
     photos = Evaluation(logits, labels)
     assert photos.at(0.23).loss < photos.loss
     assert best_temperature(photos) == pytest.approx(0.23, abs=0.01)
-    assert (calibrate(photos), cross_validated(photos)) == (1.0, photos)
+    assert (calibrate(photos), cross_validated(photos, 1.0)) == (1.0, photos)
 
 
 def test_a_temperature_that_lowers_the_loss_but_raises_the_calibration_error_is_not_kept():
@@ -147,7 +147,7 @@ def test_a_temperature_that_lowers_the_loss_but_raises_the_calibration_error_is_
 def test_photos_that_chose_a_temperature_are_judged_at_those_that_others_chose():
     photos = drawn(number=150, classes=3, scale=2.0, seed=3)
     logits, labels = photos.logits.double().numpy(), photos.labels.numpy()
-    judged, temperatures = cross_validated(photos), by_other_folds(kept, logits, labels)
+    judged, temperatures = cross_validated(photos, calibrate(photos)), by_other_folds(kept, logits, labels)
     assert judged.temperature == calibrate(photos) == pytest.approx(kept(logits, labels), rel=2e-3)
     assert judged.others_temperatures.numpy() == pytest.approx(temperatures[:, 0], rel=2e-3)
     assert len(set(judged.others_temperatures.tolist())) == FOLDS
@@ -161,7 +161,7 @@ def test_photos_that_chose_a_temperature_are_judged_at_those_that_others_chose()
 
 def test_photos_that_keep_no_temperature_are_judged_without_one():
     photos = drawn(number=60, classes=3)
-    assert (calibrate(photos), cross_validated(photos)) == (1.0, photos)
+    assert (calibrate(photos), cross_validated(photos, 1.0)) == (1.0, photos)
 
 
 @pytest.mark.parametrize(("number", "classes"), [(800, 7), (90, 7)], ids=["many", "few"])

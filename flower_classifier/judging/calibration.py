@@ -31,13 +31,12 @@ def calibrate(valid: Evaluation) -> float:
     return best_temperature(valid) if helps else 1.0
 
 
-def cross_validated(valid: Evaluation) -> Evaluation:
-    """Return what the photos that chose the temperature say of it: each judged at one that other photos chose.
+def cross_validated(valid: Evaluation, temperature: float) -> Evaluation:
+    """Return the validation photos, which chose this temperature, each judged at one that was chosen without it.
 
     The other folds not only fit a temperature, they also decide whether it is kept. If they only fitted it, the
     calibration error would be lower than without a temperature every time: that is how the temperature was chosen.
     """
-    temperature = calibrate(valid)
     if temperature == 1:
         return valid.at(1.0)
     return replace(chosen_by_others(valid, calibrate), temperature=temperature)

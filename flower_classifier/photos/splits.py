@@ -125,7 +125,7 @@ def make_split(name: str, root: Path, classes: Iterable[str], by_class: dict[str
     index = {class_name: i for i, class_name in enumerate(classes)}
     if unknown := [class_name for class_name in by_class if class_name not in index]:
         raise InputError(
-            f"{root}: {name} photos of classes that train/ lacks: {first_few(unknown)}; remove or rename them"
+            f"{root}: {spoken(name)} photos of classes that train/ lacks: {first_few(unknown)}; remove or rename them"
         )
     rows = [(photo, index[class_name]) for class_name, photos in by_class.items() for photo in photos]
     return Split(name, root, photos=tuple(photo for photo, _ in rows), labels=tuple(label for _, label in rows))

@@ -32,7 +32,9 @@ class ReportFile:
 
 REPORT_FILES = (
     ReportFile(
-        "history.csv", "losses, validation accuracy and seconds: one row per epoch, as soon as it ends", "history"
+        "history.csv",
+        "losses, validation accuracy and seconds: one row per epoch, written when the run saves",
+        "history",
     ),
     ReportFile("curves.png", "losses and validation accuracy as curves, with the best epoch marked", "history"),
     ReportFile(

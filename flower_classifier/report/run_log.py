@@ -1,4 +1,4 @@
-"""What a run leaves while it goes on: after every epoch a row in history.csv and a point for tensorboard."""
+"""What a run leaves while it goes on, each time it saves: rows in history.csv, and points for tensorboard."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class Finished:
         """Make one of what last.pth holds, in any format. Raises KeyError or TypeError where a part is missing."""
         version = saved.get("format_version", 2)
         if version > FORMAT_VERSION:
-            raise ValueError(f"format {version}, this program reads up to {FORMAT_VERSION}")
+            raise InputError(f"the state has format {version}, this program reads up to {FORMAT_VERSION}: update it")
         parts = saved if version > 2 else from_format_2(saved)
         parts = parts if version > 3 else from_format_3(parts)
         best = Best(parts["best"], parts["best_learned"], found=parts["temperature"], results=parts["results"])

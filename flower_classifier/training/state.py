@@ -132,9 +132,13 @@ class TrainState:
         """Put the best epoch's tensors into the learner."""
         self.learner.load_state_dict(self.best.learned)
 
-    def judge(self, valid: Evaluation, results: Mapping[str, object]) -> None:
-        """Keep what the best epoch is worth: its answers to the validation photos, and numbers by split."""
-        self.finished = replace(self.finished, best=replace(self.best, valid=valid, results=dict(results)))
+    def keep_answers(self, valid: Evaluation) -> None:
+        """Keep the best epoch's answers to the validation photos, from which its temperature is found."""
+        self.finished = replace(self.finished, best=replace(self.best, valid=valid))
+
+    def keep_results(self, results: Mapping[str, object]) -> None:
+        """Keep what the best epoch is worth: numbers by split."""
+        self.finished = replace(self.finished, best=replace(self.best, results=dict(results)))
 
     def best_checkpoint(self) -> Checkpoint:
         """Return what goes into checkpoint.pth: the best epoch's tensors, and how they came about."""
