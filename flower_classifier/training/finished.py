@@ -110,9 +110,7 @@ class Finished:
     """
 
     identity: Identity | None = None  # None: of a run that is kept nowhere
-    settings: dict[str, object] = field(
-        default_factory=dict
-    )  # the options that a resumed run keeps, as they were given
+    settings: dict[str, object] = field(default_factory=dict)  # the options that a resumed run keeps
     epoch: int = 0
     history: list[Row] = field(default_factory=list)
     best: Best | None = None

@@ -156,10 +156,11 @@ class RunFolder:
         Of this run's own earlier part, the report goes.
         """
         try:
-            if not self.mine and (place := put_aside(self.checkpoint_path, self.folder, self.reports)):
+            if self.mine:
+                for file in files_of(self.folder, self.reports):
+                    file.unlink()
+            elif place := put_aside(self.checkpoint_path, self.folder, self.reports):
                 note(f"what an earlier run left here is kept in {place}")
-            for file in files_of(self.folder, self.reports):
-                file.unlink()
         except OSError as error:
             raise RunError(f"cannot write to {error.filename}: {error.strerror}") from error
         self.mine = True
