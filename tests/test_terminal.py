@@ -173,6 +173,14 @@ def test_notes_that_nobody_can_read_stop_no_work():
     assert done.stdout == b"result\n"
 
 
+def test_a_python_without_the_packages_is_told_what_to_install(flowers):
+    for command in (("train.py", flowers), ("predict.py", "photo.jpg", "checkpoint.pth")):
+        outcome = run_program("-S", *command)  # without site-packages
+        assert (outcome.code, outcome.out) == (1, "")
+        assert re.fullmatch(rf"{command[0]}: needs torch, .* lacks: pip install -r requirements\.txt\n", outcome.err)
+    assert run_program("-S", "train.py", "--help").code == 0
+
+
 def test_both_commands_work_without_docstrings_and_asserts(flowers, tmp_path):
     """`python -OO` drops both; the help is then that of the options alone."""
     training = run_program("-OO", "train.py", flowers, "--arch", "cnn", "--epochs", 1, "--save_dir", tmp_path)

@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import ctypes
 import gc
+import importlib.util
 import os
 import sys
 import traceback
@@ -26,6 +27,7 @@ from flower_classifier.base.messages import speaking
 from flower_classifier.base.signals import Stopped, answer_signals, end_at_interrupt, ignore_signals
 from flower_classifier.base.words import reason_of, shown
 
+NEEDED = ("torch", "torchvision", "numpy", "PIL", "matplotlib", "tqdm", "platformdirs", "filelock")  # requirements.txt
 EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2
 EXIT_NOBODY_READS = 141  # what a shell says of a process that SIGPIPE ended
 OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
@@ -53,7 +55,15 @@ def read_command_line(parse: Callable[[], Settings]) -> Settings:
     parsed: list[Settings] = []
     with speaking():
         code = outcome_of(lambda: parsed.append(parse()))
-    return parsed[0] if parsed else leave(code)
+        if parsed:
+            code = outcome_of(check_installed)
+    return parsed[0] if parsed and not code else leave(code)
+
+
+def check_installed() -> None:
+    """Raise RunError where a package is missing without which nothing runs: before its import ends in a traceback."""
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise RunError(f"needs {', '.join(missing)}, which this Python lacks: pip install -r requirements.txt")
 
 
 def prepare_streams() -> None:
