@@ -45,7 +45,8 @@ from flower_classifier.networks.new_classifier import new_classifier
 from flower_classifier.photos.download import download
 from flower_classifier.photos.names import load_category_names
 from flower_classifier.photos.splits import Splits, load_splits
-from flower_classifier.report.report_files import REPORT_FILES, is_there
+from flower_classifier.report.evaluation_report import reports_on
+from flower_classifier.report.report_files import is_there
 from flower_classifier.report.run_log import RunLog
 from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history
 from flower_classifier.report.run_summary import write_summary
@@ -283,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(config: TrainConfig) -> None:
     """Train into the folder that the config names, which other runs are kept out of."""
-    with RunFolder(config.save_dir, [file.name for file in REPORT_FILES]) as run_folder:
+    with RunFolder(config.save_dir, reports_on) as run_folder:
         train_classifier(config, run_folder)
 
 

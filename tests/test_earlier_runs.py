@@ -6,6 +6,7 @@ import sys
 
 from support import PROJECT, QUICK, read, same
 
+import predict
 import train
 from flower_classifier.report.report_files import REPORT_FILES
 
@@ -89,6 +90,24 @@ def test_no_report_of_an_earlier_run_stays_beside_a_newer_checkpoint(train_into,
     ]
     report = {file.name for file in REPORT_FILES if not file.optional}
     assert {path.name for path in (tmp_path / "run" / "earlier" / "1" / "run").iterdir()} >= report
+
+
+def test_evaluations_of_an_earlier_checkpoint_go_with_it(run, train_into, flowers, tmp_path):
+    """Not what a person has put there, nor the evaluation of another checkpoint beside it."""
+    train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)
+    other = shutil.copy(tmp_path / "checkpoint.pth", tmp_path / "other.pth")
+    for checkpoint in (tmp_path / "checkpoint.pth", other):
+        assert run(predict, flowers / "test", checkpoint, "--evaluate").code == 0
+    evaluation = tmp_path / "evaluation"
+    (evaluation / "test" / "notes.txt").write_text("mine")
+    before = {path.relative_to(tmp_path): path.read_bytes() for path in (evaluation / "test").iterdir()}
+    train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 2)
+    assert [path.name for path in (evaluation / "test").iterdir()] == ["notes.txt"]
+    assert (evaluation / "test-2" / "evaluation.json").is_file()
+    kept = tmp_path / "run" / "earlier" / "1"
+    moved = [path for path in before if path.name != "notes.txt"]
+    assert moved
+    assert all((kept / path).read_bytes() == before[path] for path in moved)
 
 
 def test_a_run_that_finishes_no_epoch_moves_nothing(run, train_into, flowers, tmp_path):

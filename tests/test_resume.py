@@ -55,6 +55,14 @@ def test_resuming_goes_on_with_another_learning_rate(train_into, flowers, tmp_pa
     assert state["training"]["learning_rate"] == 0.1
 
 
+def test_a_resumed_run_takes_what_a_program_sets(train_into, flowers, tmp_path):
+    """Not from a command line, so nothing was typed."""
+    train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1, "--views", 2, "--batch_size", 7)
+    train.run(TrainConfig(flowers, save_dir=tmp_path, resume=True, epochs=2, batch_size=9))
+    settings = read(tmp_path / "run" / "last.pth")["settings"]
+    assert [settings[name] for name in ("arch", "epochs", "views", "batch_size")] == ["cnn", 2, 2, 9]
+
+
 def test_a_resumed_run_keeps_its_own_options_and_takes_what_is_typed(train_into, flowers, tmp_path):
     """Among them the weights, by a path that another folder would not find, and the epochs that were planned."""
     torch.save(models.squeezenet1_1(weights=None).state_dict(), tmp_path / "own.pth")

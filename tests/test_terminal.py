@@ -92,6 +92,15 @@ def test_control_sequences_and_bytes_that_are_no_text_are_escaped():
     assert printable("\x1b[31mred\n\udcff") == "\\x1b[31mred\\n\\udcff"
 
 
+def test_a_line_break_in_a_name_cannot_forge_a_message(run, tmp_path):
+    """Lines of a message after its first are indented."""
+    outcome = run(predict, "rose.jpg", tmp_path / "no\npredict.py: all is well.pth")
+    assert outcome.code == 2
+    _, *others = outcome.err.splitlines()
+    assert others
+    assert all(line.startswith("  ") for line in others)
+
+
 def test_an_interrupt_while_modules_load_is_no_traceback():
     code = (
         "import os, signal, time; from flower_classifier.base import program\n"

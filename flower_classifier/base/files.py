@@ -24,7 +24,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: `path` holds what it held before, or all of the data. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name[:50]}.tmp")  # a name may already be as long as names can be
     try:
         with temporary.open("wb") as file:
             file.write(data)

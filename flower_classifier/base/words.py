@@ -49,8 +49,12 @@ def printable(text: str) -> str:
 
 
 def shown(message: str) -> str:
-    """Make each line of a message printable: it may quote a file's name, or what a stranger's file holds."""
-    return "\n".join(printable(line) for line in message.split("\n"))
+    """Make each line of a message printable: it may quote a file's name, or what a stranger's file holds.
+
+    Lines after the first are indented, so that none that such a name brings can pass for a message of its own.
+    """
+    first, *others = (printable(line) for line in message.split("\n"))
+    return "\n".join([first, *(f"  {line.removeprefix('  ')}" for line in others)])
 
 
 def percent(probability: float, digits: int) -> str:

@@ -12,9 +12,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from flower_classifier.base.files import write_whole
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.photos.images import ImageError
-from flower_classifier.report.report_files import RESULT_FILE, writing
+from flower_classifier.report.report_files import REPORT_FILES, RESULT_FILE, writing
 
 Facts = dict[str, object]
 
@@ -51,6 +52,13 @@ def report_folder(checkpoint: Path, folder: Path) -> Path:
     return next(place for place in places if not os.path.lexists(place) or subject_in(place) == subject)
 
 
+def reports_on(checkpoint: Path) -> list[Path]:
+    """Return the files and folders that report on a checkpoint: its run's, and those of its evaluations."""
+    wanted, folders = os.path.realpath(checkpoint), sorted((checkpoint.parent / "evaluation").glob("*"))
+    evaluations = [folder for folder in folders if (subject_in(folder) or {}).get("checkpoint") == wanted]
+    return [folder / file.name for folder in (checkpoint.parent / "run", *evaluations) for file in REPORT_FILES]
+
+
 def numbered() -> Iterator[str]:
     """Return -2, -3, and so on."""
     return (f"-{number}" for number in itertools.count(2))
@@ -69,4 +77,4 @@ def write_facts(report: Path, facts: Facts) -> None:
     """Write the numbers into a report, and make its folder. Raises RunError where that fails."""
     with writing(report / RESULT_FILE):
         report.mkdir(parents=True, exist_ok=True)
-        (report / RESULT_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_whole(report / RESULT_FILE, f"{json.dumps(facts, indent=2)}\n".encode())

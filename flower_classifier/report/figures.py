@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from flower_classifier.base.files import write_whole
 from flower_classifier.report.report_files import writing
 
 DPI = 120
@@ -38,10 +40,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Save a figure; the file's ending chooses the format. Raises RunError where that fails."""
-    with missing_letters_allowed(), writing(path):
+    """Save a figure, whole or not at all; the file's ending chooses the format. Raises RunError where that fails."""
+    ending, picture = path.suffix.lower().removeprefix("."), io.BytesIO()
+    with missing_letters_allowed():
+        figure.savefig(picture, format=ending, facecolor="white", pil_kwargs=FAST_PNG if ending == "png" else None)
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, facecolor="white", pil_kwargs=FAST_PNG if path.suffix.lower() == ".png" else None)
+        write_whole(path, picture.getvalue())
 
 
 def image_of(figure: Figure) -> Image.Image:

@@ -8,8 +8,9 @@ So `--save_dir out/run/earlier/1 --resume` goes on with the first.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,18 +37,19 @@ class EarlierRun:
         return self.folder / "checkpoint.pth"
 
 
-def put_aside(checkpoint: Path, run: Path, reports: Sequence[str]) -> Path | None:
+def put_aside(checkpoint: Path, run: Path, reports: Iterable[Path]) -> Path | None:
     """Move what an earlier run has left to the next number; return where it is kept, or None if there was nothing.
 
-    `reports` names the files and folders in run/ that reports consist of. Whatever else lies there stays: run/ may be a
+    `reports` are the files and folders that reports on it consist of. Whatever else lies there stays: run/ may be a
     folder of the person's own. So does the list of bad photos, which is the new run's already.
 
     Its checkpoint and its state get a second name there. Under their own they stay until new ones replace them, so
     there is a whole checkpoint at any moment. All else goes: a report of an earlier run beside a new checkpoint would
     be taken for its own. Raises OSError where the disk refuses.
     """
-    files = list(files_of(run, (*STATES, *reports)))
-    kept = [checkpoint] * checkpoint.is_file() + files
+    old = [run / name for name in STATES if name != "last.pth"]
+    going = [*old, *reports]
+    kept = [path for path in (checkpoint, run / "last.pth") if path.is_file()] + list(files_in(going))
     if not kept:
         return None
     place = run / EARLIER / str(1 + max(map(int, numbers(run)), default=0))
@@ -59,16 +61,25 @@ def put_aside(checkpoint: Path, run: Path, reports: Sequence[str]) -> Path | Non
         keep_as(path, second)
     beginning.rename(place)
     sync_folder(place.parent)
-    for path in files:
-        if path.name != "last.pth":
-            path.unlink()
+    remove(going)
     return place
 
 
-def files_of(run: Path, names: Sequence[str]) -> Iterator[Path]:
-    """Yield the files in run/ that have one of these names, or lie in a folder of such a name."""
-    for path in (run / name for name in names):
+def files_in(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield the files among these paths, and in the folders among them."""
+    for path in paths:
         yield from (file for file in (sorted(path.rglob("*")) if path.is_dir() else [path]) if file.is_file())
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files and folders, and what they leave empty. Raises OSError where the disk refuses."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not empty
+            path.parent.rmdir()
 
 
 def numbers(run: Path) -> list[str]:

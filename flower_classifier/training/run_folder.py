@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -29,7 +29,7 @@ from flower_classifier.networks.tensor_files import (
     read_tensors,
     write_atomically,
 )
-from flower_classifier.training.earlier_runs import EarlierRun, best_earlier, files_of, put_aside
+from flower_classifier.training.earlier_runs import EarlierRun, best_earlier, put_aside, remove
 from flower_classifier.training.finished import Finished
 from flower_classifier.training.state import TrainState
 
@@ -39,13 +39,13 @@ SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than wr
 class RunFolder:
     """The files of one run; a context manager that keeps other runs out of them.
 
-    `reports`: names of the files and folders in run/ that reports consist of. What an earlier part of the run, or an
-    earlier run, has left of them is not true of what this process saves, so it goes first. Raises InputError at once
-    for a folder that cannot be written, or that another run is using.
+    `find_reports` finds the files and folders that reports on a checkpoint consist of. What an earlier part of the run,
+    or an earlier run, has left of them is not true of what this process saves, so it goes first. Raises InputError at
+    once for a folder that cannot be written, or that another run is using.
     """
 
-    def __init__(self, save_dir: Path, reports: Sequence[str] = ()) -> None:
-        self.reports = reports
+    def __init__(self, save_dir: Path, find_reports: Callable[[Path], Iterable[Path]] = lambda _: ()) -> None:
+        self.find_reports = find_reports
         self.checkpoint_path = save_dir / "checkpoint.pth"
         self.folder = save_dir / "run"
         self.last_path = self.folder / "last.pth"
@@ -156,10 +156,10 @@ class RunFolder:
         Of this run's own earlier part, the report goes.
         """
         try:
+            reports = self.find_reports(self.checkpoint_path)
             if self.mine:
-                for file in files_of(self.folder, self.reports):
-                    file.unlink()
-            elif place := put_aside(self.checkpoint_path, self.folder, self.reports):
+                remove(reports)
+            elif place := put_aside(self.checkpoint_path, self.folder, reports):
                 note(f"what an earlier run left here is kept in {place}")
         except OSError as error:
             raise RunError(f"cannot write to {error.filename}: {error.strerror}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -188,9 +188,11 @@ class TrainConfig:
         return {**options, "weights": weights, "hidden_units": units}
 
     def resuming(self, kept: Mapping[str, object]) -> TrainConfig:
-        """Return these options with what an earlier run `kept`, where nothing else was typed."""
-        untyped = {name: kept[name] for name in KEPT if name in kept and name not in self.typed}
-        return replace(self, **{name: tuple(v) if isinstance(v, list) else v for name, v in untyped.items()})
+        """Return these options with what an earlier run `kept`, where nothing else was typed or set by a program."""
+        defaults = {option.name: option.default for option in fields(self)}
+        given = {name for name in KEPT if name in self.typed or getattr(self, name) != defaults[name]}
+        taken = {name: kept[name] for name in KEPT if name in kept and name not in given}
+        return replace(self, **{name: tuple(v) if isinstance(v, list) else v for name, v in taken.items()})
 
     def __post_init__(self) -> None:
         check(self)
