@@ -34,7 +34,8 @@ def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size:
     transformer.
     """
     batch = pixels[None]  # (1, 3, S, S)
-    has_map = source_of(classifier.config.arch).has_feature_map(classifier.config.arch)
+    source = source_of(classifier.config.arch)
+    has_map = source.has_feature_map(classifier.backbone, classifier.preprocessing.crop_size)
     last = last_feature_map(classifier, batch) if has_map else None
     if last is None:
         return None

@@ -70,7 +70,9 @@ class FrozenPart:
             self.memory_format = torch.channels_last
         self.bfloat16 = has_bfloat16(self.device)
         self.original = backbone.to(memory_format=self.memory_format)
-        self.network = fold_batch_norms(self.original).to(memory_format=self.memory_format)
+        source, side = source_of(self.config.arch), self.preprocessing.crop_size
+        plain = source.in_plain_layers(self.original, side)
+        self.network = fold_batch_norms(plain).to(memory_format=self.memory_format)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Take uint8 pixels (B, 3, S, S) to rows (B, *shape): features, or the pixels where everything learns.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from flower_classifier.base.messages import warn
+from flower_classifier.base.messages import note, warn
 from flower_classifier.networks.backbones import backbone_with_weights, resolve_arch, source_of
 from flower_classifier.networks.classifier import Classifier, ModelConfig, build_classifier
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.networks.source import Weights
+
+FREE_LICENCES = ("apache-2.0", "bsd-3-clause", "cc-by-4.0", "mit")
 
 
 def new_classifier(
@@ -21,8 +23,8 @@ def new_classifier(
     """Put a new head on the backbone of this name; return the classifier and what its backbone's weights are.
 
     `weights`: None for the best, a name, a file, or "none". `hidden_units`: None for what the architecture's source
-    suggests. `image_size` (pixels) is for the cnn alone. What is random is drawn from the seed. Raises InputError for
-    a name that does not exist or does not fit, RunError where a download fails.
+    suggests. `image_size` (pixels) is for cnn and timm's models. What is random is drawn from the seed. Raises
+    InputError for a name that does not exist or does not fit, RunError where a download fails.
     """
     arch = resolve_arch(arch)
     source = source_of(arch)
@@ -30,6 +32,8 @@ def new_classifier(
     backbone, chosen = backbone_with_weights(arch, weights, image_size)
     seed_torch(seed, "head")
     units = source.hidden_units if hidden_units is None else hidden_units
+    if chosen.licence and chosen.licence.lower() not in FREE_LICENCES:
+        note(f"the weights' licence is {chosen.licence}, which may not allow every use")
     if source.learns == "head" and chosen.name == "none":
         warn(f"random weights: the features of a random, frozen {arch} are useful only for trying things out")
     return build_classifier(ModelConfig(arch, units, dropout, num_classes, source.learns), backbone), chosen

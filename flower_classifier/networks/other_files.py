@@ -43,7 +43,7 @@ def kind_by_start(file: BinaryIO) -> str | None:
     if WEB_PAGE.match(start):
         return "it is a web page, which a download may leave instead of a file"
     if SAFETENSORS.match(start) and int.from_bytes(start[:8], "little") <= length - 8:
-        return "these are weights in the format safetensors"
+        return "these are weights in the format safetensors; train.py --weights takes such a file"
     return None
 
 

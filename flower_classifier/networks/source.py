@@ -1,6 +1,6 @@
 """What a backbone is, and what a source of backbones can be asked.
 
-A source is a family of architectures: our own cnn, torchvision's. backbones.py chooses among them by name.
+A source is a family of architectures: our own cnn, torchvision's, timm's. backbones.py chooses among them by name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Backbone:
 class Weights:
     """What a backbone's parameters start from, and what goes with them."""
 
-    name: str  # torchvision's name of them, a file's name, or "none" for random ones
+    name: str  # its library's name of them, a file's name, or "none" for random ones
     preprocessing: Preprocessing  # what they were trained on
     licence: str = ""  # where one is stated
     read: Callable[[], Mapping[str, torch.Tensor]] | None = None  # fetches the tensors; None: random ones
@@ -38,6 +38,7 @@ class Weights:
 class Source(Protocol):
     """A family of architectures."""
 
+    prefix: str  # with which the names of its architectures begin; "" for those without any
     learns: str  # what of a classifier on such a backbone learns: "head" of a pretrained one, else "all"
     hidden_units: tuple[int, ...]  # widths of the head's hidden layers, where none are asked for
     libraries: tuple[ModuleType, ...]  # beside torch, on whose versions the numbers depend
@@ -57,5 +58,11 @@ class Source(Protocol):
     def build(self, arch: str, preprocessing: Preprocessing) -> Backbone:
         """Build an architecture with random weights drawn from torch's generator, its own classifier left out."""
 
-    def has_feature_map(self, arch: str) -> bool:
-        """Say whether its last layers still have places, (B, C, h, w), on which a heat map can be drawn."""
+    def build_empty(self, arch: str, preprocessing: Preprocessing) -> Backbone:
+        """Build it without memory for its tensors, to be assigned from a file: initialising vgg16 takes seconds."""
+
+    def in_plain_layers(self, module: nn.Module, side: int) -> nn.Module:
+        """Return a backbone that computes the same of pictures of `side` pixels in torch's own layers; or itself."""
+
+    def has_feature_map(self, module: nn.Module, side: int) -> bool:
+        """Say whether a backbone's last layers still have places, (B, C, h, w), on which a heat map can be drawn."""

@@ -10,14 +10,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.errors import InputError, ToldError
 from flower_classifier.base.words import first_few, reason_of
 
 
 def read_weights_file(path: Path) -> Mapping[str, torch.Tensor]:
-    """Read a state dict of one's own."""
+    """Read a state dict of one's own, from a file of torch.save's or in the format safetensors."""
+    read = read_safetensors if path.suffix.lower() == ".safetensors" else read_pickle
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read(path)
+    except ToldError:
+        raise
     except Exception as error:  # whatever a file that is no state dict makes the reader raise
         what = f"not a file of tensors that can be loaded safely ({reason_of(error)})"
         raise InputError(f"{path}: {what}", "weights") from None
@@ -25,6 +28,20 @@ def read_weights_file(path: Path) -> Mapping[str, torch.Tensor]:
     if state is None:
         raise InputError(f"{path}: no state dict (a mapping from names to tensors)", "weights")
     return state
+
+
+def read_pickle(path: Path) -> object:
+    """Read what torch.save wrote: tensors and plain values, never code."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a file in the format safetensors. Raises InputError where that package is missing."""
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise InputError(f"{path}: needs safetensors, which is not installed: pip install safetensors") from None
+    return load_file(path)
 
 
 def state_dict_in(contents: object) -> Mapping[str, torch.Tensor] | None:

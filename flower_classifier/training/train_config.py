@@ -87,12 +87,13 @@ class TrainConfig:
         "model",
         "cnn (small, trained from scratch), or any of torchvision's classification models: alexnet, vgg16, "
         "densenet121, resnet50, mobilenet_v3_large, efficientnet_b0, convnext_tiny, vit_b_16, …; vgg, densenet and "
-        "resnet for short",
+        "resnet for short; or any of timm's (pip install timm): timm/NAME, timm/NAME.TAG",
     )
     weights: str | None = option(
         None,
         "model",
-        "DEFAULT, another of torchvision's names (IMAGENET1K_V1), a file with a state dict, or none for random weights",
+        "DEFAULT, another name of torchvision's (IMAGENET1K_V1) or tag of timm's, a file with a state dict (.pth, "
+        ".safetensors), or none for random weights",
         unset="DEFAULT; cnn takes none",
     )
     hidden_units: tuple[int, ...] | None = option(
@@ -109,10 +110,10 @@ class TrainConfig:
     image_size: int | None = option(
         None,
         "model",
-        "side of the pictures that cnn takes; pretrained models bring their own",
+        "side of the pictures that cnn or a model of timm's takes; other pretrained models bring their own",
         metavar="PIXELS",
         limits=IMAGE_SIZE,
-        unset=str(DEFAULT_IMAGE_SIZE),
+        unset=f"{DEFAULT_IMAGE_SIZE} for cnn; else the model's own",
     )
 
     epochs: int = option(

@@ -1,0 +1,273 @@
+"""timm's classification models as backbones, by the names that timm has for them: `timm/NAME` or `timm/NAME.TAG`.
+
+timm is optional, and is loaded when one of its models is named. Weights come through timm's own cache and download, or
+from a file; timm renames old tensors and resamples position embeddings for another size of picture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import re
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.messages import note
+from flower_classifier.base.words import first_few, reason_of
+from flower_classifier.networks.sizes import DEFAULT_HIDDEN_UNITS, IMAGE_SIZE
+from flower_classifier.networks.source import Backbone, Weights
+from flower_classifier.networks.timm_layers import Features, has_places, in_plain_layers
+from flower_classifier.networks.weight_files import read_weights_file
+from flower_classifier.photos.views import FILTERS, Preprocessing
+
+PREFIX = "timm/"
+# A name and perhaps a tag. Nothing else is passed to timm, which would look elsewhere for `hf-hub:` and `local-dir:`.
+NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
+# Vision transformers for large pictures take this size unless another is asked for: the cost grows with the area, and
+# flowers are told apart at this size. It is a multiple of every patch.
+PLAIN_SIZE, LARGE_SIZE = 224, 448
+RESIZABLE = ("vision_transformer", "eva")  # timm's files of such transformers
+MOST_CROPPED = 2  # resize_size is at most so many times crop_size
+
+
+class Timm:
+    """The source of timm's classification models."""
+
+    prefix = PREFIX
+    learns = "head"
+    hidden_units = (DEFAULT_HIDDEN_UNITS,)
+
+    @property
+    def libraries(self) -> tuple[ModuleType, ...]:
+        """Timm itself."""
+        return (timm(),)
+
+    def names(self) -> list[str]:
+        """Return the names of all models, without tags."""
+        return [PREFIX + name for name in timm().list_models()]
+
+    def knows(self, arch: str) -> bool:
+        """Say whether timm has such a model, and weights of such a tag. Raises InputError where timm is missing."""
+        name = arch.removeprefix(PREFIX)
+        if not arch.startswith(PREFIX) or not NAME.fullmatch(name):
+            return False
+        model, _, tag = name.partition(".")
+        return timm().is_model(model) and (not tag or tag in tags_of(model))
+
+    def weights(self, arch: str, name: str | None, image_size: int | None) -> Weights:
+        """Return the weights of the architecture's tag (None, DEFAULT), of another tag, of a file, or none.
+
+        A file and random weights come with what timm states for the architecture.
+        """
+        model, _, tag = arch.removeprefix(PREFIX).partition(".")
+        known = "" if name is None or name.upper() == "DEFAULT" else name.lower()
+        is_tag = known in tags_of(model)
+        stated = stated_for(f"{model}.{known}" if is_tag else arch)
+        preprocessing = preprocessing_of(arch, stated, image_size)
+        if known == "none":
+            return Weights("none", preprocessing)
+        if is_tag or not known:
+            full_name = f"{model}.{known or stated.tag or tag}".removesuffix(".")
+            if not stated.has_weights:
+                raise InputError(f"timm has no weights for {arch}; {choices(model)}", "weights")
+            read = functools.partial(download, full_name, preprocessing, stated)
+            return Weights(full_name, preprocessing, stated.license or "", read)
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"{name}: no such file, nor weights of {arch}; {choices(model)}", "weights")
+        note(f"{path.name}: taken as timm's {stated.architecture}.{stated.tag}: {described(preprocessing)}")
+        return Weights(path.name, preprocessing, read=functools.partial(read_file, path, arch, preprocessing))
+
+    def takes(self, arch: str, preprocessing: Preprocessing) -> bool:
+        """Say whether the sizes are such as `--image_size` allows; position embeddings have their own say."""
+        crop, resize = preprocessing.crop_size, preprocessing.resize_size
+        return IMAGE_SIZE.allow(crop) and crop <= resize <= MOST_CROPPED * crop
+
+    def build(self, arch: str, preprocessing: Preprocessing) -> Backbone:
+        """Build an architecture with random weights, its original classifier left out."""
+        module = Features(create(arch.removeprefix(PREFIX), preprocessing.crop_size))
+        return Backbone(module, module.feature_width, preprocessing)
+
+    def build_empty(self, arch: str, preprocessing: Preprocessing) -> Backbone:
+        """Build an architecture without memory for its tensors, but for those that no file holds."""
+        try:
+            with torch.device("meta"):
+                backbone = self.build(arch, preprocessing)
+            fill_computed(backbone.module)
+        except (NotImplementedError, RuntimeError):  # it computes with tensors while it is built
+            return self.build(arch, preprocessing)
+        return backbone
+
+    def in_plain_layers(self, module: nn.Module, side: int) -> nn.Module:
+        """Return a copy that computes the same of pictures of `side` pixels in torch's own layers, where it can be."""
+        return in_plain_layers(module, side)
+
+    def has_feature_map(self, module: nn.Module, side: int) -> bool:
+        """Say whether the last features have places, with channels before them; transformers have tokens instead."""
+        return has_places(module, side)
+
+
+@functools.cache
+def timm() -> ModuleType:
+    """Return timm. Raises InputError where it is not installed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that timm keeps for older programs
+            import timm as module  # here: it takes a second to load, and most runs need none
+    except ImportError as error:
+        if error.name != "timm":
+            raise InputError(f"timm cannot be loaded ({reason_of(error)}): pip install --upgrade timm") from error
+        raise InputError("architectures of timm/ need timm, which is not installed: pip install timm") from None
+    return module
+
+
+def tags_of(model: str) -> list[str]:
+    """Return the tags of the weights that timm knows for a model; "" is none of them."""
+    names = timm().list_pretrained(f"{model}.*") if timm().is_model(model) else []
+    return [name.partition(".")[2] for name in names]
+
+
+def choices(model: str) -> str:
+    """Say what may be asked for in place of weights that there are not."""
+    tags = tags_of(model)
+    return f"valid: {f'{first_few(tags)}, ' if tags else ''}none, a file"
+
+
+def stated_for(name: str) -> object:
+    """Return what timm states for a name with or without a tag: sizes, mean, licence (timm's PretrainedCfg)."""
+    return timm().get_pretrained_cfg(name.removeprefix(PREFIX))
+
+
+def preprocessing_of(arch: str, stated: object, image_size: int | None) -> Preprocessing:
+    """Return what the weights expect, at the size that is asked for. Raises InputError for what cannot be done.
+
+    timm resizes the shorter side to the size divided by `crop_pct`, rounded down. Weights that were evaluated on
+    squashed pictures, or bordered ones, get the centre like all others.
+    """
+    channels, height, width = stated.input_size
+    if channels != 3 or height != width:
+        raise InputError(f"{arch} takes pictures of {height} x {width} with {channels} channels, not squares", "arch")
+    size = image_size or height
+    if image_size is None and height >= LARGE_SIZE and family(arch) in RESIZABLE:
+        size = PLAIN_SIZE
+    if size != height and image_size is not None:
+        check_size(arch, size)
+    return Preprocessing(
+        resize_size=math.floor(size / stated.crop_pct),
+        crop_size=size,
+        mean=tuple(stated.mean),
+        std=tuple(stated.std),
+        interpolation=stated.interpolation if stated.interpolation in FILTERS else "bicubic",
+    )
+
+
+def family(arch: str) -> str:
+    """Return the name of timm's file that an architecture is in."""
+    name = arch.removeprefix(PREFIX).partition(".")[0]
+    return timm().model_entrypoint(name).__module__.rpartition(".")[2]
+
+
+def check_size(arch: str, size: int) -> None:
+    """Raise InputError unless an architecture runs on squares of `size` pixels, by running it."""
+    try:
+        with torch.inference_mode():
+            Features(create(arch.removeprefix(PREFIX), size)).eval()(torch.zeros(1, 3, size, size))
+    except Exception as error:  # of any kind: each family has its own way to refuse
+        raise InputError(f"{arch} takes no pictures of {size} pixels ({reason_of(error)})", "image_size") from None
+
+
+def described(preprocessing: Preprocessing) -> str:
+    """Say what a photo goes through, in a line."""
+    mean, std = ("/".join(f"{number:g}" for number in numbers) for numbers in (preprocessing.mean, preprocessing.std))
+    cut = f"{preprocessing.crop_size} pixels out of {preprocessing.resize_size}"
+    return f"{cut}, {preprocessing.interpolation}, mean {mean}, standard deviation {std}"
+
+
+def create(name: str, size: int, **options: object) -> nn.Module:
+    """Build timm's model of a name without its classifier, for pictures of `size` pixels. Raises whatever timm does."""
+    stated = stated_for(name)
+    if stated.fixed_input_size and size != stated.input_size[-1]:
+        options["img_size"] = size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecated names, and of tensors without memory
+        return timm().create_model(name, num_classes=0, **options)
+
+
+def fill_computed(module: nn.Module) -> None:
+    """Give memory to the buffers that are computed, not saved, and compute them.
+
+    Raises NotImplementedError where timm has no function that does.
+    """
+    for layer in module.modules():
+        names = [name for name in layer._non_persistent_buffers_set if layer._buffers[name] is not None]
+        for name in names:
+            layer._buffers[name] = torch.empty_like(layer._buffers[name], device="cpu")
+        if names and hasattr(layer, "init_non_persistent_buffers"):
+            layer.init_non_persistent_buffers()
+        elif names:
+            raise NotImplementedError(f"{type(layer).__name__} computes {first_few(names)} in its constructor alone")
+        if any(layer._buffers[name].is_meta for name in names):
+            raise NotImplementedError(f"{type(layer).__name__} computes {first_few(names)} where its parameters are")
+
+
+def download(name: str, preprocessing: Preprocessing, stated: object) -> Mapping[str, torch.Tensor]:
+    """Return the tensors of timm's own weights, from its cache or the network, as `Timm.build` has them."""
+    try:
+        check_reachable(stated)
+        with contextlib.redirect_stdout(sys.stderr):
+            model = create(name, preprocessing.crop_size, pretrained=True)
+    except Exception as error:  # no network, or whatever a damaged file makes of the reader
+        where = f"https://huggingface.co/{stated.hf_hub_id}" if stated.hf_hub_id else stated.url
+        raise RunError(
+            f"cannot get the pretrained weights ({reason_of(error)}).\n"
+            f"Fetch them from {where} yourself, and give the file with --weights"
+        ) from error
+    return Features(model).state_dict()
+
+
+def check_reachable(stated: object) -> None:
+    """Raise at once where the hub cannot be reached and its cache lacks the file: timm would try for a minute."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repository, _, revision = (stated.hf_hub_id or "").partition("@")
+    place = {"filename": stated.hf_hub_filename or "model.safetensors", "revision": revision or None}
+    if repository and try_to_load_from_cache(repository, **place) is None:
+        with contextlib.suppress(EntryNotFoundError):  # the hub has an older kind of file instead
+            get_hf_file_metadata(hf_hub_url(repository, **place))
+
+
+def read_file(path: Path, arch: str, preprocessing: Preprocessing) -> Mapping[str, torch.Tensor]:
+    """Return a file's tensors, as `Timm.build` has them. Raises InputError where some are missing or do not fit."""
+    from timm.models import clean_state_dict
+
+    stated = stated_for(arch)
+    heads = [stated.classifier] if isinstance(stated.classifier, str) else list(stated.classifier or ())
+    state = clean_state_dict(dict(read_weights_file(path)))
+    backbone = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(f"{h}." for h in heads))}
+    load = functools.partial(load_state, arch, preprocessing.crop_size)
+    try:
+        try:
+            model = load(backbone, num_classes=0)  # strictly: all of the network, and nothing else
+        except RuntimeError as error:
+            if "Missing key" in str(error) or "size mismatch" in str(error):
+                raise
+            model = load(backbone, num_classes=1)  # a classifier of another name, which timm then leaves out
+    except Exception as error:  # of any kind: families read old files in their own ways
+        what = reason_of(str(error).partition(":\n")[2] or error)
+        raise InputError(f"{path.name}: these are not {arch}'s weights: {what}", "weights") from error
+    return Features(model).state_dict()
+
+
+def load_state(arch: str, size: int, state: dict[str, torch.Tensor], num_classes: int) -> nn.Module:
+    """Build a model with a state dict in it; with 0 classes stated, as many as are built, timm allows no difference."""
+    overlay = {"state_dict": state, "num_classes": num_classes, "custom_load": False}
+    return create(arch.removeprefix(PREFIX), size, pretrained=True, pretrained_cfg_overlay=overlay)

@@ -1,0 +1,135 @@
+"""What is done to timm's networks: their features chosen, and their own layers turned into torch's.
+
+Nothing here loads timm.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Features(nn.Module):
+    """A timm model that gives features, (B, 3, S, S) -> (B, width).
+
+    Of a plain vision transformer: the class token beside the mean of the patch tokens, both behind the final norm, as
+    in DINOv2's own linear evaluation (Oquab et al. 2023, section 7.1 and its code). Of all others: what they pool.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.by_token = has_class_token(model)
+        width = getattr(model, "head_hidden_size", None) or model.num_features
+        self.feature_width: int = 2 * model.num_features if self.by_token else width
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Take normalised images (B, 3, S, S) to features (B, width)."""
+        if not self.by_token:
+            return self.model(values)
+        tokens = self.model.forward_features(values)  # (B, N, D)
+        patches = tokens[:, self.model.num_prefix_tokens :]
+        return torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=1)  # (B, 2 D)
+
+
+@torch.no_grad()
+def has_places(module: Features, side: int) -> bool:
+    """Say whether what the features are pooled from has places with channels before them, (B, C, h, w)."""
+    if module.by_token or getattr(module.model, "output_fmt", "NCHW") != "NCHW":
+        return False
+    return module.model.forward_features(black(module, side)).dim() == 4
+
+
+def has_class_token(model: nn.Module) -> bool:
+    """Say whether a model is a plain vision transformer that classifies by its class token."""
+    is_plain = all(hasattr(model, name) for name in ("patch_embed", "blocks", "num_prefix_tokens"))
+    return is_plain and getattr(model, "cls_token", None) is not None and getattr(model, "global_pool", "") == "token"
+
+
+@torch.no_grad()
+def in_plain_layers(module: nn.Module, side: int) -> nn.Module:
+    """Return a copy whose batch norms and padded convolutions are torch's own, which can be folded; itself if it is so.
+
+    timm's batch norm includes the activation behind it. Its convolution with TensorFlow's padding pads each picture as
+    the picture's size asks for; the size is always `side` here, so the padding can be part of the weights.
+    """
+    norms, padded = layers_called(module, "BatchNormAct2d"), layers_called(module, "Conv2dSame")
+    if not norms and not padded:
+        return module
+    sizes = input_sizes(module, padded, side)
+    plain = copy.deepcopy(module).eval()
+    for name, layer in norms.items():
+        plain.set_submodule(name, nn.Sequential(norm_alone(layer), layer.drop, layer.act))
+    for name, size in sizes.items():
+        plain.set_submodule(name, with_fixed_padding(padded[name], size))
+    return plain
+
+
+def layers_called(module: nn.Module, kind: str) -> dict[str, nn.Module]:
+    """Return the layers of a class, by their names; the class goes by its name, since timm may not be there."""
+    return {name: layer for name, layer in module.named_modules() if type(layer).__name__ == kind}
+
+
+def norm_alone(layer: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """Return a batch norm of torch's with the same numbers."""
+    norm = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+    norm.load_state_dict(layer.state_dict())
+    return norm.to(next(layer.buffers()).device).eval()
+
+
+def input_sizes(module: nn.Module, layers: dict[str, nn.Module], side: int) -> dict[str, torch.Size]:
+    """Return the height and width that reach each of some layers, found out with one black picture."""
+    sizes: dict[str, torch.Size] = {}
+    if not layers:
+        return sizes
+
+    def keep(name: str, values: torch.Tensor) -> None:
+        sizes[name] = values.shape[-2:]
+
+    handles = [
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: keep(name, inputs[0]))
+        for name, layer in layers.items()
+    ]
+    try:
+        module(black(module, side))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sizes
+
+
+def black(module: nn.Module, side: int) -> torch.Tensor:
+    """Return a picture of zeros, (1, 3, side, side), where a network is."""
+    return torch.zeros(1, 3, side, side, device=next(module.parameters()).device)
+
+
+def with_fixed_padding(layer: nn.Conv2d, size: torch.Size) -> nn.Conv2d:
+    """Return a convolution of torch's that does to pictures of this size what one with TensorFlow's padding does.
+
+    That padding is symmetrical, or one pixel more at the right and at the bottom. Then a row of zeros before the
+    kernel's first, with the larger padding at both sides, gives the same sums: it starts one pixel further out.
+    """
+    sides = list(zip(size, layer.kernel_size, layer.stride, layer.dilation, strict=True))
+    padding = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sides]  # in all, per dimension
+    extra = [p % 2 for p in padding]
+    if any(more and d > 1 for more, d in zip(extra, layer.dilation, strict=True)):
+        return layer
+    plain = nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        tuple(k + more for k, more in zip(layer.kernel_size, extra, strict=True)),
+        layer.stride,
+        tuple(-(-p // 2) for p in padding),
+        layer.dilation,
+        layer.groups,
+        layer.bias is not None,
+        device=layer.weight.device,
+        dtype=layer.weight.dtype,
+    )
+    plain.weight.copy_(F.pad(layer.weight, (extra[1], 0, extra[0], 0)))
+    if layer.bias is not None:
+        plain.bias.copy_(layer.bias)
+    return plain

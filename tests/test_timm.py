@@ -1,0 +1,340 @@
+"""timm's models as backbones: their features, their weights, their checkpoints, and what is refused."""
+
+import http.server
+import threading
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from support import QUICK, read, run_program
+
+import predict
+import train
+from flower_classifier.base.errors import InputError
+from flower_classifier.judging.heatmap import find_heatmap
+from flower_classifier.networks.backbones import backbone_with_weights, resolve_arch, source_of
+from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from flower_classifier.networks.frozen import place
+from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.tensor_files import write_atomically
+
+LITE = "timm/tf_efficientnet_lite0"
+SMALL = "timm/mobilenetv3_small_050"
+FAMILIES = (
+    "resnet18",
+    "convnext_atto",
+    "vit_tiny_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "eva02_tiny_patch14_224",
+    "tf_efficientnet_lite0",
+    "mobilenetv3_small_050",
+    "mobilenetv4_conv_small",
+    "swin_tiny_patch4_window7_224",
+    "regnety_002",
+    "levit_128s",
+    "maxvit_rmlp_pico_rw_256",
+)
+LARGE = ("vit_small_patch14_dinov2", "vit_large_patch14_dinov2", "vit_base_patch16_siglip_224", "convnext_base")
+LARGE += ("eva02_large_patch14_448", "swin_base_patch4_window7_224", "regnety_160", "maxvit_base_tf_224", "resnet152")
+READ_OFFLINE = """
+import socket, sys, torch
+socket.socket = socket.getaddrinfo = None  # the network is unreachable
+from pathlib import Path
+from flower_classifier.networks.checkpoint import load_checkpoint
+folder, *names = sys.argv[1:]
+for name in names:
+    checkpoint = load_checkpoint(Path(folder, name + ".pth"))
+    side = checkpoint.preprocessing.crop_size
+    pixels = torch.load(Path(folder, "pixels"), weights_only=True)[:, :, :side, :side]
+    with torch.inference_mode():
+        torch.save(checkpoint.classifier(pixels), Path(folder, name + ".logits"))
+"""
+
+
+def stated(arch):
+    return source_of(arch).weights(arch, "none", None).preprocessing
+
+
+def checkpoint_of(classifier):
+    classes = tuple(map(str, range(classifier.config.num_classes)))
+    return Checkpoint(classifier.config, classifier.preprocessing, classes, classifier.state_dict())
+
+
+def random_state(arch, **options):
+    """A state dict of timm's own, with norms that do something."""
+    torch.manual_seed(5)
+    model = timm.create_model(arch, **options)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(std=0.1)
+    return model.state_dict()
+
+
+# ---------------------------------------------------------------------------------------------------------- features
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_features_have_the_stated_width_in_every_family(name):
+    """Without memory for their numbers."""
+    arch = f"timm/{name}"
+    with torch.device("meta"):
+        backbone = source_of(arch).build(arch, stated(arch))
+        side = backbone.preprocessing.crop_size
+        assert backbone.module.eval()(torch.empty(2, 3, side, side)).shape == (2, backbone.width)
+    assert side == 224  # also where timm's own is 448 or 518
+
+
+def test_a_plain_vision_transformer_gives_its_class_token_and_the_mean_of_its_patches():
+    backbone, _ = backbone_with_weights("timm/vit_tiny_patch16_224", "none")
+    values = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        features = backbone.module.eval()(values)
+        (patches, prefix), *_ = backbone.module.model.forward_intermediates(
+            values, 1, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+        )
+    torch.testing.assert_close(features, torch.cat([prefix[:, 0], patches.mean(1)], 1))
+
+
+@pytest.mark.parametrize(("arch", "side"), [(LITE, 224), (LITE, 225), (LITE, 90), ("timm/tf_efficientnetv2_b0", 224)])
+def test_the_frozen_part_has_neither_norms_nor_padding_and_computes_the_same(arch, side, tmp_path):
+    name = arch.removeprefix("timm/")
+    torch.save(random_state(name), tmp_path / "own.pth")
+    classifier, _ = new_classifier(arch, 3, str(tmp_path / "own.pth"), image_size=side)
+    frozen = place(classifier, torch.device("cpu"))
+    frozen.bfloat16 = False
+    kinds = {type(layer).__name__ for layer in frozen.network.modules()}
+    assert not kinds & {"BatchNormAct2d", "BatchNorm2d", "Conv2dSame"}
+    pixels = torch.randint(256, (2, 3, side, side), dtype=torch.uint8)
+    model = timm.create_model(name, num_classes=0)
+    model.load_state_dict(random_state(name), strict=False)
+    half = torch.tensor(classifier.preprocessing.mean).view(3, 1, 1)
+    values = (pixels / 255 - half) / torch.tensor(classifier.preprocessing.std).view(3, 1, 1)
+    with torch.inference_mode():
+        expected = model.eval()(values)
+        torch.testing.assert_close(frozen(pixels), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+def test_heat_maps_are_drawn_where_features_have_places():
+    pixels = torch.randint(256, (3, 224, 224), dtype=torch.uint8)
+    for arch, has_map in ((SMALL, True), ("timm/vit_tiny_patch16_224", False), ("timm/levit_128s", False)):
+        classifier, _ = new_classifier(arch, 3, "none")
+        assert bool(find_heatmap(classifier, pixels, 1, (300, 400))) == has_map
+
+
+# ------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_checkpoints_of_every_family_are_read_offline_in_a_fresh_process_with_the_same_digits(tmp_path):
+    pixels = torch.randint(256, (2, 3, 256, 256), dtype=torch.uint8)
+    torch.save(pixels, tmp_path / "pixels")
+    expected = {}
+    for name in FAMILIES:
+        classifier, _ = new_classifier(f"timm/{name}", 5, "none")
+        save_checkpoint(tmp_path / f"{name}.pth", checkpoint_of(classifier))
+        side = classifier.preprocessing.crop_size
+        with torch.inference_mode():
+            expected[name] = classifier(pixels[:, :, :side, :side])
+    outcome = run_program("-c", READ_OFFLINE, tmp_path, *FAMILIES)
+    assert outcome.code == 0, outcome.err
+    for name in FAMILIES:
+        assert torch.equal(read(tmp_path / f"{name}.logits"), expected[name]), name
+
+
+def test_trained_resumed_and_asked_as_any_other(train_into, run, flowers, photo, tmp_path):
+    own = ["--arch", SMALL, "--weights", "none", "--image_size", 64, "--no_report"]
+    train_into(tmp_path / "whole", flowers, *own, "--epochs", 2)
+    train_into(tmp_path / "parts", flowers, *own, "--epochs", 1)
+    train_into(tmp_path / "parts", flowers, "--resume", "--no_report", "--epochs", 2)
+    states = [read(tmp_path / kind / "checkpoint.pth")["state_dict"] for kind in ("whole", "parts")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    outcome = run(
+        predict,
+        photo,
+        tmp_path / "whole" / "checkpoint.pth",
+        "--heatmap",
+        "--plot",
+        tmp_path / "p.png",
+    )
+    assert (outcome.code, (tmp_path / "p.png").is_file()) == (0, True)
+
+
+@pytest.fixture
+def photo(flowers):
+    return flowers / "test" / "54" / "drawn_000.jpg"
+
+
+@pytest.mark.parametrize(
+    "arch",
+    ["timm/hf-hub:timm/resnet18.a1_in1k", "timm/local-dir:/tmp/x", "timm/../x", "timm/no_such", "timm/resnet18.x"],
+)
+def test_names_that_reach_outside_or_are_unknown_are_refused(arch, run, flowers, photo, tmp_path):
+    """On the command line, and in a checkpoint that is otherwise sound."""
+    outcome = run(train, flowers, "--arch", arch, "--save_dir", tmp_path)
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert f"--arch {arch!r}: there is no such architecture" in outcome.err
+    classifier, _ = new_classifier(SMALL, 3, "none")
+    write_atomically(tmp_path / "c.pth", {**checkpoint_of(classifier).to_plain(), "arch": arch})
+    outcome = run(predict, photo, tmp_path / "c.pth")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert f"there is no architecture {arch!r}" in outcome.err
+
+
+# ----------------------------------------------------------------------------------------------------------- weights
+
+
+def test_weights_come_from_either_kind_of_file_whatever_its_classifier(tmp_path):
+    state = random_state("mobilenetv3_small_050")
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "a.pth")
+    save_file(state, tmp_path / "b.safetensors")
+    save_file(random_state("mobilenetv3_small_050", num_classes=7), tmp_path / "c.safetensors")
+    save_file(random_state("mobilenetv3_small_050", num_classes=0), tmp_path / "d.safetensors")
+    for file in ("a.pth", "b.safetensors", "c.safetensors", "d.safetensors"):
+        backbone, weights = backbone_with_weights(SMALL, str(tmp_path / file))
+        assert weights.name == file
+        for name, tensor in backbone.module.state_dict().items():
+            wanted = read_file(tmp_path / file).get(name.removeprefix("model."))
+            assert torch.equal(tensor, wanted), name
+
+
+def read_file(path):
+    if path.suffix != ".pth":
+        return load_file(path)
+    return {name.removeprefix("module."): tensor for name, tensor in read(path)["state_dict"].items()}
+
+
+def test_a_files_preprocessing_is_timms_and_is_said(run, flowers, tmp_path):
+    save_file(random_state("tf_efficientnet_lite0"), tmp_path / "own.safetensors")
+    own = ["--arch", LITE, "--weights", tmp_path / "own.safetensors", "--epochs", 1, "--views", 1, "--no_report"]
+    outcome = run(train, flowers, *own, "--save_dir", tmp_path)
+    assert outcome.code == 0, outcome.err
+    said = "own.safetensors: taken as timm's tf_efficientnet_lite0.in1k: 224 pixels out of 256, bicubic, "
+    assert f"{said}mean 0.5/0.5/0.5, standard deviation 0.5/0.5/0.5" in outcome.err
+    stored = read(tmp_path / "checkpoint.pth")["preprocessing"]
+    expected = timm.data.resolve_data_config(model=timm.create_model("tf_efficientnet_lite0"))
+    assert (stored["crop_size"], stored["mean"], stored["std"], stored["interpolation"]) == (
+        expected["input_size"][1],
+        list(expected["mean"]),
+        list(expected["std"]),
+        expected["interpolation"],
+    )
+
+
+def test_position_embeddings_are_resampled_once_for_another_size(tmp_path):
+    from timm.layers import resample_abs_pos_embed
+
+    state = random_state("vit_tiny_patch16_384", img_size=384)
+    state["pos_embed"] = torch.randn(state["pos_embed"].shape)
+    save_file(state, tmp_path / "large.safetensors")
+    classifier, _ = new_classifier("timm/vit_tiny_patch16_384", 3, str(tmp_path / "large.safetensors"), image_size=224)
+    expected = resample_abs_pos_embed(state["pos_embed"], [14, 14], [24, 24])
+    torch.testing.assert_close(classifier.backbone.model.pos_embed.data, expected)
+    save_checkpoint(tmp_path / "c.pth", checkpoint_of(classifier))
+    again = load_checkpoint(tmp_path / "c.pth").classifier
+    assert torch.equal(again.backbone.model.pos_embed, classifier.backbone.model.pos_embed)
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut short", "no safetensors", "other shapes", "a tensor is missing", "another model's"]
+)
+def test_weights_that_do_not_fit_are_refused_in_a_line(damage, run, flowers, tmp_path):
+    path, state = tmp_path / "own.safetensors", random_state("mobilenetv3_small_050")
+    if damage == "other shapes":
+        state["blocks.0.0.conv_pw.weight"] = torch.zeros(3, 3)
+    if damage == "a tensor is missing":
+        del state["blocks.0.0.bn1.weight"]
+    save_file(random_state("resnet18") if damage == "another model's" else state, path)
+    if damage == "cut short":
+        path.write_bytes(path.read_bytes()[:-1000])
+    if damage == "no safetensors":
+        path.write_bytes(b"<html>not found</html>")
+    outcome = run(train, flowers, "--arch", SMALL, "--weights", path, "--save_dir", tmp_path / "out")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "own.safetensors" in outcome.err.splitlines()[-1]
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "out" / "checkpoint.pth").exists()
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub of timm's weights as a download of one file asks for."""
+
+    file, asked = b"", []
+
+    def do_HEAD(self):
+        self.asked.append(self.path)
+        self.send_response(200 if self.path.endswith("model.safetensors") else 404)
+        for name, value in (("ETag", '"1"'), ("X-Repo-Commit", 40 * "a"), ("Content-Length", str(len(self.file)))):
+            self.send_header(name, value)
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        if self.path.endswith("model.safetensors"):
+            self.wfile.write(self.file)
+
+    def log_message(self, *_):
+        """Keep quiet."""
+
+
+def test_weights_are_downloaded_once_and_their_licence_is_said_and_stored(flowers, tmp_path):
+    save_file(random_state("convnextv2_atto", num_classes=0), tmp_path / "sent")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Hub.file, Hub.asked = (tmp_path / "sent").read_bytes(), []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hub")}
+    hub["HF_HUB_DISABLE_XET"] = "1"
+    own = ["train.py", flowers, "--arch", "timm/convnextv2_atto.fcmae", "--epochs", 1, "--views", 1, "--no_report"]
+    own += ["--image_size", 64, "--save_dir", tmp_path / "out"]
+    outcome = run_program(*own, **hub)
+    server.shutdown()
+    server.server_close()
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("the weights' licence is cc-by-nc-4.0, which may not allow every use") == 1
+    assert Hub.asked
+    stored = read(tmp_path / "out" / "checkpoint.pth")
+    assert stored["training"]["weights"] == "convnextv2_atto.fcmae"
+    assert stored["training"]["licence"] == "cc-by-nc-4.0"
+    sent = read_file(tmp_path / "sent")["stem.0.weight"]
+    assert torch.equal(stored["state_dict"]["backbone.model.stem.0.weight"], sent)
+    again = run_program(*own, **hub)  # without the server
+    assert again.code == 0, again.err
+    (tmp_path / "hub").rename(tmp_path / "gone")
+    failed = run_program(*own, **hub)
+    assert (failed.code, "Traceback" in failed.err) == (1, False)
+    assert "cannot get the pretrained weights" in failed.err
+    assert "--weights" in failed.err.splitlines()[-1]
+
+
+def test_a_size_that_a_model_cannot_take_is_refused(run, flowers, tmp_path):
+    own = ["--arch", "timm/inception_v4", "--weights", "none", "--image_size", 8, "--save_dir", tmp_path]
+    outcome = run(train, flowers, *own)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--image_size timm/inception_v4 takes no pictures of 8 pixels (" in outcome.err
+
+
+# -------------------------------------------------------------------------------------------------- without timm
+
+
+def test_timm_is_asked_for_in_a_line_where_it_is_missing_and_else_not_loaded(flowers, trained, photo, tmp_path):
+    missing = "import sys; sys.modules['timm'] = None; "
+    whole = (
+        f"{missing}from flower_classifier.base import program; import train; program.begin(); program.run(train.main)"
+    )
+    outcome = run_program("-c", whole, flowers, "--arch", LITE, "--save_dir", tmp_path)
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1].endswith(
+        "architectures of timm/ need timm, which is not installed: pip install timm"
+    )
+    loaded = (
+        "import sys, train, predict; {}.main(sys.argv[1:]); print([m for m in sys.modules if m.startswith('timm')])"
+    )
+    outcome = run_program("-c", loaded.format("train"), flowers, *QUICK, "--epochs", 1, "--save_dir", tmp_path / "q")
+    assert outcome.out.splitlines()[-1] == "[]"
+    outcome = run_program("-c", loaded.format("predict"), photo, trained / "checkpoint.pth")
+    assert outcome.out.splitlines()[-1] == "[]"
+
+
+def test_mistyped_names_are_pointed_out():
+    with pytest.raises(InputError, match="timm/tf_efficientnet_lite0"):
+        resolve_arch("timm/tf_eficientnet_lite0")
+    assert resolve_arch("timm/TF_EfficientNet_Lite0") == LITE
