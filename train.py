@@ -4,6 +4,7 @@
     python train.py flowers --arch cnn                      (needs no pretrained weights)
     python train.py flowers --download                      (fetches the photos of 102 species first)
     python train.py flowers --save_dir out --category_names cat_to_name.json
+    python train.py flowers --arch resnet50 --tune          (searches for the head's settings first)
     python train.py flowers --save_dir out --resume         (goes on where the last run there stopped)
     python train.py flowers --summary                       (says what it found and how long it would take)
 
@@ -17,6 +18,7 @@ import contextlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 from flower_classifier.base import program
@@ -38,20 +40,24 @@ from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs, whole
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation, evaluate, summary
-from flower_classifier.networks.backbones import resolve_arch
+from flower_classifier.networks.backbones import resolve_arch, source_of
+from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen import FrozenPart, place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.new_classifier import new_classifier, renew_head
+from flower_classifier.networks.source import Weights
 from flower_classifier.photos.download import download
 from flower_classifier.photos.names import load_category_names
 from flower_classifier.photos.splits import Splits, load_splits
 from flower_classifier.report.evaluation_report import reports_on
 from flower_classifier.report.report_files import is_there
 from flower_classifier.report.run_log import RunLog
-from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history
+from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history, write_tuning
 from flower_classifier.report.run_summary import write_summary
+from flower_classifier.report.tables import Table
 from flower_classifier.report.tensorboard_log import check_tensorboard, finish_tensorboard
 from flower_classifier.studies.survey import survey
+from flower_classifier.studies.tuning import OPTIONS, search
 from flower_classifier.training.finished import Finished, Identity, Row, epoch_line
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe
@@ -59,7 +65,13 @@ from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.state import TrainState
 
 FLOWER_NAMES = Path(__file__).with_name("cat_to_name.json")
-CHANGEABLE = ("learning_rate", "batch_size", "views")  # options that may have other values when a run is resumed
+CHANGEABLE = (
+    "learning_rate",
+    "batch_size",
+    "views",
+    "weight_decay",
+    "label_smoothing",
+)  # options that may have other values when a run is resumed
 
 
 def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
@@ -72,7 +84,9 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     if config.tensorboard:
         check_tensorboard()
     splits, category_names = find_photos(config)
-    state, frozen = start_state(config, arch, splits, category_names, device)
+    classifier, weights = build_classifier(config, arch, splits)
+    frozen = place(classifier, device)
+    state = start_state(config, classifier, weights, frozen, splits, category_names)
     if config.summary:
         survey(splits, state, frozen, config.skip_bad, cached=not config.no_cache)
         return
@@ -84,7 +98,13 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
         report_resumed(config, saved)
 
     train, valid, test = read_photos(config, run_folder, splits, state, frozen)
-    log = RunLog(run_folder.folder, state.finished.history, not config.no_report, config.tensorboard)
+    tuning = None
+    if config.tune and not saved:
+        config, tuning = tune(config, state, train, valid)
+        skipped = state.training["skipped"]
+        state = start_state(config, classifier, weights, frozen, splits, category_names)
+        state.training["skipped"] = skipped
+    log = RunLog(run_folder.folder, state.finished.history, not config.no_report, config.tensorboard, tuning)
     with log, run_folder.saving(state, log.write):
         train_epochs(state, train, valid, run_folder, log)
         evaluations = judge_best(state, valid, test)
@@ -122,21 +142,30 @@ def suggest_names(classes: Sequence[str]) -> None:
             note(f"classes are numbers; if of the 102 flowers, --category_names {FLOWER_NAMES.name} gives their names")
 
 
+def build_classifier(config: TrainConfig, arch: str, splits: Splits) -> tuple[Classifier, Weights]:
+    """Return a new head on a backbone, and what the backbone's weights are. Raises InputError for options at odds."""
+    if config.tune and source_of(arch).learns != "head":
+        raise InputError(f"searches among heads on a frozen backbone; {arch} learns as a whole", "tune")
+    units, classes = config.hidden_units, len(splits.classes)
+    return new_classifier(arch, classes, config.weights, units, config.dropout, config.image_size, config.seed)
+
+
 def start_state(
-    config: TrainConfig, arch: str, splits: Splits, category_names: dict[str, str], device: torch.device
-) -> tuple[TrainState, FrozenPart]:
-    """Return the state before the first epoch, a new head on a backbone, and the frozen part, ready to run."""
-    classifier, weights = new_classifier(
-        arch, len(splits.classes), config.weights, config.hidden_units, config.dropout, config.image_size, config.seed
-    )
-    frozen = place(classifier, device)
-    recipe = Recipe(config.epochs, config.learning_rate, config.batch_size, config.views, config.seed)
+    config: TrainConfig,
+    classifier: Classifier,
+    weights: Weights,
+    frozen: FrozenPart,
+    splits: Splits,
+    category_names: dict[str, str],
+) -> TrainState:
+    """Return the state before the first epoch."""
+    recipe = Recipe(**{entry.name: getattr(config, entry.name) for entry in fields(Recipe)})
     identity = Identity(
-        arch=arch,
+        arch=classifier.config.arch,
         learns=classifier.config.learns,
         weights=weights.name,
         hidden_units=list(classifier.config.hidden_units),
-        dropout=config.dropout,
+        dropout=classifier.config.dropout,
         image_size=classifier.preprocessing.crop_size,
         seed=config.seed,
         backbone=frozen.digest,
@@ -147,7 +176,7 @@ def start_state(
     training = {"weights": weights.name, "seed": config.seed, **{key: getattr(config, key) for key in CHANGEABLE}}
     if weights.licence:
         training["licence"] = weights.licence
-    return TrainState(classifier, recipe, splits.classes, category_names, training, identity, config.kept), frozen
+    return TrainState(classifier, recipe, splits.classes, category_names, training, identity, config.kept)
 
 
 def read_photos(
@@ -182,6 +211,19 @@ def check_bad_photos(
     return [part.split.photos[index] for part, index in bad]
 
 
+def tune(config: TrainConfig, state: TrainState, train: Inputs, valid: Inputs) -> tuple[TrainConfig, Table]:
+    """Search for the head's settings, and give the classifier a new head of these; return them, and all that was tried.
+
+    Options that were given stay as they are.
+    """
+    fixed = {name: getattr(config, name) for name in OPTIONS if config.is_given(name)}
+    outcome = search(train, valid, state.classifier, state.recipe, fixed)
+    note(outcome.summary)
+    config = replace(config, **outcome.chosen.options)
+    renew_head(state.classifier, config.hidden_units, config.dropout, config.seed)
+    return config, list(outcome.table())
+
+
 def open_cache(config: TrainConfig) -> FeatureCache | None:
     """Return the cache that the features go into and come from."""
     return None if config.no_cache else FeatureCache(config.cache_dir, limit=config.cache_limit * 1e9)
@@ -199,6 +241,9 @@ def train_epochs(state: TrainState, train: Inputs, valid: Inputs, run_folder: Ru
         run_folder.save_if_due(state)
 
     fit(state, train, valid, on_epoch)
+    if state.has_stalled:
+        best, patience = state.best.row["epoch"], state.recipe.patience
+        note(f"no epoch after epoch {best} was better: --patience {patience} ends it here")
 
 
 def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> dict[str, Evaluation]:
@@ -272,6 +317,7 @@ def write_report(
     figures = write_history(run_folder.folder, log.rows, best_epoch)
     diagnosis = Diagnosis(split, evaluations[split], judged.paths, checkpoint.classes, checkpoint.names)
     figures |= write_diagnosis(run_folder.folder, diagnosis)
+    figures |= write_tuning(run_folder.folder, log.tuning)
     if config.tensorboard:
         finish_tensorboard(run_folder.folder / "tensorboard", best_epoch, figures, config, evaluations)
     note(f"tables and pictures of it: {run_folder.folder}")

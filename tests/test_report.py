@@ -20,7 +20,7 @@ from flower_classifier.report.confusion import MARKS, draw_confusion
 from flower_classifier.report.report_files import REPORT_FILES, files_of
 from flower_classifier.report.run_report import Diagnosis, draw_most_confident, write_diagnosis
 
-PICTURES = [file.name for file in REPORT_FILES if file.is_picture]
+PICTURES = [file.name for file in REPORT_FILES if file.is_picture and file.part != "tuning"]
 SECONDS = ("reading_seconds", "computing_seconds", "training_seconds")
 
 
@@ -59,7 +59,7 @@ def test_the_history_is_a_table_of_the_checkpoints_with_the_seconds_of_each_epoc
 
 def test_a_run_leaves_the_files_of_the_list(reported):
     beside = {"last.pth", "lock"}  # of the run itself
-    files = {file.name for file in REPORT_FILES if file.part != "result"}
+    files = {file.name for file in REPORT_FILES if file.part not in ("result", "tuning")}
     assert {path.name for path in reported.iterdir()} == files | beside
 
 

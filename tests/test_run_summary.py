@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from flower_classifier.report.report_files import REPORT_FILES
 from flower_classifier.report.run_summary import plain
 
-PICTURES = [file.name for file in REPORT_FILES if file.is_picture]
+PICTURES = [file.name for file in REPORT_FILES if file.is_picture and file.part != "tuning"]
 
 
 def summary_of(save_dir):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from torch import nn
+
 from flower_classifier.base.messages import note, warn
 from flower_classifier.networks.backbones import backbone_with_weights, resolve_arch, source_of
-from flower_classifier.networks.classifier import Classifier, ModelConfig, build_classifier
+from flower_classifier.networks.classifier import Classifier, ModelConfig, build_head
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.networks.source import Weights
 
@@ -30,10 +34,23 @@ def new_classifier(
     source = source_of(arch)
     seed_torch(seed, "backbone")  # what random weights are drawn from
     backbone, chosen = backbone_with_weights(arch, weights, image_size)
-    seed_torch(seed, "head")
     units = source.hidden_units if hidden_units is None else hidden_units
     if chosen.licence and chosen.licence.lower() not in FREE_LICENCES:
         note(f"the weights' licence is {chosen.licence}, which may not allow every use")
     if source.learns == "head" and chosen.name == "none":
         warn(f"random weights: the features of a random, frozen {arch} are useful only for trying things out")
-    return build_classifier(ModelConfig(arch, units, dropout, num_classes, source.learns), backbone), chosen
+    config = ModelConfig(arch, units, dropout, num_classes, source.learns)
+    return Classifier(config, backbone, new_head(config, backbone.width, seed)), chosen
+
+
+def new_head(config: ModelConfig, width: int, seed: int) -> nn.Sequential:
+    """Build the head of a model on features (B, width), drawn from the seed."""
+    seed_torch(seed, "head")
+    return build_head(config, width)
+
+
+def renew_head(classifier: Classifier, hidden_units: tuple[int, ...], dropout: float, seed: int) -> None:
+    """Give a classifier another head, which has learned nothing yet: the one that a new classifier would have."""
+    classifier.config = replace(classifier.config, hidden_units=hidden_units, dropout=dropout)
+    head = new_head(classifier.config, classifier.feature_width, seed)
+    classifier.head = head.to(next(classifier.parameters()).device).eval()

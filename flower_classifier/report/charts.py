@@ -5,7 +5,7 @@ Each draw_ function returns a figure. Sizes are inches: 10 of them are 1,200 pix
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ from flower_classifier.report.figures import (
     NORMAL,
     PALE,
     PALE_GREEN,
+    RED,
     TITLE,
     add_axes,
     installed_fonts,
@@ -115,6 +116,31 @@ def draw_reliability(evaluation: Evaluation, title: str) -> Figure:
         style = text_style(NORMAL, FAINT) if place else text_style(TITLE)
         text = chart.text(0.03, 0.95 - 0.075 * place, line, va="top", **style)
         shorten(text, 4 * figure.dpi)
+    return figure
+
+
+def draw_tuning(heads: Sequence[Mapping[str, object]]) -> Figure:
+    """Draw the validation loss and accuracy of every head of a search, the chosen one marked and its options named."""
+    figure = new_figure(WIDTH, 4.6)
+    chart = add_chart(figure, 0.9, 0.62, 5.7, 3.5, f"{len(heads)} heads, each at its best epoch")
+    for label, color, hidden in (("linear head", GREEN, False), ("with a hidden layer", GREY, True)):
+        group = [head for head in heads if (str(head["hidden_units"]) != "0") == hidden]
+        places = [(float(head["valid_loss"]), float(head["valid_accuracy"])) for head in group]
+        if group:
+            chart.plot(*zip(*places, strict=True), "o", color=color, markersize=6, alpha=0.75, label=label)
+    chosen = next(head for head in heads if int(head["chosen"]))
+    place = float(chosen["valid_loss"]), float(chosen["valid_accuracy"])
+    chart.plot(*place, "o", color="none", markeredgecolor=RED, markeredgewidth=2, markersize=13, label="chosen")
+    chart.set_xlabel("validation loss (at each head's best temperature)", **text_style(NORMAL, FAINT))
+    chart.set_ylim(limits_of_shares([float(head["valid_accuracy"]) for head in heads]))
+    chart.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    chart.set_ylabel("validation accuracy", **text_style(NORMAL, FAINT))
+    chart.legend(frameon=False, labelcolor=INK, prop={"size": NORMAL, "family": installed_fonts()}, loc="lower left")
+    lines = [f"{name.replace('_', ' ')}  {chosen[name]}" for name in list(chosen)[: list(chosen).index("epoch")]]
+    reached = [f"loss  {place[0]:.3f}", f"accuracy  {place[1]:.1%}", f"in epoch  {chosen['epoch']}"]
+    for number, line in enumerate(["the choice", *lines, "", *reached]):
+        style = text_style(TITLE if number == 0 else NORMAL, INK if number == 0 else FAINT)
+        figure.text(7.1 / WIDTH, (4.12 - 0.27 * number) / 4.6, line, va="top", **style)
     return figure
 
 

@@ -10,8 +10,8 @@ from typing import Literal
 
 from flower_classifier.base.errors import RunError
 
-# What writes a file: RunLog and write_history, write_diagnosis, evaluation_report.py, tensorboard_log.py, write_summary
-Part = Literal["history", "evaluation", "result", "tensorboard", "summary"]
+# What writes a file: RunLog, write_history, write_tuning, write_diagnosis, write_summary, and the rooms of that name
+Part = Literal["history", "tuning", "evaluation", "result", "tensorboard", "summary"]
 RESULT_FILE = "evaluation.json"
 
 
@@ -37,6 +37,13 @@ REPORT_FILES = (
         "history",
     ),
     ReportFile("curves.png", "losses and validation accuracy as curves, with the best epoch marked", "history"),
+    ReportFile(
+        "tuning.csv",
+        "with `--tune`: every head that was tried, its options and what it reached on the validation photos",
+        "tuning",
+        optional=True,
+    ),
+    ReportFile("tuning.png", "the same as a picture", "tuning", optional=True),
     ReportFile(
         "per_class.csv", "photos, accuracy and most frequent mistake of each class: one row per class", "evaluation"
     ),

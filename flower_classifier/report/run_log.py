@@ -11,7 +11,7 @@ from types import TracebackType
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.messages import warn
 from flower_classifier.base.seconds import Seconds
-from flower_classifier.report.tables import append_rows, read_table, write_table
+from flower_classifier.report.tables import Table, append_rows, read_rows, read_table, write_table
 from flower_classifier.report.tensorboard_log import TensorboardLog
 
 Epoch = Mapping[str, float]  # one epoch's numbers, by name
@@ -21,13 +21,22 @@ class RunLog:
     """The epochs of a run with the seconds they took; a context manager.
 
     The seconds are in history.csv alone: checkpoints of equal runs are equal, byte for byte. So a resumed run finds
-    those of the epochs behind it (`history`) there. Epochs are written when the run has saved them, so what is in the
-    folder always belongs to its checkpoint. What cannot be written is said once, and training goes on: the report comes
-    to it again.
+    those of the epochs behind it (`history`) there, and in tuning.csv the search that went before (`tuning`). Epochs
+    are written when the run has saved them, so what is in the folder always belongs to its checkpoint. What cannot be
+    written is said once, and training goes on: the report comes to it again.
     """
 
-    def __init__(self, folder: Path, history: Sequence[Epoch], write: bool = True, tensorboard: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        history: Sequence[Epoch],
+        write: bool = True,
+        tensorboard: bool = False,
+        tuning: Table | None = None,
+    ) -> None:
         self.folder, self.path = folder, folder / "history.csv" if write else None
+        self.tuning_path = folder / "tuning.csv"
+        self.tuning = tuning or (read_rows(self.tuning_path) if history else [])
         self.rows = with_seconds(history, read_table(self.path) if self.path else [])
         self.training = 0.0  # seconds, of the epochs that were added
         self.written = 0  # rows
@@ -49,6 +58,9 @@ class RunLog:
     def write(self) -> None:
         """Write what was added, now that it is saved."""
         new = self.rows[self.written :]
+        with self.going_on():
+            if self.tuning and not self.written:
+                write_table(self.tuning_path, self.tuning)
         with self.going_on():
             self.write_table(new)
         with self.going_on():

@@ -19,6 +19,7 @@ from flower_classifier.report.report_files import writing
 if TYPE_CHECKING:
     from flower_classifier.judging.evaluation import Evaluation
 
+Table = list[list[object]]  # header first
 UNENCODABLE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # half letters that stand for no byte of a file's name
 
 
@@ -64,6 +65,12 @@ def read_table(path: Path) -> list[dict[str, str]]:
             return list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error):
         return []
+
+
+def read_rows(path: Path) -> Table:
+    """Read the same as a list of rows, header first; of what cannot be read, no row."""
+    rows = read_table(path)
+    return [list(rows[0]), *(list(row.values()) for row in rows)] if rows else []
 
 
 def write_table(path: Path, rows: Iterable[Iterable[object]]) -> None:

@@ -25,12 +25,14 @@ from flower_classifier.training.state import TrainState
 def fit(
     state: TrainState, train: Inputs, valid: Inputs, on_epoch: Callable[[Row, Seconds], None] | None = None
 ) -> None:
-    """Train until the recipe's number of epochs is finished; call `on_epoch` after each with its numbers and its time.
+    """Train until the recipe's epochs are finished, or none gets better any more; call `on_epoch` after each.
+
+    It is given the epoch's numbers and the time it took.
 
     It prints nothing and writes nothing. Whatever ends it, `state.finished` holds the epochs that were finished.
     Raises RunError for losses that are not finite.
     """
-    while state.epoch < state.recipe.epochs:
+    while state.epoch < state.recipe.epochs and not state.has_stalled:
         train_loss, evaluation, seconds = run_epoch(state, train, valid)
         row = state.record(train_loss, evaluation)
         if on_epoch:
@@ -50,7 +52,9 @@ def run_epoch(state: TrainState, train: Inputs, valid: Inputs) -> tuple[float, E
     seed_torch(recipe.seed, "dropout", epoch)
     try:
         with progress(len(rows), f"epoch {epoch}/{recipe.epochs}", "photo") as bar:
-            train_loss = train_one_epoch(state.learner, watched(shuffled, bar), state.optimizer, state.average)
+            train_loss = train_one_epoch(
+                state.learner, watched(shuffled, bar), state.optimizer, state.average, recipe.label_smoothing
+            )
         if state.scheduler:
             state.scheduler.step()
         evaluation = evaluate(state.average.module, whole(valid))
@@ -61,7 +65,11 @@ def run_epoch(state: TrainState, train: Inputs, valid: Inputs) -> tuple[float, E
 
 
 def train_one_epoch(
-    learner: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Optimizer, average: AveragedModel
+    learner: nn.Module,
+    batches: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel,
+    label_smoothing: float = 0.0,
 ) -> float:
     """Take one optimizer step per batch; return the mean loss over all samples, each as it was before its step.
 
@@ -70,7 +78,7 @@ def train_one_epoch(
     learner.train()
     total, count = 0.0, 0
     for inputs, labels in batches:  # (B, ...), (B,)
-        loss = F.cross_entropy(learner(inputs), labels)  # equals NLL of log-softmax
+        loss = F.cross_entropy(learner(inputs), labels, label_smoothing=label_smoothing)
         if not torch.isfinite(loss):
             raise FloatingPointError(loss.item())
         optimizer.zero_grad()

@@ -74,6 +74,12 @@ class TrainState:
             raise ValueError("no epoch is finished")
         return self.finished.best
 
+    @property
+    def has_stalled(self) -> bool:
+        """Whether the recipe's patience is over: so many epochs were no better than the best one before them."""
+        best, patience = self.finished.best, self.recipe.patience
+        return bool(patience and best and self.epoch - best.row["epoch"] >= patience)
+
     def record(self, train_loss: float, valid: Evaluation) -> Row:
         """Note a finished epoch, and keep its average if that is the best by validation accuracy, then loss."""
         before = self.finished

@@ -34,6 +34,9 @@ KEPT = (
     "learning_rate",
     "batch_size",
     "views",
+    "weight_decay",
+    "label_smoothing",
+    "patience",
     "seed",
 )
 
@@ -116,13 +119,19 @@ class TrainConfig:
         unset=f"{DEFAULT_IMAGE_SIZE} for cnn; else the model's own",
     )
 
+    tune: bool = option(
+        False,
+        "training",
+        "try dozens of heads on the same features first, and train the best on the validation photos: searches "
+        "--hidden_units, --dropout, --learning_rate, --weight_decay, --label_smoothing and --views, where not given",
+    )
     epochs: int = option(
         20, "training", "passes over the training photos", metavar="N", limits=Limits(least=1, most=10**5)
     )
     learning_rate: float = option(
         0.001,
         "training",
-        "Adam's step size",
+        "AdamW's step size",
         metavar="RATE",
         limits=Limits(above=0, most=1000),
         aliases=("lr",),
@@ -137,6 +146,27 @@ class TrainConfig:
         "each costs one pass of the backbone",
         metavar="N",
         limits=Limits(least=1, most=10**6),
+    )
+    weight_decay: float = option(
+        0.0,
+        "training",
+        "how much AdamW shrinks weights, times --learning_rate at every step; 1 is strong, 0 leaves Adam",
+        metavar="RATE",
+        limits=Limits(least=0, most=1000),
+    )
+    label_smoothing: float = option(
+        0.0,
+        "training",
+        "share of each label that is spread evenly over all classes",
+        metavar="SHARE",
+        limits=Limits(least=0, below=1),
+    )
+    patience: int = option(
+        0,
+        "training",
+        "stop when so many epochs in a row were no better on the validation photos; 0 trains all epochs",
+        metavar="N",
+        limits=Limits(least=0, most=10**5),
     )
     seed: int = option(
         0,
@@ -188,11 +218,14 @@ class TrainConfig:
         units = None if self.hidden_units is None else list(self.hidden_units)
         return {**options, "weights": weights, "hidden_units": units}
 
+    def is_given(self, name: str) -> bool:
+        """Say whether an option was typed, or set by a program to something else than its default."""
+        default = next(option.default for option in fields(self) if option.name == name)
+        return name in self.typed or getattr(self, name) != default
+
     def resuming(self, kept: Mapping[str, object]) -> TrainConfig:
         """Return these options with what an earlier run `kept`, where nothing else was typed or set by a program."""
-        defaults = {option.name: option.default for option in fields(self)}
-        given = {name for name in KEPT if name in self.typed or getattr(self, name) != defaults[name]}
-        taken = {name: kept[name] for name in KEPT if name in kept and name not in given}
+        taken = {name: kept[name] for name in KEPT if name in kept and not self.is_given(name)}
         return replace(self, **{name: tuple(v) if isinstance(v, list) else v for name, v in taken.items()})
 
     def __post_init__(self) -> None:

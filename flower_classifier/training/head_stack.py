@@ -1,0 +1,112 @@
+"""Many heads of one shape on the same features, trained together: one product of matrices serves them all.
+
+Each head learns exactly what it would learn alone, but for rounding and for its draws of dropout (the idea of a grid of
+heads in one pass is DINOv2's: Oquab et al. 2023, appendix B.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.state import average_in
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """How one head is built and learns."""
+
+    hidden_units: tuple[int, ...]  # widths of its hidden layers
+    dropout: float
+    recipe: Recipe
+
+
+class HeadStack:
+    """Heads that start from the same head and learn from the same batches, each with its own settings.
+
+    The settings differ in dropout, learning rate, weight decay and label smoothing alone.
+    """
+
+    def __init__(self, head: nn.Sequential, settings: Sequence[HeadSettings], device: torch.device) -> None:
+        self.settings, self.steps = list(settings), torch.zeros((), dtype=torch.int64)
+        number, layers = len(settings), [layer for layer in head if isinstance(layer, nn.Linear)]
+        parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+        # (H, out, in) and (H, out) of each layer in turn
+        self.stacked = [
+            tensor.detach().to(device).expand(number, *tensor.shape).clone().requires_grad_() for tensor in parameters
+        ]
+        self.averages = [tensor.detach().clone() for tensor in self.stacked]
+        self.optimizer = torch.optim.AdamW(self.parameter_groups(), fused=True)
+        self.dropout = torch.tensor([one.dropout for one in settings], device=device).view(-1, 1, 1)
+        self.smoothing = torch.tensor([one.recipe.label_smoothing for one in settings], device=device)
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """Return each head's part of the stacked tensors, with its own settings, for one optimizer."""
+        groups: list[dict[str, object]] = []
+        self.parts: list[list[nn.Parameter]] = []
+        for index, one in enumerate(self.settings):
+            part = nn.ParameterList(nn.Parameter(tensor.detach()[index]) for tensor in self.stacked)
+            self.parts.append(list(part))
+            groups += one.recipe.parameter_groups(part)
+        return groups
+
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        """Take one optimizer step of every head on a batch (B, D) with labels (B,)."""
+        logits = self.logits(self.stacked, inputs, self.dropout)  # (H, B, C)
+        losses = smoothed_losses(logits, labels, self.smoothing)
+        (losses.mean(dim=1).sum()).backward()  # no head's loss depends on another's parameters
+        for index, parts in enumerate(self.parts):
+            for part, tensor in zip(parts, self.stacked, strict=True):
+                part.grad = tensor.grad[index]
+        self.optimizer.step()
+        for tensor in self.stacked:
+            tensor.grad = None
+        with torch.no_grad():
+            self.average()
+
+    def average(self) -> None:
+        """Move the averages towards the heads as they are now, as a run of one head does."""
+        if self.steps:
+            average_in(self.averages, [tensor.detach() for tensor in self.stacked], self.steps)
+        else:
+            for average, tensor in zip(self.averages, self.stacked, strict=True):
+                average.copy_(tensor)
+        self.steps += 1
+
+    @torch.inference_mode()
+    def losses_and_hits(
+        self, inputs: torch.Tensor, labels: torch.Tensor, temperatures: Sequence[float]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the averaged heads' losses for photos at some temperatures, (T, H, B), and which are right, (H, B)."""
+        logits, none = self.logits(self.averages, inputs), torch.zeros_like(self.smoothing)
+        losses = [smoothed_losses(logits / temperature, labels, none) for temperature in temperatures]
+        return torch.stack(losses), logits.argmax(dim=2) == labels
+
+    @staticmethod
+    def logits(
+        stacked: Sequence[torch.Tensor], inputs: torch.Tensor, dropout: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return every head's logits (H, B, C) for features (B, D)."""
+        weight, bias = stacked[:2]
+        number, width, _ = weight.shape
+        first = F.linear(inputs, weight.flatten(0, 1), bias.flatten())  # (B, H * out): one product for all heads
+        values = first.view(len(inputs), number, width).transpose(0, 1)  # (H, B, out)
+        for weight, bias in zip(stacked[2::2], stacked[3::2], strict=True):
+            values = F.relu(values)
+            if dropout is not None:
+                values = values * (torch.rand_like(values) >= dropout) / (1 - dropout)
+            values = torch.baddbmm(bias[:, None], values, weight.transpose(1, 2))
+        return values
+
+
+def smoothed_losses(logits: torch.Tensor, labels: torch.Tensor, smoothing: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy (H, B) of logits (H, B, C) with labels (B,), smoothed by each head's share (H,)."""
+    likelihood = F.log_softmax(logits, dim=2)
+    own = likelihood.gather(2, labels.expand(len(logits), -1)[..., None])[..., 0]
+    share = smoothing[:, None]
+    return -((1 - share) * own + share * likelihood.mean(dim=2))

@@ -1,0 +1,197 @@
+"""The search among heads: each learns as it would alone, validation chooses, and the winner is a run like any other."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+import torch
+from support import PROJECT, QUICK, read, same
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+
+import train
+from flower_classifier.networks.classifier import ModelConfig
+from flower_classifier.networks.new_classifier import new_head
+from flower_classifier.studies.tuning import Outcome, Tried, grid
+from flower_classifier.training.head_stack import HeadSettings, HeadStack
+from flower_classifier.training.loop import train_one_epoch
+from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.state import average_in
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(epochs=2, learning_rate=0.001, batch_size=16, views=4, seed=0)
+OPTIONS = ("hidden_units", "views", "dropout", "weight_decay", "label_smoothing", "learning_rate")
+
+
+def recipe(**changes):
+    return Recipe(**{"epochs": 2, "learning_rate": 0.01, "batch_size": 8, "views": 1, "seed": 0, **changes})
+
+
+def table(path):
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("units", [(), (7,), (9, 5)], ids=str)
+def test_heads_in_a_stack_learn_what_each_learns_alone(units):
+    """A run's own loop is the independent way."""
+    torch.manual_seed(0)
+    data = [(torch.randn(8, 6), torch.randint(3, (8,))) for _ in range(12)]
+    config = ModelConfig("squeezenet1_1", units, 0.0, 3, "head")
+    settings = [
+        HeadSettings(units, 0.0, recipe(learning_rate=rate, weight_decay=decay, label_smoothing=smoothing))
+        for rate, decay, smoothing in ((0.01, 0.0, 0.0), (0.1, 1.0, 0.0), (0.003, 0.3, 0.2))
+    ]
+    stack = HeadStack(new_head(config, 6, 0), settings, CPU)
+    for inputs, labels in data:
+        stack.step(inputs, labels)
+    inputs, labels = torch.randn(20, 6), torch.randint(3, (20,))
+    losses, hits = stack.losses_and_hits(inputs, labels, [1.0, 0.5])
+    for index, one in enumerate(settings):
+        head = new_head(config, 6, 0)
+        average = AveragedModel(head, multi_avg_fn=torch.no_grad()(average_in))
+        train_one_epoch(head, data, one.recipe.optimizer(head), average, one.recipe.label_smoothing)
+        logits = average.module(inputs).detach()
+        for at, temperature in enumerate((1.0, 0.5)):
+            expected = F.cross_entropy(logits / temperature, labels, reduction="none")
+            torch.testing.assert_close(losses[at, index], expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(hits[index], logits.argmax(1) == labels)
+
+
+def test_dropout_differs_from_head_to_head():
+    """Half the hidden values of one head are dropped, none of the other's, and the sums keep their size."""
+    config = ModelConfig("squeezenet1_1", (40,), 0.0, 2, "head")
+    stack = HeadStack(new_head(config, 3, 0), [HeadSettings((40,), dropout, recipe()) for dropout in (0.0, 0.5)], CPU)
+    inputs = torch.randn(1, 3)
+    plain = stack.logits(stack.stacked, inputs).detach()
+    torch.manual_seed(0)
+    dropped = torch.stack([stack.logits(stack.stacked, inputs, stack.dropout).detach() for _ in range(2000)])
+    assert all(torch.equal(draw[0], plain[0]) for draw in dropped)
+    assert len(dropped[:, 1].unique(dim=0)) > 1000
+    torch.testing.assert_close(dropped[:, 1].mean(dim=0), plain[1], atol=0.03, rtol=0)
+
+
+def test_the_simplest_head_within_one_standard_error_is_chosen():
+    def tried(units, losses):
+        return Tried(HeadSettings(units, 0.0, recipe()), 1, torch.tensor(losses), 0.5)
+
+    best, near = tried((512,), [0.1, 0.2, 0.3, 0.4]), tried((), [0.1, 0.5, 0.1, 0.4])  # behind by 0.025, error 0.104
+    far = tried((), [0.4, 0.5, 0.6, 0.7])  # behind by 0.3 everywhere
+    assert Outcome([best, near, far]).chosen is near
+    assert Outcome([best, far]).chosen is best
+    difference, error = near.behind(best)
+    gaps = torch.tensor([0.0, 0.3, -0.2, 0.0])
+    assert (difference, error) == pytest.approx((gaps.mean().item(), gaps.std().item() / 2))
+
+
+def test_the_grid_has_at_least_48_heads_and_keeps_what_is_given():
+    heads = grid(RECIPE, {})
+    assert len(heads) == len(set(heads)) >= 48
+    assert {one.hidden_units for one in heads} == {(), (512,)}
+    fixed = grid(RECIPE, {"hidden_units": (64, 32), "views": 3, "learning_rate": 0.5})
+    assert {(one.hidden_units, one.recipe.views, one.recipe.learning_rate) for one in fixed} == {((64, 32), 3, 0.5)}
+
+
+def test_a_tuned_run_is_the_run_with_the_options_that_it_found(run, train_into, flowers, tmp_path):
+    """Byte for byte, and when it is resumed too."""
+    own = [*QUICK, "--epochs", 2, "--views", 2]
+    outcome = run(train, flowers, *own, "--tune", "--save_dir", tmp_path / "tuned")
+    assert outcome.code == 0, outcome.err
+    (chosen,) = [row for row in table(tmp_path / "tuned" / "run" / "tuning.csv") if row["chosen"] == "1"]
+    typed = [word for name in OPTIONS for word in (f"--{name}", *chosen[name].split())]
+    assert "heads tried in " in outcome.err
+    train_into(tmp_path / "typed", flowers, *own, *typed)
+    for file in ("checkpoint.pth", "run/last.pth"):
+        assert same(read(tmp_path / "tuned" / file), read(tmp_path / "typed" / file))
+    for name in ("tuned", "typed"):
+        train_into(tmp_path / name, flowers, "--resume", "--tune", "--epochs", 3)
+    assert same(read(tmp_path / "tuned" / "checkpoint.pth"), read(tmp_path / "typed" / "checkpoint.pth"))
+    assert table(tmp_path / "tuned" / "run" / "tuning.csv")  # which a resumed run keeps
+    assert (tmp_path / "tuned" / "run" / "tuning.png").is_file()
+
+
+def test_the_table_has_every_head_best_first(run, flowers, tmp_path):
+    outcome = run(train, flowers, *QUICK, "--epochs", 1, "--tune", "--hidden_units", 0, "--save_dir", tmp_path)
+    assert outcome.code == 0, outcome.err
+    rows = table(tmp_path / "run" / "tuning.csv")
+    losses = [float(row["valid_loss"]) for row in rows]
+    assert losses == sorted(losses)
+    assert {row["hidden_units"] for row in rows} == {"0"}
+    assert sum(row["chosen"] == "1" for row in rows) == 1
+
+
+def test_ctrl_c_ends_the_search_and_trains_the_best_so_far(flowers, tmp_path):
+    """Once an epoch of it is over."""
+    watch = (
+        "import os, signal, sys, train; from flower_classifier.studies import tuning; judge = tuning.judge\n"
+        "def judged(*arguments):\n"
+        "    judge(*arguments)\n"
+        "    if arguments[2] == 2: os.kill(os.getpid(), signal.SIGINT)\n"
+        "tuning.judge = judged; train.main(sys.argv[1:])"
+    )
+    own = [flowers, *QUICK, "--epochs", 50, "--tune", "--hidden_units", 0, "--save_dir", tmp_path]
+    done = subprocess.run(
+        [sys.executable, "-c", watch, *map(str, own)], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch ") >= 50
+    assert max(int(row["epoch"]) for row in table(tmp_path / "run" / "tuning.csv")) <= 2
+
+
+def test_what_learns_as_a_whole_has_no_heads_to_search(run, flowers, tmp_path):
+    outcome = run(train, flowers, "--arch", "cnn", "--tune", "--save_dir", tmp_path)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--tune searches among heads on a frozen backbone; cnn learns as a whole" in outcome.err
+
+
+# -------------------------------------------------------------------------------------- the options it searches
+
+
+def test_patience_ends_a_run_and_a_resumed_one_the_same(train_into, flowers, tmp_path):
+    own = ["--arch", "cnn", "--epochs", 30, "--patience", 2, "--no_report"]
+    outcome = train_into(tmp_path / "whole", flowers, *own)
+    stored = read(tmp_path / "whole" / "run" / "last.pth")
+    best, last = stored["training"]["epoch"], stored["epoch"]
+    assert last == best + 2 < 30
+    assert f"no epoch after epoch {best} was better: --patience 2 ends it here" in outcome.err
+    train_into(tmp_path / "parts", flowers, *own[:2], "--epochs", 1, *own[4:])
+    train_into(tmp_path / "parts", flowers, "--resume", "--epochs", 30, "--no_report")
+    assert same(read(tmp_path / "parts" / "checkpoint.pth"), read(tmp_path / "whole" / "checkpoint.pth"))
+
+
+def test_weights_decay_and_biases_do_not():
+    """With a learning rate of 0.1 and a decay of 1, a step without gradients leaves nine tenths of the weights."""
+    head = torch.nn.Linear(3, 2)
+    before = [parameter.detach().clone() for parameter in head.parameters()]
+    optimizer = recipe(learning_rate=0.1, weight_decay=1.0).optimizer(head)
+    for parameter in head.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(head.weight, 0.9 * before[0])
+    assert torch.equal(head.bias, before[1])
+
+
+def test_without_decay_the_optimizer_is_adam():
+    torch.manual_seed(0)
+    inputs, labels = torch.randn(40, 5), torch.randint(3, (40,))
+    found = []
+    for optimizer in (recipe().optimizer, lambda head: torch.optim.Adam(head.parameters(), lr=0.01, fused=True)):
+        torch.manual_seed(1)
+        head = torch.nn.Linear(5, 3)
+        steps = optimizer(head)
+        for _ in range(20):
+            steps.zero_grad()
+            F.cross_entropy(head(inputs), labels).backward()
+            steps.step()
+        found.append(head.weight.detach())
+    assert torch.equal(*found)
+
+
+def test_smoothed_labels_are_learned_and_kept_by_a_resumed_run(train_into, flowers, tmp_path):
+    for smoothing in (0, 0.5):
+        train_into(tmp_path / str(smoothing), flowers, *QUICK, "--epochs", 1, "--label_smoothing", smoothing)
+    plain, smoothed = (read(tmp_path / str(smoothing) / "checkpoint.pth") for smoothing in (0, 0.5))
+    assert not same(plain["state_dict"], smoothed["state_dict"])
+    train_into(tmp_path / "0.5", flowers, "--resume", "--epochs", 2)
+    assert read(tmp_path / "0.5" / "checkpoint.pth")["training"]["label_smoothing"] == 0.5
