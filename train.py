@@ -65,13 +65,8 @@ from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.state import TrainState
 
 FLOWER_NAMES = Path(__file__).with_name("cat_to_name.json")
-CHANGEABLE = (
-    "learning_rate",
-    "batch_size",
-    "views",
-    "weight_decay",
-    "label_smoothing",
-)  # options that may have other values when a run is resumed
+# Options that may have other values when a run is resumed
+CHANGEABLE = ("learning_rate", "batch_size", "views", "weight_decay", "label_smoothing")
 
 
 def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
@@ -101,9 +96,8 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     tuning = None
     if config.tune and not saved:
         config, tuning = tune(config, state, train, valid)
-        skipped = state.training["skipped"]
         state = start_state(config, classifier, weights, frozen, splits, category_names)
-        state.training["skipped"] = skipped
+    state.leave_out(bad_in(train, valid, test), tested=splits.test.photos if splits.test else ())
     log = RunLog(run_folder.folder, state.finished.history, not config.no_report, config.tensorboard, tuning)
     with log, run_folder.saving(state, log.write):
         train_epochs(state, train, valid, run_folder, log)
@@ -187,15 +181,14 @@ def read_photos(
     Further views wait for the epochs that use them.
     """
     parts = prepare_inputs(frozen, splits, config.seed, open_cache(config), state.recipe.schedule)
-    skipped = check_bad_photos(config, run_folder, splits.classes, *parts)
-    state.leave_out(skipped, tested=splits.test.photos if splits.test else ())
+    check_bad_photos(config, run_folder, splits.classes, *parts)
     return parts
 
 
 def check_bad_photos(
     config: TrainConfig, run_folder: RunFolder, classes: Sequence[str], train: Inputs, *others: Inputs | None
-) -> list[str]:
-    """List the photos that cannot be opened in a file of the run; return their names, or refuse to train without them.
+) -> None:
+    """List the photos that cannot be opened in a file of the run, and refuse to train without them, unless asked to.
 
     Raises UnusablePhotosError without --skip_bad, and InputError where a split or a class has no photo left.
     """
@@ -208,7 +201,11 @@ def check_bad_photos(
     if bad:
         warn(f"going on without {counted(len(bad), 'photo')} that cannot be opened, {listed}")
     check_photos_left(classes, train, *others)
-    return [part.split.photos[index] for part, index in bad]
+
+
+def bad_in(*parts: Inputs | None) -> list[str]:
+    """Return the names of the photos that cannot be opened."""
+    return [part.split.photos[index] for part in parts if part for index in sorted(part.bad)]
 
 
 def tune(config: TrainConfig, state: TrainState, train: Inputs, valid: Inputs) -> tuple[TrainConfig, Table]:

@@ -1,5 +1,7 @@
 """timm's models as backbones: their features, their weights, their checkpoints, and what is refused."""
 
+import argparse
+import functools
 import http.server
 import threading
 
@@ -11,8 +13,9 @@ from support import QUICK, read, run_program
 
 import predict
 import train
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.judging.heatmap import find_heatmap
+from flower_classifier.networks import from_timm
 from flower_classifier.networks.backbones import backbone_with_weights, resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from flower_classifier.networks.frozen import place
@@ -117,8 +120,8 @@ def test_the_frozen_part_has_neither_norms_nor_padding_and_computes_the_same(arc
 
 def test_heat_maps_are_drawn_where_features_have_places():
     pixels = torch.randint(256, (3, 224, 224), dtype=torch.uint8)
-    for arch, has_map in ((SMALL, True), ("timm/vit_tiny_patch16_224", False), ("timm/levit_128s", False)):
-        classifier, _ = new_classifier(arch, 3, "none")
+    for name, has_map in (("mobilenetv3_small_050", True), ("vit_tiny_patch16_224", False), ("coat_tiny", False)):
+        classifier, _ = new_classifier(f"timm/{name}", 3, "none")
         assert bool(find_heatmap(classifier, pixels, 1, (300, 400))) == has_map
 
 
@@ -180,6 +183,17 @@ def test_names_that_reach_outside_or_are_unknown_are_refused(arch, run, flowers,
     assert f"there is no architecture {arch!r}" in outcome.err
 
 
+def test_a_size_that_the_network_cannot_take_is_refused_when_a_checkpoint_is_read(run, photo, tmp_path):
+    """And not by the first photo. The file says so of itself, and its digest is right."""
+    classifier, _ = new_classifier("timm/levit_128s", 3, "none")
+    contents = checkpoint_of(classifier).to_plain()
+    sizes = {"resize_size": 225, "crop_size": 225}
+    write_atomically(tmp_path / "c.pth", {**contents, "preprocessing": {**contents["preprocessing"], **sizes}})
+    outcome = run(predict, photo, tmp_path / "c.pth")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert "is damaged or was changed by hand" in outcome.err
+
+
 # ----------------------------------------------------------------------------------------------------------- weights
 
 
@@ -234,15 +248,18 @@ def test_position_embeddings_are_resampled_once_for_another_size(tmp_path):
     assert torch.equal(again.backbone.model.pos_embed, classifier.backbone.model.pos_embed)
 
 
-@pytest.mark.parametrize(
-    "damage", ["cut short", "no safetensors", "other shapes", "a tensor is missing", "another model's"]
-)
+DAMAGES = ["cut short", "no safetensors", "other shapes", "a tensor is missing", "another model's", "a deeper one's"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_weights_that_do_not_fit_are_refused_in_a_line(damage, run, flowers, tmp_path):
     path, state = tmp_path / "own.safetensors", random_state("mobilenetv3_small_050")
     if damage == "other shapes":
         state["blocks.0.0.conv_pw.weight"] = torch.zeros(3, 3)
     if damage == "a tensor is missing":
         del state["blocks.0.0.bn1.weight"]
+    if damage == "a deeper one's":
+        state["blocks.4.9.conv_pw.weight"] = torch.zeros(3)
     save_file(random_state("resnet18") if damage == "another model's" else state, path)
     if damage == "cut short":
         path.write_bytes(path.read_bytes()[:-1000])
@@ -253,6 +270,27 @@ def test_weights_that_do_not_fit_are_refused_in_a_line(damage, run, flowers, tmp
     assert "own.safetensors" in outcome.err.splitlines()[-1]
     assert "Traceback" not in outcome.err
     assert not (tmp_path / "out" / "checkpoint.pth").exists()
+
+
+def test_a_trainings_own_file_is_read_and_its_average_taken(tmp_path):
+    """As timm's training program writes it, with its options beside the tensors."""
+    state = random_state("mobilenetv3_small_050")
+    average = {name: 2 * tensor for name, tensor in state.items()}
+    options = argparse.Namespace(lr=0.1)
+    torch.save({"args": options, "epoch": 3, "state_dict": state, "state_dict_ema": average}, tmp_path / "last.pth.tar")
+    backbone, _ = backbone_with_weights(SMALL, str(tmp_path / "last.pth.tar"))
+    assert torch.equal(backbone.module.model.conv_stem.weight, average["conv_stem.weight"])
+
+
+def test_a_download_that_lacks_tensors_is_refused(monkeypatch):
+    """Whatever has cut it: timm itself would leave them random."""
+    state = random_state("mobilenetv3_small_050")
+    cut = {name: tensor for name, tensor in state.items() if not name.startswith("blocks.3")}
+    here = functools.partial(timm.create_model, pretrained_cfg_overlay={"state_dict": cut})
+    monkeypatch.setattr(from_timm, "check_reachable", lambda _: None)
+    monkeypatch.setattr(timm, "create_model", here)
+    with pytest.raises(RunError, match=r"the file lacks blocks\.3"):
+        backbone_with_weights(SMALL)
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -332,6 +370,12 @@ def test_timm_is_asked_for_in_a_line_where_it_is_missing_and_else_not_loaded(flo
     assert outcome.out.splitlines()[-1] == "[]"
     outcome = run_program("-c", loaded.format("predict"), photo, trained / "checkpoint.pth")
     assert outcome.out.splitlines()[-1] == "[]"
+
+
+def test_old_names_that_timm_states_nothing_for_are_unknown():
+    for name in ("tf_efficientnet_b0_ns", "vit_base_patch16_224_in21k"):
+        with pytest.raises(InputError, match="there is no such architecture"):
+            resolve_arch(f"timm/{name}")
 
 
 def test_mistyped_names_are_pointed_out():

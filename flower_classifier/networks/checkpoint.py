@@ -121,8 +121,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     check_digest(path, contents)
     with damage_told(path):
         checkpoint = Checkpoint.from_plain(contents)
-        _ = checkpoint.classifier  # which shows whether the tensors fit
+        check_runs(checkpoint)
     return checkpoint
+
+
+def check_runs(checkpoint: Checkpoint) -> None:
+    """Raise whatever it raises to build the classifier, and to show it a black picture of a size not its own."""
+    classifier, arch, side = checkpoint.classifier, checkpoint.model.arch, checkpoint.preprocessing.crop_size
+    if side != source_of(arch).weights(arch, "none", None).preprocessing.crop_size:
+        with torch.inference_mode():
+            classifier(torch.zeros(1, 3, side, side, dtype=torch.uint8))
 
 
 def model_of(contents: Mapping[str, object]) -> ModelConfig:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -60,7 +61,8 @@ class Timm:
         if not arch.startswith(PREFIX) or not NAME.fullmatch(name):
             return False
         model, _, tag = name.partition(".")
-        return timm().is_model(model) and (not tag or tag in tags_of(model))
+        is_known = timm().is_model(model) and stated_for(model) is not None  # of old names timm states nothing
+        return is_known and (not tag or tag in tags_of(model))
 
     def weights(self, arch: str, name: str | None, image_size: int | None) -> Weights:
         """Return the weights of the architecture's tag (None, DEFAULT), of another tag, of a file, or none.
@@ -97,13 +99,14 @@ class Timm:
         return Backbone(module, module.feature_width, preprocessing)
 
     def build_empty(self, arch: str, preprocessing: Preprocessing) -> Backbone:
-        """Build an architecture without memory for its tensors, but for those that no file holds."""
+        """Build an architecture without memory for its tensors; those that no file holds are computed after loading."""
         try:
             with torch.device("meta"):
                 backbone = self.build(arch, preprocessing)
-            fill_computed(backbone.module)
+            check_computable(backbone.module)
         except (NotImplementedError, RuntimeError):  # it computes with tensors while it is built
             return self.build(arch, preprocessing)
+        backbone.module.register_load_state_dict_post_hook(fill_computed)
         return backbone
 
     def in_plain_layers(self, module: nn.Module, side: int) -> nn.Module:
@@ -150,7 +153,7 @@ def preprocessing_of(arch: str, stated: object, image_size: int | None) -> Prepr
     """Return what the weights expect, at the size that is asked for. Raises InputError for what cannot be done.
 
     timm resizes the shorter side to the size divided by `crop_pct`, rounded down. Weights that were evaluated on
-    squashed pictures, or bordered ones, get the centre like all others.
+    squashed pictures, or bordered ones, get the centre like all others; so do those that saw more than the picture.
     """
     channels, height, width = stated.input_size
     if channels != 3 or height != width:
@@ -161,7 +164,7 @@ def preprocessing_of(arch: str, stated: object, image_size: int | None) -> Prepr
     if size != height and image_size is not None:
         check_size(arch, size)
     return Preprocessing(
-        resize_size=math.floor(size / stated.crop_pct),
+        resize_size=max(size, math.floor(size / stated.crop_pct)),
         crop_size=size,
         mean=tuple(stated.mean),
         std=tuple(stated.std),
@@ -201,29 +204,37 @@ def create(name: str, size: int, **options: object) -> nn.Module:
         return timm().create_model(name, num_classes=0, **options)
 
 
-def fill_computed(module: nn.Module) -> None:
-    """Give memory to the buffers that are computed, not saved, and compute them.
-
-    Raises NotImplementedError where timm has no function that does.
-    """
+def check_computable(module: nn.Module) -> None:
+    """Raise NotImplementedError unless timm has a function for every buffer that is computed and not saved."""
     for layer in module.modules():
-        names = [name for name in layer._non_persistent_buffers_set if layer._buffers[name] is not None]
+        names = computed_in(layer)
+        if names and not hasattr(layer, "init_non_persistent_buffers"):
+            raise NotImplementedError(f"{type(layer).__name__} computes {first_few(names)} in its constructor alone")
+
+
+def fill_computed(module: nn.Module, _: object) -> None:
+    """Give memory to the buffers that are computed and not saved, and compute them: the parameters are there now."""
+    for layer in module.modules():
+        names = computed_in(layer)
         for name in names:
             layer._buffers[name] = torch.empty_like(layer._buffers[name], device="cpu")
-        if names and hasattr(layer, "init_non_persistent_buffers"):
+        if names:
             layer.init_non_persistent_buffers()
-        elif names:
-            raise NotImplementedError(f"{type(layer).__name__} computes {first_few(names)} in its constructor alone")
-        if any(layer._buffers[name].is_meta for name in names):
-            raise NotImplementedError(f"{type(layer).__name__} computes {first_few(names)} where its parameters are")
+
+
+def computed_in(layer: nn.Module) -> list[str]:
+    """Return the names of a layer's buffers that are computed and not saved."""
+    return [name for name in layer._non_persistent_buffers_set if layer._buffers[name] is not None]
 
 
 def download(name: str, preprocessing: Preprocessing, stated: object) -> Mapping[str, torch.Tensor]:
     """Return the tensors of timm's own weights, from its cache or the network, as `Timm.build` has them."""
     try:
         check_reachable(stated)
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), loading_recorded() as found:
             model = create(name, preprocessing.crop_size, pretrained=True)
+        if missing := found.missing:
+            raise ValueError(f"the file lacks {first_few(missing)}")
     except Exception as error:  # no network, or whatever a damaged file makes of the reader
         where = f"https://huggingface.co/{stated.hf_hub_id}" if stated.hf_hub_id else stated.url
         raise RunError(
@@ -231,6 +242,35 @@ def download(name: str, preprocessing: Preprocessing, stated: object) -> Mapping
             f"Fetch them from {where} yourself, and give the file with --weights"
         ) from error
     return Features(model).state_dict()
+
+
+class Loaded:
+    """What torch says of the state dicts that were loaded."""
+
+    def __init__(self) -> None:
+        self.missing: list[str] = []
+        self.unexpected: list[str] = []
+
+
+@contextlib.contextmanager
+def loading_recorded() -> Iterator[Loaded]:
+    """Record which tensors are missing or unexpected where a state dict is loaded: timm only writes it to its log."""
+    found, load, log = Loaded(), nn.Module.load_state_dict, logging.getLogger("timm")
+    level = log.level
+
+    def recorded(module: nn.Module, *arguments: object, **options: object) -> object:
+        result = load(module, *arguments, **options)
+        found.missing += [name for name in result.missing_keys if not name.endswith("num_batches_tracked")]
+        found.unexpected += result.unexpected_keys
+        return result
+
+    nn.Module.load_state_dict = recorded
+    log.setLevel(logging.ERROR)
+    try:
+        yield found
+    finally:
+        nn.Module.load_state_dict = load
+        log.setLevel(level)
 
 
 def check_reachable(stated: object) -> None:
@@ -246,28 +286,36 @@ def check_reachable(stated: object) -> None:
 
 
 def read_file(path: Path, arch: str, preprocessing: Preprocessing) -> Mapping[str, torch.Tensor]:
-    """Return a file's tensors, as `Timm.build` has them. Raises InputError where some are missing or do not fit."""
+    """Return a file's tensors, as `Timm.build` has them, whatever classifier it holds.
+
+    Raises InputError where tensors are missing, have other shapes, or are another network's.
+    """
     from timm.models import clean_state_dict
 
-    stated = stated_for(arch)
-    heads = [stated.classifier] if isinstance(stated.classifier, str) else list(stated.classifier or ())
+    name, size = arch.removeprefix(PREFIX), preprocessing.crop_size
     state = clean_state_dict(dict(read_weights_file(path)))
-    backbone = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(f"{h}." for h in heads))}
-    load = functools.partial(load_state, arch, preprocessing.crop_size)
+    # With another number of classes stated than is built, timm leaves the classifier out
+    overlay = {"state_dict": state, "num_classes": 1, "custom_load": False}
     try:
-        try:
-            model = load(backbone, num_classes=0)  # strictly: all of the network, and nothing else
-        except RuntimeError as error:
-            if "Missing key" in str(error) or "size mismatch" in str(error):
-                raise
-            model = load(backbone, num_classes=1)  # a classifier of another name, which timm then leaves out
+        with loading_recorded() as found:
+            model = create(name, size, pretrained=True, pretrained_cfg_overlay=overlay)
+        strange = sorted(set(found.unexpected) - set(classifier_names(name)))
+        if found.missing or strange:
+            raise ValueError(difference(found.missing, strange))
     except Exception as error:  # of any kind: families read old files in their own ways
         what = reason_of(str(error).partition(":\n")[2] or error)
         raise InputError(f"{path.name}: these are not {arch}'s weights: {what}", "weights") from error
     return Features(model).state_dict()
 
 
-def load_state(arch: str, size: int, state: dict[str, torch.Tensor], num_classes: int) -> nn.Module:
-    """Build a model with a state dict in it; with 0 classes stated, as many as are built, timm allows no difference."""
-    overlay = {"state_dict": state, "num_classes": num_classes, "custom_load": False}
-    return create(arch.removeprefix(PREFIX), size, pretrained=True, pretrained_cfg_overlay=overlay)
+def difference(missing: Sequence[str], strange: Sequence[str]) -> str:
+    """Say which tensors a file lacks, and which it has that have no place."""
+    parts = [f"lacks {first_few(missing)}"] * bool(missing) + [f"also holds {first_few(strange)}"] * bool(strange)
+    return f"the file {' and '.join(parts)}"
+
+
+def classifier_names(name: str) -> set[str]:
+    """Return the names of a model's tensors that belong to its classifier."""
+    with torch.device("meta"):
+        whole, headless = (timm().create_model(name, num_classes=number) for number in (1, 0))
+    return set(whole.state_dict()) - set(headless.state_dict())

@@ -15,8 +15,9 @@ from torch import nn
 class Features(nn.Module):
     """A timm model that gives features, (B, 3, S, S) -> (B, width).
 
-    Of a plain vision transformer: the class token beside the mean of the patch tokens, both behind the final norm, as
-    in DINOv2's own linear evaluation (Oquab et al. 2023, section 7.1 and its code). Of all others: what they pool.
+    Of a plain vision transformer: the class token beside the mean of the patch tokens, both behind the final norm where
+    there is one, as in DINOv2's own linear evaluation (Oquab et al. 2023, section 7.1 and its code). Of all others:
+    what they pool.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -40,7 +41,8 @@ def has_places(module: Features, side: int) -> bool:
     """Say whether what the features are pooled from has places with channels before them, (B, C, h, w)."""
     if module.by_token or getattr(module.model, "output_fmt", "NCHW") != "NCHW":
         return False
-    return module.model.forward_features(black(module, side)).dim() == 4
+    features = module.model.forward_features(black(module, side))
+    return isinstance(features, torch.Tensor) and features.dim() == 4
 
 
 def has_class_token(model: nn.Module) -> bool:
@@ -81,13 +83,16 @@ def norm_alone(layer: nn.BatchNorm2d) -> nn.BatchNorm2d:
 
 
 def input_sizes(module: nn.Module, layers: dict[str, nn.Module], side: int) -> dict[str, torch.Size]:
-    """Return the height and width that reach each of some layers, found out with one black picture."""
-    sizes: dict[str, torch.Size] = {}
+    """Return the height and width that reach each of some layers, found out with one black picture.
+
+    A layer that pictures of several sizes reach is left out.
+    """
+    sizes: dict[str, set[torch.Size]] = {}
     if not layers:
-        return sizes
+        return {}
 
     def keep(name: str, values: torch.Tensor) -> None:
-        sizes[name] = values.shape[-2:]
+        sizes.setdefault(name, set()).add(values.shape[-2:])
 
     handles = [
         layer.register_forward_pre_hook(lambda _, inputs, name=name: keep(name, inputs[0]))
@@ -98,7 +103,7 @@ def input_sizes(module: nn.Module, layers: dict[str, nn.Module], side: int) -> d
     finally:
         for handle in handles:
             handle.remove()
-    return sizes
+    return {name: found.pop() for name, found in sizes.items() if len(found) == 1}
 
 
 def black(module: nn.Module, side: int) -> torch.Tensor:

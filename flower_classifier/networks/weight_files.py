@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -31,8 +32,12 @@ def read_weights_file(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def read_pickle(path: Path) -> object:
-    """Read what torch.save wrote: tensors and plain values, never code."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """Read what torch.save wrote: tensors and plain values, never code.
+
+    The options of the training that made it may be there too, as timm's and others' programs keep them.
+    """
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -45,9 +50,13 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def state_dict_in(contents: object) -> Mapping[str, torch.Tensor] | None:
-    """Return the state dict that a file holds, bare or under one of the keys that other programs save it by."""
-    for key in ("state_dict", "model_state_dict", "model"):
-        contents = contents.get(key, contents) if isinstance(contents, dict) else contents
+    """Return the state dict that a file holds, bare or under one of the keys that other programs save it by.
+
+    Where a training's average is there too (EMA), that is the one to use.
+    """
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model"):
+        inner = contents.get(key) if isinstance(contents, dict) else None
+        contents = inner if isinstance(inner, dict) else contents
     is_one = isinstance(contents, dict) and all(isinstance(value, torch.Tensor) for value in contents.values())
     return contents if is_one else None
 
