@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,6 +153,9 @@ def train_model(
     batch_size: int = TrainConfig.batch_size,
     views: int = TrainConfig.views,
     seed: int = TrainConfig.seed,
+    weight_decay: float = TrainConfig.weight_decay,
+    label_smoothing: float = TrainConfig.label_smoothing,
+    patience: int = TrainConfig.patience,
 ) -> None:
     """Train a model on the training photos, printing a line per epoch; it then is as it was after its best epoch.
 
@@ -163,11 +166,11 @@ def train_model(
     Raises UnusablePhotosError for photos that cannot be opened, InputError for a value that does not fit, RunError for
     a loss that is not finite.
     """
-    check(data, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, views=views, seed=seed)
+    recipe = Recipe(epochs, learning_rate, batch_size, views, seed, weight_decay, label_smoothing, patience)
+    check(data, **asdict(recipe))
     check_classes(model, data)
-    recipe = Recipe(epochs, learning_rate, batch_size, views, seed)
-    settings = {"seed": seed, "learning_rate": learning_rate, "batch_size": batch_size, "views": views, "skipped": []}
-    training = {**model.training, **settings}
+    settings = {name: value for name, value in asdict(recipe).items() if name not in ("epochs", "patience")}
+    training = {**model.training, **settings, "skipped": []}
     training.pop("results", None)  # of an earlier training
     with speaking(), own_randomness(model.frozen.device):
         inputs = prepare_inputs(model.frozen, data.splits, seed, open_cache(), recipe.schedule)

@@ -106,7 +106,7 @@ def test_a_server_that_never_sends_the_rest_is_given_up_and_the_next_run_complet
     site.cuts = [half] * 3
     outcome = fetch(code=1)
     assert f": cannot download {site.url}: the connection broke off at 0.5 of 1.1 MB\n" in outcome.err
-    assert outcome.err.endswith(f"\n{half / 1e6:.1f} MB of it are kept; the same command goes on from there\n")
+    assert outcome.err.endswith(f"\n  {half / 1e6:.1f} MB of it are kept; the same command goes on from there\n")
     assert len(site.asked) == 1 + len(download.PAUSES)
     assert fetch.beside() == [".flowers.zip.part"]
     assert fetch.partial.read_bytes() == site.body[:half]
@@ -154,7 +154,7 @@ def test_without_a_network_the_reason_is_told(site, fetch, monkeypatch):
         monkeypatch.setenv("FLOWERS_URL", url)
         outcome = fetch(code=1)
         assert f"cannot download {url}: {reason}" in outcome.err
-        assert outcome.err.endswith("\nis there a network? The same command tries again\n")
+        assert outcome.err.endswith("\n  is there a network? The same command tries again\n")
         assert fetch.beside() == []
 
 

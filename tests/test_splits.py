@@ -315,7 +315,7 @@ def test_a_tree_of_other_files_is_refused_at_once_with_what_to_do(tree, run):
     assert (outcome.code, outcome.out) == (2, "")
     assert re.fullmatch(
         rf".*: {data} is no folder of photos: of the first \d+ folders with files below it, \d+ hold photos\.\n"
-        r"Give the folder that holds the class folders, or move those into a folder train/ of their own\n",
+        r"  Give the folder that holds the class folders, or move those into a folder train/ of their own\n",
         outcome.err,
     )
 

@@ -353,7 +353,7 @@ def test_a_size_that_a_model_cannot_take_is_refused(run, flowers, tmp_path):
 # -------------------------------------------------------------------------------------------------- without timm
 
 
-def test_timm_is_asked_for_in_a_line_where_it_is_missing_and_else_not_loaded(flowers, trained, photo, tmp_path):
+def test_timm_is_asked_for_in_a_line_where_it_is_missing_and_else_not_loaded(flowers, photo, tmp_path):
     missing = "import sys; sys.modules['timm'] = None; "
     whole = (
         f"{missing}from flower_classifier.base import program; import train; program.begin(); program.run(train.main)"
@@ -363,13 +363,13 @@ def test_timm_is_asked_for_in_a_line_where_it_is_missing_and_else_not_loaded(flo
     assert outcome.err.splitlines()[-1].endswith(
         "architectures of timm/ need timm, which is not installed: pip install timm"
     )
-    loaded = (
-        "import sys, train, predict; {}.main(sys.argv[1:]); print([m for m in sys.modules if m.startswith('timm')])"
+    both = (
+        "import sys, train, predict; data, photo, folder, *own = sys.argv[1:]\n"
+        "train.main([data, *own, '--save_dir', folder]); predict.main([photo, folder + '/checkpoint.pth'])\n"
+        "print([name for name in sys.modules if name.startswith('timm')])"
     )
-    outcome = run_program("-c", loaded.format("train"), flowers, *QUICK, "--epochs", 1, "--save_dir", tmp_path / "q")
-    assert outcome.out.splitlines()[-1] == "[]"
-    outcome = run_program("-c", loaded.format("predict"), photo, trained / "checkpoint.pth")
-    assert outcome.out.splitlines()[-1] == "[]"
+    outcome = run_program("-c", both, flowers, photo, tmp_path / "out", *QUICK, "--epochs", 1)
+    assert outcome.out.splitlines()[-1] == "[]", outcome.err
 
 
 def test_old_names_that_timm_states_nothing_for_are_unknown():
