@@ -129,11 +129,11 @@ def build_model(
 ) -> Model:
     """Put a new head, with one output per class of the data, on a pretrained network.
 
-    `arch`: any classification model of torchvision, or the small "cnn", which learns from scratch. `hidden_units`: the
-    width of the head's hidden layer, or several widths, or 0 for none; without it what suits the architecture.
-    `weights`: a name of torchvision's, a file, or "none" for random ones; without it the best. `image_size` (pixels) is
-    for the cnn alone. The arguments are the options of train.py. Raises InputError for a value that does not fit,
-    RunError where the weights cannot be downloaded.
+    `arch`: any classification model of torchvision or timm, or the small "cnn", which learns from scratch.
+    `hidden_units`: the width of the head's hidden layer, or several widths, or 0 for none; without it what suits the
+    architecture. `weights`: a name of theirs, a file, or "none" for random ones; without it the best. `image_size`
+    (pixels) is for cnn and timm's models. The arguments are the options of train.py. Raises InputError for a value that
+    does not fit, RunError where the weights cannot be downloaded.
     """
     units = widths(hidden_units)
     check(data, arch=arch, hidden_units=units, dropout=dropout, image_size=image_size, seed=seed)

@@ -86,7 +86,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
         survey(splits, state, frozen, config.skip_bad, cached=not config.no_cache)
         return
 
-    report_start(splits, state, device)
+    report_start(splits, state, device, searching=config.tune and not saved)
     run_folder.begin()
     if saved:
         run_folder.go_on(state, saved)
@@ -261,14 +261,14 @@ def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> dict[st
 # --------------------------------------------------------------------------------------------------- at the terminal
 
 
-def report_start(splits: Splits, state: TrainState, device: torch.device) -> None:
+def report_start(splits: Splits, state: TrainState, device: torch.device, searching: bool) -> None:
     """Say on stderr what was found and what will be trained."""
     parts = [f"{len(split):,} {split.spoken}" for split in (splits.train, splits.valid, splits.test) if split]
     note(f"{counted(len(splits.classes), 'class', 'classes')}; photos: {', '.join(parts)}")
     model, recipe = state.classifier.config, state.recipe
     numbers = sum(parameter.numel() for parameter in state.learner.parameters())
     learns = f"its head of {numbers:,} parameters" if model.learns == "head" else f"all {numbers:,} parameters"
-    note(f"{model.arch} on {device}: training {learns}")
+    note(f"{model.arch} on {device}: {'searching for its head' if searching else f'training {learns}'}")
     if recipe.views > max(recipe.epochs, TrainConfig.views):
         note(f"--views {recipe.views}: only the first {recipe.epochs} will be used, one per epoch")
 

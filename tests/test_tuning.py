@@ -13,15 +13,15 @@ from torch.optim.swa_utils import AveragedModel
 import train
 from flower_classifier.networks.classifier import ModelConfig
 from flower_classifier.networks.new_classifier import new_head
-from flower_classifier.studies.tuning import Outcome, Tried, grid
+from flower_classifier.studies.tuning import HIDDEN, LINEAR, OPTIONS, Outcome, Tried, grid
 from flower_classifier.training.head_stack import HeadSettings, HeadStack
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import average_in
 
 CPU = torch.device("cpu")
+FROZEN = QUICK[:-1]  # with the report, which the table belongs to
 RECIPE = Recipe(epochs=2, learning_rate=0.001, batch_size=16, views=4, seed=0)
-OPTIONS = ("hidden_units", "views", "dropout", "weight_decay", "label_smoothing", "learning_rate")
 
 
 def recipe(**changes):
@@ -59,6 +59,13 @@ def test_heads_in_a_stack_learn_what_each_learns_alone(units):
         assert torch.equal(hits[index], logits.argmax(1) == labels)
 
 
+def test_heads_that_cannot_share_batches_are_not_stacked():
+    config = ModelConfig("squeezenet1_1", (), 0.0, 3, "head")
+    settings = [HeadSettings((), 0.0, recipe(batch_size=size)) for size in (8, 16)]
+    with pytest.raises(ValueError, match="the same batches"):
+        HeadStack(new_head(config, 6, 0), settings, CPU)
+
+
 def test_dropout_differs_from_head_to_head():
     """Half the hidden values of one head are dropped, none of the other's, and the sums keep their size."""
     config = ModelConfig("squeezenet1_1", (40,), 0.0, 2, "head")
@@ -89,13 +96,14 @@ def test_the_grid_has_at_least_48_heads_and_keeps_what_is_given():
     heads = grid(RECIPE, {})
     assert len(heads) == len(set(heads)) >= 48
     assert {one.hidden_units for one in heads} == {(), (512,)}
+    assert {*LINEAR, *HIDDEN} <= set(OPTIONS)  # of which the table and the run that follows know
     fixed = grid(RECIPE, {"hidden_units": (64, 32), "views": 3, "learning_rate": 0.5})
     assert {(one.hidden_units, one.recipe.views, one.recipe.learning_rate) for one in fixed} == {((64, 32), 3, 0.5)}
 
 
 def test_a_tuned_run_is_the_run_with_the_options_that_it_found(run, train_into, flowers, tmp_path):
     """Byte for byte, and when it is resumed too."""
-    own = [*QUICK, "--epochs", 2, "--views", 2]
+    own = [*FROZEN, "--epochs", 2, "--views", 2]
     outcome = run(train, flowers, *own, "--tune", "--save_dir", tmp_path / "tuned")
     assert outcome.code == 0, outcome.err
     (chosen,) = [row for row in table(tmp_path / "tuned" / "run" / "tuning.csv") if row["chosen"] == "1"]
@@ -112,7 +120,7 @@ def test_a_tuned_run_is_the_run_with_the_options_that_it_found(run, train_into, 
 
 
 def test_the_table_has_every_head_best_first(run, flowers, tmp_path):
-    outcome = run(train, flowers, *QUICK, "--epochs", 1, "--tune", "--hidden_units", 0, "--save_dir", tmp_path)
+    outcome = run(train, flowers, *FROZEN, "--epochs", 1, "--tune", "--hidden_units", 0, "--save_dir", tmp_path)
     assert outcome.code == 0, outcome.err
     rows = table(tmp_path / "run" / "tuning.csv")
     losses = [float(row["valid_loss"]) for row in rows]
@@ -130,7 +138,7 @@ def test_ctrl_c_ends_the_search_and_trains_the_best_so_far(flowers, tmp_path):
         "    if arguments[2] == 2: os.kill(os.getpid(), signal.SIGINT)\n"
         "tuning.judge = judged; train.main(sys.argv[1:])"
     )
-    own = [flowers, *QUICK, "--epochs", 50, "--tune", "--hidden_units", 0, "--save_dir", tmp_path]
+    own = [flowers, *FROZEN, "--epochs", 50, "--tune", "--hidden_units", 0, "--save_dir", tmp_path]
     done = subprocess.run(
         [sys.executable, "-c", watch, *map(str, own)], cwd=PROJECT, capture_output=True, text=True, check=False
     )

@@ -153,7 +153,7 @@ def preprocessing_of(arch: str, stated: object, image_size: int | None) -> Prepr
     """Return what the weights expect, at the size that is asked for. Raises InputError for what cannot be done.
 
     timm resizes the shorter side to the size divided by `crop_pct`, rounded down. Weights that were evaluated on
-    squashed pictures, or bordered ones, get the centre like all others; so do those that saw more than the picture.
+    squashed pictures, or bordered ones, get the centre like all others; so do those with a `crop_pct` above 1.
     """
     channels, height, width = stated.input_size
     if channels != 3 or height != width:

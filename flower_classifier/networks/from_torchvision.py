@@ -108,7 +108,9 @@ def preset_of(arch: str, entry: WeightsEnum, image_size: int | None = None) -> P
     """Return what torchvision says its weights expect. Raises InputError for an image size that is another."""
     preset = entry.transforms()
     if image_size not in (None, preset.crop_size[0]):
-        raise InputError(f"works only with the cnn; {arch} always takes {preset.crop_size[0]} pixels", "image_size")
+        raise InputError(
+            f"is for cnn and timm's models; {arch} always takes {preset.crop_size[0]} pixels", "image_size"
+        )
     return Preprocessing(
         resize_size=preset.resize_size[0],
         crop_size=preset.crop_size[0],

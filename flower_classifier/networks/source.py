@@ -32,7 +32,8 @@ class Weights:
     name: str  # its library's name of them, a file's name, or "none" for random ones
     preprocessing: Preprocessing  # what they were trained on
     licence: str = ""  # where one is stated
-    read: Callable[[], Mapping[str, torch.Tensor]] | None = None  # fetches the tensors; None: random ones
+    # Fetches the tensors, by the names that they have in the module that `build` makes; None: random ones
+    read: Callable[[], Mapping[str, torch.Tensor]] | None = None
 
 
 class Source(Protocol):
@@ -41,10 +42,10 @@ class Source(Protocol):
     prefix: str  # with which the names of its architectures begin; "" for those without any
     learns: str  # what of a classifier on such a backbone learns: "head" of a pretrained one, else "all"
     hidden_units: tuple[int, ...]  # widths of the head's hidden layers, where none are asked for
-    libraries: tuple[ModuleType, ...]  # beside torch, on whose versions the numbers depend
+    libraries: tuple[ModuleType, ...]  # beside torch: their versions are part of the cache's key
 
     def names(self) -> list[str]:
-        """Return the names of its architectures."""
+        """Return the names of its architectures, in lower case."""
 
     def knows(self, arch: str) -> bool:
         """Say whether it has an architecture, without making a list of all."""
@@ -59,10 +60,13 @@ class Source(Protocol):
         """Build an architecture with random weights drawn from torch's generator, its own classifier left out."""
 
     def build_empty(self, arch: str, preprocessing: Preprocessing) -> Backbone:
-        """Build it without memory for its tensors, to be assigned from a file: initialising vgg16 takes seconds."""
+        """Build it without memory for its tensors, to be assigned from a file: initialising vgg16 takes seconds.
+
+        Buffers that no file holds must be there at the latest when `load_state_dict` returns.
+        """
 
     def in_plain_layers(self, module: nn.Module, side: int) -> nn.Module:
-        """Return a backbone that computes the same of pictures of `side` pixels in torch's own layers; or itself."""
+        """Return a backbone with the same output for pictures of `side` pixels in torch's own layers; or itself."""
 
     def has_feature_map(self, module: nn.Module, side: int) -> bool:
         """Say whether a backbone's last layers still have places, (B, C, h, w), on which a heat map can be drawn."""

@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class Unfilled(TorchFunctionMode):
-    """Gives no memory to what is made to be filled later, as the layers' parameters are.
+    """Makes `torch.empty` give no memory: the layers' parameters are made with it.
 
     `torch.device("meta")` gives none to any tensor; but regnet, for one, computes its widths with tensors.
     """

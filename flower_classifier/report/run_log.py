@@ -22,8 +22,8 @@ class RunLog:
 
     The seconds are in history.csv alone: checkpoints of equal runs are equal, byte for byte. So a resumed run finds
     those of the epochs behind it (`history`) there, and in tuning.csv the search that went before (`tuning`). Epochs
-    are written when the run has saved them, so what is in the folder always belongs to its checkpoint. What cannot be
-    written is said once, and training goes on: the report comes to it again.
+    are written when the run has saved them, so what is in the folder always belongs to its checkpoint. An error is said
+    once, and training goes on: the report at the end tries again.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class RunLog:
         """Write what was added, now that it is saved."""
         new = self.rows[self.written :]
         with self.going_on():
-            if self.tuning and not self.written:
+            if self.path and self.tuning and not self.written:
                 write_table(self.tuning_path, self.tuning)
         with self.going_on():
             self.write_table(new)

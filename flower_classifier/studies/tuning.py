@@ -1,12 +1,12 @@
 """Search for the head's settings: many heads learn at once from the features that are there, and validation chooses.
 
     outcome = search(train, valid, classifier, recipe)
-    outcome.chosen                     the settings of the head to train
+    outcome.chosen.settings            those of the head to train
     outcome.table()                    every head that was tried, the best first
 
 The simplest head is chosen whose validation loss is within one standard error of the lowest (Breiman et al. 1984,
-section 3.4.3), the error being that of the difference, since the photos are the same. Each head is judged at its own
-best temperature, since the run that follows will find one: a head that is held back is right to be less sure.
+section 3.4.3). The standard error is that of the difference between two heads' losses, since the photos are the same.
+Each head is judged at its own best temperature: regularised heads are less sure, and the run that follows finds one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from flower_classifier.training.recipe import Recipe
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-# What is tried of each option, unless one was given: a linear head bears higher learning rates and has no dropout
+# What is tried of each option, unless one was given: a linear head can use higher learning rates and has no dropout
 LINEAR = {
     "hidden_units": ((),),
     "dropout": (0.0,),
@@ -71,7 +71,7 @@ class Tried:
         """Its settings by the names of train.py's options."""
         recipe = self.settings.recipe
         own = {"hidden_units": self.settings.hidden_units, "dropout": self.settings.dropout}
-        return {name: own.get(name, getattr(recipe, name, None)) for name in OPTIONS}
+        return {name: own[name] if name in own else getattr(recipe, name) for name in OPTIONS}
 
     @property
     def simplicity(self) -> tuple[float, ...]:
@@ -159,7 +159,7 @@ def search(
     except KeyboardInterrupt:
         if not any(one.epoch for one in tried):
             raise
-        note("the search is ended; going on with the best head so far (Ctrl-C again stops)")
+        note("the search is ended; going on with the heads so far (Ctrl-C again stops)")
     sound = [one for one in tried if torch.isfinite(one.losses).all()]
     if not sound:
         raise InputError("finds no head whose loss is finite", "tune")

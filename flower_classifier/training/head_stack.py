@@ -7,7 +7,7 @@ heads in one pass is DINOv2's: Oquab et al. 2023, appendix B.3).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -29,10 +29,13 @@ class HeadSettings:
 class HeadStack:
     """Heads that start from the same head and learn from the same batches, each with its own settings.
 
-    The settings differ in dropout, learning rate, weight decay and label smoothing alone.
+    The settings differ in dropout, learning rate, weight decay and label smoothing alone; else it raises ValueError.
     """
 
     def __init__(self, head: nn.Sequential, settings: Sequence[HeadSettings], device: torch.device) -> None:
+        own = ("learning_rate", "weight_decay", "label_smoothing")
+        if len({(one.hidden_units, replace(one.recipe, **dict.fromkeys(own, 0.0))) for one in settings}) > 1:
+            raise ValueError("heads in a stack have the same widths, and see the same batches")
         self.settings, self.steps = list(settings), torch.zeros((), dtype=torch.int64)
         number, layers = len(settings), [layer for layer in head if isinstance(layer, nn.Linear)]
         parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]

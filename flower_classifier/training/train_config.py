@@ -122,8 +122,9 @@ class TrainConfig:
     tune: bool = option(
         False,
         "training",
-        "try dozens of heads on the same features first, and train the best on the validation photos: searches "
-        "--hidden_units, --dropout, --learning_rate, --weight_decay, --label_smoothing and --views, where not given",
+        "try dozens of heads on the same features first, and train the one that the validation photos choose: searches "
+        "--hidden_units, --dropout, --learning_rate, --weight_decay, --label_smoothing and --views, where not given; "
+        "a resumed run has its head already",
     )
     epochs: int = option(
         20, "training", "passes over the training photos", metavar="N", limits=Limits(least=1, most=10**5)
