@@ -1,6 +1,7 @@
 """The search among heads: each learns as it would alone, validation chooses, and the winner is a run like any other."""
 
 import csv
+import signal
 import subprocess
 import sys
 
@@ -129,22 +130,42 @@ def test_the_table_has_every_head_best_first(run, flowers, tmp_path):
     assert sum(row["chosen"] == "1" for row in rows) == 1
 
 
+SIGNAL = """
+import os, signal, sys, train
+from flower_classifier.base import program
+from flower_classifier.studies import tuning
+judge, (number, *arguments) = tuning.judge, sys.argv[1:]
+def judged(*given):
+    judge(*given)
+    if given[2] == 2: os.kill(os.getpid(), int(number))
+tuning.judge = judged
+program.answer_signals()
+before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+train.main(arguments)
+print("answered as before", before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)])
+"""
+
+
+def after_signal(number, flowers, folder):
+    """Send a run a signal in the second epoch of its search."""
+    own = [flowers, *FROZEN, "--epochs", 30, "--tune", "--hidden_units", 0, "--save_dir", folder]
+    command = [sys.executable, "-c", SIGNAL, str(int(number)), *map(str, own)]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+
+
 def test_ctrl_c_ends_the_search_and_trains_the_best_so_far(flowers, tmp_path):
-    """Once an epoch of it is over."""
-    watch = (
-        "import os, signal, sys, train; from flower_classifier.studies import tuning; judge = tuning.judge\n"
-        "def judged(*arguments):\n"
-        "    judge(*arguments)\n"
-        "    if arguments[2] == 2: os.kill(os.getpid(), signal.SIGINT)\n"
-        "tuning.judge = judged; train.main(sys.argv[1:])"
-    )
-    own = [flowers, *FROZEN, "--epochs", 50, "--tune", "--hidden_units", 0, "--save_dir", tmp_path]
-    done = subprocess.run(
-        [sys.executable, "-c", watch, *map(str, own)], cwd=PROJECT, capture_output=True, text=True, check=False
-    )
+    done = after_signal(signal.SIGINT, flowers, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch ") >= 50
+    assert done.stdout.count("epoch ") >= 30
+    assert done.stdout.endswith("answered as before True\n")
     assert max(int(row["epoch"]) for row in table(tmp_path / "run" / "tuning.csv")) <= 2
+
+
+def test_another_signal_ends_the_whole_run(flowers, tmp_path):
+    done = after_signal(signal.SIGTERM, flowers, tmp_path)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert not (tmp_path / "checkpoint.pth").exists()
 
 
 def test_what_learns_as_a_whole_has_no_heads_to_search(run, flowers, tmp_path):

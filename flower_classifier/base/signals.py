@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -34,6 +34,23 @@ def end_at_interrupt() -> None:
     """Let Ctrl-C end the process with a line: while nothing is at work yet that could be lost."""
     if signal.SIGINT in heeded():
         signal.signal(signal.SIGINT, end_with_a_word)
+
+
+def is_ctrl_c(error: KeyboardInterrupt) -> bool:
+    """Say whether it was Ctrl-C that interrupted, and not a signal that ends the process."""
+    return not isinstance(error, Stopped) or error.code == 128 + signal.SIGINT
+
+
+def answers_to_signals() -> dict[int, object]:
+    """Return what answers each signal now."""
+    return {number: signal.getsignal(number) for number in WORDS}
+
+
+def restore_answers(answers: Mapping[int, object]) -> None:
+    """Answer signals as before, after one of them that did not end the process."""
+    with contextlib.suppress(ValueError):  # not the main thread, which alone is given signals
+        for number, handler in answers.items():
+            signal.signal(number, handler)
 
 
 def ignore_signals() -> None:

@@ -22,6 +22,7 @@ import torch
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import note, progress
 from flower_classifier.base.randomness import fold_seed
+from flower_classifier.base.signals import answers_to_signals, is_ctrl_c, restore_answers
 from flower_classifier.features.inputs import Inputs, batches, whole
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import seed_torch
@@ -150,15 +151,15 @@ def search(
     `fixed`: values, by option, that all heads have. Raises InputError where no head is sound.
     """
     started, tried = time.perf_counter(), [Tried(settings) for settings in grid(recipe, fixed or {})]
+    total, answers = len(train.labels) * recipe.epochs * len(tried), answers_to_signals()
     try:
-        with progress(
-            len(train.labels) * recipe.epochs * len(tried), f"{len(tried)} heads", "photo", scaled=True
-        ) as bar:
+        with progress(total, f"{len(tried)} heads", "photo", scaled=True) as bar:
             for members in shares(tried, classifier):
                 learn(members, train, valid, classifier, bar)
-    except KeyboardInterrupt:
-        if not any(one.epoch for one in tried):
+    except KeyboardInterrupt as error:
+        if not is_ctrl_c(error) or not any(one.epoch for one in tried):
             raise
+        restore_answers(answers)
         note("the search is ended; going on with the heads so far (Ctrl-C again stops)")
     sound = [one for one in tried if torch.isfinite(one.losses).all()]
     if not sound:
