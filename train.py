@@ -52,7 +52,7 @@ from flower_classifier.photos.splits import Splits, load_splits
 from flower_classifier.report.evaluation_report import reports_on
 from flower_classifier.report.report_files import is_there
 from flower_classifier.report.run_log import RunLog
-from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history, write_tuning
+from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history
 from flower_classifier.report.run_summary import write_summary
 from flower_classifier.report.tables import Table
 from flower_classifier.report.tensorboard_log import check_tensorboard, finish_tensorboard
@@ -79,7 +79,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     if config.tensorboard:
         check_tensorboard()
     splits, category_names = find_photos(config)
-    classifier, weights = build_classifier(config, arch, splits)
+    classifier, weights = untrained(config, arch, splits)
     frozen = place(classifier, device)
     state = start_state(config, classifier, weights, frozen, splits, category_names)
     if config.summary:
@@ -136,7 +136,7 @@ def suggest_names(classes: Sequence[str]) -> None:
             note(f"classes are numbers; if of the 102 flowers, --category_names {FLOWER_NAMES.name} gives their names")
 
 
-def build_classifier(config: TrainConfig, arch: str, splits: Splits) -> tuple[Classifier, Weights]:
+def untrained(config: TrainConfig, arch: str, splits: Splits) -> tuple[Classifier, Weights]:
     """Return a new head on a backbone, and what the backbone's weights are. Raises InputError for options at odds."""
     if config.tune and source_of(arch).learns != "head":
         raise InputError(f"searches among heads on a frozen backbone; {arch} learns as a whole", "tune")
@@ -314,7 +314,6 @@ def write_report(
     figures = write_history(run_folder.folder, log.rows, best_epoch)
     diagnosis = Diagnosis(split, evaluations[split], judged.paths, checkpoint.classes, checkpoint.names)
     figures |= write_diagnosis(run_folder.folder, diagnosis)
-    figures |= write_tuning(run_folder.folder, log.tuning)
     if config.tensorboard:
         finish_tensorboard(run_folder.folder / "tensorboard", best_epoch, figures, config, evaluations)
     note(f"tables and pictures of it: {run_folder.folder}")

@@ -110,6 +110,16 @@ def test_evaluations_of_an_earlier_checkpoint_go_with_it(run, train_into, flower
     assert all((kept / path).read_bytes() == before[path] for path in moved)
 
 
+def test_a_resumed_run_says_which_evaluations_of_its_checkpoint_go(run, train_into, flowers, tmp_path):
+    train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)
+    run(predict, flowers / "test", tmp_path / "checkpoint.pth", "--evaluate")
+    evaluation = tmp_path / "evaluation" / "test"
+    (evaluation / "history.csv").write_text("mine")
+    outcome = train_into(tmp_path, flowers, "--resume", "--epochs", 2)
+    assert f"the checkpoint changes, so what evaluated it goes: {evaluation}" in outcome.err
+    assert [path.name for path in evaluation.iterdir()] == ["history.csv"]
+
+
 def test_a_run_that_finishes_no_epoch_moves_nothing(run, train_into, flowers, tmp_path):
     """Its second batch has a loss that is not finite."""
     train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)

@@ -42,9 +42,10 @@ def texts_of(figure):
 
 @pytest.fixture(scope="module")
 def reported(flowers, tmp_path_factory):
-    """The run folder of a short run, names included."""
+    """The run folder of a short run, names included, with a cache of its own: it reads all photos."""
     save_dir = tmp_path_factory.mktemp("reported")
     options = ["--arch", "cnn", "--epochs", "4", "--category_names", str(NAMES), "--tensorboard"]
+    options += ["--cache_dir", str(tmp_path_factory.mktemp("cache"))]
     train.main([str(flowers), *options, "--save_dir", str(save_dir)])
     return save_dir / "run"
 

@@ -1,6 +1,7 @@
 """The search among heads: each learns as it would alone, validation chooses, and the winner is a run like any other."""
 
 import csv
+import math
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 import train
 from flower_classifier.networks.classifier import ModelConfig
 from flower_classifier.networks.new_classifier import new_head
+from flower_classifier.studies import tuning
 from flower_classifier.studies.tuning import HIDDEN, LINEAR, OPTIONS, Outcome, Tried, grid
 from flower_classifier.training.head_stack import HeadSettings, HeadStack
 from flower_classifier.training.loop import train_one_epoch
@@ -22,7 +24,7 @@ from flower_classifier.training.state import average_in
 
 CPU = torch.device("cpu")
 FROZEN = QUICK[:-1]  # with the report, which the table belongs to
-RECIPE = Recipe(epochs=2, learning_rate=0.001, batch_size=16, views=4, seed=0)
+RECIPE = Recipe(epochs=20, learning_rate=0.001, batch_size=16, views=4, seed=0)
 
 
 def recipe(**changes):
@@ -102,6 +104,59 @@ def test_the_grid_has_at_least_48_heads_and_keeps_what_is_given():
     assert {(one.hidden_units, one.recipe.views, one.recipe.learning_rate) for one in fixed} == {((64, 32), 3, 0.5)}
 
 
+class Answers:
+    """A stack of two heads that give the same logits for all photos: one is too sure, the other not sure enough."""
+
+    def __init__(self, logits):
+        self.heads = logits
+
+    def losses_and_hits(self, inputs, labels, temperatures):
+        losses = [
+            torch.stack([F.cross_entropy(head / temperature, labels, reduction="none") for head in self.heads])
+            for temperature in temperatures
+        ]
+        return torch.stack(losses), torch.stack([head.argmax(1) == labels for head in self.heads])
+
+
+def judged(monkeypatch, wrong, scales, photos=60):
+    """Judge heads whose logits for the predicted class are `scales`, with so many wrong answers each."""
+    labels = torch.zeros(photos, dtype=torch.int64)
+    predicted = torch.where(torch.arange(photos) < wrong, 1, 0)
+    logits = [scale * F.one_hot(predicted, 3).float() for scale in scales]
+    monkeypatch.setattr(tuning, "whole", lambda _: [(torch.zeros(photos, 1), labels)])
+    members = [Tried(HeadSettings((), 0.0, recipe())) for _ in scales]
+    tuning.judge(members, Answers(logits), 1, None)
+    return members, logits, labels
+
+
+def test_a_head_is_judged_at_its_best_temperature_where_the_run_may_keep_one(monkeypatch):
+    (timid, bold), _, labels = judged(monkeypatch, 10, (0.5, 40.0))
+    share = 50 / 60  # with the right temperature both say so of what they predict
+    best = -(share * math.log(share) + (1 - share) * math.log((1 - share) / 2))
+    assert timid.loss == pytest.approx(best, rel=0.01)
+    assert bold.loss == pytest.approx(best, rel=0.01)
+    (timid, bold), logits, labels = judged(monkeypatch, 4, (0.5, 40.0))  # too few mistakes to know
+    assert [timid.loss, bold.loss] == pytest.approx([F.cross_entropy(head, labels).item() for head in logits])
+
+
+def test_a_head_whose_loss_was_not_finite_once_is_not_sound(monkeypatch):
+    (one,), *_ = judged(monkeypatch, 10, (math.nan,))
+    assert not one.is_sound
+    assert one.epoch == 0
+
+
+def test_one_validation_photo_has_no_standard_error():
+    heads = [Tried(HeadSettings((), 0.0, recipe()), 1, torch.tensor([loss])) for loss in (0.1, 0.3)]
+    assert heads[1].behind(heads[0]) == (pytest.approx(0.2), 0.0)
+    assert Outcome(heads).chosen is heads[0]
+
+
+def test_fewer_views_are_tried_only_where_a_head_would_see_the_others():
+    assert {one.recipe.views for one in grid(recipe(views=4, epochs=3), {})} == {2, 4}
+    assert {one.recipe.views for one in grid(recipe(views=4, epochs=2), {})} == {4}
+    assert {one.recipe.views for one in grid(recipe(views=1, epochs=9), {})} == {1}
+
+
 def test_a_tuned_run_is_the_run_with_the_options_that_it_found(run, train_into, flowers, tmp_path):
     """Byte for byte, and when it is resumed too."""
     own = [*FROZEN, "--epochs", 2, "--views", 2]
@@ -148,7 +203,7 @@ print("answered as before", before == [signal.getsignal(n) for n in (signal.SIGI
 
 def after_signal(number, flowers, folder):
     """Send a run a signal in the second epoch of its search."""
-    own = [flowers, *FROZEN, "--epochs", 30, "--tune", "--hidden_units", 0, "--save_dir", folder]
+    own = [flowers, *FROZEN, "--epochs", 6, "--tune", "--hidden_units", 0, "--save_dir", folder]
     command = [sys.executable, "-c", SIGNAL, str(int(number)), *map(str, own)]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 
@@ -156,7 +211,7 @@ def after_signal(number, flowers, folder):
 def test_ctrl_c_ends_the_search_and_trains_the_best_so_far(flowers, tmp_path):
     done = after_signal(signal.SIGINT, flowers, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch ") >= 30
+    assert done.stdout.count("epoch ") >= 6
     assert done.stdout.endswith("answered as before True\n")
     assert max(int(row["epoch"]) for row in table(tmp_path / "run" / "tuning.csv")) <= 2
 

@@ -7,14 +7,13 @@ from torch import nn
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.networks.sizes import DEFAULT_IMAGE_SIZE, IMAGE_SIZE
-from flower_classifier.networks.source import Backbone, Weights
-from flower_classifier.networks.unfilled import Unfilled
+from flower_classifier.networks.source import Backbone, Source, Weights
 from flower_classifier.photos.views import Preprocessing
 
 NAME = "cnn"
 
 
-class Cnn:
+class Cnn(Source):
     """The source of one architecture, `cnn`. It has no pretrained weights, so all of it learns."""
 
     prefix = ""
@@ -47,15 +46,6 @@ class Cnn:
             *block(3, 32), *block(32, 32), nn.MaxPool2d(2), *block(32, 64), *block(64, 64), nn.Flatten()
         )  # fmt: skip
         return Backbone(module, 64 * (preprocessing.crop_size // 2) ** 2, preprocessing)
-
-    def build_empty(self, arch: str, preprocessing: Preprocessing) -> Backbone:
-        """Build it without memory for its tensors."""
-        with Unfilled():
-            return self.build(arch, preprocessing)
-
-    def in_plain_layers(self, module: nn.Module, side: int) -> nn.Module:
-        """Return the network itself, which has no others."""
-        return module
 
     def has_feature_map(self, module: nn.Module, side: int) -> bool:
         """Say that it has one."""

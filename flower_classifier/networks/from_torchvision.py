@@ -20,8 +20,7 @@ from torchvision.models import WeightsEnum
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.words import first_few, reason_of
 from flower_classifier.networks.sizes import DEFAULT_HIDDEN_UNITS
-from flower_classifier.networks.source import Backbone, Weights
-from flower_classifier.networks.unfilled import Unfilled
+from flower_classifier.networks.source import Backbone, Source, Weights
 from flower_classifier.networks.weight_files import read_weights_file
 from flower_classifier.photos.views import Preprocessing
 
@@ -31,7 +30,7 @@ AUXILIARY = {"aux_logits": False, "transform_input": True, "init_weights": True}
 CONSTRUCTOR_EXTRAS = {"googlenet": AUXILIARY, "inception_v3": AUXILIARY}
 
 
-class Torchvision:
+class Torchvision(Source):
     """The source of torchvision's classification models."""
 
     prefix = ""
@@ -84,15 +83,6 @@ class Torchvision:
             extras = {"image_size": preprocessing.crop_size}
         module = models.get_model(arch, weights=None, **extras)
         return Backbone(module, drop_classifier(module), preprocessing)
-
-    def build_empty(self, arch: str, preprocessing: Preprocessing) -> Backbone:
-        """Build it without memory for its tensors."""
-        with Unfilled():
-            return self.build(arch, preprocessing)
-
-    def in_plain_layers(self, module: nn.Module, side: int) -> nn.Module:
-        """Return the network itself: it is made of torch's layers."""
-        return module
 
     def has_feature_map(self, module: nn.Module, side: int) -> bool:
         """Say whether the last layers have places; a vision transformer's only map is its input, cut into patches."""

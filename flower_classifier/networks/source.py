@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from flower_classifier.networks.unfilled import Unfilled
 from flower_classifier.photos.views import Preprocessing
 
 
@@ -37,7 +38,7 @@ class Weights:
 
 
 class Source(Protocol):
-    """A family of architectures."""
+    """A family of architectures. What has a body here suits networks that are made of torch's own layers."""
 
     prefix: str  # with which the names of its architectures begin; "" for those without any
     learns: str  # what of a classifier on such a backbone learns: "head" of a pretrained one, else "all"
@@ -64,9 +65,12 @@ class Source(Protocol):
 
         Buffers that no file holds must be there at the latest when `load_state_dict` returns.
         """
+        with Unfilled():
+            return self.build(arch, preprocessing)
 
     def in_plain_layers(self, module: nn.Module, side: int) -> nn.Module:
         """Return a backbone with the same output for pictures of `side` pixels in torch's own layers; or itself."""
+        return module
 
     def has_feature_map(self, module: nn.Module, side: int) -> bool:
         """Say whether a backbone's last layers still have places, (B, C, h, w), on which a heat map can be drawn."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from flower_classifier.base.files import write_whole
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.photos.images import ImageError
-from flower_classifier.report.report_files import REPORT_FILES, RESULT_FILE, writing
+from flower_classifier.report.report_files import REPORT_FILES, RESULT_FILE, files_of, writing
 
 Facts = dict[str, object]
 
@@ -52,11 +52,18 @@ def report_folder(checkpoint: Path, folder: Path) -> Path:
     return next(place for place in places if not os.path.lexists(place) or subject_in(place) == subject)
 
 
-def reports_on(checkpoint: Path) -> list[Path]:
-    """Return the files and folders that report on a checkpoint: its run's, and those of its evaluations."""
+def reports_on(checkpoint: Path, resumed: bool) -> list[Path]:
+    """Return the files and folders that report on a checkpoint: in its run's folder, and in those of its evaluations.
+
+    Of a run that is `resumed`, a report on the search before the first epoch is not among them: it stays true.
+    """
     wanted, folders = os.path.realpath(checkpoint), sorted((checkpoint.parent / "evaluation").glob("*"))
     evaluations = [folder for folder in folders if (subject_in(folder) or {}).get("checkpoint") == wanted]
-    return [folder / file.name for folder in (checkpoint.parent / "run", *evaluations) for file in REPORT_FILES]
+    of_run = [file.name for file in REPORT_FILES if not (resumed and file.part == "tuning")]
+    of_evaluation = [*files_of("evaluation"), *files_of("result")]
+    return [checkpoint.parent / "run" / name for name in of_run] + [
+        e / name for e in evaluations for name in of_evaluation
+    ]
 
 
 def numbered() -> Iterator[str]:

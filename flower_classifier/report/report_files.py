@@ -10,7 +10,8 @@ from typing import Literal
 
 from flower_classifier.base.errors import RunError
 
-# What writes a file: RunLog, write_history, write_tuning, write_diagnosis, write_summary, and the rooms of that name
+# What writes a file: RunLog and write_history, tuning_report.py, write_diagnosis, evaluation_report.py,
+# tensorboard_log.py, write_summary
 Part = Literal["history", "tuning", "evaluation", "result", "tensorboard", "summary"]
 RESULT_FILE = "evaluation.json"
 

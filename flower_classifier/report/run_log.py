@@ -11,8 +11,9 @@ from types import TracebackType
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.messages import warn
 from flower_classifier.base.seconds import Seconds
-from flower_classifier.report.tables import Table, append_rows, read_rows, read_table, write_table
+from flower_classifier.report.tables import Table, append_rows, read_table, write_table
 from flower_classifier.report.tensorboard_log import TensorboardLog
+from flower_classifier.report.tuning_report import write_tuning
 
 Epoch = Mapping[str, float]  # one epoch's numbers, by name
 
@@ -21,8 +22,8 @@ class RunLog:
     """The epochs of a run with the seconds they took; a context manager.
 
     The seconds are in history.csv alone: checkpoints of equal runs are equal, byte for byte. So a resumed run finds
-    those of the epochs behind it (`history`) there, and in tuning.csv the search that went before (`tuning`). Epochs
-    are written when the run has saved them, so what is in the folder always belongs to its checkpoint. An error is said
+    those of the epochs behind it (`history`) there. Epochs, and what a search before them has tried (`tuning`), are
+    written when the run has saved them, so what is in the folder always belongs to its checkpoint. An error is said
     once, and training goes on: the report at the end tries again.
     """
 
@@ -35,8 +36,7 @@ class RunLog:
         tuning: Table | None = None,
     ) -> None:
         self.folder, self.path = folder, folder / "history.csv" if write else None
-        self.tuning_path = folder / "tuning.csv"
-        self.tuning = tuning or (read_rows(self.tuning_path) if history else [])
+        self.tuning = tuning  # what a search before the first epoch has tried
         self.rows = with_seconds(history, read_table(self.path) if self.path else [])
         self.training = 0.0  # seconds, of the epochs that were added
         self.written = 0  # rows
@@ -60,7 +60,7 @@ class RunLog:
         new = self.rows[self.written :]
         with self.going_on():
             if self.path and self.tuning and not self.written:
-                write_table(self.tuning_path, self.tuning)
+                write_tuning(self.folder, self.tuning)
         with self.going_on():
             self.write_table(new)
         with self.going_on():

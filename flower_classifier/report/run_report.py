@@ -12,7 +12,7 @@ from flower_classifier.base.words import counted, photos_of, printable
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.report.report_files import remove_files
 from flower_classifier.report.run_log import table_of
-from flower_classifier.report.tables import Table, all_mistakes, confusion_matrix, per_class, write_table
+from flower_classifier.report.tables import all_mistakes, confusion_matrix, per_class, write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,15 +73,6 @@ def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> dict[str, Figure]:
     if mistakes := draw_most_confident(diagnosis):
         figures["mistakes"] = mistakes
     return save_all(folder, figures)
-
-
-def write_tuning(folder: Path, rows: Table) -> dict[str, Figure]:
-    """Draw what a search has tried (`rows`: header first), if there was one; return the figure by its name."""
-    if not rows:
-        return {}
-    from flower_classifier.report.charts import draw_tuning
-
-    return save_all(folder, {"tuning": draw_tuning([dict(zip(rows[0], row, strict=True)) for row in rows[1:]])})
 
 
 def draw_most_confident(diagnosis: Diagnosis) -> Figure | None:

@@ -67,12 +67,6 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return []
 
 
-def read_rows(path: Path) -> Table:
-    """Read the same as a list of rows, header first; of what cannot be read, no row."""
-    rows = read_table(path)
-    return [list(rows[0]), *(list(row.values()) for row in rows)] if rows else []
-
-
 def write_table(path: Path, rows: Iterable[Iterable[object]]) -> None:
     """Write a CSV file whole or not at all, and its folder where there is none. Raises RunError where that fails."""
     with writing(path):

@@ -7,6 +7,7 @@
 The simplest head is chosen whose validation loss is within one standard error of the lowest (Breiman et al. 1984,
 section 3.4.3). The standard error is that of the difference between two heads' losses, since the photos are the same.
 Each head is judged at its own best temperature: regularised heads are less sure, and the run that follows finds one.
+But where too few answers are right or wrong for the run to keep a temperature, heads are judged without.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from flower_classifier.base.messages import note, progress
 from flower_classifier.base.randomness import fold_seed
 from flower_classifier.base.signals import answers_to_signals, is_ctrl_c, restore_answers
 from flower_classifier.features.inputs import Inputs, batches, whole
+from flower_classifier.judging.calibration import LEAST
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.networks.new_classifier import new_head
@@ -48,7 +50,7 @@ HIDDEN = {
     "weight_decay": (0.0, 1.0),
 }
 LABEL_SMOOTHING = (0.0, 0.1)
-TEMPERATURES = tuple(2.0 ** (step / 4) for step in range(-10, 5))  # 0.18 to 2, in steps of 19 %
+TEMPERATURES = tuple(2.0 ** (step / 3) for step in range(-12, 13))  # 1/16 to 16, in steps of 26 %
 MOST_NUMBERS = 10**8  # parameters that learn at once: with moments, gradients and averages, 2 GB
 OPTIONS = ("hidden_units", "views", "dropout", "weight_decay", "label_smoothing", "learning_rate")
 
@@ -61,6 +63,7 @@ class Tried:
     epoch: int = 0
     losses: torch.Tensor = field(default_factory=lambda: torch.tensor([torch.inf]))  # (N,), of the validation photos
     accuracy: float = 0.0
+    is_sound: bool = True  # whether its loss has been finite in every epoch
 
     @property
     def loss(self) -> float:
@@ -84,6 +87,8 @@ class Tried:
     def behind(self, other: Tried) -> tuple[float, float]:
         """Return by how much its loss is higher than another's, and the standard error of that."""
         differences = (self.losses - other.losses).double()
+        if len(differences) < 2:
+            return differences.mean().item(), 0.0
         return differences.mean().item(), (differences.std() / len(differences) ** 0.5).item()
 
 
@@ -131,9 +136,10 @@ def shown(value: object) -> str:
 
 def grid(recipe: Recipe, fixed: Mapping[str, object]) -> list[HeadSettings]:
     """Return the heads to try: all combinations, with what is `fixed` (by option) as it is."""
-    half = tuple(sorted({max(1, recipe.views // 2), recipe.views}))
+    half = recipe.views // 2
+    either = (half, recipe.views) if 0 < half < recipe.epochs else (recipe.views,)  # else they see the same views
     settings = []
-    for shape, views in ((LINEAR, half), (HIDDEN, (recipe.views,))):
+    for shape, views in ((LINEAR, either), (HIDDEN, (recipe.views,))):
         free = {**shape, "label_smoothing": LABEL_SMOOTHING, "views": views}
         axes = {**free, **{name: (value,) for name, value in fixed.items()}}
         for values in itertools.product(*axes.values()):
@@ -161,7 +167,7 @@ def search(
             raise
         restore_answers(answers)
         note("the search is ended; going on with the heads so far (Ctrl-C again stops)")
-    sound = [one for one in tried if torch.isfinite(one.losses).all()]
+    sound = [one for one in tried if one.is_sound and one.epoch]
     if not sound:
         raise InputError("finds no head whose loss is finite", "tune")
     return Outcome(sorted(sound, key=lambda one: one.loss), time.perf_counter() - started)
@@ -220,8 +226,12 @@ def judge(members: Sequence[Tried], stack: HeadStack, epoch: int, valid: Inputs)
     """Keep what heads reach on the validation photos, if it is better than before."""
     found = [stack.losses_and_hits(inputs, labels, TEMPERATURES) for inputs, labels in whole(valid)]
     by_temperature, hits = (torch.cat(part, dim=-1).cpu() for part in zip(*found, strict=True))  # (T, H, N), (H, N)
-    best = by_temperature.mean(dim=2).argmin(dim=0)  # (H,)
+    means = by_temperature.mean(dim=2)  # (T, H)
     for index, one in enumerate(members):
-        losses = by_temperature[best[index], index]
+        right = int(hits[index].sum())
+        may_keep_one = LEAST <= right <= hits.shape[1] - LEAST
+        at = int(means[:, index].argmin()) if may_keep_one else TEMPERATURES.index(1.0)
+        losses = by_temperature[at, index]
+        one.is_sound &= bool(losses.isfinite().all())
         if losses.mean() < one.loss:
-            one.epoch, one.losses, one.accuracy = epoch, losses, hits[index].double().mean().item()
+            one.epoch, one.losses, one.accuracy = epoch, losses, right / hits.shape[1]

@@ -12,6 +12,7 @@ The report adds tables and pictures: report_files.py lists them.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.files import check_writable
 from flower_classifier.base.messages import note, warn
 from flower_classifier.base.signals import signals_held
+from flower_classifier.base.words import first_few
 from flower_classifier.networks.checkpoint import save_checkpoint
 from flower_classifier.networks.tensor_files import (
     check_digest,
@@ -39,12 +41,13 @@ SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than wr
 class RunFolder:
     """The files of one run; a context manager that keeps other runs out of them.
 
-    `find_reports` finds the files and folders that reports on a checkpoint consist of. What an earlier part of the run,
-    or an earlier run, has left of them is not true of what this process saves, so it goes first. Raises InputError at
+    `find_reports` finds the files and folders that reports on a checkpoint consist of; it is told whether the run is
+    resumed. What an earlier part of the run, or an earlier run, has left of them is not true of what this process
+    saves, so it goes first. Raises InputError at
     once for a folder that cannot be written, or that another run is using.
     """
 
-    def __init__(self, save_dir: Path, find_reports: Callable[[Path], Iterable[Path]] = lambda _: ()) -> None:
+    def __init__(self, save_dir: Path, find_reports: Callable[[Path, bool], Iterable[Path]] = lambda *_: ()) -> None:
         self.find_reports = find_reports
         self.checkpoint_path = save_dir / "checkpoint.pth"
         self.folder = save_dir / "run"
@@ -156,14 +159,22 @@ class RunFolder:
         Of this run's own earlier part, the report goes.
         """
         try:
-            reports = self.find_reports(self.checkpoint_path)
+            reports = self.find_reports(self.checkpoint_path, self.mine)
             if self.mine:
-                remove(reports)
+                remove_told(reports, self.folder)
             elif place := put_aside(self.checkpoint_path, self.folder, reports):
                 note(f"what an earlier run left here is kept in {place}")
         except OSError as error:
             raise RunError(f"cannot write to {error.filename}: {error.strerror}") from error
         self.mine = True
+
+
+def remove_told(reports: Iterable[Path], run: Path) -> None:
+    """Remove reports on a checkpoint that is about to change; name the folders outside of run/, which a person made."""
+    present = [path for path in reports if os.path.lexists(path)]
+    if elsewhere := sorted({path.parent for path in present if path.parent != run}):
+        note(f"the checkpoint changes, so what evaluated it goes: {first_few(elsewhere)}")
+    remove(present)
 
 
 def is_written(path: Path, state: TrainState) -> bool:
