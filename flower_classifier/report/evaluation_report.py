@@ -61,9 +61,8 @@ def reports_on(checkpoint: Path, resumed: bool) -> list[Path]:
     evaluations = [folder for folder in folders if (subject_in(folder) or {}).get("checkpoint") == wanted]
     of_run = [file.name for file in REPORT_FILES if not (resumed and file.part == "tuning")]
     of_evaluation = [*files_of("evaluation"), *files_of("result")]
-    return [checkpoint.parent / "run" / name for name in of_run] + [
-        e / name for e in evaluations for name in of_evaluation
-    ]
+    in_run = [checkpoint.parent / "run" / name for name in of_run]
+    return in_run + [folder / name for folder in evaluations for name in of_evaluation]
 
 
 def numbered() -> Iterator[str]:
