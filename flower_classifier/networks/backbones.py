@@ -38,7 +38,8 @@ def resolve_arch(name: str) -> str:
     known = [other for source in sources for other in source.names()]
     close = nearest(arch, [*known, *ALIASES])
     hint = f"did you mean {', '.join(close)}?" if close else f"there are {first_few(known)}"
-    raise InputError(f"{name!r}: there is no such architecture; {hint} (timm's are named timm/NAME)", "arch")
+    others = "" if any(source.prefix for source in sources) else " (timm's are named timm/NAME)"
+    raise InputError(f"{name!r}: there is no such architecture; {hint}{others}", "arch")
 
 
 def backbone_with_weights(

@@ -156,7 +156,10 @@ def search(
 
     `fixed`: values, by option, that all heads have. Raises InputError where no head is sound.
     """
-    started, tried = time.perf_counter(), [Tried(settings) for settings in grid(recipe, fixed or {})]
+    tried = [Tried(settings) for settings in grid(recipe, fixed or {})]
+    for view in range(max(one.settings.recipe.schedule.used for one in tried)):
+        train.prepare(view)  # before the search, which Ctrl-C ends without stopping the run
+    started = time.perf_counter()
     total, answers = len(train.labels) * recipe.epochs * len(tried), answers_to_signals()
     try:
         with progress(total, f"{len(tried)} heads", "photo", scaled=True) as bar:
