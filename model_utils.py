@@ -28,9 +28,10 @@ from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.messages import note, speaking
 from flower_classifier.base.words import counted, printable
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import Inputs, UnusablePhotosError, prepare_inputs, whole
+from flower_classifier.features.inputs import Inputs, UnusablePhotosError, judged_inputs, prepare_inputs
+from flower_classifier.judging.as_predicted import evaluate_on
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation, evaluate, summary
+from flower_classifier.judging.evaluation import Evaluation, summary
 from flower_classifier.judging.prediction import DEFAULT_TOP_K
 from flower_classifier.judging.predictor import BROKEN, Predictor
 from flower_classifier.networks import checkpoint as checkpoints
@@ -44,7 +45,7 @@ from flower_classifier.photos.views import Preprocessing
 from flower_classifier.report.run_report import Diagnosis
 from flower_classifier.training.finished import Row, epoch_line
 from flower_classifier.training.loop import fit
-from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.recipe import Recipe, balanced
 from flower_classifier.training.state import TrainState
 from flower_classifier.training.train_config import TrainConfig
 
@@ -98,10 +99,10 @@ class Model:
     def __repr__(self) -> str:
         config = self.classifier.config
         numbers = sum(parameter.numel() for parameter in self.classifier.learner.parameters())
-        learns = f"its head of {numbers:,} parameters learns" if config.learns == "head" else f"{numbers:,} parameters"
+        what = "its head of {:,} parameters learns" if self.classifier.is_pretrained else "{:,} parameters"
         trained = f"trained for {counted(len(self.history), 'epoch')}" if self.history else "not trained yet"
         classes = counted(len(self.classes), "class", "classes")
-        return f"{config.arch} on {self.frozen.device} for {classes}: {learns}; {trained}"
+        return f"{config.arch} on {self.frozen.device} for {classes}: {what.format(numbers)}; {trained}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -155,6 +156,7 @@ def train_model(
     seed: int = TrainConfig.seed,
     weight_decay: float = TrainConfig.weight_decay,
     label_smoothing: float = TrainConfig.label_smoothing,
+    class_weights: str = TrainConfig.class_weights,
     patience: int = TrainConfig.patience,
 ) -> None:
     """Train a model on the training photos, printing a line per epoch; it then is as it was after its best epoch.
@@ -166,10 +168,13 @@ def train_model(
     Raises UnusablePhotosError for photos that cannot be opened, InputError for a value that does not fit, RunError for
     a loss that is not finite.
     """
-    recipe = Recipe(epochs, learning_rate, batch_size, views, seed, weight_decay, label_smoothing, patience)
-    check(data, **asdict(recipe))
+    numbers = (epochs, learning_rate, batch_size, views, seed, weight_decay, label_smoothing)
+    weights = balanced(data.splits.train.labels, len(data.classes)) if class_weights == "balanced" else ()
+    recipe = Recipe(*numbers, weights, patience)
+    settings = {**asdict(recipe), "class_weights": class_weights}
+    check(data, **settings)
     check_classes(model, data)
-    settings = {name: value for name, value in asdict(recipe).items() if name not in ("epochs", "patience")}
+    del settings["epochs"], settings["patience"]
     training = {**model.training, **settings, "skipped": []}
     training.pop("results", None)  # of an earlier training
     with speaking(), own_randomness(model.frozen.device):
@@ -195,11 +200,11 @@ def evaluate_model(model: Model, data: Data) -> Results:
     """
     check_classes(model, data)
     with speaking():
-        inputs = Inputs(model.frozen, data.judged, cache=open_cache())
+        inputs = judged_inputs(model.frozen, data.judged, open_cache())
         inputs.prepare()
         refuse_bad(inputs)
         try:
-            answers = evaluate(model.classifier.learner, whole(inputs))
+            answers = evaluate_on(model.classifier.learner, inputs)
         except FloatingPointError:
             raise InputError(BROKEN) from None
         they_chose_it = data.splits.test is None

@@ -31,8 +31,9 @@ from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.files import check_writable
 from flower_classifier.base.messages import clear_bars, note, progress, share_terminal, warn
 from flower_classifier.base.words import counted
-from flower_classifier.features.inputs import Inputs, whole
-from flower_classifier.judging.evaluation import evaluate, summary
+from flower_classifier.features.inputs import judged_inputs
+from flower_classifier.judging.as_predicted import evaluate_on
+from flower_classifier.judging.evaluation import summary
 from flower_classifier.judging.predict_paths import NoPhotosError, find_named, plan_pictures
 from flower_classifier.judging.prediction import DEFAULT_TOP_K, Verdict
 from flower_classifier.judging.predictor import BROKEN, Predictor
@@ -142,12 +143,12 @@ def evaluate_folder(config: PredictConfig) -> None:
     check_writable(report, "report")
     predictor = load_predictor(config)
     split = load_labelled(folder, predictor.classes)
-    inputs = Inputs(predictor.frozen, split)
+    inputs = judged_inputs(predictor.frozen, split)
     inputs.prepare()
     evaluation = None
     if inputs.used:
         try:
-            evaluation = evaluate(predictor.classifier.learner, whole(inputs)).at(predictor.checkpoint.temperature)
+            evaluation = evaluate_on(predictor.classifier.learner, inputs).at(predictor.checkpoint.temperature)
         except FloatingPointError:
             raise InputError(BROKEN) from None
     bad = [(split.root / split.photos[index], inputs.bad[index]) for index in sorted(inputs.bad)]

@@ -5,6 +5,7 @@
     python train.py flowers --download                      (fetches the photos of 102 species first)
     python train.py flowers --save_dir out --category_names cat_to_name.json
     python train.py flowers --arch resnet50 --tune          (searches for the head's settings first)
+    python train.py flowers --arch resnet50 --fine_tune 4   (lets the network learn too, in the end)
     python train.py flowers --save_dir out --resume         (goes on where the last run there stopped)
     python train.py flowers --summary                       (says what it found and how long it would take)
 
@@ -37,9 +38,10 @@ from flower_classifier.base.messages import note, warn
 from flower_classifier.base.seconds import Seconds
 from flower_classifier.base.words import counted, printable
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs, whole
+from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs
+from flower_classifier.judging.as_predicted import evaluate_on
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation, evaluate, summary
+from flower_classifier.judging.evaluation import Evaluation, summary
 from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import choose_device
@@ -58,15 +60,17 @@ from flower_classifier.report.tables import Table
 from flower_classifier.report.tensorboard_log import check_tensorboard, finish_tensorboard
 from flower_classifier.studies.survey import survey
 from flower_classifier.studies.tuning import OPTIONS, search
+from flower_classifier.training.fine_tuning import FineTuning, depths_of
 from flower_classifier.training.finished import Finished, Identity, Row, epoch_line
 from flower_classifier.training.loop import fit
-from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.recipe import Recipe, balanced
 from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.state import TrainState
 
 FLOWER_NAMES = Path(__file__).with_name("cat_to_name.json")
 # Options that may have other values when a run is resumed
-CHANGEABLE = ("learning_rate", "batch_size", "views", "weight_decay", "label_smoothing")
+CHANGEABLE = ("learning_rate", "batch_size", "views", "weight_decay", "label_smoothing", "class_weights")
+OF_THE_HEAD = ("learning_rate", "views")  # those of them that fine-tuning does not use
 
 
 def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
@@ -76,6 +80,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     if saved:
         config = config.resuming(saved.settings)
     arch, device = resolve_arch(config.arch), choose_device(config.gpu)
+    config = replace(config, unfreeze=config.unfreeze or ("last" if device.type == "cpu" else "all"))
     if config.tensorboard:
         check_tensorboard()
     splits, category_names = find_photos(config)
@@ -83,14 +88,14 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     frozen = place(classifier, device)
     state = start_state(config, classifier, weights, frozen, splits, category_names)
     if config.summary:
-        survey(splits, state, frozen, config.skip_bad, cached=not config.no_cache)
+        second = fine_tuning(config, state, config.epochs) if config.fine_tune else None
+        survey(splits, state, frozen, config.skip_bad, cached=not config.no_cache, second=second)
         return
 
     report_start(splits, state, device, searching=config.tune and not saved)
     run_folder.begin()
     if saved:
-        run_folder.go_on(state, saved)
-        report_resumed(config, saved)
+        go_on(config, run_folder, state, saved)
 
     train, valid, test = read_photos(config, run_folder, splits, state, frozen)
     tuning = None
@@ -101,6 +106,9 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     log = RunLog(run_folder.folder, state.finished.history, not config.no_report, config.tensorboard, tuning)
     with log, run_folder.saving(state, log.write):
         train_epochs(state, train, valid, run_folder, log)
+        if config.fine_tune and not state.is_fine_tuning:
+            begin_fine_tuning(config, run_folder, state)
+            train_epochs(state, train, valid, run_folder, log)
         evaluations = judge_best(state, valid, test)
 
     judged = test or valid
@@ -138,10 +146,12 @@ def suggest_names(classes: Sequence[str]) -> None:
 
 def untrained(config: TrainConfig, arch: str, splits: Splits) -> tuple[Classifier, Weights]:
     """Return a new head on a backbone, and what the backbone's weights are. Raises InputError for options at odds."""
-    if config.tune and source_of(arch).learns != "head":
-        raise InputError(f"searches among heads on a frozen backbone; {arch} learns as a whole", "tune")
+    for option, does in (("tune", "searches among heads on"), ("fine_tune", "lets go of")):
+        if getattr(config, option) and not source_of(arch).pretrained:
+            raise InputError(f"{does} a frozen backbone; {arch} learns as a whole", option)
     units, classes = config.hidden_units, len(splits.classes)
-    return new_classifier(arch, classes, config.weights, units, config.dropout, config.image_size, config.seed)
+    model = (units, config.dropout, config.image_size, config.seed, config.mirror)
+    return new_classifier(arch, classes, config.weights, *model)
 
 
 def start_state(
@@ -153,7 +163,7 @@ def start_state(
     category_names: dict[str, str],
 ) -> TrainState:
     """Return the state before the first epoch."""
-    recipe = Recipe(**{entry.name: getattr(config, entry.name) for entry in fields(Recipe)})
+    recipe = recipe_of(config, splits)
     identity = Identity(
         arch=classifier.config.arch,
         learns=classifier.config.learns,
@@ -166,11 +176,35 @@ def start_state(
         classes=list(splits.classes),
         train=splits.train.fingerprint(),
         valid=splits.valid.fingerprint(),
+        mirror=config.mirror,
     )
     training = {"weights": weights.name, "seed": config.seed, **{key: getattr(config, key) for key in CHANGEABLE}}
     if weights.licence:
         training["licence"] = weights.licence
     return TrainState(classifier, recipe, splits.classes, category_names, training, identity, config.kept)
+
+
+def recipe_of(config: TrainConfig, splits: Splits) -> Recipe:
+    """Return the recipe by which the head learns, or the whole of a network without weights."""
+    given = {entry.name: getattr(config, entry.name) for entry in fields(Recipe)}
+    are_balanced = config.class_weights == "balanced"
+    weights = balanced(splits.train.labels, len(splits.classes)) if are_balanced else ()
+    return Recipe(**{**given, "class_weights": weights})
+
+
+def go_on(config: TrainConfig, run_folder: RunFolder, state: TrainState, saved: Finished) -> None:
+    """Go on from what an earlier run has saved. Raises InputError where that cannot be gone on from."""
+    if saved.began is not None:
+        for name in ("epochs", "unfreeze"):
+            before, now = saved.settings[name], getattr(config, name)
+            if before != now:
+                advice = "put that back, or start a new run"
+                raise InputError(
+                    f"was {before}, now {now}, but the network is being fine-tuned already: {advice}", name
+                )
+        state.unfreeze(fine_tuning(config, state, saved.began))
+    run_folder.go_on(state, saved)
+    report_resumed(config, state, saved)
 
 
 def read_photos(
@@ -230,7 +264,7 @@ def open_cache(config: TrainConfig) -> FeatureCache | None:
 
 
 def train_epochs(state: TrainState, train: Inputs, valid: Inputs, run_folder: RunFolder, log: RunLog) -> None:
-    """Train all epochs; print and log each, and save now and then."""
+    """Train all epochs of a stage; print and log each, and save now and then."""
 
     def on_epoch(row: Row, seconds: Seconds) -> None:
         print(epoch_line(row, state.recipe.epochs), flush=True)
@@ -243,17 +277,34 @@ def train_epochs(state: TrainState, train: Inputs, valid: Inputs, run_folder: Ru
         note(f"no epoch after epoch {best} was better: --patience {patience} ends it here")
 
 
+def begin_fine_tuning(config: TrainConfig, run_folder: RunFolder, state: TrainState) -> None:
+    """Save what the head has reached, and let the network learn from there."""
+    run_folder.save(state)
+    state.begin_fine_tuning(fine_tuning(config, state, state.epoch))
+    number = sum(parameter.numel() for parameter in state.learner.parameters() if parameter.requires_grad)
+    what = "all layers" if config.unfreeze == "all" else "the last layers"
+    note(f"fine-tuning {what} of {config.arch} and its head for {config.fine_tune} epochs: {number:,} parameters")
+
+
+def fine_tuning(config: TrainConfig, state: TrainState, began: int) -> FineTuning:
+    """Return the recipe of the second stage, which begins after so many epochs."""
+    first = {entry.name: getattr(state.recipe, entry.name) for entry in fields(Recipe)}
+    second = {"epochs": began + config.fine_tune, "learning_rate": config.backbone_lr}
+    depths = depths_of(state.classifier, config.unfreeze)
+    return FineTuning(**{**first, **second}, began=began, unfreeze=config.unfreeze, depths=depths)
+
+
 def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> dict[str, Evaluation]:
     """Load the best epoch, and find out what it is worth; return its answers by split: valid, and test if there is any.
 
     The validation photos chose the temperature, so they judge it by cross-validation.
     """
     state.load_best()
-    on_valid = evaluate(state.learner, whole(valid))
+    on_valid = evaluate_on(state.learner, valid)
     state.keep_answers(on_valid)  # an earlier version of the program has kept no temperature
     evaluations = {"valid": cross_validated(on_valid, state.best.temperature)}
     if test:
-        evaluations["test"] = evaluate(state.learner, whole(test)).at(state.best.temperature)
+        evaluations["test"] = evaluate_on(state.learner, test).at(state.best.temperature)
     state.keep_results({split: evaluation.results for split, evaluation in evaluations.items()})
     return evaluations
 
@@ -273,14 +324,17 @@ def report_start(splits: Splits, state: TrainState, device: torch.device, search
         note(f"--views {recipe.views}: only the first {recipe.epochs} will be used, one per epoch")
 
 
-def report_resumed(config: TrainConfig, saved: Finished) -> None:
+def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> None:
     """Say on stderr where a resumed run stands, and what is different from here on."""
-    if saved.epoch >= config.epochs:
-        note(f"{counted(saved.epoch, 'epoch')} trained already: a larger --epochs goes on")
+    if saved.epoch >= state.recipe.epochs and not (config.fine_tune and saved.began is None):
+        more = "--epochs" if saved.began is None else "--fine_tune"
+        note(f"{counted(saved.epoch, 'epoch')} trained already: a larger {more} goes on")
         return
-    note(f"resuming after epoch {saved.epoch}")
-    for key in CHANGEABLE:
-        now = getattr(config, key)
+    note(f"resuming after epoch {saved.epoch}{', in the midst of fine-tuning' if state.is_fine_tuning else ''}")
+    for key in (*CHANGEABLE, "backbone_lr"):
+        if state.is_fine_tuning and key in OF_THE_HEAD:
+            continue
+        now = state.told.get(key)
         before = saved.training.get(key, now)  # an earlier version may not have had the option
         if before != now:
             note(f"--{key} was {before}, now {now} from epoch {saved.epoch + 1} on")
@@ -292,6 +346,8 @@ def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_fold
     print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
     print(summary(judged, evaluation))
     print(f"checkpoint: {printable(str(run_folder.checkpoint_path))}", flush=True)
+    if state.is_fine_tuning and state.best.learns == "head":
+        note("fine-tuning made nothing better: the checkpoint holds what the head had reached before")
     earlier = run_folder.best_earlier(state.identity.valid)
     if earlier and not earlier.comparable:
         note(f"an earlier run reached {earlier.accuracy:.2%} on other validation photos: {earlier.checkpoint}")
@@ -311,7 +367,7 @@ def write_report(
 ) -> None:
     """Leave tables and pictures of the run in its folder."""
     checkpoint, split, best_epoch = state.best_checkpoint(), judged.split.name, state.best.row["epoch"]
-    figures = write_history(run_folder.folder, log.rows, best_epoch)
+    figures = write_history(run_folder.folder, log.rows, best_epoch, state.finished.began)
     diagnosis = Diagnosis(split, evaluations[split], judged.paths, checkpoint.classes, checkpoint.names)
     figures |= write_diagnosis(run_folder.folder, diagnosis)
     if config.tensorboard:

@@ -143,12 +143,13 @@ def train_head(
     seed_torch(seed)
     classes = int(labels.max()) + 1
     head = build_head(ModelConfig("none", (DEFAULT_HIDDEN_UNITS,), 0.2, classes, learns="head"), rows.shape[2])
-    optimizer = Recipe(epochs, 0.001, BATCH_SIZE, len(rows), seed).optimizer(head)
-    average = AveragedModel(head, multi_avg_fn=average_in)
+    recipe = Recipe(epochs, 0.001, BATCH_SIZE, len(rows), seed)
+    optimizer, average = recipe.optimizer(head), AveragedModel(head, multi_avg_fn=average_in)
     best: tuple[tuple[float, float], Evaluation, Evaluation] | None = None
     for epoch in range(epochs):
         view = rows[epoch % len(rows)]
-        train_one_epoch(head, batches(view, labels, BATCH_SIZE, CPU, fold_seed(seed, epoch)), optimizer, average)
+        shuffled = batches(view, labels, BATCH_SIZE, CPU, fold_seed(seed, epoch))
+        train_one_epoch(head, shuffled, optimizer, average, recipe)
         found = evaluate(average.module, [valid])
         rank = found.accuracy, -found.loss
         if best is None or rank > best[0]:

@@ -67,7 +67,7 @@ def learn(way: str, views: torch.Tensor, labels: torch.Tensor, held_out: list[Ba
     for epoch in range(1, EPOCHS + 1):
         rows = rows_of(way, views, seed, epoch)
         shuffled = batches(rows, labels, BATCH_SIZE, CPU, fold_seed(seed, "shuffle", epoch))
-        train_one_epoch(state.learner, shuffled, state.optimizer, state.average)
+        train_one_epoch(state.learner, shuffled, state.optimizer, state.average, state.recipe)
         accuracies.append(100 * evaluate(state.average.module, held_out).accuracy)
     return accuracies
 

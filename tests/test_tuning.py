@@ -5,6 +5,7 @@ import math
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,25 +37,30 @@ def table(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.parametrize("weights", [(), (2.0, 0.5, 0.5)], ids=["equal", "weighted"])
 @pytest.mark.parametrize("units", [(), (7,), (9, 5)], ids=str)
-def test_heads_in_a_stack_learn_what_each_learns_alone(units):
+def test_heads_in_a_stack_learn_what_each_learns_alone(units, weights):
     """A run's own loop is the independent way."""
     torch.manual_seed(0)
     data = [(torch.randn(8, 6), torch.randint(3, (8,))) for _ in range(12)]
     config = ModelConfig("squeezenet1_1", units, 0.0, 3, "head")
     settings = [
-        HeadSettings(units, 0.0, recipe(learning_rate=rate, weight_decay=decay, label_smoothing=smoothing))
+        HeadSettings(
+            units,
+            0.0,
+            recipe(learning_rate=rate, weight_decay=decay, label_smoothing=smoothing, class_weights=weights),
+        )
         for rate, decay, smoothing in ((0.01, 0.0, 0.0), (0.1, 1.0, 0.0), (0.003, 0.3, 0.2))
     ]
     stack = HeadStack(new_head(config, 6, 0), settings, CPU)
     for inputs, labels in data:
         stack.step(inputs, labels)
     inputs, labels = torch.randn(20, 6), torch.randint(3, (20,))
-    losses, hits = stack.losses_and_hits(inputs, labels, [1.0, 0.5])
+    losses, hits = stack.losses_and_hits([inputs], labels, [1.0, 0.5])
     for index, one in enumerate(settings):
         head = new_head(config, 6, 0)
         average = AveragedModel(head, multi_avg_fn=torch.no_grad()(average_in))
-        train_one_epoch(head, data, one.recipe.optimizer(head), average, one.recipe.label_smoothing)
+        train_one_epoch(head, data, one.recipe.optimizer(head), average, one.recipe)
         logits = average.module(inputs).detach()
         for at, temperature in enumerate((1.0, 0.5)):
             expected = F.cross_entropy(logits / temperature, labels, reduction="none")
@@ -123,9 +129,10 @@ def judged(monkeypatch, wrong, scales, photos=60):
     labels = torch.zeros(photos, dtype=torch.int64)
     predicted = torch.where(torch.arange(photos) < wrong, 1, 0)
     logits = [scale * F.one_hot(predicted, 3).float() for scale in scales]
-    monkeypatch.setattr(tuning, "whole", lambda _: [(torch.zeros(photos, 1), labels)])
+    monkeypatch.setattr(tuning, "whole", lambda *_: [(torch.zeros(photos, 1), labels)])
     members = [Tried(HeadSettings((), 0.0, recipe())) for _ in scales]
-    tuning.judge(members, Answers(logits), 1, None)
+    plain = SimpleNamespace(frozen=SimpleNamespace(config=ModelConfig("squeezenet1_1", (), 0.0, 3, "head")))
+    tuning.judge(members, Answers(logits), 1, plain)
     return members, logits, labels
 
 

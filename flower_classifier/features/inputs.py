@@ -59,8 +59,10 @@ class Inputs:
         seed: int = 0,
         cache: FeatureCache | None = None,
         schedule: Schedule = PLAIN_VIEW,
+        announced: bool = True,
     ) -> None:
         self.frozen, self.split, self.seed, self.cache, self.schedule = frozen, split, seed, cache, schedule
+        self.announced = announced  # whether it says what it reads, where no bar shows that
         self.bad: dict[int, ImageError] = {}  # index of a photo -> why it cannot be opened
         self.ready: dict[int, Rows] = {}  # by view
         self.seconds = Seconds()  # spent on computing rows so far
@@ -139,7 +141,7 @@ class Inputs:
         views = [str(view) for view in missing if missing[view]]
         what = f"{self.split.spoken} photos, view{'s' * (len(views) > 1)} {' and '.join(views)}"
         number = sum(len(indices) for indices, _ in work)
-        if work and not bars_are_shown():
+        if work and self.announced and not bars_are_shown():
             note(f"reading {number:,} {what}")
         errors: dict[int, ImageError] = {}
         started, reading, computing = time.perf_counter(), 0.0, 0.0
@@ -187,6 +189,17 @@ class Inputs:
         photo = self.split.photos[index]
         return open_views(self.split.root / photo, self.frozen.preprocessing, views, self.seed, photo)
 
+    def through(self, frozen: FrozenPart) -> Inputs:
+        """Return the same photos seen through another frozen part, to be judged and kept nowhere.
+
+        Raises UnusablePhotosError for photos that could be opened before.
+        """
+        other = judged_inputs(frozen, self.split, announced=False)
+        other.bad = dict(self.bad)
+        if errors := other.prepare():
+            raise UnusablePhotosError(errors, "repair them, and resume")
+        return other
+
     def about(self, view: int) -> dict[str, object]:
         """Return, in plain types, all that the rows of a view depend on beside the photo, and nothing else."""
         resampling = self.frozen.preprocessing.resampling
@@ -204,17 +217,25 @@ class Inputs:
 def prepare_inputs(
     frozen: FrozenPart, splits: Splits, seed: int, cache: FeatureCache | None, schedule: Schedule
 ) -> tuple[Inputs, Inputs, Inputs | None]:
-    """Run the frozen part over all photos: once each, view 0 (and of training photos what is computed with it).
+    """Run the frozen part over all photos: once each, view 0 and what is computed with it.
 
     Returns the inputs of train, valid and (where there is one) test, each with its bad photos known.
     """
     train = Inputs(frozen, splits.train, seed, cache, schedule)
-    valid = Inputs(frozen, splits.valid, seed, cache)
-    test = Inputs(frozen, splits.test, seed, cache) if splits.test else None
+    valid = judged_inputs(frozen, splits.valid, cache)
+    test = judged_inputs(frozen, splits.test, cache) if splits.test else None
     for inputs in (train, valid, test):
         if inputs:
             inputs.prepare()
     return train, valid, test
+
+
+def judged_inputs(
+    frozen: FrozenPart, split: Split, cache: FeatureCache | None = None, announced: bool = True
+) -> Inputs:
+    """Return the inputs of a split that is judged: of each photo the views that an answer is the mean of."""
+    looks = len(frozen.config.looks)
+    return Inputs(frozen, split, cache=cache, schedule=Schedule(looks, looks), announced=announced)
 
 
 def check_photos_left(classes: Sequence[str], train: Inputs, *others: Inputs | None) -> None:
@@ -231,11 +252,14 @@ def batches(
     rows: Rows, labels: torch.Tensor, batch_size: int, device: torch.device, order_seed: int | None = None
 ) -> Iterator[Batch]:
     """Yield batches of rows (N, ...) and labels (N,) on a device, in an order drawn from `order_seed`, else as is."""
-    order = torch.arange(len(labels))
-    if order_seed is not None:
-        order = torch.from_numpy(generator(order_seed).permutation(len(labels)))
+    order = torch.arange(len(labels)) if order_seed is None else shuffled(len(labels), order_seed)
     for chosen in order.split(batch_size):
         yield to_learner(rows[chosen], device), labels[chosen].to(device)
+
+
+def shuffled(number: int, order_seed: int) -> torch.Tensor:
+    """Return the numbers from 0 to below `number` in an order drawn from a seed, int64 (N,)."""
+    return torch.from_numpy(generator(order_seed).permutation(number))
 
 
 def to_learner(rows: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -244,6 +268,6 @@ def to_learner(rows: torch.Tensor, device: torch.device) -> torch.Tensor:
     return rows.float() if rows.is_floating_point() else rows
 
 
-def whole(inputs: Inputs) -> Iterator[Batch]:
-    """Return batches of the plain photos of a split, in order: what is evaluated on."""
-    return batches(inputs.rows(), inputs.labels, EVALUATION_BATCH, inputs.frozen.device)
+def whole(inputs: Inputs, view: int = 0) -> Iterator[Batch]:
+    """Return batches of a view of all photos of a split, in order: what is evaluated on."""
+    return batches(inputs.rows(view), inputs.labels, EVALUATION_BATCH, inputs.frozen.device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,30 +87,31 @@ class Predictor:
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos."""
 
         def open_photo(index: int, views: Sequence[int]) -> np.ndarray:
-            return open_views(photos[index], self.frozen.preprocessing, views)  # (1, S, S, 3)
+            return open_views(photos[index], self.frozen.preprocessing, views)  # (V, S, S, 3)
 
         if not photos:
             return
         photos = [settled(photo) for photo in photos]
-        work = [(indices, [0]) for indices in micro_batches(len(photos), self.frozen.device)]
+        work = [(indices, self.frozen.config.looks) for indices in micro_batches(len(photos), self.frozen.device)]
         workers = min(len(work), MOST_WORKERS)  # for a single photo one, with every core
         with progress(len(photos), "photos", "photo", hidden=bar is None) as own_bar:
             for done in extract(self.frozen, open_photo, work, bar or own_bar, workers):
                 outcomes: dict[int, Answer | ImageError] = dict(done.errors)
                 if done.indices:
-                    features, logits = self.head_answers(done.rows[0])
+                    features, logits = self.head_answers(done.rows.values())
                     for row, index in enumerate(done.indices):
                         outcomes[index] = Answer(photos[index], features[row], logits[row])
                 for index in sorted(outcomes):
                     yield outcomes[index]
 
     @torch.inference_mode()
-    def head_answers(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take the frozen part's rows (B, ...) to features (B, D) and logits (B, C), both on the CPU."""
-        features = to_learner(rows, self.frozen.device)
+    def head_answers(self, looks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take the frozen part's rows (B, ...) of each look to mean features (B, D) and logits (B, C), on the CPU."""
+        by_look = [to_learner(rows, self.frozen.device) for rows in looks]
         if self.frozen.network is None:  # the rows are pixels
-            features = self.classifier.features(features)
-        logits = self.classifier.head(features)
+            by_look = [self.classifier.features(pixels) for pixels in by_look]
+        logits = torch.stack([self.classifier.head(features) for features in by_look]).mean(dim=0)
+        features = torch.stack(by_look).mean(dim=0)
         if not logits.isfinite().all():
             raise InputError(BROKEN)
         return features.cpu(), logits.cpu()

@@ -22,7 +22,7 @@ from flower_classifier.networks.sizes import DROPOUT, LAYER_WIDTH, MOST_LAYERS, 
 from flower_classifier.networks.tensor_files import check_digest, damage_told, read_tensors, write_atomically
 from flower_classifier.photos.views import Preprocessing
 
-FORMAT_VERSION = 3  # 2 had no `learns` and torchvision's resampling, 1 had no temperature either
+FORMAT_VERSION = 4  # 3 had no `mirror`, 2 no `learns` and torchvision's resampling, 1 had no temperature either
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Checkpoint:
             "training": self.training,
             "history": self.history,
             "temperature": self.temperature,
+            "mirror": self.model.mirror,
             "state_dict": self.tensors,
         }
 
@@ -143,9 +144,12 @@ def model_of(contents: Mapping[str, object]) -> ModelConfig:
     learns = contents["learns"] if contents["format_version"] > 2 else "all" if arch == "cnn" else "head"
     if not DROPOUT.allow(contents["dropout"]):
         raise ValueError(f"a dropout of {contents['dropout']}")
+    mirror = contents["mirror"] if contents["format_version"] > 3 else False
+    if type(mirror) is not bool:
+        raise ValueError(f"mirror is {mirror!r}")
     if learns not in LEARNS:
         raise ValueError(f"learns is {learns!r}")
-    return ModelConfig(arch, hidden_units, contents["dropout"], len(contents["class_to_idx"]), learns)
+    return ModelConfig(arch, hidden_units, contents["dropout"], len(contents["class_to_idx"]), learns, mirror)
 
 
 def preprocessing_of(contents: Mapping[str, object]) -> Preprocessing:

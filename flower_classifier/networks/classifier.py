@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
+from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.source import Backbone
 
-LEARNS = ("head", "last", "all")  # what of a classifier is trained: the head, the last stages too, everything
+LEARNS = ("head", "last", "all")  # what of a classifier has learned: the head, the last layers too, everything
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class ModelConfig:
     dropout: float
     num_classes: int
     learns: str  # one of LEARNS
+    mirror: bool = False  # whether an answer is the mean of those to a photo and to its mirror image
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """The views of a photo of whose logits an answer is the mean."""
+        return (0, 1) if self.mirror else (0,)
 
 
 class Classifier(nn.Module):
@@ -37,25 +44,39 @@ class Classifier(nn.Module):
         self.head = head
         for name, numbers in (("mean", self.preprocessing.mean), ("std", self.preprocessing.std)):
             self.register_buffer(name, in_levels(numbers), persistent=False)  # the preprocessing is what is saved
-        if config.learns == "head":
+        if self.is_pretrained:
             self.backbone.requires_grad_(False)
         self.eval()
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether the backbone came with weights. It is frozen then, until some of it is told to learn."""
+        return source_of(self.config.arch).pretrained
+
+    @property
     def learner(self) -> nn.Module:
-        """The part that the optimizer steps: the head on a frozen backbone, else everything."""
-        return self.head if self.config.learns == "head" else self
+        """The part that the optimizer steps: the head on a frozen backbone, else the whole."""
+        return self if any(parameter.requires_grad for parameter in self.backbone.parameters()) else self.head
 
     def train(self, mode: bool = True) -> Classifier:
-        """Switch to training; a frozen backbone stays in eval mode, so that its batch-norm statistics do not move."""
+        """Switch to training; a pretrained backbone stays in eval mode: the statistics of its norms do not move.
+
+        Those of a few photos at a time would be worse than the ones that come with the weights.
+        """
         super().train(mode)
-        if self.config.learns == "head":
+        if self.is_pretrained:
             self.backbone.eval()
         return self
 
+    def unfreeze(self, parameters: Collection[str], learns: str) -> None:
+        """Let some of the backbone's parameters (by their names in it) learn with the head, and record what does."""
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(name in parameters)
+        self.config = replace(self.config, learns=learns)
+
     def state_with(self, learned: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the whole state dict with another state of the learner in it."""
-        prefix = "head." if self.config.learns == "head" else ""
+        prefix = "" if self.learner is self else "head."
         return {**self.state_dict(), **{prefix + name: tensor for name, tensor in learned.items()}}
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:

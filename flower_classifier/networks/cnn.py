@@ -17,7 +17,7 @@ class Cnn(Source):
     """The source of one architecture, `cnn`. It has no pretrained weights, so all of it learns."""
 
     prefix = ""
-    learns = "all"
+    pretrained = False
     hidden_units = ()  # the classic network ends in a single Linear
     libraries = ()
 

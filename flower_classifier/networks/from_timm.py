@@ -37,7 +37,7 @@ class Timm(Source):
     """The source of timm's classification models."""
 
     prefix = PREFIX
-    learns = "head"
+    pretrained = True
     hidden_units = (DEFAULT_HIDDEN_UNITS,)
 
     @property

@@ -34,7 +34,7 @@ class Torchvision(Source):
     """The source of torchvision's classification models."""
 
     prefix = ""
-    learns = "head"
+    pretrained = True
     hidden_units = (DEFAULT_HIDDEN_UNITS,)
     libraries = (torchvision,)
 

@@ -44,7 +44,7 @@ def place(classifier: Classifier, device: torch.device) -> FrozenPart:
 class FrozenPart:
     """The frozen backbone: norms folded, in the memory format and precision that suit the device.
 
-    Where everything learns there is no such part, and pixels pass as they are.
+    A network that learns from scratch has no such part: pixels pass as they are.
     """
 
     def __init__(self, classifier: Classifier, device: torch.device) -> None:
@@ -53,7 +53,7 @@ class FrozenPart:
         self.memory_format, self.bfloat16 = torch.contiguous_format, False
         self.original: nn.Module | None = None  # whose numbers it has
         self.network: nn.Module | None = None  # what runs
-        if classifier.config.learns == "head":
+        if classifier.is_pretrained:
             self.place_backbone(classifier.backbone)
 
     @property

@@ -23,12 +23,14 @@ def new_classifier(
     dropout: float = 0.2,
     image_size: int | None = None,
     seed: int = 0,
+    mirror: bool = False,
 ) -> tuple[Classifier, Weights]:
     """Put a new head on the backbone of this name; return the classifier and what its backbone's weights are.
 
     `weights`: None for the best, a name, a file, or "none". `hidden_units`: None for what the architecture's source
-    suggests. `image_size` (pixels) is for cnn and timm's models. What is random is drawn from the seed. Raises
-    InputError for a name that does not exist or does not fit, RunError where a download fails.
+    suggests. `image_size` (pixels) is for cnn and timm's models. `mirror`: answers are means over a photo and its
+    mirror image. What is random is drawn from the seed. Raises InputError for a name that does not exist or does not
+    fit, RunError where a download fails.
     """
     arch = resolve_arch(arch)
     source = source_of(arch)
@@ -37,9 +39,9 @@ def new_classifier(
     units = source.hidden_units if hidden_units is None else hidden_units
     if chosen.licence and chosen.licence.lower() not in FREE_LICENCES:
         note(f"the weights' licence is {chosen.licence}, which may not allow every use")
-    if source.learns == "head" and chosen.name == "none":
+    if source.pretrained and chosen.name == "none":
         warn(f"random weights: the features of a random, frozen {arch} are useful only for trying things out")
-    config = ModelConfig(arch, units, dropout, num_classes, source.learns)
+    config = ModelConfig(arch, units, dropout, num_classes, "head" if source.pretrained else "all", mirror)
     return Classifier(config, backbone, new_head(config, backbone.width, seed)), chosen
 
 

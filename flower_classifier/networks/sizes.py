@@ -13,4 +13,5 @@ DEFAULT_HIDDEN_UNITS = 512  # of the one hidden layer that a head on a pretraine
 LAYER_WIDTH = Limits(least=1, most=10**6)  # of a hidden layer of the head
 MOST_LAYERS = 100  # hidden ones, of the head
 DROPOUT = Limits(least=0, below=1)
+UNFREEZE = ("last", "all")  # which of a pretrained backbone's layers fine-tuning may change
 TEMPERATURE = Limits(least=0.05, most=20)  # where calibration looks for one

@@ -41,7 +41,7 @@ class Source(Protocol):
     """A family of architectures. What has a body here suits networks that are made of torch's own layers."""
 
     prefix: str  # with which the names of its architectures begin; "" for those without any
-    learns: str  # what of a classifier on such a backbone learns: "head" of a pretrained one, else "all"
+    pretrained: bool  # whether they come with weights: then they are frozen at first, and the head alone learns
     hidden_units: tuple[int, ...]  # widths of the head's hidden layers, where none are asked for
     libraries: tuple[ModuleType, ...]  # beside torch: their versions are part of the cache's key
 

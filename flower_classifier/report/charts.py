@@ -39,8 +39,11 @@ LEAST_SPAN = 0.05  # of an axis of shares
 DASHES = (0, (4, 3))
 
 
-def draw_curves(history: Sequence[dict[str, float]], best_epoch: int) -> Figure:
-    """Draw the losses and the validation accuracy by epoch, with the best epoch marked."""
+def draw_curves(history: Sequence[dict[str, float]], best_epoch: int, began: int | None = None) -> Figure:
+    """Draw the losses and the validation accuracy by epoch, with the best epoch marked.
+
+    `began`: the number of epochs after which fine-tuning began, where it did.
+    """
     figure = new_figure(WIDTH, 4.2)
     epochs = [row["epoch"] for row in history]
     best = next(row for row in history if row["epoch"] == best_epoch)
@@ -59,6 +62,10 @@ def draw_curves(history: Sequence[dict[str, float]], best_epoch: int) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.axvline(best_epoch, color=LIGHT_GREEN, linewidth=1.5, linestyle=DASHES, zorder=1.5)  # above the grid
         axes.plot([best_epoch], [best[key]], "o", color=GREEN, markersize=8)
+        if began in epochs[:-1]:
+            axes.axvline(began + 0.5, color=FAINT, linewidth=1, zorder=1.5)
+            style = text_style(NORMAL, FAINT)
+            axes.text(began + 0.5, 0.02, "fine-tuning ", ha="right", transform=axes.get_xaxis_transform(), **style)
         if len(epochs) == 1:
             axes.set_xlim(0, 2)
             axes.set_xticks(epochs)

@@ -41,15 +41,18 @@ class Diagnosis:
         return photos_of(self.split, len(self.evaluation)) + chose
 
 
-def write_history(folder: Path, rows: Sequence[Mapping[str, object]], best_epoch: int) -> dict[str, Figure]:
+def write_history(
+    folder: Path, rows: Sequence[Mapping[str, object]], best_epoch: int, began: int | None = None
+) -> dict[str, Figure]:
     """Write the epochs' numbers and seconds (RunLog.rows) as a table and as curves; return the figure by its name.
 
+    `began`: the number of epochs after which fine-tuning began, where it did.
     Raises RunError where a file cannot be written.
     """
     from flower_classifier.report.charts import draw_curves
 
     write_table(folder / "history.csv", table_of(rows))
-    return save_all(folder, {"curves": draw_curves(rows, best_epoch)})
+    return save_all(folder, {"curves": draw_curves(rows, best_epoch, began)})
 
 
 def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> dict[str, Figure]:

@@ -23,18 +23,27 @@ from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.frozen import FrozenPart
 from flower_classifier.photos.images import ImageError, load_image, upright_size
 from flower_classifier.photos.splits import Splits
-from flower_classifier.studies.timing import epoch_seconds, reading_seconds
+from flower_classifier.studies.timing import epoch_seconds, fine_tuning_seconds, reading_seconds
+from flower_classifier.training.fine_tuning import FineTuning
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
 
 Size = tuple[int, int]  # width, height in pixels
 
 
-def survey(splits: Splits, state: TrainState, frozen: FrozenPart, skip_bad: bool, cached: bool) -> None:
+def survey(
+    splits: Splits,
+    state: TrainState,
+    frozen: FrozenPart,
+    skip_bad: bool,
+    cached: bool,
+    second: FineTuning | None = None,
+) -> None:
     """Print what was found, what would be trained and how long it would take about.
 
-    `skip_bad`: training would go on without bad photos. `cached`: it would keep features on disk. Raises InputError,
-    after everything has been printed, for photos without which training would not begin.
+    `skip_bad`: training would go on without bad photos. `cached`: it would keep features on disk. `second`: the recipe
+    of a second stage, if there would be one. Raises InputError, after everything has been printed, for photos without
+    which training would not begin.
     """
     classifier, recipe, category_names = state.classifier, state.recipe, state.finished.category_names
     names = [printable(category_names.get(name, name)) for name in splits.classes]
@@ -52,6 +61,8 @@ def survey(splits: Splits, state: TrainState, frozen: FrozenPart, skip_bad: bool
     show("on", machine(frozen))
     if all(part.used for part in parts):
         show("expected", expected(parts, classifier, recipe, cached))
+    if all(part.used for part in parts) and second:
+        show("and then", expected_of_second(parts, classifier, second))
     if errors and not skip_bad:
         advice = "repair or remove them, or leave them out (option skip_bad)"
         raise InputError(f"{counted(len(errors), 'photo')} cannot be used; {advice}")
@@ -179,6 +190,14 @@ def expected(parts: Sequence[Inputs], classifier: Classifier, recipe: Recipe, ca
         f"{duration(reading)} for {passed}, {duration(learning)} for {what}\n"
         f"({cache}loading and the report not counted)"
     )
+
+
+def expected_of_second(parts: Sequence[Inputs], classifier: Classifier, recipe: FineTuning) -> str:
+    """Say how long a second stage would take, and what would learn in it."""
+    number = recipe.epochs - recipe.began
+    seconds = number * fine_tuning_seconds(parts[0], classifier, recipe, len(parts[1].used))
+    learning = counted(sum(classifier.backbone.get_parameter(name).numel() for name in recipe.depths), "parameter")
+    return f"about {duration(seconds)} for {counted(number, 'epoch')} of fine-tuning {learning} of the backbone"
 
 
 def duration(length: float) -> str:

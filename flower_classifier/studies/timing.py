@@ -13,10 +13,12 @@ import torch
 
 from flower_classifier.base.messages import progress
 from flower_classifier.features.extraction import extract, shared_cores
+from flower_classifier.features.fresh_photos import read
 from flower_classifier.features.inputs import EVALUATION_BATCH, Batch, Inputs, batches
 from flower_classifier.judging.evaluation import Evaluation, evaluate
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import MICRO_BATCH
+from flower_classifier.training.fine_tuning import FineTuning
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
@@ -74,7 +76,7 @@ def epoch_seconds(train: Inputs, classifier: Classifier, recipe: Recipe, validat
 
     def learn_from(number: int) -> None:
         shuffled = batches(rows, labels[:number], batch_size, device, order_seed=0)
-        train_one_epoch(state.learner, shuffled, state.optimizer, state.average)
+        train_one_epoch(state.learner, shuffled, state.optimizer, state.average, state.recipe)
 
     learn_from(batch_size)  # warms up
     learning = seconds(lambda: learn_from(len(labels)), BUDGET) / len(labels)
@@ -86,6 +88,27 @@ def epoch_seconds(train: Inputs, classifier: Classifier, recipe: Recipe, validat
     judging = seconds(judge, BUDGET / 2) / len(labels)
     keeping = seconds(lambda: state.record(0.0, evaluation), BUDGET / 2)
     return learning * len(train.used) + judging * validated + keeping
+
+
+def fine_tuning_seconds(train: Inputs, classifier: Classifier, recipe: FineTuning, validated: int) -> float:
+    """Reckon the seconds of an epoch in which the network learns, and of judging it, from a few photos.
+
+    Afterwards the classifier is another one: it has learned from random pixels.
+    """
+    classifier.unfreeze(recipe.depths, recipe.unfreeze)
+    state, sample = TrainState(classifier, recipe), choose_sample(train)
+    indices = [index for micro_batch in sample for index in micro_batch]
+    reading = seconds(lambda: read(train, indices, recipe.seed, recipe.began + 1), BUDGET) / len(indices)
+    pixels = read(train, indices, recipe.seed, recipe.began + 1).to(train.frozen.device)
+    labels = torch.randint(classifier.config.num_classes, (len(indices),), device=train.frozen.device)
+
+    def learn() -> None:
+        train_one_epoch(state.learner, [(pixels, labels)], state.optimizer, state.average, recipe, recipe.epochs)
+
+    learn()  # warms up
+    learning = seconds(learn, BUDGET) / len(indices)
+    judging = seconds_per_photo(train, (0,), sample, BUDGET)
+    return (reading + learning) * len(train.used) + judging * validated
 
 
 def random_inputs(train: Inputs, classifier: Classifier, number: int) -> Batch:

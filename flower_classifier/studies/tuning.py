@@ -227,7 +227,11 @@ def grouped(
 
 def judge(members: Sequence[Tried], stack: HeadStack, epoch: int, valid: Inputs) -> None:
     """Keep what heads reach on the validation photos, if it is better than before."""
-    found = [stack.losses_and_hits(inputs, labels, TEMPERATURES) for inputs, labels in whole(valid)]
+    looks = [whole(valid, view) for view in valid.frozen.config.looks]
+    found = [
+        stack.losses_and_hits([inputs for inputs, _ in batch], batch[0][1], TEMPERATURES)
+        for batch in zip(*looks, strict=True)
+    ]
     by_temperature, hits = (torch.cat(part, dim=-1).cpu() for part in zip(*found, strict=True))  # (T, H, N), (H, N)
     means = by_temperature.mean(dim=2)  # (T, H)
     for index, one in enumerate(members):

@@ -13,7 +13,7 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation
 
-FORMAT_VERSION = 4  # of last.pth; 3 had no settings, temperature and results, 2 and 1 gave no version
+FORMAT_VERSION = 5  # of last.pth; 4 had no fine-tuning, 3 no settings, temperature and results, 2 and 1 no version
 Tensors = dict[str, torch.Tensor]
 
 
@@ -54,6 +54,7 @@ class Identity:
     classes: list[str]
     train: str  # digest of the training photos' names, labels and sizes
     valid: str
+    mirror: bool = False  # whether photos were judged with their mirror images
 
     def check_same(self, now: Identity) -> None:
         """Raise InputError, naming the first difference, where a run would go on as another."""
@@ -88,8 +89,9 @@ class Best:
     """The best epoch so far, by validation accuracy, then loss."""
 
     row: Row
-    learned: Tensors  # its averaged tensors
+    learned: Tensors  # its averaged tensors, of all that learns now
     valid: Evaluation | None = None  # its answers to the validation photos; None: an earlier process had them
+    learns: str = "head"  # what had learned then
     found: float | None = None  # the temperature that an earlier process found from them
     results: dict[str, object] = field(default_factory=dict)  # what it is worth, by split, once that is known
 
@@ -112,12 +114,12 @@ class Finished:
     identity: Identity | None = None  # None: of a run that is kept nowhere
     settings: dict[str, object] = field(default_factory=dict)  # the options that a resumed run keeps
     epoch: int = 0
+    began: int | None = None  # how many epochs were finished when fine-tuning began; None: it has not
     history: list[Row] = field(default_factory=list)
     best: Best | None = None
     learner: Tensors = field(default_factory=dict)  # the last epoch's
     average: Tensors = field(default_factory=dict)
     optimizer: dict[int, Tensors] = field(default_factory=dict)  # its moments, by number of the parameter
-    scheduler: dict[str, object] = field(default_factory=dict)  # its state, where there is one
     training: dict[str, object] = field(default_factory=dict)  # settings of the last epoch
     category_names: dict[str, str] = field(default_factory=dict)
     resampling: str = "pillow"  # how photos were resampled, which a resumed run goes on with
@@ -126,7 +128,7 @@ class Finished:
         """Return what last.pth holds: plain types and tensors. There must be a best epoch."""
         parts = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         best = {"best": self.best.row, "best_learned": self.best.learned, "temperature": self.best.temperature}
-        best["results"] = self.best.results
+        best |= {"best_learns": self.best.learns, "results": self.best.results}
         return {"format_version": FORMAT_VERSION, **parts, "identity": asdict(self.identity), **best}
 
     @classmethod
@@ -137,7 +139,14 @@ class Finished:
             raise InputError(f"the state has format {version}, this program reads up to {FORMAT_VERSION}: update it")
         parts = saved if version > 2 else from_format_2(saved)
         parts = parts if version > 3 else from_format_3(parts)
-        best = Best(parts["best"], parts["best_learned"], found=parts["temperature"], results=parts["results"])
+        parts = parts if version > 4 else {**parts, "began": None, "best_learns": parts["identity"]["learns"]}
+        best = Best(
+            parts["best"],
+            parts["best_learned"],
+            learns=parts["best_learns"],
+            found=parts["temperature"],
+            results=parts["results"],
+        )
         parts = {entry.name: parts[entry.name] for entry in fields(cls)}
         return cls(**{**parts, "identity": Identity(**parts["identity"]), "best": best})
 
@@ -162,7 +171,6 @@ def from_format_2(saved: Mapping[str, object]) -> dict[str, object]:
     renamed = {
         "best_learned": saved["best_trained"],
         "learner": saved["trainee"],
-        "scheduler": {},
         "resampling": "torchvision",
     }
     return {**saved, **renamed, "identity": identity}

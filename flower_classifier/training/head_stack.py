@@ -46,6 +46,8 @@ class HeadStack:
         self.averages = [tensor.detach().clone() for tensor in self.stacked]
         self.optimizer = torch.optim.AdamW(self.parameter_groups(), fused=True)
         self.dropout = torch.tensor([one.dropout for one in settings], device=device).view(-1, 1, 1)
+        weights = settings[0].recipe.class_weights
+        self.class_weights = torch.tensor(weights, device=device) if weights else None  # (C,)
         self.smoothing = torch.tensor([one.recipe.label_smoothing for one in settings], device=device)
 
     def parameter_groups(self) -> list[dict[str, object]]:
@@ -62,6 +64,8 @@ class HeadStack:
         """Take one optimizer step of every head on a batch (B, D) with labels (B,)."""
         logits = self.logits(self.stacked, inputs, self.dropout)  # (H, B, C)
         losses = smoothed_losses(logits, labels, self.smoothing)
+        if self.class_weights is not None:
+            losses = losses * self.class_weights[labels]
         (losses.mean(dim=1).sum()).backward()  # no head's loss depends on another's parameters
         for index, parts in enumerate(self.parts):
             for part, tensor in zip(parts, self.stacked, strict=True):
@@ -83,10 +87,14 @@ class HeadStack:
 
     @torch.inference_mode()
     def losses_and_hits(
-        self, inputs: torch.Tensor, labels: torch.Tensor, temperatures: Sequence[float]
+        self, looks: Sequence[torch.Tensor], labels: torch.Tensor, temperatures: Sequence[float]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the averaged heads' losses for photos at some temperatures, (T, H, B), and which are right, (H, B)."""
-        logits, none = self.logits(self.averages, inputs), torch.zeros_like(self.smoothing)
+        """Return the averaged heads' losses for photos at some temperatures, (T, H, B), and which are right, (H, B).
+
+        `looks`: features (B, D) of each view of the photos, over which answers are means.
+        """
+        logits = torch.stack([self.logits(self.averages, inputs) for inputs in looks]).mean(dim=0)
+        none = torch.zeros_like(self.smoothing)
         losses = [smoothed_losses(logits / temperature, labels, none) for temperature in temperatures]
         return torch.stack(losses), logits.argmax(dim=2) == labels
 

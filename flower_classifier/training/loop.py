@@ -8,17 +8,17 @@ from dataclasses import replace
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.messages import progress, watched
-from flower_classifier.base.randomness import fold_seed
 from flower_classifier.base.seconds import Seconds
-from flower_classifier.features.inputs import Batch, Inputs, batches, whole
-from flower_classifier.judging.evaluation import Evaluation, evaluate
+from flower_classifier.features.inputs import Batch, Inputs
+from flower_classifier.judging.as_predicted import evaluate_on
+from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.training.finished import Row
+from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
 
 
@@ -45,21 +45,18 @@ def run_epoch(state: TrainState, train: Inputs, valid: Inputs) -> tuple[float, E
     Whatever is random in an epoch is a function of its number and the seed.
     """
     recipe, epoch, before = state.recipe, state.epoch + 1, train.seconds
-    rows = train.rows(recipe.schedule.view_of(epoch))  # extracted in the first epoch that needs it
+    recipe.prepare(train, epoch)
     started = time.perf_counter()
-    order_seed = fold_seed(recipe.seed, "shuffle", epoch)
-    shuffled = batches(rows, train.labels, recipe.batch_size, train.frozen.device, order_seed)
+    shuffled, number = recipe.batches(train, epoch), len(train.used)
     seed_torch(recipe.seed, "dropout", epoch)
     try:
-        with progress(len(rows), f"epoch {epoch}/{recipe.epochs}", "photo") as bar:
+        with progress(number, f"{recipe.stage}epoch {epoch}/{recipe.epochs}", "photo") as bar:
             train_loss = train_one_epoch(
-                state.learner, watched(shuffled, bar), state.optimizer, state.average, recipe.label_smoothing
+                state.learner, watched(shuffled, bar), state.optimizer, state.average, recipe, epoch, number
             )
-        if state.scheduler:
-            state.scheduler.step()
-        evaluation = evaluate(state.average.module, whole(valid))
+        evaluation = evaluate_on(state.average.module, valid)
     except FloatingPointError as error:
-        lower = f"lower the learning rate (now {recipe.learning_rate:g})"
+        lower = f"lower the {recipe.rate} (now {recipe.learning_rate:g})"
         raise RunError(f"the loss is not finite ({error}) in epoch {epoch}: {lower}") from None
     return train_loss, evaluation, replace(train.seconds - before, training=time.perf_counter() - started)
 
@@ -69,22 +66,40 @@ def train_one_epoch(
     batches: Iterable[Batch],
     optimizer: torch.optim.Optimizer,
     average: AveragedModel,
-    label_smoothing: float = 0.0,
+    recipe: Recipe,
+    epoch: int = 1,
+    number: int = 1,
 ) -> float:
     """Take one optimizer step per batch; return the mean loss over all samples, each as it was before its step.
 
-    Raises FloatingPointError, before the step, for a loss that is not finite.
+    `number` is that of the samples in an epoch. Raises FloatingPointError, before the step, for a loss that is not
+    finite.
     """
     learner.train()
     total, count = 0.0, 0
     for inputs, labels in batches:  # (B, ...), (B,)
-        loss = F.cross_entropy(learner(inputs), labels, label_smoothing=label_smoothing)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(loss.item())
         optimizer.zero_grad()
-        loss.backward()
+        total += backward(learner, inputs, labels, recipe) * len(labels)
+        recipe.before_step(optimizer, epoch - 1 + (count + len(labels) / 2) / number)
         optimizer.step()
         average.update_parameters(learner)
-        total += loss.item() * len(labels)
         count += len(labels)
     return total / count
+
+
+def backward(learner: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> float:
+    """Add the gradients of a batch's mean loss, in parts where it is too large for one forward; return that loss.
+
+    The parts have the batch's gradient: no learner that takes parts has layers that look across photos.
+    """
+    loss, size = 0.0, recipe.most_at_once or len(labels)
+    for some, their_labels in zip(inputs.split(size), labels.split(size), strict=True):
+        with recipe.precision(inputs.device):
+            logits = learner(some)
+        part = recipe.loss(logits.float(), their_labels)
+        if not torch.isfinite(part):
+            raise FloatingPointError(part.item())
+        share = len(their_labels) / len(labels)
+        (part * share).backward()
+        loss += part.item() * share
+    return loss

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from flower_classifier.base.randomness import fold_seed
+from flower_classifier.features.inputs import Batch, Inputs, batches
 from flower_classifier.features.schedule import Schedule
+
+
+def balanced(labels: Sequence[int], classes: int) -> tuple[float, ...]:
+    """Return weights with which every class counts the same, however many of the labels it has; their mean is 1."""
+    counts = Counter(labels)
+    return tuple(len(labels) / (classes * counts[label]) for label in range(classes))
 
 
 @dataclass(frozen=True)
@@ -21,12 +34,38 @@ class Recipe:
     seed: int
     weight_decay: float = 0.0  # by which AdamW shrinks weights, times the learning rate, at every step
     label_smoothing: float = 0.0  # share of a photo's label that is spread over all classes: Szegedy et al. 2016
+    class_weights: tuple[float, ...] = ()  # how much a photo of each class counts; none: all the same
     patience: int = 0  # epochs without a better one after which training stops; 0: it does not
+
+    stage: ClassVar[str] = ""  # what progress calls it
+    rate: ClassVar[str] = "learning rate"  # what `learning_rate` is called
+    most_at_once: ClassVar[int | None] = None  # photos that a forward takes; None: a batch
+
+    @property
+    def told(self) -> dict[str, object]:
+        """What the checkpoint says of the stage, beside the settings of the run."""
+        return {}
 
     @property
     def schedule(self) -> Schedule:
         """Which view each epoch uses."""
         return Schedule(self.views, self.epochs)
+
+    def prepare(self, train: Inputs, epoch: int) -> None:
+        """Have ready what an epoch needs of the training photos: what is extracted for it takes time of its own."""
+        train.prepare(self.schedule.view_of(epoch))
+
+    def batches(self, train: Inputs, epoch: int) -> Iterator[Batch]:
+        """Return an epoch's batches: all training photos, in an order of their own."""
+        rows, order_seed = train.rows(self.schedule.view_of(epoch)), fold_seed(self.seed, "shuffle", epoch)
+        return batches(rows, train.labels, self.batch_size, train.frozen.device, order_seed)
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of logits (B, C) with labels (B,): smoothed cross-entropy, weighted by class."""
+        if not self.class_weights:
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        losses = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="none")  # (B,)
+        return (losses * losses.new_tensor(self.class_weights)[labels]).mean()
 
     def parameter_groups(self, learner: nn.Module) -> list[dict[str, object]]:
         """Return what the optimizer steps, with the settings of each group.
@@ -44,9 +83,12 @@ class Recipe:
         """Return a fresh optimizer of a learner's parameters. Without weight decay AdamW is Adam."""
         return torch.optim.AdamW(self.parameter_groups(learner), fused=True)
 
-    def scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
-        """Return what changes the learning rate from epoch to epoch, if anything does.
+    def before_step(self, optimizer: torch.optim.Optimizer, epochs: float) -> None:
+        """Prepare a step, after so many epochs and parts of one. Nothing is to be done.
 
-        None: the parameters are averaged instead, which has the same effect.
+        The rates stay: the parameters are averaged instead, which has the same effect as letting them fall.
         """
-        return None
+
+    def precision(self, device: torch.device) -> contextlib.AbstractContextManager:
+        """Return the context in which a forward runs: of float32, which is as fast as any for a small learner."""
+        return contextlib.nullcontext()

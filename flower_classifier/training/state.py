@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flower_classifier.base.errors import InputError
@@ -14,7 +15,8 @@ from flower_classifier.base.words import counted, first_few
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import Classifier
-from flower_classifier.training.finished import Best, Finished, Identity, Row, rank
+from flower_classifier.training.fine_tuning import FineTuning
+from flower_classifier.training.finished import Best, Finished, Identity, Row, Tensors, rank
 from flower_classifier.training.recipe import Recipe
 
 # How fast the average forgets: the last tenth of the steps makes up 60 % of it. 4 and 16 gave equally good results.
@@ -31,6 +33,23 @@ def average_in(average: list[torch.Tensor], learner: list[torch.Tensor], steps_b
     torch._foreach_lerp_(average, learner, (DECAY + 1) / (DECAY + 1 + steps_before.item()))
 
 
+def learned(module: nn.Module) -> Tensors:
+    """Return a copy of a module's tensors, less its frozen parameters: what training may have changed.
+
+    In torch's usual memory format, so that the digest of what was read from a file is that of what was written.
+    """
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    state, usual = module.state_dict(), torch.contiguous_format
+    return {name: tensor.clone(memory_format=usual) for name, tensor in state.items() if name not in frozen}
+
+
+def put_back(module: nn.Module, tensors: Tensors) -> None:
+    """Load what `learned` has returned. Raises ValueError or RuntimeError for tensors that are another module's."""
+    if tensors.keys() != learned(module).keys():
+        raise ValueError("the tensors are another model's")
+    module.load_state_dict(tensors, strict=False)
+
+
 class TrainState:
     """What is being trained, and what of it is `finished`."""
 
@@ -44,16 +63,20 @@ class TrainState:
         identity: Identity | None = None,
         settings: Mapping[str, object] | None = None,
     ) -> None:
-        self.classifier, self.recipe, self.classes = classifier, recipe, tuple(classes)
-        self.learner = classifier.learner  # what the optimizer steps
+        self.classifier, self.classes = classifier, tuple(classes)
+        self.start(recipe)
+        self.training = dict(training or {})  # what the checkpoint says of the run, whichever stage it is in
+        names, resampling = dict(category_names or {}), classifier.preprocessing.resampling
+        self.finished = Finished(identity, dict(settings or {}), category_names=names, resampling=resampling)
+
+    def start(self, recipe: Recipe) -> None:
+        """Begin to learn by a recipe: with what of the classifier learns now, and a new optimizer."""
+        self.recipe = recipe
+        self.learner = self.classifier.learner  # what the optimizer steps
         self.optimizer = recipe.optimizer(self.learner)
-        self.scheduler = recipe.scheduler(self.optimizer)
         # What is evaluated and kept. Its batch-norm statistics (cnn's) are the learner's latest; averaged ones did no
         # better there.
         self.average = AveragedModel(self.learner, multi_avg_fn=average_in)
-        self.training = dict(training or {})  # what the checkpoint says of the run, from the next epoch on
-        names, resampling = dict(category_names or {}), classifier.preprocessing.resampling
-        self.finished = Finished(identity, dict(settings or {}), category_names=names, resampling=resampling)
 
     @property
     def epoch(self) -> int:
@@ -68,6 +91,11 @@ class TrainState:
         return self.finished.identity
 
     @property
+    def told(self) -> dict[str, object]:
+        """Return what the checkpoint says of the run, from the next epoch on."""
+        return {**self.training, **self.recipe.told}
+
+    @property
     def best(self) -> Best:
         """Return the best epoch. There must be one."""
         if self.finished.best is None:
@@ -75,29 +103,53 @@ class TrainState:
         return self.finished.best
 
     @property
+    def is_fine_tuning(self) -> bool:
+        """Whether the second stage has begun."""
+        return isinstance(self.recipe, FineTuning)
+
+    @property
     def has_stalled(self) -> bool:
         """Whether the recipe's patience is over: so many epochs were no better than the best one before them."""
         best, patience = self.finished.best, self.recipe.patience
-        return bool(patience and best and self.epoch - best.row["epoch"] >= patience)
+        since = max(best.row["epoch"], self.finished.began or 0) if best else 0
+        return bool(patience and best and self.epoch - since >= patience)
+
+    def unfreeze(self, recipe: FineTuning) -> None:
+        """Let the layers learn that a recipe names, beside the head."""
+        self.classifier.unfreeze(recipe.depths, recipe.unfreeze)
+        self.start(recipe)
+
+    def begin_fine_tuning(self, recipe: FineTuning) -> None:
+        """Begin the second stage: with the best epoch of the first, of which more than the head learns from here on."""
+        self.load_best()
+        self.unfreeze(recipe)
+        before, tensors = self.finished, learned(self.learner)
+        self.finished = replace(
+            before,
+            began=self.epoch,
+            best=replace(self.best, learned=tensors),
+            learner=tensors,
+            average=learned(self.average),
+            optimizer={},
+        )
 
     def record(self, train_loss: float, valid: Evaluation) -> Row:
         """Note a finished epoch, and keep its average if that is the best by validation accuracy, then loss."""
         before = self.finished
         row = Row(epoch=self.epoch + 1, train_loss=train_loss, valid_loss=valid.loss, valid_accuracy=valid.accuracy)
-        average = copy.deepcopy(self.average.state_dict())
+        average = learned(self.average)
         averaged = {name.removeprefix("module."): tensor for name, tensor in average.items() if name != "n_averaged"}
         is_better = before.best is None or rank(row) > rank(before.best.row)
-        best = Best(row, averaged, valid) if is_better else before.best
+        best = Best(row, averaged, valid, self.classifier.config.learns) if is_better else before.best
         self.finished = replace(
             before,
             epoch=row["epoch"],
             history=[*before.history, row],
             best=best,
-            learner=copy.deepcopy(self.learner.state_dict()),
+            learner=learned(self.learner),
             average=average,
             optimizer=copy.deepcopy(self.optimizer.state_dict()["state"]),
-            scheduler=copy.deepcopy(self.scheduler.state_dict()) if self.scheduler else {},
-            training={**self.training, "epoch": best.row["epoch"], "epochs": row["epoch"]},
+            training={**self.told, "epoch": best.row["epoch"], "epochs": row["epoch"]},
         )
         return row
 
@@ -126,17 +178,15 @@ class TrainState:
         for parameter, state in self.optimizer.state.items():
             if any(moment.shape not in ((), parameter.shape) for moment in state.values()):
                 raise ValueError("the optimizer's moments are another model's")
-        if self.scheduler:
-            self.scheduler.load_state_dict(saved.scheduler)
         self.classifier.preprocessing = replace(self.classifier.preprocessing, resampling=saved.resampling)
-        self.learner.load_state_dict(saved.learner)
-        self.average.load_state_dict(saved.average)
+        put_back(self.learner, saved.learner)
+        put_back(self.average, saved.average)
         names = self.finished.category_names or saved.category_names
         self.finished = replace(saved, settings=self.finished.settings, category_names=names)
 
     def load_best(self) -> None:
         """Put the best epoch's tensors into the learner."""
-        self.learner.load_state_dict(self.best.learned)
+        put_back(self.learner, self.best.learned)
 
     def keep_answers(self, valid: Evaluation) -> None:
         """Keep the best epoch's answers to the validation photos, from which its temperature is found."""
@@ -150,7 +200,7 @@ class TrainState:
         """Return what goes into checkpoint.pth: the best epoch's tensors, and how they came about."""
         classifier, finished = self.classifier, self.finished
         return Checkpoint(
-            model=classifier.config,
+            model=replace(classifier.config, learns=self.best.learns),
             preprocessing=classifier.preprocessing,
             classes=self.classes,
             tensors=classifier.state_with(self.best.learned),

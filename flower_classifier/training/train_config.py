@@ -16,11 +16,13 @@ from flower_classifier.networks.sizes import (
     IMAGE_SIZE,
     LAYER_WIDTH,
     MOST_LAYERS,
+    UNFREEZE,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+CLASS_WEIGHTS = ("equal", "balanced")
 # What a run that is resumed keeps, unless something else is typed
 KEPT = (
     "valid_split",
@@ -30,13 +32,18 @@ KEPT = (
     "hidden_units",
     "dropout",
     "image_size",
+    "mirror",
     "epochs",
     "learning_rate",
     "batch_size",
     "views",
     "weight_decay",
     "label_smoothing",
+    "class_weights",
     "patience",
+    "fine_tune",
+    "unfreeze",
+    "backbone_lr",
     "seed",
 )
 
@@ -50,17 +57,65 @@ class TrainConfig:
     """
 
     data_dir: Path = argument(
-        "data",
+        "most used",
         "folder that holds train/, valid/ (or val/) and perhaps test/, each with one folder of photos per class; "
         "or a folder that holds the class folders themselves",
         metavar="DATA_DIR",
     )
     summary: bool = option(
         False,
-        "data",
+        "most used",
         "open every photo, say what was found and about how long a new run would take, and stop: nothing is "
         "trained or written (but --download, where given, goes first)",
     )
+    category_names: Path | None = option(
+        None,
+        "most used",
+        "mapping from class folder to the name people use, such as cat_to_name.json; kept in the checkpoint",
+        metavar="JSON",
+    )
+    arch: str = option(
+        "vgg16",
+        "most used",
+        "cnn (small, trained from scratch), or any of torchvision's classification models: alexnet, vgg16, "
+        "densenet121, resnet50, mobilenet_v3_large, efficientnet_b0, convnext_tiny, vit_b_16, …; vgg, densenet and "
+        "resnet for short; or any of timm's (pip install timm): timm/NAME, timm/NAME.TAG",
+    )
+    epochs: int = option(
+        20, "most used", "passes over the training photos", metavar="N", limits=Limits(least=1, most=10**5)
+    )
+    learning_rate: float = option(
+        0.001,
+        "most used",
+        "AdamW's step size",
+        metavar="RATE",
+        limits=Limits(above=0, most=1000),
+        aliases=("lr",),
+    )
+    tune: bool = option(
+        False,
+        "most used",
+        "try dozens of heads on the same features first, and train the one that the validation photos choose: searches "
+        "--hidden_units, --dropout, --learning_rate, --weight_decay, --label_smoothing and --views, where not given; "
+        "a resumed run has its head already",
+    )
+    fine_tune: int = option(
+        0,
+        "most used",
+        "after --epochs of the head alone, so many more in which the network learns too: most accurate, but each "
+        "takes a minute or more on a CPU; 4 is a good number",
+        metavar="N",
+        limits=Limits(least=0, most=10**5),
+    )
+    gpu: bool = option(False, "most used", "use CUDA or Apple's MPS where there is one")
+    save_dir: Path = option(Path(), "most used", "where checkpoint.pth and run/ go; created if missing", metavar="DIR")
+    resume: bool = option(
+        False,
+        "most used",
+        "go on where the run in --save_dir stopped, as if it never had, with its own options where no others are "
+        "given; a larger --epochs trains longer",
+    )
+
     download: bool = option(
         False,
         "data",
@@ -73,25 +128,12 @@ class TrainConfig:
         metavar="SHARE",
         limits=Limits(above=0, below=1),
     )
-    category_names: Path | None = option(
-        None,
-        "data",
-        "mapping from class folder to the name people use, such as cat_to_name.json; kept in the checkpoint",
-        metavar="JSON",
-    )
     skip_bad: bool = option(
         False,
         "data",
         "train without the photos that cannot be opened, instead of stopping before the first epoch",
     )
 
-    arch: str = option(
-        "vgg16",
-        "model",
-        "cnn (small, trained from scratch), or any of torchvision's classification models: alexnet, vgg16, "
-        "densenet121, resnet50, mobilenet_v3_large, efficientnet_b0, convnext_tiny, vit_b_16, …; vgg, densenet and "
-        "resnet for short; or any of timm's (pip install timm): timm/NAME, timm/NAME.TAG",
-    )
     weights: str | None = option(
         None,
         "model",
@@ -118,25 +160,13 @@ class TrainConfig:
         limits=IMAGE_SIZE,
         unset=f"{DEFAULT_IMAGE_SIZE} for cnn; else the model's own",
     )
-
-    tune: bool = option(
+    mirror: bool = option(
         False,
-        "training",
-        "try dozens of heads on the same features first, and train the one that the validation photos choose: searches "
-        "--hidden_units, --dropout, --learning_rate, --weight_decay, --label_smoothing and --views, where not given; "
-        "a resumed run has its head already",
+        "model",
+        "answer with the mean over a photo and its mirror image: a little more accurate, and twice the work for each "
+        "photo; kept in the checkpoint",
     )
-    epochs: int = option(
-        20, "training", "passes over the training photos", metavar="N", limits=Limits(least=1, most=10**5)
-    )
-    learning_rate: float = option(
-        0.001,
-        "training",
-        "AdamW's step size",
-        metavar="RATE",
-        limits=Limits(above=0, most=1000),
-        aliases=("lr",),
-    )
+
     batch_size: int = option(
         64, "training", "photos per optimizer step", metavar="N", limits=Limits(least=1, most=10**6)
     )
@@ -162,6 +192,13 @@ class TrainConfig:
         metavar="SHARE",
         limits=Limits(least=0, below=1),
     )
+    class_weights: str = option(
+        "equal",
+        "training",
+        "how much a training photo counts: all the same, or those of small classes more, so that each class counts the "
+        "same in all",
+        choices=CLASS_WEIGHTS,
+    )
     patience: int = option(
         0,
         "training",
@@ -176,7 +213,21 @@ class TrainConfig:
         metavar="N",
         limits=Limits(least=0, below=2**63),
     )
-    gpu: bool = option(False, "training", "use CUDA or Apple's MPS where there is one")
+
+    unfreeze: str | None = option(
+        None,
+        "fine-tuning",
+        "what of the backbone learns: the last third of its layers, or all",
+        choices=UNFREEZE,
+        unset="last on a CPU, all on a GPU",
+    )
+    backbone_lr: float = option(
+        0.0001,
+        "fine-tuning",
+        "AdamW's step size for the backbone's last layer; it falls towards the first, and the head's is larger",
+        metavar="RATE",
+        limits=Limits(above=0, most=1000),
+    )
 
     cache_dir: Path | None = option(
         None,
@@ -194,13 +245,6 @@ class TrainConfig:
     )
     no_cache: bool = option(False, "feature cache", "keep features in memory, for this run alone")
 
-    save_dir: Path = option(Path(), "output", "where checkpoint.pth and run/ go; created if missing", metavar="DIR")
-    resume: bool = option(
-        False,
-        "output",
-        "go on where the run in --save_dir stopped, as if it never had, with its own options where no others are "
-        "given; a larger --epochs trains longer",
-    )
     no_report: bool = option(
         False, "output", "write no tables and pictures into run/, only summary.json: for a search over many runs"
     )

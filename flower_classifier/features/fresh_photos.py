@@ -1,0 +1,65 @@
+"""Batches of photos as a network that is fine-tuned sees them: cut and coloured anew in every epoch, and never kept.
+
+They are read a few batches ahead, on every core, so memory does not grow with the number of photos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from flower_classifier.base.randomness import fold_seed, generator
+from flower_classifier.features.extraction import in_order
+from flower_classifier.features.inputs import Batch, Inputs, UnusablePhotosError, shuffled
+from flower_classifier.photos.images import ImageError
+from flower_classifier.photos.views import FIRST_RANDOM_VIEW
+
+AHEAD = 256  # photos that are read at a time
+COLOUR = 0.2  # brightness, contrast and saturation change by at most this share
+GREY = (0.299, 0.587, 0.114)  # weights of R, G and B in a pixel's brightness: ITU-R BT.601
+
+
+def fresh_batches(inputs: Inputs, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+    """Yield batches of pixels, uint8 (B, 3, S, S), and labels (B,) on the device: all photos, in an order of their own.
+
+    Each photo is a random crop, mirrored half of the time, in other colours: functions of seed, epoch and the photo's
+    name. Raises UnusablePhotosError for photos that could be opened before.
+    """
+    used, labels, device = inputs.used, inputs.labels, inputs.frozen.device
+    order = shuffled(len(used), fold_seed(seed, "shuffle", epoch))
+    ahead = max(AHEAD // batch_size, 1) * batch_size
+    for chosen in order.split(ahead):
+        pixels = read(inputs, [used[place] for place in chosen.tolist()], seed, epoch)
+        for batch, places in zip(pixels.split(batch_size), chosen.split(batch_size), strict=True):
+            yield batch.to(device), labels[places].to(device)
+
+
+def read(inputs: Inputs, indices: Sequence[int], seed: int, epoch: int) -> torch.Tensor:
+    """Open photos on every core; return a fresh look at each, uint8 (N, 3, S, S)."""
+
+    def look(index: int) -> np.ndarray | ImageError:
+        try:
+            pixels = inputs.open_photo(index, [FIRST_RANDOM_VIEW + epoch])[0]
+        except ImageError as error:
+            return error.bare()
+        return recoloured(pixels, generator(seed, "colour", epoch, inputs.split.photos[index]))
+
+    # As for a CPU also where there is a GPU, since opening photos is all that is done
+    looks = list(in_order(look, [(index,) for index in indices], torch.device("cpu")))
+    if errors := [one for one in looks if isinstance(one, ImageError)]:
+        raise UnusablePhotosError(errors, "repair them, and resume")
+    return torch.from_numpy(np.stack(looks)).permute(0, 3, 1, 2)
+
+
+def recoloured(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return uint8 (S, S, 3) a little brighter or darker, with more or less contrast, paler or more colourful."""
+    brightness, contrast, saturation = 1 + rng.uniform(-COLOUR, COLOUR, 3).astype(np.float32)
+    values = pixels.astype(np.float32)  # (S, S, 3)
+    grey = values @ np.array(GREY, np.float32)  # (S, S)
+    middle = grey.mean()
+    # saturation moves a pixel from its own grey, contrast everything from the photo's
+    values = grey[..., None] + saturation * (values - grey[..., None])
+    values = brightness * (middle + contrast * (values - middle))
+    return np.clip(values + 0.5, 0, 255).astype(np.uint8)

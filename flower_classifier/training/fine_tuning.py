@@ -1,0 +1,98 @@
+"""How the network learns, once its head has: the recipe of the second stage.
+
+A head that has learned nothing yet would first spoil what a pretrained backbone knows; so it learns alone, on the
+frozen backbone, before some or all of that learns with it (Kumar et al. 2022).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from flower_classifier.features.fresh_photos import fresh_batches
+from flower_classifier.features.inputs import Batch, Inputs
+from flower_classifier.networks.classifier import Classifier
+from flower_classifier.networks.devices import MICRO_BATCH, has_bfloat16
+from flower_classifier.networks.layer_depths import parameter_depths
+from flower_classifier.training.recipe import Recipe
+
+LAST = 2 / 3  # the depth from which on layers are the `last`
+FIRST_LAYER = 0.1  # rate of the first layer, as a share of the last one's; between them its logarithm rises evenly
+HEAD = 3.0  # rate of the head, as a multiple of the backbone's: it has a rougher start
+WARM_UP = 0.1  # share of the steps in which the rates rise
+MOST_GRADIENT = 1.0  # norm beyond which gradients are scaled down
+
+
+@dataclass(frozen=True)
+class FineTuning(Recipe):
+    """The recipe of a second stage, which begins when `began` epochs are finished and ends at `epochs`.
+
+    `learning_rate` is the last layer's. Each parameter's rate rises for a tenth of the steps and then falls to zero as
+    a cosine does (Loshchilov & Hutter 2017).
+    """
+
+    began: int = 0
+    unfreeze: str = "all"  # one of UNFREEZE
+    depths: Mapping[str, float] = field(default_factory=dict)  # of the backbone's parameters that learn, by name
+    stage: ClassVar[str] = "fine-tuning, "
+    rate: ClassVar[str] = "backbone_lr"
+    # On a CPU several times faster than a whole batch, whose layers do not fit into its caches; and memory stays small
+    most_at_once: ClassVar[int | None] = MICRO_BATCH["cpu"]
+
+    @property
+    def told(self) -> dict[str, object]:
+        """What the checkpoint says of the stage: train.py's options."""
+        return {
+            "fine_tune": self.epochs - self.began,
+            "unfreeze": self.unfreeze,
+            "backbone_lr": self.learning_rate,
+        }
+
+    def prepare(self, train: Inputs, epoch: int) -> None:
+        """Prepare nothing: photos are read while they are used."""
+
+    def batches(self, train: Inputs, epoch: int) -> Iterator[Batch]:
+        """Return an epoch's batches: all training photos, in an order and with looks of their own."""
+        return fresh_batches(train, self.batch_size, self.seed, epoch)
+
+    def parameter_groups(self, learner: Classifier) -> list[dict[str, object]]:
+        """Return what the optimizer steps, a group each, with its rate and its decay."""
+        groups = []
+        for name, parameter in learner.named_parameters():
+            if parameter.requires_grad:
+                depth = self.depths.get(name.removeprefix("backbone."))
+                rate = self.learning_rate * (HEAD if depth is None else FIRST_LAYER ** (1 - depth))
+                decay = self.weight_decay if parameter.dim() > 1 else 0.0
+                groups.append({"params": [parameter], "lr": rate, "full": rate, "weight_decay": decay})
+        return groups
+
+    def before_step(self, optimizer: torch.optim.Optimizer, epochs: float) -> None:
+        """Set the rates, and scale large gradients down."""
+        share = self.share_of_rate((epochs - self.began) / (self.epochs - self.began))
+        for group in optimizer.param_groups:
+            group["lr"] = group["full"] * share
+        nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], MOST_GRADIENT)
+
+    @staticmethod
+    def share_of_rate(done: float) -> float:
+        """Return which share of its rate a parameter has when this share of the stage is done."""
+        if done < WARM_UP:
+            return done / WARM_UP
+        return (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
+
+    def precision(self, device: torch.device) -> contextlib.AbstractContextManager:
+        """Return the context in which a forward runs: of bfloat16 where the device has it."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device))
+
+
+def depths_of(classifier: Classifier, unfreeze: str) -> dict[str, float]:
+    """Return the backbone's parameters that learn, by name, with their depth from 0 to 1. `unfreeze`: of UNFREEZE."""
+    least = LAST if unfreeze == "last" else 0.0
+    depths = parameter_depths(classifier.backbone, classifier.preprocessing.crop_size)
+    return {name: depth for name, depth in depths.items() if depth >= least}

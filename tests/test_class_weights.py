@@ -1,0 +1,49 @@
+"""--class_weights balanced: each class counts the same in all, however many photos it has."""
+
+import shutil
+
+import pytest
+import torch
+from support import QUICK, read
+from torch.nn import functional as F
+
+from flower_classifier.training.recipe import Recipe, balanced
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weights_are_what_repeated_photos_would_be(smoothing):
+    """Two photos of one class and four of another count as if each of the two were there twice."""
+    labels = torch.tensor([0, 1, 1, 0, 1, 1])
+    logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    weights = balanced(labels.tolist(), 2)
+    assert weights == (1.5, 0.75)
+    recipe = Recipe(1, 0.001, 6, 1, 0, label_smoothing=smoothing, class_weights=weights)
+    repeated = [0, 0, 3, 3, 1, 2, 4, 5]
+    expected = F.cross_entropy(logits[repeated], labels[repeated], label_smoothing=smoothing)
+    torch.testing.assert_close(recipe.loss(logits, labels), expected)
+
+
+@pytest.fixture(scope="module")
+def unequal(flowers, tmp_path_factory):
+    """The drawn flowers, all but two of one species' training photos taken away."""
+    folder = tmp_path_factory.mktemp("unequal") / "flowers"
+    shutil.copytree(flowers, folder)
+    first = min((folder / "train").iterdir())
+    for photo in sorted(first.iterdir())[2:]:
+        photo.unlink()
+    return folder
+
+
+def test_a_run_weighs_by_class_with_a_search_and_in_fine_tuning(train_into, unequal, tmp_path):
+    """The first step's loss, of one batch with all photos, is the weighted one of the new head."""
+    options = (*QUICK, "--epochs", 1, "--batch_size", 100, "--views", 1)
+    for name in ("equal", "balanced"):
+        train_into(tmp_path / name, unequal, *options, "--class_weights", name)
+    equal, weighted = (read(tmp_path / name / "run" / "last.pth") for name in ("equal", "balanced"))
+    assert weighted["training"]["class_weights"] == "balanced"
+    assert weighted["history"][0]["train_loss"] != equal["history"][0]["train_loss"]
+    resumed = train_into(tmp_path / "balanced", unequal, "--resume", "--no_report", "--fine_tune", 1)
+    assert "now" not in resumed.err
+    train_into(tmp_path / "tuned", unequal, *options, "--class_weights", "balanced", "--tune", "--hidden_units", 0)
+    settings = read(tmp_path / "tuned" / "run" / "last.pth")["settings"]
+    assert settings["class_weights"] == "balanced"

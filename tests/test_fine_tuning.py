@@ -1,0 +1,313 @@
+"""Fine-tuning: more of the network learns, from the best head on, and nothing that was better is lost."""
+
+import contextlib
+import copy
+import math
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+from support import PROJECT, QUICK, parse_blocks, read, same
+from torch.nn import functional as F
+from torchvision import models
+
+import predict
+import train
+from flower_classifier.features.fresh_photos import fresh_batches, recoloured
+from flower_classifier.features.inputs import Inputs, UnusablePhotosError, prepare_inputs
+from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.frozen import place
+from flower_classifier.networks.layer_depths import parameter_depths
+from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.photos.images import load_image
+from flower_classifier.photos.splits import load_splits
+from flower_classifier.photos.views import open_views
+from flower_classifier.training.fine_tuning import FineTuning, depths_of
+from flower_classifier.training.loop import fit
+from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.state import DECAY, TrainState
+
+CPU = torch.device("cpu")
+TWO_STAGES = (*QUICK, "--hidden_units", 0, "--epochs", 2, "--fine_tune", 3, "--backbone_lr", 0.0001)
+
+
+@pytest.fixture(scope="module")
+def tuned(flowers, tmp_path_factory):
+    """The save_dir of a run of two stages."""
+    save_dir = tmp_path_factory.mktemp("tuned")
+    train.main([str(argument) for argument in (flowers, *TWO_STAGES, "--save_dir", save_dir)])
+    return save_dir
+
+
+# ------------------------------------------------------------------------------------------------- what learns, and how
+
+
+class InFloat32(FineTuning):
+    """The recipe on a device without bfloat16, which would hide small differences."""
+
+    def precision(self, device):
+        return contextlib.nullcontext()
+
+
+@pytest.mark.parametrize("unfreeze", ["last", "all"])
+def test_an_epoch_is_what_plain_torch_makes_of_the_same_pictures(flowers, unfreeze):
+    """Whole batches, rates and clipping written out, and layers in the order in which squeezenet lists them."""
+    splits = load_splits(flowers)
+    classifier, _ = new_classifier("squeezenet1_1", 6, "none", (8,), dropout=0.0)
+    frozen, head_recipe = place(classifier, CPU), Recipe(1, 0.001, 16, 1, 0)
+    train_photos, valid, _ = prepare_inputs(frozen, splits, 0, None, head_recipe.schedule)
+    state = TrainState(classifier, head_recipe, splits.classes)
+    fit(state, train_photos, valid)
+    depths = depths_of(classifier, unfreeze)
+    recipe = InFloat32(2, 0.001, 16, 1, 0, weight_decay=0.1, began=1, unfreeze=unfreeze, depths=depths)
+    state.begin_fine_tuning(recipe)
+    plain = copy.deepcopy(classifier)
+    fit(state, train_photos, valid)
+
+    layers = [name for name, layer in plain.backbone.named_modules() if isinstance(layer, torch.nn.Conv2d)]
+    groups = []
+    for name, parameter in plain.named_parameters():
+        depth = layers.index(name[9:].rpartition(".")[0]) / (len(layers) - 1) if name.startswith("backbone") else None
+        learns = depth is None or unfreeze == "all" or depth >= 2 / 3
+        parameter.requires_grad_(learns)
+        if learns:
+            rate = 0.003 if depth is None else 0.001 * 10 ** (depth - 1)
+            groups.append({"params": [parameter], "full": rate, "weight_decay": 0.1 * (parameter.dim() > 1)})
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
+    average, losses, seen = copy.deepcopy(plain), [], 0
+    for step, (pixels, labels) in enumerate(fresh_batches(train_photos, 16, 0, 2)):
+        optimizer.zero_grad()
+        loss = F.nll_loss(plain(pixels).log_softmax(1), labels)
+        loss.backward()
+        gradients = [group["params"][0].grad for group in groups]
+        norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients))
+        for gradient in gradients:
+            gradient.mul_(min(1, 1 / norm))
+        done = (seen + len(labels) / 2) / 48
+        share = done / 0.1 if done < 0.1 else 0.5 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
+        for group in optimizer.param_groups:
+            group["lr"] = group["full"] * share
+        optimizer.step()
+        with torch.no_grad():
+            for mean, parameter in zip(average.parameters(), plain.parameters(), strict=True):
+                mean.lerp_(parameter, (DECAY + 1) / (DECAY + 1 + step))
+        losses.append(loss.item() * len(labels))
+        seen += len(labels)
+    assert state.finished.history[-1]["train_loss"] == pytest.approx(sum(losses) / 48, abs=1e-5)
+    for kept, expected in ((state.finished.learner, plain), (state.finished.average, average)):
+        tensors = {name.removeprefix("module."): tensor for name, tensor in kept.items() if name != "n_averaged"}
+        wanted = {name: tensor for name, tensor in expected.named_parameters() if tensor.requires_grad}
+        assert tensors.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(tensors[name], tensor.detach(), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "vit_b_32", "swin_t"])
+def test_depths_rise_from_the_first_layer_to_the_last(arch):
+    """A transformer's tokens come first; attention's projection, which torch does not call, lies with its block."""
+    with torch.device("meta"):
+        module = models.get_model(arch)
+    module = module.to_empty(device="cpu")
+    for tensor in module.state_dict().values():
+        tensor.zero_()
+    depths = parameter_depths(module.eval(), 224)
+    assert depths.keys() == dict(module.named_parameters()).keys()
+    ends = {
+        "resnet18": ("conv1.weight", "layer1.0.conv1.weight", "layer4.1.bn2.bias", "fc.weight"),
+        "mobilenet_v3_small": ("features.0.0.weight", "features.5.block.0.0.weight", "classifier.3.bias"),
+        "vit_b_32": (
+            "conv_proj.weight",
+            "encoder.layers.encoder_layer_0.ln_1.weight",
+            "encoder.layers.encoder_layer_0.self_attention.out_proj.weight",
+            "encoder.layers.encoder_layer_11.mlp.3.weight",
+            "heads.head.weight",
+        ),
+        "swin_t": (
+            "features.0.0.weight",
+            "features.1.0.attn.relative_position_bias_table",
+            "features.7.1.mlp.3.bias",
+            "head.weight",
+        ),
+    }[arch]
+    found = [depths[name] for name in ends]
+    assert found == sorted(found)
+    assert len(set(found)) == len(found)
+    assert (min(depths.values()), depths[ends[-1]]) == (0, 1)
+
+
+def test_the_last_layers_learn_or_all_and_the_norms_keep_their_statistics(train_into, flowers, tmp_path):
+    options = ("--arch", "resnet18", "--weights", "none", "--no_report", "--epochs", 1, "--seed", 3)
+    train_into(tmp_path / "head", flowers, *options)
+    before = read(tmp_path / "head" / "checkpoint.pth")["state_dict"]
+    for unfreeze in ("last", "all"):
+        train_into(tmp_path / unfreeze, flowers, *options, "--fine_tune", 1, "--unfreeze", unfreeze)
+        tensors = read(tmp_path / unfreeze / "run" / "last.pth")["learner"]
+        changed = {name for name in tensors if not torch.equal(tensors[name], before[name])}
+        statistics = {name for name in before if "running" in name or "tracked" in name}
+        assert not changed & statistics
+        assert {"backbone.layer4.1.conv2.weight", "head.0.weight"} <= changed
+        assert ("backbone.conv1.weight" in changed) == (unfreeze == "all")
+        assert ("backbone.layer2.0.conv1.weight" in tensors) == (unfreeze == "all")
+
+
+# -------------------------------------------------------------------------------------------------------- fresh photos
+
+
+def test_every_epoch_sees_every_photo_anew_and_the_same_epoch_the_same(flowers):
+    splits = load_splits(flowers)
+    classifier, _ = new_classifier("squeezenet1_1", 6, "none", ())
+    inputs = Inputs(place(classifier, CPU), splits.train)
+
+    def looks(epoch, batch_size):
+        found = list(fresh_batches(inputs, batch_size, 5, epoch))
+        pixels, labels = (torch.cat(part) for part in zip(*found, strict=True))
+        assert pixels.dtype == torch.uint8
+        assert pixels.shape == (48, 3, 224, 224)
+        assert sorted(labels.tolist()) == sorted(splits.train.labels)
+        return pixels, labels
+
+    pixels, labels = looks(1, 7)
+    again, same_labels = looks(1, 48)  # however many at a time
+    assert torch.equal(pixels, again)
+    assert torch.equal(labels, same_labels)
+    other, other_labels = looks(2, 7)
+    assert not torch.equal(labels, other_labels)
+    seen = {photo.numpy().tobytes() for photo in (*pixels, *other)}
+    assert len(seen) == 96
+
+
+def test_colours_change_as_pillow_would_change_them(flowers):
+    """Its three enhancers in turn round to whole levels, and cut at the ends, which pale pixels do not reach."""
+    photo = load_image(next((flowers / "train").rglob("*.jpg")))
+    pixels = (80 + np.asarray(photo.resize((40, 40))) * (90 / 255)).astype(np.uint8)
+    for seed in range(5):
+        brightness, contrast, saturation = np.random.default_rng(seed).uniform(0.8, 1.2, 3)
+        expected = ImageEnhance.Color(Image.fromarray(pixels)).enhance(saturation)
+        expected = ImageEnhance.Brightness(ImageEnhance.Contrast(expected).enhance(contrast)).enhance(brightness)
+        found = recoloured(pixels, np.random.default_rng(seed))
+        assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 3
+        assert np.abs(found.astype(int) - pixels).max() > 3
+    assert recoloured(np.full((4, 4, 3), 250, np.uint8), np.random.default_rng(1)).max() <= 255
+
+
+def test_a_photo_that_breaks_while_the_network_learns_is_named_and_not_left_out(flowers, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(flowers, data)
+    splits = load_splits(data)
+    classifier, _ = new_classifier("squeezenet1_1", 6, "none", ())
+    inputs = Inputs(place(classifier, CPU), splits.train)
+    inputs.prepare()
+    photo = data / "train" / splits.train.photos[7].partition("train/")[2]
+    photo.write_bytes(b"no photo any more")
+    with pytest.raises(UnusablePhotosError, match=re.escape(photo.name)):
+        list(fresh_batches(inputs, 16, 0, 1))
+    with pytest.raises(UnusablePhotosError, match=re.escape(photo.name)):
+        inputs.through(inputs.frozen)
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+
+
+def test_what_it_reports_is_what_the_checkpoint_answers(run, flowers, tuned):
+    """Also in plain torch and float32, without what makes the network fast."""
+    saved = load_checkpoint(tuned / "checkpoint.pth")
+    assert saved.model.learns == "last"
+    photos = sorted((flowers / "test").rglob("*.jpg"))
+    outcome = run(predict, *photos, tuned / "checkpoint.pth", "--top_k", 1)
+    right = sum(answers[0][0] == path.split("/")[-2] for path, answers in parse_blocks(outcome.out).items())
+    assert saved.training["results"]["test"]["accuracy"] == right / len(photos)
+    pixels = torch.from_numpy(np.stack([open_views(photo, saved.preprocessing)[0] for photo in photos]))
+    with torch.inference_mode():
+        logits = saved.classifier(pixels.permute(0, 3, 1, 2))
+    labels = torch.tensor([saved.classes.index(photo.parent.name) for photo in photos])
+    loss = F.cross_entropy(logits / saved.temperature, labels).item()
+    assert saved.training["results"]["test"]["loss"] == pytest.approx(loss, abs=0.02)
+
+
+def test_heat_maps_are_drawn_of_it(run, flowers, tuned, tmp_path):
+    photo = next((flowers / "test").rglob("*.jpg"))
+    outcome = run(predict, photo, tuned / "checkpoint.pth", "--heatmap", "--plot", tmp_path / "heat.png")
+    assert outcome.code == 0, outcome.err
+    assert Image.open(tmp_path / "heat.png").size > (100, 100)
+
+
+@pytest.mark.parametrize(
+    ("how", "rate"), [(signal.SIGKILL, 0.0001), (signal.SIGINT, 0.0001), (signal.SIGINT, 0.001)], ids=str
+)
+def test_a_run_that_is_stopped_while_the_network_learns_ends_as_if_it_never_was(
+    train_into, flowers, tuned, tmp_path, how, rate
+):
+    """Also one whose network gets worse, so that the best epoch is the head's."""
+    options = (flowers, *TWO_STAGES, "--backbone_lr", rate)
+    whole = tuned if rate == 0.0001 else tmp_path / "whole"
+    if whole != tuned:
+        train_into(whole, *options)
+    tmp_path = tmp_path / "stopped"
+    command = [sys.executable, "train.py", *map(str, (*options, "--save_dir", tmp_path))]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for epoch in (1, 2, 3):
+        assert process.stdout.readline().startswith(f"epoch {epoch}/{2 if epoch < 3 else 5}")
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert process.returncode == (-how if how == signal.SIGKILL else 130)
+    finished = read(tmp_path / "run" / "last.pth")["epoch"]
+    assert finished == 2 if how == signal.SIGKILL else finished in (3, 4)
+    rest = train_into(tmp_path, flowers, "--resume", "--no_report")
+    assert f"resuming after epoch {finished}" in rest.err
+    for file in ("checkpoint.pth", "run/last.pth"):
+        assert same(read(tmp_path / file), read(whole / file))
+
+
+def test_a_finished_run_can_be_fine_tuned_later_and_longer(train_into, run, flowers, tuned, tmp_path):
+    head = train_into(tmp_path, flowers, *QUICK, "--hidden_units", 0, "--epochs", 2)
+    later = train_into(tmp_path, flowers, "--resume", "--fine_tune", 3, "--backbone_lr", 0.0001, "--no_report")
+    assert "trained already" not in later.err
+    assert same(read(tmp_path / "checkpoint.pth"), read(tuned / "checkpoint.pth"))
+    longer = train_into(tmp_path, flowers, "--resume", "--fine_tune", 4, "--no_report")
+    assert longer.out.startswith("epoch 6/6 ")
+    assert head.out.startswith("epoch 1/2 ")
+    done = train_into(tmp_path, flowers, "--resume", "--no_report")
+    assert "6 epochs trained already: a larger --fine_tune goes on" in done.err
+    for name, was, now in (("epochs", 2, 3), ("unfreeze", "last", "all")):
+        outcome = run(train, flowers, "--save_dir", tmp_path, "--resume", f"--{name}", now)
+        assert outcome.code == 2
+        assert f"--{name} was {was}, now {now}, but the network is being fine-tuned already" in outcome.err
+
+
+def test_a_stage_that_makes_nothing_better_changes_nothing_and_says_so(train_into, flowers, tmp_path):
+    options = (flowers, *QUICK, "--epochs", 4)
+    train_into(tmp_path / "one", *options)
+    outcome = train_into(tmp_path / "two", *options, "--fine_tune", 1, "--backbone_lr", 10)
+    assert "fine-tuning made nothing better: the checkpoint holds what the head had reached before" in outcome.err
+    one, two = (read(tmp_path / name / "checkpoint.pth") for name in ("one", "two"))
+    assert two["learns"] == "head"
+    assert one["temperature"] == two["temperature"]
+    assert one["training"]["results"] == two["training"]["results"]
+    assert same(one["state_dict"], two["state_dict"])
+
+
+def test_the_report_shows_where_fine_tuning_began(train_into, flowers, tmp_path):
+    train_into(tmp_path, flowers, *QUICK[:-1], "--epochs", 1, "--fine_tune", 1)
+    rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["\ufeffepoch", "1", "2"]
+    assert Image.open(tmp_path / "run" / "curves.png").width == 1200
+
+
+def test_the_summary_says_how_long_it_would_take(run, flowers):
+    outcome = run(train, flowers, *QUICK, "--fine_tune", 2, "--summary")
+    assert outcome.code == 0, outcome.err
+    layers = [layer for layer in models.squeezenet1_1().features.modules() if isinstance(layer, torch.nn.Conv2d)]
+    number = sum(parameter.numel() for layer in layers[-9:] for parameter in layer.parameters())  # of 25
+    assert f"for 2 epochs of fine-tuning {number:,} parameters of the backbone" in outcome.out
+
+
+def test_what_learns_as_a_whole_cannot_be_fine_tuned(run, flowers, tmp_path):
+    outcome = run(train, flowers, "--arch", "cnn", "--fine_tune", 1, "--save_dir", tmp_path)
+    assert outcome.code == 2
+    assert "--fine_tune lets go of a frozen backbone; cnn learns as a whole" in outcome.err
