@@ -99,7 +99,7 @@ class Model:
     def __repr__(self) -> str:
         config = self.classifier.config
         numbers = sum(parameter.numel() for parameter in self.classifier.learner.parameters())
-        what = "its head of {:,} parameters learns" if self.classifier.is_pretrained else "{:,} parameters"
+        what = "its head of {:,} parameters learns" if self.classifier.starts_frozen else "{:,} parameters"
         trained = f"trained for {counted(len(self.history), 'epoch')}" if self.history else "not trained yet"
         classes = counted(len(self.classes), "class", "classes")
         return f"{config.arch} on {self.frozen.device} for {classes}: {what.format(numbers)}; {trained}"
@@ -127,21 +127,24 @@ def build_model(
     image_size: int | None = None,
     seed: int = TrainConfig.seed,
     gpu: bool = False,
+    mirror: bool = TrainConfig.mirror,
 ) -> Model:
     """Put a new head, with one output per class of the data, on a pretrained network.
 
     `arch`: any classification model of torchvision or timm, or the small "cnn", which learns from scratch.
     `hidden_units`: the width of the head's hidden layer, or several widths, or 0 for none; without it what suits the
     architecture. `weights`: a name of theirs, a file, or "none" for random ones; without it the best. `image_size`
-    (pixels) is for cnn and timm's models. The arguments are the options of train.py. Raises InputError for a value that
-    does not fit, RunError where the weights cannot be downloaded.
+    (pixels) is for cnn and timm's models. `mirror`: answers are means over a photo and its mirror image. The arguments
+    are the options of train.py. Raises InputError for a value that does not fit, RunError where the weights cannot be
+    downloaded.
     """
     units = widths(hidden_units)
     check(data, arch=arch, hidden_units=units, dropout=dropout, image_size=image_size, seed=seed)
     with speaking():
         device = choose_device(gpu)
         with own_randomness(device):
-            classifier, chosen = new_classifier(arch, len(data.classes), weights, units, dropout, image_size, seed)
+            settings = (units, dropout, image_size, seed, mirror)
+            classifier, chosen = new_classifier(arch, len(data.classes), weights, *settings)
         training = {"weights": chosen.name, **({"licence": chosen.licence} if chosen.licence else {})}
         return Model(classifier, place(classifier, device), data.classes, data.category_names, training)
 
@@ -162,15 +165,25 @@ def train_model(
     """Train a model on the training photos, printing a line per epoch; it then is as it was after its best epoch.
 
     The best epoch is the one with the highest accuracy on the validation photos; they also choose the temperature that
-    makes the probabilities believable. The arguments are the options of train.py. If it is interrupted, the model holds
-    the best of the finished epochs. A second training goes on from what the first has reached, with a new optimizer.
+    makes the probabilities believable. The arguments are the options of train.py, which also fine-tunes the network. If
+    it is interrupted, the model holds the best of the finished epochs. A second training goes on from what the first
+    has reached, with a new optimizer.
 
     Raises UnusablePhotosError for photos that cannot be opened, InputError for a value that does not fit, RunError for
     a loss that is not finite.
     """
-    numbers = (epochs, learning_rate, batch_size, views, seed, weight_decay, label_smoothing)
     weights = balanced(data.splits.train.labels, len(data.classes)) if class_weights == "balanced" else ()
-    recipe = Recipe(*numbers, weights, patience)
+    recipe = Recipe(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        views=views,
+        seed=seed,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        class_weights=weights,
+        patience=patience,
+    )
     settings = {**asdict(recipe), "class_weights": class_weights}
     check(data, **settings)
     check_classes(model, data)

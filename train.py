@@ -36,6 +36,7 @@ import torch
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import note, warn
 from flower_classifier.base.seconds import Seconds
+from flower_classifier.base.signals import signals_held
 from flower_classifier.base.words import counted, printable
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs
@@ -63,14 +64,15 @@ from flower_classifier.studies.tuning import OPTIONS, search
 from flower_classifier.training.fine_tuning import FineTuning, depths_of
 from flower_classifier.training.finished import Finished, Identity, Row, epoch_line
 from flower_classifier.training.loop import fit
-from flower_classifier.training.recipe import Recipe, balanced
+from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.state import TrainState
 
 FLOWER_NAMES = Path(__file__).with_name("cat_to_name.json")
 # Options that may have other values when a run is resumed
 CHANGEABLE = ("learning_rate", "batch_size", "views", "weight_decay", "label_smoothing", "class_weights")
-OF_THE_HEAD = ("learning_rate", "views")  # those of them that fine-tuning does not use
+# Options that may not, once the network is fine-tuned: the head has learned with them
+SETTLED = ("epochs", "learning_rate", "views")
 
 
 def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
@@ -80,7 +82,6 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     if saved:
         config = config.resuming(saved.settings)
     arch, device = resolve_arch(config.arch), choose_device(config.gpu)
-    config = replace(config, unfreeze=config.unfreeze or ("last" if device.type == "cpu" else "all"))
     if config.tensorboard:
         check_tensorboard()
     splits, category_names = find_photos(config)
@@ -92,16 +93,18 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
         survey(splits, state, frozen, config.skip_bad, cached=not config.no_cache, second=second)
         return
 
-    report_start(splits, state, device, searching=config.tune and not saved)
+    report_start(config, splits, state, device, doing_of(config, saved))
     run_folder.begin()
     if saved:
         go_on(config, run_folder, state, saved)
 
     train, valid, test = read_photos(config, run_folder, splits, state, frozen)
+    weigh_classes(config, state, train)
     tuning = None
     if config.tune and not saved:
         config, tuning = tune(config, state, train, valid)
         state = start_state(config, classifier, weights, frozen, splits, category_names)
+        weigh_classes(config, state, train)
     state.leave_out(bad_in(train, valid, test), tested=splits.test.photos if splits.test else ())
     log = RunLog(run_folder.folder, state.finished.history, not config.no_report, config.tensorboard, tuning)
     with log, run_folder.saving(state, log.write):
@@ -146,9 +149,9 @@ def suggest_names(classes: Sequence[str]) -> None:
 
 def untrained(config: TrainConfig, arch: str, splits: Splits) -> tuple[Classifier, Weights]:
     """Return a new head on a backbone, and what the backbone's weights are. Raises InputError for options at odds."""
-    for option, does in (("tune", "searches among heads on"), ("fine_tune", "lets go of")):
+    for option in ("tune", "fine_tune"):
         if getattr(config, option) and not source_of(arch).pretrained:
-            raise InputError(f"{does} a frozen backbone; {arch} learns as a whole", option)
+            raise InputError(f"is for pretrained networks; all layers of {arch} learn from the start", option)
     units, classes = config.hidden_units, len(splits.classes)
     model = (units, config.dropout, config.image_size, config.seed, config.mirror)
     return new_classifier(arch, classes, config.weights, *model)
@@ -163,7 +166,8 @@ def start_state(
     category_names: dict[str, str],
 ) -> TrainState:
     """Return the state before the first epoch."""
-    recipe = recipe_of(config, splits)
+    given = {entry.name: getattr(config, entry.name) for entry in fields(Recipe)}
+    recipe = Recipe(**{**given, "class_weights": ()})  # which are known when the photos are
     identity = Identity(
         arch=classifier.config.arch,
         learns=classifier.config.learns,
@@ -184,27 +188,24 @@ def start_state(
     return TrainState(classifier, recipe, splits.classes, category_names, training, identity, config.kept)
 
 
-def recipe_of(config: TrainConfig, splits: Splits) -> Recipe:
-    """Return the recipe by which the head learns, or the whole of a network without weights."""
-    given = {entry.name: getattr(config, entry.name) for entry in fields(Recipe)}
-    are_balanced = config.class_weights == "balanced"
-    weights = balanced(splits.train.labels, len(splits.classes)) if are_balanced else ()
-    return Recipe(**{**given, "class_weights": weights})
-
-
 def go_on(config: TrainConfig, run_folder: RunFolder, state: TrainState, saved: Finished) -> None:
-    """Go on from what an earlier run has saved. Raises InputError where that cannot be gone on from."""
+    """Go on from what an earlier run has saved. Raises InputError if that is not possible."""
+    second = None
     if saved.began is not None:
-        for name in ("epochs", "unfreeze"):
-            before, now = saved.settings[name], getattr(config, name)
-            if before != now:
-                advice = "put that back, or start a new run"
-                raise InputError(
-                    f"was {before}, now {now}, but the network is being fine-tuned already: {advice}", name
-                )
-        state.unfreeze(fine_tuning(config, state, saved.began))
-    run_folder.go_on(state, saved)
+        check_settled(config, saved)
+        second = fine_tuning(replace(config, unfreeze=saved.training["unfreeze"]), state, saved.began)
+    run_folder.go_on(state, saved, second)
     report_resumed(config, state, saved)
+
+
+def check_settled(config: TrainConfig, saved: Finished) -> None:
+    """Raise InputError for an option that came too late: the network is being fine-tuned already."""
+    settled = {**{name: saved.settings[name] for name in SETTLED}, "unfreeze": saved.training["unfreeze"]}
+    for name, before in settled.items():
+        now = getattr(config, name)
+        if config.is_given(name) and now != before:
+            change = f"was {before}, now {now}, but the network is being fine-tuned already"
+            raise InputError(f"{change}: put that back, or start a new run", name)
 
 
 def read_photos(
@@ -240,6 +241,12 @@ def check_bad_photos(
 def bad_in(*parts: Inputs | None) -> list[str]:
     """Return the names of the photos that cannot be opened."""
     return [part.split.photos[index] for part in parts if part for index in sorted(part.bad)]
+
+
+def weigh_classes(config: TrainConfig, state: TrainState, train: Inputs) -> None:
+    """Let every class count the same, by the photos that can be opened, if that is asked for."""
+    if config.class_weights == "balanced":
+        state.weigh_classes(train.labels.tolist())
 
 
 def tune(config: TrainConfig, state: TrainState, train: Inputs, valid: Inputs) -> tuple[TrainConfig, Table]:
@@ -278,20 +285,28 @@ def train_epochs(state: TrainState, train: Inputs, valid: Inputs, run_folder: Ru
 
 
 def begin_fine_tuning(config: TrainConfig, run_folder: RunFolder, state: TrainState) -> None:
-    """Save what the head has reached, and let the network learn from there."""
-    run_folder.save(state)
-    state.begin_fine_tuning(fine_tuning(config, state, state.epoch))
+    """Save what the head has reached, with the options of this process, and let the network learn from there."""
+    run_folder.save(state, anyway=True)
+    recipe = fine_tuning(config, state, state.epoch)
+    with signals_held():
+        state.begin_fine_tuning(recipe)
     number = sum(parameter.numel() for parameter in state.learner.parameters() if parameter.requires_grad)
-    what = "all layers" if config.unfreeze == "all" else "the last layers"
-    note(f"fine-tuning {what} of {config.arch} and its head for {config.fine_tune} epochs: {number:,} parameters")
+    what = "all layers" if recipe.unfreeze == "all" else "the last third of the layers"
+    epochs = counted(config.fine_tune, "epoch")
+    note(f"fine-tuning {what} of {state.identity.arch} and its head for {epochs}: {number:,} parameters")
 
 
 def fine_tuning(config: TrainConfig, state: TrainState, began: int) -> FineTuning:
-    """Return the recipe of the second stage, which begins after so many epochs."""
+    """Return the recipe of the second stage, which begins after so many epochs; it runs the network to know its layers.
+
+    Without --unfreeze a CPU, which is slow, trains fewer layers.
+    """
     first = {entry.name: getattr(state.recipe, entry.name) for entry in fields(Recipe)}
     second = {"epochs": began + config.fine_tune, "learning_rate": config.backbone_lr}
-    depths = depths_of(state.classifier, config.unfreeze)
-    return FineTuning(**{**first, **second}, began=began, unfreeze=config.unfreeze, depths=depths)
+    unfreeze = config.unfreeze or ("last" if state.classifier.mean.device.type == "cpu" else "all")
+    return FineTuning(
+        **{**first, **second}, began=began, unfreeze=unfreeze, depths=depths_of(state.classifier, unfreeze)
+    )
 
 
 def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> dict[str, Evaluation]:
@@ -312,14 +327,24 @@ def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> dict[st
 # --------------------------------------------------------------------------------------------------- at the terminal
 
 
-def report_start(splits: Splits, state: TrainState, device: torch.device, searching: bool) -> None:
+def doing_of(config: TrainConfig, saved: Finished | None) -> str:
+    """Return in a word what comes first: a search, fine-tuning that goes on, or else training."""
+    if saved and saved.began is not None:
+        return "fine-tuning"
+    return "searching" if config.tune and not saved else "training"
+
+
+def report_start(config: TrainConfig, splits: Splits, state: TrainState, device: torch.device, doing: str) -> None:
     """Say on stderr what was found and what will be trained."""
     parts = [f"{len(split):,} {split.spoken}" for split in (splits.train, splits.valid, splits.test) if split]
     note(f"{counted(len(splits.classes), 'class', 'classes')}; photos: {', '.join(parts)}")
     model, recipe = state.classifier.config, state.recipe
     numbers = sum(parameter.numel() for parameter in state.learner.parameters())
     learns = f"its head of {numbers:,} parameters" if model.learns == "head" else f"all {numbers:,} parameters"
-    note(f"{model.arch} on {device}: {'searching for its head' if searching else f'training {learns}'}")
+    what = {"fine-tuning": "fine-tuning it", "searching": "searching for its head", "training": f"training {learns}"}
+    note(f"{model.arch} on {device}: {what[doing]}")
+    for name in {"unfreeze", "backbone_lr"} & config.typed if not config.fine_tune else ():
+        warn(f"--{name} says how --fine_tune goes, which is not asked for")
     if recipe.views > max(recipe.epochs, TrainConfig.views):
         note(f"--views {recipe.views}: only the first {recipe.epochs} will be used, one per epoch")
 
@@ -327,13 +352,11 @@ def report_start(splits: Splits, state: TrainState, device: torch.device, search
 def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> None:
     """Say on stderr where a resumed run stands, and what is different from here on."""
     if saved.epoch >= state.recipe.epochs and not (config.fine_tune and saved.began is None):
-        more = "--epochs" if saved.began is None else "--fine_tune"
-        note(f"{counted(saved.epoch, 'epoch')} trained already: a larger {more} goes on")
+        more = "a larger --epochs, or --fine_tune," if saved.began is None else "a larger --fine_tune"
+        note(f"{counted(saved.epoch, 'epoch')} trained already: {more} trains longer")
         return
     note(f"resuming after epoch {saved.epoch}{', in the midst of fine-tuning' if state.is_fine_tuning else ''}")
-    for key in (*CHANGEABLE, "backbone_lr"):
-        if state.is_fine_tuning and key in OF_THE_HEAD:
-            continue
+    for key in (*CHANGEABLE, *state.recipe.told):
         now = state.told.get(key)
         before = saved.training.get(key, now)  # an earlier version may not have had the option
         if before != now:
@@ -347,7 +370,7 @@ def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_fold
     print(summary(judged, evaluation))
     print(f"checkpoint: {printable(str(run_folder.checkpoint_path))}", flush=True)
     if state.is_fine_tuning and state.best.learns == "head":
-        note("fine-tuning made nothing better: the checkpoint holds what the head had reached before")
+        note("fine-tuning made nothing better: the checkpoint holds the best epoch of the head")
     earlier = run_folder.best_earlier(state.identity.valid)
     if earlier and not earlier.comparable:
         note(f"an earlier run reached {earlier.accuracy:.2%} on other validation photos: {earlier.checkpoint}")

@@ -47,3 +47,17 @@ def test_a_run_weighs_by_class_with_a_search_and_in_fine_tuning(train_into, uneq
     train_into(tmp_path / "tuned", unequal, *options, "--class_weights", "balanced", "--tune", "--hidden_units", 0)
     settings = read(tmp_path / "tuned" / "run" / "last.pth")["settings"]
     assert settings["class_weights"] == "balanced"
+
+
+def test_photos_that_cannot_be_opened_do_not_count(train_into, unequal, tmp_path):
+    """Broken or absent, it is the same."""
+    data = tmp_path / "data"
+    shutil.copytree(unequal, data)
+    options = (*QUICK, "--epochs", 1, "--class_weights", "balanced", "--views", 1)
+    train_into(tmp_path / "absent", data, *options)
+    folder = min((data / "train").iterdir())
+    for number in range(6):
+        (folder / f"zz_broken_{number}.jpg").write_bytes(b"no photo")
+    train_into(tmp_path / "broken", data, *options, "--skip_bad")
+    absent, broken = (read(tmp_path / name / "run" / "last.pth") for name in ("absent", "broken"))
+    assert broken["history"][0]["train_loss"] == pytest.approx(absent["history"][0]["train_loss"], rel=1e-3)

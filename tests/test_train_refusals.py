@@ -144,7 +144,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_finished_epochs(tr
     outcome = run(train, flowers, *deep, "--epochs", 9, "--lr", 1000, "--save_dir", tmp_path, "--resume")
     assert outcome.code == 1
     assert re.search(
-        r"the loss is not finite \((nan|inf)\) in epoch 2: lower the learning rate \(now 1000\)", outcome.err
+        r"the loss is not finite \((nan|inf)\) in epoch 2: lower --learning_rate \(now 1000\)", outcome.err
     )
     assert same({file: read(tmp_path / file) for file in kept}, kept)
 

@@ -233,7 +233,7 @@ def test_another_signal_ends_the_whole_run(flowers, tmp_path):
 def test_what_learns_as_a_whole_has_no_heads_to_search(run, flowers, tmp_path):
     outcome = run(train, flowers, "--arch", "cnn", "--tune", "--save_dir", tmp_path)
     assert (outcome.code, outcome.out) == (2, "")
-    assert "--tune searches among heads on a frozen backbone; cnn learns as a whole" in outcome.err
+    assert "--tune is for pretrained networks; all layers of cnn learn from the start" in outcome.err
 
 
 # -------------------------------------------------------------------------------------- the options it searches

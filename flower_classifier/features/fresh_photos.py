@@ -1,6 +1,6 @@
 """Batches of photos as a network that is fine-tuned sees them: cut and coloured anew in every epoch, and never kept.
 
-They are read a few batches ahead, on every core, so memory does not grow with the number of photos.
+They are read in blocks, on every core, and the network waits meanwhile: on a CPU it needs the same cores.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flower_classifier.features.inputs import Batch, Inputs, UnusablePhotosError
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.views import FIRST_RANDOM_VIEW
 
-AHEAD = 256  # photos that are read at a time
+BLOCK = 256  # photos that are read at a time: more would only take memory
 COLOUR = 0.2  # brightness, contrast and saturation change by at most this share
 GREY = (0.299, 0.587, 0.114)  # weights of R, G and B in a pixel's brightness: ITU-R BT.601
 
@@ -29,28 +29,29 @@ def fresh_batches(inputs: Inputs, batch_size: int, seed: int, epoch: int) -> Ite
     """
     used, labels, device = inputs.used, inputs.labels, inputs.frozen.device
     order = shuffled(len(used), fold_seed(seed, "shuffle", epoch))
-    ahead = max(AHEAD // batch_size, 1) * batch_size
-    for chosen in order.split(ahead):
-        pixels = read(inputs, [used[place] for place in chosen.tolist()], seed, epoch)
+    block = max(BLOCK // batch_size, 1) * batch_size  # whole batches
+    for chosen in order.split(block):
+        pixels = read_augmented(inputs, [used[place] for place in chosen.tolist()], seed, epoch)
         for batch, places in zip(pixels.split(batch_size), chosen.split(batch_size), strict=True):
             yield batch.to(device), labels[places].to(device)
 
 
-def read(inputs: Inputs, indices: Sequence[int], seed: int, epoch: int) -> torch.Tensor:
-    """Open photos on every core; return a fresh look at each, uint8 (N, 3, S, S)."""
+def read_augmented(inputs: Inputs, indices: Sequence[int], seed: int, epoch: int) -> torch.Tensor:
+    """Open photos on every core; return each cut and coloured as in this epoch alone, uint8 (N, 3, S, S)."""
+    view = FIRST_RANDOM_VIEW + epoch  # a random crop, half of the time mirrored; the numbers before are kept features'
 
-    def look(index: int) -> np.ndarray | ImageError:
+    def open_augmented(index: int) -> np.ndarray | ImageError:
         try:
-            pixels = inputs.open_photo(index, [FIRST_RANDOM_VIEW + epoch])[0]
+            pixels = inputs.open_photo(index, [view])[0]
         except ImageError as error:
             return error.bare()
         return recoloured(pixels, generator(seed, "colour", epoch, inputs.split.photos[index]))
 
-    # As for a CPU also where there is a GPU, since opening photos is all that is done
-    looks = list(in_order(look, [(index,) for index in indices], torch.device("cpu")))
-    if errors := [one for one in looks if isinstance(one, ImageError)]:
+    # The CPU's workers also where there is a GPU: it has no part in this
+    opened = list(in_order(open_augmented, [(index,) for index in indices], torch.device("cpu")))
+    if errors := [one for one in opened if isinstance(one, ImageError)]:
         raise UnusablePhotosError(errors, "repair them, and resume")
-    return torch.from_numpy(np.stack(looks)).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack(opened)).permute(0, 3, 1, 2)
 
 
 def recoloured(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

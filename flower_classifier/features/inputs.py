@@ -234,8 +234,8 @@ def judged_inputs(
     frozen: FrozenPart, split: Split, cache: FeatureCache | None = None, announced: bool = True
 ) -> Inputs:
     """Return the inputs of a split that is judged: of each photo the views that an answer is the mean of."""
-    looks = len(frozen.config.looks)
-    return Inputs(frozen, split, cache=cache, schedule=Schedule(looks, looks), announced=announced)
+    number = len(frozen.config.answer_views)
+    return Inputs(frozen, split, cache=cache, schedule=Schedule(number, number), announced=announced)
 
 
 def check_photos_left(classes: Sequence[str], train: Inputs, *others: Inputs | None) -> None:

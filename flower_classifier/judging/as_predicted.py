@@ -1,4 +1,4 @@
-"""What a learner answers to a split's photos, whatever of the network it is."""
+"""Evaluating whatever learns on a split: a head on its rows, a network as predict.py would run it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from flower_classifier.networks.frozen import FrozenPart
 
 
 def evaluate_on(learner: nn.Module, inputs: Inputs) -> Evaluation:
-    """Return what a learner answers to the photos of a split: the mean over the looks that the classifier takes.
+    """Return what a learner answers to the photos of a split: the mean over the views that answer.
 
     A head gets their rows. A pretrained network that learns gets the photos themselves, and runs as predict.py will run
     it: fast, and with the same digits. Raises FloatingPointError where the loss is not finite, UnusablePhotosError for
     photos that could be opened before.
     """
-    if isinstance(learner, Classifier) and learner.is_pretrained:
-        inputs, learner = inputs.through(FrozenPart(learner, inputs.frozen.device)), learner.head
-    looks = [evaluate(learner, whole(inputs, view)) for view in inputs.frozen.config.looks]
-    return replace(looks[0], logits=torch.stack([look.logits for look in looks]).mean(dim=0))
+    if isinstance(learner, Classifier) and learner.starts_frozen:
+        learner.train()  # some of timm's networks keep what belongs to earlier weights until then
+        inputs, learner = inputs.through(FrozenPart(learner.eval(), inputs.frozen.device)), learner.head
+    by_view = [evaluate(learner, whole(inputs, view)) for view in inputs.frozen.config.answer_views]
+    return replace(by_view[0], logits=torch.stack([one.logits for one in by_view]).mean(dim=0))

@@ -92,7 +92,8 @@ class Predictor:
         if not photos:
             return
         photos = [settled(photo) for photo in photos]
-        work = [(indices, self.frozen.config.looks) for indices in micro_batches(len(photos), self.frozen.device)]
+        views = self.frozen.config.answer_views
+        work = [(indices, views) for indices in micro_batches(len(photos), self.frozen.device)]
         workers = min(len(work), MOST_WORKERS)  # for a single photo one, with every core
         with progress(len(photos), "photos", "photo", hidden=bar is None) as own_bar:
             for done in extract(self.frozen, open_photo, work, bar or own_bar, workers):
@@ -105,16 +106,15 @@ class Predictor:
                     yield outcomes[index]
 
     @torch.inference_mode()
-    def head_answers(self, looks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take the frozen part's rows (B, ...) of each look to mean features (B, D) and logits (B, C), on the CPU."""
-        by_look = [to_learner(rows, self.frozen.device) for rows in looks]
+    def head_answers(self, views: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take the frozen part's rows (B, ...) of each view to mean features (B, D) and logits (B, C), on the CPU."""
+        features = [to_learner(rows, self.frozen.device) for rows in views]
         if self.frozen.network is None:  # the rows are pixels
-            by_look = [self.classifier.features(pixels) for pixels in by_look]
-        logits = torch.stack([self.classifier.head(features) for features in by_look]).mean(dim=0)
-        features = torch.stack(by_look).mean(dim=0)
+            features = [self.classifier.features(pixels) for pixels in features]
+        logits = torch.stack([self.classifier.head(one) for one in features]).mean(dim=0)
         if not logits.isfinite().all():
             raise InputError(BROKEN)
-        return features.cpu(), logits.cpu()
+        return torch.stack(features).mean(dim=0).cpu(), logits.cpu()
 
     def heatmap(self, photo: PhotoSource, class_name: str, size: tuple[int, int]) -> Heatmap | None:
         """Return which places of a photo of `size` (width, height) speak for a class.

@@ -27,7 +27,7 @@ class ModelConfig:
     mirror: bool = False  # whether an answer is the mean of those to a photo and to its mirror image
 
     @property
-    def looks(self) -> tuple[int, ...]:
+    def answer_views(self) -> tuple[int, ...]:
         """The views of a photo of whose logits an answer is the mean."""
         return (0, 1) if self.mirror else (0,)
 
@@ -44,13 +44,13 @@ class Classifier(nn.Module):
         self.head = head
         for name, numbers in (("mean", self.preprocessing.mean), ("std", self.preprocessing.std)):
             self.register_buffer(name, in_levels(numbers), persistent=False)  # the preprocessing is what is saved
-        if self.is_pretrained:
+        if self.starts_frozen:
             self.backbone.requires_grad_(False)
         self.eval()
 
     @property
-    def is_pretrained(self) -> bool:
-        """Whether the backbone came with weights. It is frozen then, until some of it is told to learn."""
+    def starts_frozen(self) -> bool:
+        """Whether the head learns alone at first: there are pretrained weights for such a backbone."""
         return source_of(self.config.arch).pretrained
 
     @property
@@ -64,7 +64,7 @@ class Classifier(nn.Module):
         Those of a few photos at a time would be worse than the ones that come with the weights.
         """
         super().train(mode)
-        if self.is_pretrained:
+        if self.starts_frozen:
             self.backbone.eval()
         return self
 

@@ -1,4 +1,4 @@
-"""What of a classifier does not learn, in the form in which it runs fastest.
+"""What of a classifier does not learn (at the time), in the form in which it runs fastest.
 
     frozen = place(classifier, device)
     rows = frozen(pixels)                      what is computed once per photo, and kept
@@ -53,7 +53,7 @@ class FrozenPart:
         self.memory_format, self.bfloat16 = torch.contiguous_format, False
         self.original: nn.Module | None = None  # whose numbers it has
         self.network: nn.Module | None = None  # what runs
-        if classifier.is_pretrained:
+        if classifier.starts_frozen:
             self.place_backbone(classifier.backbone)
 
     @property

@@ -14,13 +14,13 @@ def parameter_depths(backbone: nn.Module, side: int) -> dict[str, float]:
     attention, which torch computes in one function) lie as deep as the module that holds it.
     """
     order = called_in_order(backbone, side)
-    last = max(len(order) - 1, 1)
+    last = len(order) - 1
     depths = {}
     for name, _ in backbone.named_parameters():
         owner = name.rpartition(".")[0]
         while owner and owner not in order:
             owner = owner.rpartition(".")[0]
-        depths[name] = order.get(owner, 0) / last  # the backbone's own are used first, a class token among them
+        depths[name] = order.get(owner, 0) / last if last else 1.0  # a class token, the backbone's own, comes first
     return depths
 
 

@@ -65,7 +65,14 @@ def draw_curves(history: Sequence[dict[str, float]], best_epoch: int, began: int
         if began in epochs[:-1]:
             axes.axvline(began + 0.5, color=FAINT, linewidth=1, zorder=1.5)
             style = text_style(NORMAL, FAINT)
-            axes.text(began + 0.5, 0.02, "fine-tuning ", ha="right", transform=axes.get_xaxis_transform(), **style)
+            axes.text(
+                began + 0.5,
+                0.02,
+                "fine-tuning \N{RIGHTWARDS ARROW} ",
+                ha="right",
+                transform=axes.get_xaxis_transform(),
+                **style,
+            )
         if len(epochs) == 1:
             axes.set_xlim(0, 2)
             axes.set_xticks(epochs)

@@ -37,7 +37,11 @@ REPORT_FILES = (
         "losses, validation accuracy and seconds: one row per epoch, written when the run saves",
         "history",
     ),
-    ReportFile("curves.png", "losses and validation accuracy as curves, with the best epoch marked", "history"),
+    ReportFile(
+        "curves.png",
+        "losses and validation accuracy, with the best epoch and the beginning of fine-tuning marked",
+        "history",
+    ),
     ReportFile(
         "tuning.csv",
         "with `--tune`: every head that was tried, its options and what it reached on the validation photos",

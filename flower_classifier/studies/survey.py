@@ -18,7 +18,7 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import bars_are_shown, note, progress
 from flower_classifier.base.words import counted, printable
 from flower_classifier.features.extraction import in_order
-from flower_classifier.features.inputs import LISTED_BAD, Inputs, check_photos_left
+from flower_classifier.features.inputs import LISTED_BAD, Inputs, check_photos_left, judged_inputs
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.frozen import FrozenPart
 from flower_classifier.photos.images import ImageError, load_image, upright_size
@@ -49,7 +49,7 @@ def survey(
     names = [printable(category_names.get(name, name)) for name in splits.classes]
     found = [split for split in (splits.train, splits.valid, splits.test) if split]
     parts = [Inputs(frozen, found[0], recipe.seed, schedule=recipe.schedule)]
-    parts += [Inputs(frozen, split, recipe.seed) for split in found[1:]]
+    parts += [judged_inputs(frozen, split) for split in found[1:]]
     numbers = ", ".join(f"{len(part.split):,} {part.split.spoken}" for part in parts)
     print(f"{counted(len(splits.classes), 'class', 'classes')}: {numbers} photos")
     show("smallest class", class_sizes([names[label] for label in splits.train.labels]))
@@ -62,7 +62,7 @@ def survey(
     if all(part.used for part in parts):
         show("expected", expected(parts, classifier, recipe, cached))
     if all(part.used for part in parts) and second:
-        show("and then", expected_of_second(parts, classifier, second))
+        show("and then", expected_of_second(parts, classifier, recipe, second))
     if errors and not skip_bad:
         advice = "repair or remove them, or leave them out (option skip_bad)"
         raise InputError(f"{counted(len(errors), 'photo')} cannot be used; {advice}")
@@ -178,12 +178,13 @@ def expected(parts: Sequence[Inputs], classifier: Classifier, recipe: Recipe, ca
     """Say how long the run would take, and with what."""
     train, *held_out = parts
     passes, others = train.schedule.used, sum(len(part.used) for part in held_out)
+    answering = len(classifier.config.answer_views)
     if not bars_are_shown():
         note("measuring how fast that goes")
-    reading = reading_seconds(train, others)
-    learning = recipe.epochs * epoch_seconds(train, classifier, recipe, len(held_out[0].used))
+    reading = reading_seconds(train, answering * others)
+    learning = recipe.epochs * epoch_seconds(train, classifier, recipe, answering * len(held_out[0].used))
     what = "the head" if classifier.config.learns == "head" else "training"
-    passed = f"{counted(passes, 'pass', 'passes')} over {len(train.used):,} photos and 1 over {others:,}"
+    passed = f"{counted(passes, 'pass', 'passes')} over {len(train.used):,} photos and {answering} over {others:,}"
     cache = "less what the cache holds; " if cached else ""
     return (
         f"about {duration(reading + learning)} for {counted(recipe.epochs, 'epoch')}: "
@@ -192,10 +193,11 @@ def expected(parts: Sequence[Inputs], classifier: Classifier, recipe: Recipe, ca
     )
 
 
-def expected_of_second(parts: Sequence[Inputs], classifier: Classifier, recipe: FineTuning) -> str:
+def expected_of_second(parts: Sequence[Inputs], classifier: Classifier, first: Recipe, recipe: FineTuning) -> str:
     """Say how long a second stage would take, and what would learn in it."""
     number = recipe.epochs - recipe.began
-    seconds = number * fine_tuning_seconds(parts[0], classifier, recipe, len(parts[1].used))
+    judged = len(classifier.config.answer_views) * len(parts[1].used)
+    seconds = number * fine_tuning_seconds(parts[0], classifier, first, recipe, judged)
     learning = counted(sum(classifier.backbone.get_parameter(name).numel() for name in recipe.depths), "parameter")
     return f"about {duration(seconds)} for {counted(number, 'epoch')} of fine-tuning {learning} of the backbone"
 

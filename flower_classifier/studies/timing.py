@@ -13,7 +13,7 @@ import torch
 
 from flower_classifier.base.messages import progress
 from flower_classifier.features.extraction import extract, shared_cores
-from flower_classifier.features.fresh_photos import read
+from flower_classifier.features.fresh_photos import read_augmented
 from flower_classifier.features.inputs import EVALUATION_BATCH, Batch, Inputs, batches
 from flower_classifier.judging.evaluation import Evaluation, evaluate
 from flower_classifier.networks.classifier import Classifier
@@ -90,20 +90,24 @@ def epoch_seconds(train: Inputs, classifier: Classifier, recipe: Recipe, validat
     return learning * len(train.used) + judging * validated + keeping
 
 
-def fine_tuning_seconds(train: Inputs, classifier: Classifier, recipe: FineTuning, validated: int) -> float:
+def fine_tuning_seconds(
+    train: Inputs, classifier: Classifier, first: Recipe, recipe: FineTuning, validated: int
+) -> float:
     """Reckon the seconds of an epoch in which the network learns, and of judging it, from a few photos.
 
-    Afterwards the classifier is another one: it has learned from random pixels.
+    The steps change nothing, as in `epoch_seconds`.
     """
-    classifier.unfreeze(recipe.depths, recipe.unfreeze)
-    state, sample = TrainState(classifier, recipe), choose_sample(train)
+    state, sample = TrainState(classifier, first), choose_sample(train)
+    state.unfreeze(replace(recipe, learning_rate=0.0))
     indices = [index for micro_batch in sample for index in micro_batch]
-    reading = seconds(lambda: read(train, indices, recipe.seed, recipe.began + 1), BUDGET) / len(indices)
-    pixels = read(train, indices, recipe.seed, recipe.began + 1).to(train.frozen.device)
+    epoch = recipe.began + 1
+    reading = seconds(lambda: read_augmented(train, indices, recipe.seed, epoch), BUDGET) / len(indices)
+    pixels = read_augmented(train, indices, recipe.seed, epoch).to(train.frozen.device)
     labels = torch.randint(classifier.config.num_classes, (len(indices),), device=train.frozen.device)
 
     def learn() -> None:
-        train_one_epoch(state.learner, [(pixels, labels)], state.optimizer, state.average, recipe, recipe.epochs)
+        shuffled = zip(pixels.split(recipe.batch_size), labels.split(recipe.batch_size), strict=True)
+        train_one_epoch(state.learner, shuffled, state.optimizer, state.average, state.recipe, epoch, len(indices))
 
     learn()  # warms up
     learning = seconds(learn, BUDGET) / len(indices)

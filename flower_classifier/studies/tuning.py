@@ -227,10 +227,10 @@ def grouped(
 
 def judge(members: Sequence[Tried], stack: HeadStack, epoch: int, valid: Inputs) -> None:
     """Keep what heads reach on the validation photos, if it is better than before."""
-    looks = [whole(valid, view) for view in valid.frozen.config.looks]
+    views = [whole(valid, view) for view in valid.frozen.config.answer_views]
     found = [
         stack.losses_and_hits([inputs for inputs, _ in batch], batch[0][1], TEMPERATURES)
-        for batch in zip(*looks, strict=True)
+        for batch in zip(*views, strict=True)
     ]
     by_temperature, hits = (torch.cat(part, dim=-1).cpu() for part in zip(*found, strict=True))  # (T, H, N), (H, N)
     means = by_temperature.mean(dim=2)  # (T, H)

@@ -1,7 +1,7 @@
-"""How the network learns, once its head has: the recipe of the second stage.
+"""The second stage: the backbone learns with the head.
 
-A head that has learned nothing yet would first spoil what a pretrained backbone knows; so it learns alone, on the
-frozen backbone, before some or all of that learns with it (Kumar et al. 2022).
+A head that has learned nothing yet would first spoil what a pretrained backbone knows. So the head learns alone before,
+on the frozen backbone (Kumar et al. 2022).
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from flower_classifier.networks.layer_depths import parameter_depths
 from flower_classifier.training.recipe import Recipe
 
 LAST = 2 / 3  # the depth from which on layers are the `last`
-FIRST_LAYER = 0.1  # rate of the first layer, as a share of the last one's; between them its logarithm rises evenly
-HEAD = 3.0  # rate of the head, as a multiple of the backbone's: it has a rougher start
+FIRST_LAYER = 0.1  # rate of the first layer, as a share of the last one's; in between each layer has a bit more
+HEAD = 3.0  # rate of the head, as a multiple of the last layer's
+DECAY = 0.05  # weight decay of the backbone: as is usual for AdamW, and too little to matter in a few epochs
 WARM_UP = 0.1  # share of the steps in which the rates rise
 MOST_GRADIENT = 1.0  # norm beyond which gradients are scaled down
 
@@ -39,11 +40,9 @@ class FineTuning(Recipe):
 
     began: int = 0
     unfreeze: str = "all"  # one of UNFREEZE
-    depths: Mapping[str, float] = field(default_factory=dict)  # of the backbone's parameters that learn, by name
+    depths: Mapping[str, float] = field(default_factory=dict)  # of the backbone's parameters that learn, by name in it
     stage: ClassVar[str] = "fine-tuning, "
-    rate: ClassVar[str] = "backbone_lr"
-    # On a CPU several times faster than a whole batch, whose layers do not fit into its caches; and memory stays small
-    most_at_once: ClassVar[int | None] = MICRO_BATCH["cpu"]
+    rate_option: ClassVar[str] = "backbone_lr"
 
     @property
     def told(self) -> dict[str, object]:
@@ -55,7 +54,7 @@ class FineTuning(Recipe):
         }
 
     def prepare(self, train: Inputs, epoch: int) -> None:
-        """Prepare nothing: photos are read while they are used."""
+        """Prepare nothing: photos are read in the epoch itself."""
 
     def batches(self, train: Inputs, epoch: int) -> Iterator[Batch]:
         """Return an epoch's batches: all training photos, in an order and with looks of their own."""
@@ -65,16 +64,28 @@ class FineTuning(Recipe):
         """Return what the optimizer steps, a group each, with its rate and its decay."""
         groups = []
         for name, parameter in learner.named_parameters():
-            if parameter.requires_grad:
-                depth = self.depths.get(name.removeprefix("backbone."))
-                rate = self.learning_rate * (HEAD if depth is None else FIRST_LAYER ** (1 - depth))
-                decay = self.weight_decay if parameter.dim() > 1 else 0.0
-                groups.append({"params": [parameter], "lr": rate, "full": rate, "weight_decay": decay})
+            if not parameter.requires_grad:
+                continue
+            part, _, inner = name.partition(".")
+            if part == "head":
+                rate, decay = HEAD * self.learning_rate, self.weight_decay
+            else:
+                rate, decay = FIRST_LAYER ** (1 - self.depths[inner]) * self.learning_rate, DECAY
+            decay = decay if is_weight(name, parameter) else 0.0
+            groups.append({"params": [parameter], "lr": rate, "full": rate, "weight_decay": decay})
         return groups
 
-    def before_step(self, optimizer: torch.optim.Optimizer, epochs: float) -> None:
+    def micro_batch(self, device: torch.device) -> int:
+        """Return how many photos a forward takes; a step adds up their gradients.
+
+        On a CPU 8 are several times faster than 64, whose activations do not fit into its caches. On any device, memory
+        does not grow with the batch.
+        """
+        return MICRO_BATCH[device.type]
+
+    def before_step(self, optimizer: torch.optim.Optimizer, progress: float) -> None:
         """Set the rates, and scale large gradients down."""
-        share = self.share_of_rate((epochs - self.began) / (self.epochs - self.began))
+        share = self.share_of_rate((progress - self.began) / (self.epochs - self.began))
         for group in optimizer.param_groups:
             group["lr"] = group["full"] * share
         nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], MOST_GRADIENT)
@@ -89,6 +100,11 @@ class FineTuning(Recipe):
     def precision(self, device: torch.device) -> contextlib.AbstractContextManager:
         """Return the context in which a forward runs: of bfloat16 where the device has it."""
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device))
+
+
+def is_weight(name: str, parameter: torch.Tensor) -> bool:
+    """Say whether a parameter is the matrix or the kernel of a layer: no bias, norm, scale, token or position."""
+    return name.endswith("weight") and sum(side > 1 for side in parameter.shape) > 1
 
 
 def depths_of(classifier: Classifier, unfreeze: str) -> dict[str, float]:

@@ -27,7 +27,7 @@ class Row(TypedDict):
 
 
 def epoch_line(row: Row, epochs: int) -> str:
-    """Return an epoch's numbers as a line for people; lines of the same run stand in columns."""
+    """Return an epoch's numbers as a line for people; lines of the same stage stand in columns."""
     return (
         f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}   training loss {row['train_loss']:.4f}   "
         f"validation loss {row['valid_loss']:.4f}   validation accuracy {row['valid_accuracy']:6.2%}"
@@ -89,9 +89,9 @@ class Best:
     """The best epoch so far, by validation accuracy, then loss."""
 
     row: Row
-    learned: Tensors  # its averaged tensors, of all that learns now
+    learned: Tensors  # its averaged tensors: of all that learns in the stage that the run is in
     valid: Evaluation | None = None  # its answers to the validation photos; None: an earlier process had them
-    learns: str = "head"  # what had learned then
+    learns: str = "head"  # what had learned when it was reached
     found: float | None = None  # the temperature that an earlier process found from them
     results: dict[str, object] = field(default_factory=dict)  # what it is worth, by split, once that is known
 

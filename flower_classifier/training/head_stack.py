@@ -87,13 +87,13 @@ class HeadStack:
 
     @torch.inference_mode()
     def losses_and_hits(
-        self, looks: Sequence[torch.Tensor], labels: torch.Tensor, temperatures: Sequence[float]
+        self, views: Sequence[torch.Tensor], labels: torch.Tensor, temperatures: Sequence[float]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the averaged heads' losses for photos at some temperatures, (T, H, B), and which are right, (H, B).
 
-        `looks`: features (B, D) of each view of the photos, over which answers are means.
+        `views`: features (B, D) of each view of the photos, over which answers are means.
         """
-        logits = torch.stack([self.logits(self.averages, inputs) for inputs in looks]).mean(dim=0)
+        logits = torch.stack([self.logits(self.averages, inputs) for inputs in views]).mean(dim=0)
         none = torch.zeros_like(self.smoothing)
         losses = [smoothed_losses(logits / temperature, labels, none) for temperature in temperatures]
         return torch.stack(losses), logits.argmax(dim=2) == labels

@@ -25,12 +25,11 @@ from flower_classifier.training.state import TrainState
 def fit(
     state: TrainState, train: Inputs, valid: Inputs, on_epoch: Callable[[Row, Seconds], None] | None = None
 ) -> None:
-    """Train until the recipe's epochs are finished, or none gets better any more; call `on_epoch` after each.
+    """Train until the recipe's epochs are finished, or none gets better any more.
 
-    It is given the epoch's numbers and the time it took.
-
-    It prints nothing and writes nothing. Whatever ends it, `state.finished` holds the epochs that were finished.
-    Raises RunError for losses that are not finite.
+    `on_epoch` is called after each, with the epoch's numbers and the time it took. Nothing else is printed or written.
+    Whatever ends it, `state.finished` holds the epochs that were finished. Raises RunError for losses that are not
+    finite.
     """
     while state.epoch < state.recipe.epochs and not state.has_stalled:
         train_loss, evaluation, seconds = run_epoch(state, train, valid)
@@ -56,7 +55,7 @@ def run_epoch(state: TrainState, train: Inputs, valid: Inputs) -> tuple[float, E
             )
         evaluation = evaluate_on(state.average.module, valid)
     except FloatingPointError as error:
-        lower = f"lower the {recipe.rate} (now {recipe.learning_rate:g})"
+        lower = f"lower --{recipe.rate_option} (now {recipe.learning_rate:g})"
         raise RunError(f"the loss is not finite ({error}) in epoch {epoch}: {lower}") from None
     return train_loss, evaluation, replace(train.seconds - before, training=time.perf_counter() - started)
 
@@ -75,12 +74,12 @@ def train_one_epoch(
     `number` is that of the samples in an epoch. Raises FloatingPointError, before the step, for a loss that is not
     finite.
     """
-    learner.train()
     total, count = 0.0, 0
     for inputs, labels in batches:  # (B, ...), (B,)
         optimizer.zero_grad()
         total += backward(learner, inputs, labels, recipe) * len(labels)
-        recipe.before_step(optimizer, epoch - 1 + (count + len(labels) / 2) / number)
+        middle = count + len(labels) / 2  # of the step: at its beginning, the first of all would have no rate
+        recipe.before_step(optimizer, epoch - 1 + middle / number)
         optimizer.step()
         average.update_parameters(learner)
         count += len(labels)
@@ -92,8 +91,9 @@ def backward(learner: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, rec
 
     The parts have the batch's gradient: no learner that takes parts has layers that look across photos.
     """
-    loss, size = 0.0, recipe.most_at_once or len(labels)
+    loss, size = 0.0, recipe.micro_batch(inputs.device) or len(labels)
     for some, their_labels in zip(inputs.split(size), labels.split(size), strict=True):
+        learner.train()  # each time: some of timm's networks keep what belongs to the last forward until then
         with recipe.precision(inputs.device):
             logits = learner(some)
         part = recipe.loss(logits.float(), their_labels)

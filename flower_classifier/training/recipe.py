@@ -18,14 +18,14 @@ from flower_classifier.features.schedule import Schedule
 
 
 def balanced(labels: Sequence[int], classes: int) -> tuple[float, ...]:
-    """Return weights with which every class counts the same, however many of the labels it has; their mean is 1."""
+    """Return weights with which every class counts the same in all; over the labels, their mean is 1."""
     counts = Counter(labels)
     return tuple(len(labels) / (classes * counts[label]) for label in range(classes))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Epochs, steps and rates of a run. All but the seed may change where a run is resumed."""
+    """Epochs, steps and rates of the first stage, and what they mean. All but the seed may change on resume."""
 
     epochs: int
     learning_rate: float  # Adam's step size
@@ -38,8 +38,7 @@ class Recipe:
     patience: int = 0  # epochs without a better one after which training stops; 0: it does not
 
     stage: ClassVar[str] = ""  # what progress calls it
-    rate: ClassVar[str] = "learning rate"  # what `learning_rate` is called
-    most_at_once: ClassVar[int | None] = None  # photos that a forward takes; None: a batch
+    rate_option: ClassVar[str] = "learning_rate"  # the option that `learning_rate` comes from
 
     @property
     def told(self) -> dict[str, object]:
@@ -79,12 +78,16 @@ class Recipe:
         decays = ((parameter, self.weight_decay if parameter.dim() > 1 else 0.0) for parameter in parameters)
         return [{"params": [one], "lr": self.learning_rate, "weight_decay": decay} for one, decay in decays]
 
+    def micro_batch(self, device: torch.device) -> int | None:
+        """Return how many photos a forward takes; None: a whole batch, which for a small learner is best."""
+        return None
+
     def optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
         """Return a fresh optimizer of a learner's parameters. Without weight decay AdamW is Adam."""
         return torch.optim.AdamW(self.parameter_groups(learner), fused=True)
 
-    def before_step(self, optimizer: torch.optim.Optimizer, epochs: float) -> None:
-        """Prepare a step, after so many epochs and parts of one. Nothing is to be done.
+    def before_step(self, optimizer: torch.optim.Optimizer, progress: float) -> None:
+        """Prepare a step, at a point of the run that is counted in epochs. Nothing is to be done.
 
         The rates stay: the parameters are averaged instead, which has the same effect as letting them fall.
         """

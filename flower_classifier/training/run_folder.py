@@ -32,6 +32,7 @@ from flower_classifier.networks.tensor_files import (
     write_atomically,
 )
 from flower_classifier.training.earlier_runs import EarlierRun, best_earlier, put_aside, remove
+from flower_classifier.training.fine_tuning import FineTuning
 from flower_classifier.training.finished import Finished
 from flower_classifier.training.state import TrainState
 
@@ -98,10 +99,10 @@ class RunFolder:
         with damage_told(self.last_path):
             return Finished.from_plain(saved)
 
-    def go_on(self, state: TrainState, saved: Finished) -> None:
-        """Restore the state that was read here: what lies here is this run's own."""
+    def go_on(self, state: TrainState, saved: Finished, second: FineTuning | None = None) -> None:
+        """Restore the state that was read here, in the second stage where it has one: what lies here is this run's."""
         with damage_told(self.last_path):
-            state.restore(saved)
+            state.restore(saved, second)
         self.mine, self.saved_epoch = True, state.epoch
 
     def list_bad(self, lines: list[str]) -> None:
@@ -132,13 +133,15 @@ class RunFolder:
         if time.monotonic() - self.saved_at >= SAVE_EVERY:
             self.save(state)
 
-    def save(self, state: TrainState) -> None:
-        """Write what the finished epochs have reached, unless it is there already.
+    def save(self, state: TrainState, anyway: bool = False) -> None:
+        """Write what the finished epochs have reached, unless it is there already; `anyway`, even then.
 
         The state goes first: it holds the best epoch too, so a run killed between the two mends the checkpoint when
         it is resumed. A run that finished no epoch leaves everything as it was.
         """
-        if not state.epoch or (state.epoch == self.saved_epoch and is_written(self.checkpoint_path, state)):
+        if not state.epoch:
+            return
+        if not anyway and state.epoch == self.saved_epoch and is_written(self.checkpoint_path, state):
             return
         with signals_held():
             if not self.has_saved:

@@ -17,7 +17,7 @@ from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.training.fine_tuning import FineTuning
 from flower_classifier.training.finished import Best, Finished, Identity, Row, Tensors, rank
-from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.recipe import Recipe, balanced
 
 # How fast the average forgets: the last tenth of the steps makes up 60 % of it. 4 and 16 gave equally good results.
 DECAY = 8
@@ -34,13 +34,14 @@ def average_in(average: list[torch.Tensor], learner: list[torch.Tensor], steps_b
 
 
 def learned(module: nn.Module) -> Tensors:
-    """Return a copy of a module's tensors, less its frozen parameters: what training may have changed.
-
-    In torch's usual memory format, so that the digest of what was read from a file is that of what was written.
-    """
+    """Return a copy of a module's tensors, less its frozen parameters: what training may have changed."""
     frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
-    state, usual = module.state_dict(), torch.contiguous_format
-    return {name: tensor.clone(memory_format=usual) for name, tensor in state.items() if name not in frozen}
+    return {name: kept(tensor) for name, tensor in module.state_dict().items() if name not in frozen}
+
+
+def kept(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy on the CPU, where there is more memory than on a GPU, in torch's usual memory format."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def put_back(module: nn.Module, tensors: Tensors) -> None:
@@ -90,6 +91,10 @@ class TrainState:
             raise ValueError("it does not say what it is the state of")
         return self.finished.identity
 
+    def weigh_classes(self, labels: Sequence[int]) -> None:
+        """Let every class count the same, of which the training photos have these labels."""
+        self.recipe = replace(self.recipe, class_weights=balanced(labels, len(self.classes)))
+
     @property
     def told(self) -> dict[str, object]:
         """Return what the checkpoint says of the run, from the next epoch on."""
@@ -115,12 +120,16 @@ class TrainState:
         return bool(patience and best and self.epoch - since >= patience)
 
     def unfreeze(self, recipe: FineTuning) -> None:
-        """Let the layers learn that a recipe names, beside the head."""
+        """Let the layers learn that a recipe names, beside the head: those of a copy.
+
+        The frozen part, whose features may be kept in a cache for other runs, stays as it is.
+        """
+        self.classifier = copy.deepcopy(self.classifier)
         self.classifier.unfreeze(recipe.depths, recipe.unfreeze)
         self.start(recipe)
 
     def begin_fine_tuning(self, recipe: FineTuning) -> None:
-        """Begin the second stage: with the best epoch of the first, of which more than the head learns from here on."""
+        """Begin the second stage: load the best epoch of the head, and let the backbone learn with it."""
         self.load_best()
         self.unfreeze(recipe)
         before, tensors = self.finished, learned(self.learner)
@@ -148,7 +157,10 @@ class TrainState:
             best=best,
             learner=learned(self.learner),
             average=average,
-            optimizer=copy.deepcopy(self.optimizer.state_dict()["state"]),
+            optimizer={
+                number: {name: kept(moment) for name, moment in moments.items()}
+                for number, moments in self.optimizer.state_dict()["state"].items()
+            },
             training={**self.told, "epoch": best.row["epoch"], "epochs": row["epoch"]},
         )
         return row
@@ -167,18 +179,25 @@ class TrainState:
             )
         self.training["skipped"] = photos
 
-    def restore(self, saved: Finished) -> None:
+    def restore(self, saved: Finished, second: FineTuning | None = None) -> None:
         """Go on from what an earlier run finished; the optimizer's settings are the recipe's, not the file's.
 
-        Raises InputError where the state belongs to another model or to other data, ValueError where it is damaged.
+        `second`: the recipe of the second stage, where that had begun. Raises InputError where the state belongs to
+        another model or to other data, ValueError where it is damaged.
         """
         saved.identity.check_same(self.identity)
+        preprocessing = self.classifier.preprocessing  # before it is copied
+        self.classifier.preprocessing = replace(preprocessing, resampling=saved.resampling)
+        if second:
+            self.unfreeze(second)
         moments = copy.deepcopy(saved.optimizer)  # which the optimizer will change in place
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         for parameter, state in self.optimizer.state.items():
             if any(moment.shape not in ((), parameter.shape) for moment in state.values()):
                 raise ValueError("the optimizer's moments are another model's")
-        self.classifier.preprocessing = replace(self.classifier.preprocessing, resampling=saved.resampling)
+            for name, moment in state.items():
+                if moment.dim():  # in the parameter's memory format, without which a fused step would mix numbers up
+                    state[name] = torch.empty_like(parameter).copy_(moment)
         put_back(self.learner, saved.learner)
         put_back(self.average, saved.average)
         names = self.finished.category_names or saved.category_names
