@@ -31,8 +31,9 @@ gallery: setup
 docs: setup
 	$(BIN)/python docs/options.py
 
+# Two tests at a time; threads that wait for each other leave the cores to the other one
 test: setup lint
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 
 lint: setup
 	$(BIN)/ruff check .
