@@ -31,18 +31,17 @@ if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and 
     asked = program.read_command_line(lambda: parse(TrainConfig, "train.py", __doc__))
 
 # isort: split
-import torch
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import note, warn
 from flower_classifier.base.seconds import Seconds
 from flower_classifier.base.signals import signals_held
-from flower_classifier.base.words import counted, printable
+from flower_classifier.base.words import counted
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs
 from flower_classifier.judging.as_predicted import evaluate_on
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation, summary
+from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import choose_device
@@ -61,18 +60,16 @@ from flower_classifier.report.tables import Table
 from flower_classifier.report.tensorboard_log import check_tensorboard, finish_tensorboard
 from flower_classifier.studies.survey import survey
 from flower_classifier.studies.tuning import OPTIONS, search
-from flower_classifier.training.fine_tuning import FineTuning, depths_of
-from flower_classifier.training.finished import Finished, Identity, Row, epoch_line
+from flower_classifier.training.announcements import doing_of, report_best, report_start
+from flower_classifier.training.fine_tuning import second_recipe
+from flower_classifier.training.finished import Identity, Row, epoch_line
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.resuming import CHANGEABLE, go_on
 from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.state import TrainState
 
 FLOWER_NAMES = Path(__file__).with_name("cat_to_name.json")
-# Options that may have other values when a run is resumed
-CHANGEABLE = ("learning_rate", "batch_size", "views", "weight_decay", "label_smoothing", "class_weights")
-# Options that may not, once the network is fine-tuned: the head has learned with them
-SETTLED = ("epochs", "learning_rate", "views")
 
 
 def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
@@ -89,8 +86,9 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     frozen = place(classifier, device)
     state = start_state(config, classifier, weights, frozen, splits, category_names)
     if config.summary:
-        second = fine_tuning(config, state, config.epochs) if config.fine_tune else None
-        survey(splits, state, frozen, config.skip_bad, cached=not config.no_cache, second=second)
+        second = second_recipe(config, state.recipe, classifier, config.epochs) if config.fine_tune else None
+        fixed = fixed_by(config) if config.tune else None
+        survey(splits, state, frozen, config.skip_bad, not config.no_cache, fixed, second)
         return
 
     report_start(config, splits, state, device, doing_of(config, saved))
@@ -188,26 +186,6 @@ def start_state(
     return TrainState(classifier, recipe, splits.classes, category_names, training, identity, config.kept)
 
 
-def go_on(config: TrainConfig, run_folder: RunFolder, state: TrainState, saved: Finished) -> None:
-    """Go on from what an earlier run has saved. Raises InputError if that is not possible."""
-    second = None
-    if saved.began is not None:
-        check_settled(config, saved)
-        second = fine_tuning(replace(config, unfreeze=saved.training["unfreeze"]), state, saved.began)
-    run_folder.go_on(state, saved, second)
-    report_resumed(config, state, saved)
-
-
-def check_settled(config: TrainConfig, saved: Finished) -> None:
-    """Raise InputError for an option that came too late: the network is being fine-tuned already."""
-    settled = {**{name: saved.settings[name] for name in SETTLED}, "unfreeze": saved.training["unfreeze"]}
-    for name, before in settled.items():
-        now = getattr(config, name)
-        if config.is_given(name) and now != before:
-            change = f"was {before}, now {now}, but the network is being fine-tuned already"
-            raise InputError(f"{change}: put that back, or start a new run", name)
-
-
 def read_photos(
     config: TrainConfig, run_folder: RunFolder, splits: Splits, state: TrainState, frozen: FrozenPart
 ) -> tuple[Inputs, Inputs, Inputs | None]:
@@ -254,12 +232,16 @@ def tune(config: TrainConfig, state: TrainState, train: Inputs, valid: Inputs) -
 
     Options that were given stay as they are.
     """
-    fixed = {name: getattr(config, name) for name in OPTIONS if config.is_given(name)}
-    outcome = search(train, valid, state.classifier, state.recipe, fixed)
+    outcome = search(train, valid, state.classifier, state.recipe, fixed_by(config))
     note(outcome.summary)
     config = replace(config, **outcome.chosen.options)
     renew_head(state.classifier, config.hidden_units, config.dropout, config.seed)
     return config, list(outcome.table())
+
+
+def fixed_by(config: TrainConfig) -> dict[str, object]:
+    """Return the options of the head that were given, which a search leaves as they are."""
+    return {name: getattr(config, name) for name in OPTIONS if config.is_given(name)}
 
 
 def open_cache(config: TrainConfig) -> FeatureCache | None:
@@ -287,26 +269,13 @@ def train_epochs(state: TrainState, train: Inputs, valid: Inputs, run_folder: Ru
 def begin_fine_tuning(config: TrainConfig, run_folder: RunFolder, state: TrainState) -> None:
     """Save what the head has reached, with the options of this process, and let the network learn from there."""
     run_folder.save(state, anyway=True)
-    recipe = fine_tuning(config, state, state.epoch)
+    recipe = second_recipe(config, state.recipe, state.classifier, state.epoch)
     with signals_held():
         state.begin_fine_tuning(recipe)
     number = sum(parameter.numel() for parameter in state.learner.parameters() if parameter.requires_grad)
     what = "all layers" if recipe.unfreeze == "all" else "the last third of the layers"
     epochs = counted(config.fine_tune, "epoch")
     note(f"fine-tuning {what} of {state.identity.arch} and its head for {epochs}: {number:,} parameters")
-
-
-def fine_tuning(config: TrainConfig, state: TrainState, began: int) -> FineTuning:
-    """Return the recipe of the second stage, which begins after so many epochs; it runs the network to know its layers.
-
-    Without --unfreeze a CPU, which is slow, trains fewer layers.
-    """
-    first = {entry.name: getattr(state.recipe, entry.name) for entry in fields(Recipe)}
-    second = {"epochs": began + config.fine_tune, "learning_rate": config.backbone_lr}
-    unfreeze = config.unfreeze or ("last" if state.classifier.mean.device.type == "cpu" else "all")
-    return FineTuning(
-        **{**first, **second}, began=began, unfreeze=unfreeze, depths=depths_of(state.classifier, unfreeze)
-    )
 
 
 def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> dict[str, Evaluation]:
@@ -324,60 +293,7 @@ def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> dict[st
     return evaluations
 
 
-# --------------------------------------------------------------------------------------------------- at the terminal
-
-
-def doing_of(config: TrainConfig, saved: Finished | None) -> str:
-    """Return in a word what comes first: a search, fine-tuning that goes on, or else training."""
-    if saved and saved.began is not None:
-        return "fine-tuning"
-    return "searching" if config.tune and not saved else "training"
-
-
-def report_start(config: TrainConfig, splits: Splits, state: TrainState, device: torch.device, doing: str) -> None:
-    """Say on stderr what was found and what will be trained."""
-    parts = [f"{len(split):,} {split.spoken}" for split in (splits.train, splits.valid, splits.test) if split]
-    note(f"{counted(len(splits.classes), 'class', 'classes')}; photos: {', '.join(parts)}")
-    model, recipe = state.classifier.config, state.recipe
-    numbers = sum(parameter.numel() for parameter in state.learner.parameters())
-    learns = f"its head of {numbers:,} parameters" if model.learns == "head" else f"all {numbers:,} parameters"
-    what = {"fine-tuning": "fine-tuning it", "searching": "searching for its head", "training": f"training {learns}"}
-    note(f"{model.arch} on {device}: {what[doing]}")
-    for name in {"unfreeze", "backbone_lr"} & config.typed if not config.fine_tune else ():
-        warn(f"--{name} says how --fine_tune goes, which is not asked for")
-    if recipe.views > max(recipe.epochs, TrainConfig.views):
-        note(f"--views {recipe.views}: only the first {recipe.epochs} will be used, one per epoch")
-
-
-def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> None:
-    """Say on stderr where a resumed run stands, and what is different from here on."""
-    if saved.epoch >= state.recipe.epochs and not (config.fine_tune and saved.began is None):
-        more = "a larger --epochs, or --fine_tune," if saved.began is None else "a larger --fine_tune"
-        note(f"{counted(saved.epoch, 'epoch')} trained already: {more} trains longer")
-        return
-    note(f"resuming after epoch {saved.epoch}{', in the midst of fine-tuning' if state.is_fine_tuning else ''}")
-    for key in (*CHANGEABLE, *state.recipe.told):
-        now = state.told.get(key)
-        before = saved.training.get(key, now)  # an earlier version may not have had the option
-        if before != now:
-            note(f"--{key} was {before}, now {now} from epoch {saved.epoch + 1} on")
-
-
-def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_folder: RunFolder) -> None:
-    """Print which epoch the checkpoint holds, what it is worth, and where it is; say how earlier runs compare."""
-    best = state.best.row
-    print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
-    print(summary(judged, evaluation))
-    print(f"checkpoint: {printable(str(run_folder.checkpoint_path))}", flush=True)
-    if state.is_fine_tuning and state.best.learns == "head":
-        note("fine-tuning made nothing better: the checkpoint holds the best epoch of the head")
-    earlier = run_folder.best_earlier(state.identity.valid)
-    if earlier and not earlier.comparable:
-        note(f"an earlier run reached {earlier.accuracy:.2%} on other validation photos: {earlier.checkpoint}")
-    elif earlier and earlier.accuracy > best["valid_accuracy"]:
-        warn(f"an earlier run was better: validation accuracy {earlier.accuracy:.2%}; its {earlier.checkpoint} is kept")
-    elif earlier:
-        note(f"the best earlier run reached a validation accuracy of {earlier.accuracy:.2%}: {earlier.checkpoint}")
+# ------------------------------------------------------------------------------------------------- after the last epoch
 
 
 def write_report(

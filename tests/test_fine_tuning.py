@@ -328,7 +328,7 @@ def test_the_summary_says_how_long_it_would_take(run, flowers):
     assert outcome.code == 0, outcome.err
     layers = [layer for layer in models.squeezenet1_1().features.modules() if isinstance(layer, torch.nn.Conv2d)]
     number = sum(parameter.numel() for layer in layers[-9:] for parameter in layer.parameters())  # of 25
-    assert f"for 2 epochs of fine-tuning {number:,} parameters of the backbone" in outcome.out
+    assert f"for 2 epochs, after that: {number:,} parameters of the backbone learn" in outcome.out
 
 
 def test_what_learns_as_a_whole_cannot_be_fine_tuned(run, flowers, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -193,7 +194,9 @@ def test_the_table_has_every_head_best_first(run, flowers, tmp_path):
 
 
 SIGNAL = """
-import os, signal, sys, train
+import os
+import re
+import re, signal, sys, train
 from flower_classifier.base import program
 from flower_classifier.studies import tuning
 judge, (number, *arguments) = tuning.judge, sys.argv[1:]
@@ -286,3 +289,10 @@ def test_smoothed_labels_are_learned_and_kept_by_a_resumed_run(train_into, flowe
     assert not same(plain["state_dict"], smoothed["state_dict"])
     train_into(tmp_path / "0.5", flowers, "--resume", "--epochs", 2)
     assert read(tmp_path / "0.5" / "checkpoint.pth")["training"]["label_smoothing"] == 0.5
+
+
+def test_the_summary_says_how_long_the_search_would_take(run, flowers):
+    outcome = run(train, flowers, *QUICK, "--tune", "--summary", "--hidden_units", 0, "--weight_decay", 0)
+    assert outcome.code == 0, outcome.err
+    number = len(grid(RECIPE, {"hidden_units": (), "weight_decay": 0.0}))
+    assert re.search(rf"^search +about \S+ s for {number} heads, before that$", outcome.out, re.MULTILINE)

@@ -57,22 +57,14 @@ def draw_curves(history: Sequence[dict[str, float]], best_epoch: int, began: int
     accuracy.plot(epochs, shares, color=GREEN, linewidth=2, marker=dots(epochs))
     accuracy.set_ylim(limits_of_shares(shares))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    second = began is not None and epochs[-1] > began
     for axes, key in ((losses, "valid_loss"), (accuracy, "valid_accuracy")):
-        axes.set_xlabel("epoch", **text_style(NORMAL, FAINT))
+        if second:
+            axes.axvspan(began + 0.5, epochs[-1] + 0.5, color=PALE_GREEN, alpha=0.4, linewidth=0, zorder=0.5)
+        axes.set_xlabel("epoch (shaded: fine-tuning)" if second else "epoch", **text_style(NORMAL, FAINT))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.axvline(best_epoch, color=LIGHT_GREEN, linewidth=1.5, linestyle=DASHES, zorder=1.5)  # above the grid
         axes.plot([best_epoch], [best[key]], "o", color=GREEN, markersize=8)
-        if began in epochs[:-1]:
-            axes.axvline(began + 0.5, color=FAINT, linewidth=1, zorder=1.5)
-            style = text_style(NORMAL, FAINT)
-            axes.text(
-                began + 0.5,
-                0.02,
-                "fine-tuning \N{RIGHTWARDS ARROW} ",
-                ha="right",
-                transform=axes.get_xaxis_transform(),
-                **style,
-            )
         if len(epochs) == 1:
             axes.set_xlim(0, 2)
             axes.set_xticks(epochs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +23,8 @@ from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.frozen import FrozenPart
 from flower_classifier.photos.images import ImageError, load_image, upright_size
 from flower_classifier.photos.splits import Splits
-from flower_classifier.studies.timing import epoch_seconds, fine_tuning_seconds, reading_seconds
+from flower_classifier.studies.timing import epoch_seconds, fine_tuning_seconds, reading_seconds, search_seconds
+from flower_classifier.studies.tuning import grid
 from flower_classifier.training.fine_tuning import FineTuning
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
@@ -37,13 +38,15 @@ def survey(
     frozen: FrozenPart,
     skip_bad: bool,
     cached: bool,
+    fixed: Mapping[str, object] | None = None,
     second: FineTuning | None = None,
 ) -> None:
     """Print what was found, what would be trained and how long it would take about.
 
-    `skip_bad`: training would go on without bad photos. `cached`: it would keep features on disk. `second`: the recipe
-    of a second stage, if there would be one. Raises InputError, after everything has been printed, for photos without
-    which training would not begin.
+    `skip_bad`: training would go on without bad photos. `cached`: it would keep features on disk. `fixed`: the options
+    that a search for the others would leave, if there would be one. `second`: the recipe of a second stage, if there
+    would be one. Raises InputError, after everything has been printed, for photos without which training would not
+    begin.
     """
     classifier, recipe, category_names = state.classifier, state.recipe, state.finished.category_names
     names = [printable(category_names.get(name, name)) for name in splits.classes]
@@ -61,8 +64,10 @@ def survey(
     show("on", machine(frozen))
     if all(part.used for part in parts):
         show("expected", expected(parts, classifier, recipe, cached))
+    if all(part.used for part in parts) and fixed is not None:
+        show("search", expected_of_search(parts, classifier, recipe, fixed))
     if all(part.used for part in parts) and second:
-        show("and then", expected_of_second(parts, classifier, recipe, second))
+        show("fine-tuning", expected_of_second(parts, classifier, recipe, second))
     if errors and not skip_bad:
         advice = "repair or remove them, or leave them out (option skip_bad)"
         raise InputError(f"{counted(len(errors), 'photo')} cannot be used; {advice}")
@@ -193,13 +198,22 @@ def expected(parts: Sequence[Inputs], classifier: Classifier, recipe: Recipe, ca
     )
 
 
+def expected_of_search(
+    parts: Sequence[Inputs], classifier: Classifier, recipe: Recipe, fixed: Mapping[str, object]
+) -> str:
+    """Say how long a search for the head's settings would take, and among how many."""
+    judged = len(classifier.config.answer_views) * len(parts[1].used)
+    seconds = search_seconds(parts[0], classifier, recipe, fixed, judged)
+    return f"about {duration(seconds)} for {counted(len(grid(recipe, fixed)), 'head')}, before that"
+
+
 def expected_of_second(parts: Sequence[Inputs], classifier: Classifier, first: Recipe, recipe: FineTuning) -> str:
     """Say how long a second stage would take, and what would learn in it."""
     number = recipe.epochs - recipe.began
     judged = len(classifier.config.answer_views) * len(parts[1].used)
     seconds = number * fine_tuning_seconds(parts[0], classifier, first, recipe, judged)
     learning = counted(sum(classifier.backbone.get_parameter(name).numel() for name in recipe.depths), "parameter")
-    return f"about {duration(seconds)} for {counted(number, 'epoch')} of fine-tuning {learning} of the backbone"
+    return f"about {duration(seconds)} for {counted(number, 'epoch')}, after that: {learning} of the backbone learn"
 
 
 def duration(length: float) -> str:

@@ -5,8 +5,9 @@ A few photos go through the frozen part, a few batches through the learner, and 
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,10 +15,11 @@ import torch
 from flower_classifier.base.messages import progress
 from flower_classifier.features.extraction import extract, shared_cores
 from flower_classifier.features.fresh_photos import read_augmented
-from flower_classifier.features.inputs import EVALUATION_BATCH, Batch, Inputs, batches
+from flower_classifier.features.inputs import EVALUATION_BATCH, Batch, Inputs, batches, to_learner
 from flower_classifier.judging.evaluation import Evaluation, evaluate
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import MICRO_BATCH
+from flower_classifier.studies.tuning import TEMPERATURES, Tried, grid, grouped, shares
 from flower_classifier.training.fine_tuning import FineTuning
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import Recipe
@@ -113,6 +115,23 @@ def fine_tuning_seconds(
     learning = seconds(learn, BUDGET) / len(indices)
     judging = seconds_per_photo(train, (0,), sample, BUDGET)
     return (reading + learning) * len(train.used) + judging * validated
+
+
+def search_seconds(
+    train: Inputs, classifier: Classifier, recipe: Recipe, fixed: Mapping[str, object], validated: int
+) -> float:
+    """Reckon the seconds of a search among heads, from a step of each stack of them on random inputs."""
+    rows, labels = random_inputs(train, classifier, min(recipe.batch_size, len(train.used)))
+    device, tried = train.frozen.device, [Tried(settings) for settings in grid(recipe, fixed)]
+    inputs, labels = to_learner(rows, device), labels.to(device)
+    epoch = 0.0
+    for members in shares(tried, classifier):
+        for _, stack in grouped(members, classifier, device):
+            stack.step(inputs, labels)  # warms up
+            step = seconds(lambda stack=stack: stack.step(inputs, labels), BUDGET / 4)
+            judging = seconds(lambda stack=stack: stack.losses_and_hits([inputs], labels, TEMPERATURES))
+            epoch += step * math.ceil(len(train.used) / len(labels)) + judging * validated / len(labels)
+    return recipe.epochs * epoch
 
 
 def random_inputs(train: Inputs, classifier: Classifier, number: int) -> Batch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import torch
@@ -21,6 +21,7 @@ from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import MICRO_BATCH, has_bfloat16
 from flower_classifier.networks.layer_depths import parameter_depths
 from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.train_config import TrainConfig
 
 LAST = 2 / 3  # the depth from which on layers are the `last`
 FIRST_LAYER = 0.1  # rate of the first layer, as a share of the last one's; in between each layer has a bit more
@@ -100,6 +101,17 @@ class FineTuning(Recipe):
     def precision(self, device: torch.device) -> contextlib.AbstractContextManager:
         """Return the context in which a forward runs: of bfloat16 where the device has it."""
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device))
+
+
+def second_recipe(config: TrainConfig, first: Recipe, classifier: Classifier, began: int) -> FineTuning:
+    """Return the recipe of the second stage, as a run asks for it, which begins after so many epochs of the first.
+
+    The network is run once, to know the order of its layers. Without --unfreeze a CPU, which is slow, trains fewer.
+    """
+    shared = {entry.name: getattr(first, entry.name) for entry in fields(Recipe)}
+    own = {"epochs": began + config.fine_tune, "learning_rate": config.backbone_lr, "began": began}
+    unfreeze = config.unfreeze or ("last" if classifier.mean.device.type == "cpu" else "all")
+    return FineTuning(**{**shared, **own}, unfreeze=unfreeze, depths=depths_of(classifier, unfreeze))
 
 
 def is_weight(name: str, parameter: torch.Tensor) -> bool:

@@ -113,7 +113,7 @@ class TrainConfig:
         False,
         "most used",
         "go on where the run in --save_dir stopped, as if it never had, with its own options where no others are "
-        "given; a larger --epochs trains longer",
+        "given; a larger --epochs trains longer, or --fine_tune once that has begun",
     )
 
     download: bool = option(
