@@ -66,6 +66,7 @@ class Model:
     training: dict[str, object] = field(default_factory=dict)  # weights, epochs, learning_rate, …
     history: list[Row] = field(default_factory=list)  # one row per epoch of the last training
     temperature: float = 1.0  # by which logits are divided before they become probabilities
+    set_scores: list[float] = field(default_factory=list)  # by which sets of classes are made
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -84,6 +85,7 @@ class Model:
             training=self.training,
             history=[dict(row) for row in self.history],
             temperature=self.temperature,
+            set_scores=self.set_scores,
         )
 
     @functools.cached_property
@@ -94,6 +96,7 @@ class Model:
     def take(self, trained: Checkpoint) -> None:
         """Become what training has made of it. The classifier must hold the same tensors already."""
         self.training, self.history, self.temperature = trained.training, trained.history, trained.temperature
+        self.set_scores = trained.set_scores
         self.__dict__.pop("predictor", None)  # it knows the old temperature
 
     def __repr__(self) -> str:
@@ -255,6 +258,7 @@ def load_checkpoint(path: str | Path, gpu: bool = False) -> Model:
         training=saved.training,
         history=saved.history,
         temperature=saved.temperature,
+        set_scores=saved.set_scores,
     )
 
 

@@ -36,8 +36,9 @@ from flower_classifier.judging.as_predicted import evaluate_on
 from flower_classifier.judging.evaluation import summary
 from flower_classifier.judging.predict_paths import NoPhotosError, find_named, plan_pictures
 from flower_classifier.judging.prediction import DEFAULT_TOP_K, Verdict
+from flower_classifier.judging.prediction_sets import least_probability
 from flower_classifier.judging.predictor import BROKEN, Predictor
-from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.names import load_category_names
@@ -77,9 +78,10 @@ def predict_photos(config: PredictConfig) -> None:
     predictor = load_predictor(config)
     drawer, bad = Drawer(predictor, config.heatmap), []
     top_k = number_of_rows(config.top_k, predictor)
+    least = least_in_sets(config, predictor.checkpoint)
     shown_by_results = bool(sys.stdout and sys.stdout.isatty())
     with (
-        Writer(config.format, len(photos) > 1, predictor.names, config.min_probability > 0) as writer,
+        Writer(config.format, len(photos) > 1, predictor.names, further_columns(config), config.sets) as writer,
         progress(len(photos), "photos", "photo", hidden=shown_by_results) as bar,
     ):
         among_bars = share_terminal(sys.stdout)
@@ -90,7 +92,8 @@ def predict_photos(config: PredictConfig) -> None:
                 bad.append(answer)
                 writer.write_error(photo, answer)
                 continue
-            verdict = Verdict(predictor.likeliest(answer, top_k), config.min_probability)
+            members = None if least is None else predictor.set_of(answer, least)
+            verdict = Verdict(predictor.likeliest(answer, top_k), config.min_probability, members)
             writer.write(photo, verdict)
             if picture:
                 drawer.draw(picture, photo, verdict)
@@ -102,8 +105,27 @@ def find_photos(config: PredictConfig) -> list[Path]:
     try:
         return find_named(config.images, config.null)
     except NoPhotosError:
-        with Writer(config.format, several=True, asks_sure=config.min_probability > 0):
+        with Writer(config.format, several=True, further=further_columns(config)):
             raise
+
+
+def further_columns(config: PredictConfig) -> list[str]:
+    """Return the columns of CSV that are asked for beside the usual ones."""
+    return [*(["sure"] if config.min_probability else []), *(["in_set"] if config.sets else [])]
+
+
+def least_in_sets(config: PredictConfig, checkpoint: Checkpoint) -> float | None:
+    """Return the probability from which on a class is in a photo's set; None where nobody asks for sets."""
+    if config.sets is None:
+        return None
+    if not checkpoint.set_scores:
+        advice = "it is from an earlier version; train again, or run train.py with --resume once more"
+        raise InputError(f"needs scores that the checkpoint lacks: {advice}", "sets")
+    least = least_probability(checkpoint.set_scores, config.sets)
+    if not least:
+        few = counted(len(checkpoint.set_scores), "validation photo")
+        warn(f"--sets {config.sets:g}: {few} cannot promise that, so every class is in the sets")
+    return least
 
 
 def number_of_rows(top_k: int | None, predictor: Predictor) -> int:
@@ -159,7 +181,8 @@ def evaluate_folder(config: PredictConfig) -> None:
         print(summary(split.name, evaluation), flush=True)
     if evaluation:
         write_facts(report, facts)
-        write_diagnosis(report, Diagnosis(split.name, evaluation, inputs.paths, predictor.classes, predictor.names))
+        known = (predictor.classes, predictor.names, predictor.checkpoint.set_scores)
+        write_diagnosis(report, Diagnosis(split.name, evaluation, inputs.paths, *known))
         note(f"tables and pictures of it: {report}")
     report_failures([], [error for _, error in bad], len(split))
 

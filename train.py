@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -116,7 +117,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     report_best(state, judged.split.name, evaluations[judged.split.name], run_folder)
     if run_folder.has_saved or not is_there(run_folder.folder, tables=not config.no_report):
         if not config.no_report:
-            write_report(config, run_folder, state, log, judged, evaluations)
+            write_report(config, run_folder, state, log, train, judged, evaluations)
         inputs = [part for part in (train, valid, test) if part]
         checkpoint, best = run_folder.checkpoint_path, state.best.row["epoch"]
         write_summary(run_folder.folder, config, checkpoint, best, evaluations, state.classes, inputs, log, started)
@@ -301,13 +302,18 @@ def write_report(
     run_folder: RunFolder,
     state: TrainState,
     log: RunLog,
+    train: Inputs,
     judged: Inputs,
     evaluations: dict[str, Evaluation],
 ) -> None:
     """Leave tables and pictures of the run in its folder."""
     checkpoint, split, best_epoch = state.best_checkpoint(), judged.split.name, state.best.row["epoch"]
     figures = write_history(run_folder.folder, log.rows, best_epoch, state.finished.began)
-    diagnosis = Diagnosis(split, evaluations[split], judged.paths, checkpoint.classes, checkpoint.names)
+    counts = Counter(train.labels.tolist())
+    sizes = [counts[label] for label in range(len(checkpoint.classes))]
+    diagnosis = Diagnosis(
+        split, evaluations[split], judged.paths, checkpoint.classes, checkpoint.names, checkpoint.set_scores, sizes
+    )
     figures |= write_diagnosis(run_folder.folder, diagnosis)
     if config.tensorboard:
         finish_tensorboard(run_folder.folder / "tensorboard", best_epoch, figures, config, evaluations)

@@ -12,10 +12,10 @@ LONGEST_REASON = 160  # letters of another library's error message that are pass
 NAMED = 3  # how many items a message names before it only counts the rest
 
 
-def first_few(items: Sequence[object]) -> str:
+def first_few(items: Sequence[object], most: int = NAMED) -> str:
     """Name the first few of the items and count the rest: `a, b, c and 7 more`."""
-    named = ", ".join(printable(str(item)) for item in items[:NAMED])
-    return f"{named} and {len(items) - NAMED} more" if len(items) > NAMED else named
+    named = ", ".join(printable(str(item)) for item in items[:most])
+    return f"{named} and {len(items) - most} more" if len(items) > most else named
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -58,6 +58,13 @@ class PredictConfig:
         metavar="P",
         limits=Limits(least=0, most=1),
     )
+    sets: float | None = option(
+        None,
+        "output",
+        "also name the smallest set of classes that holds the true one for so many of 100 photos, such as 95",
+        metavar="PERCENT",
+        limits=Limits(above=0, below=100),
+    )
     format: str = option(
         "text",
         "output",
@@ -107,11 +114,9 @@ class PredictConfig:
         """Refuse what does not go with --evaluate."""
         if len(self.images) != 1 or not self.images[0].is_dir():
             raise InputError("takes one folder that holds one folder of photos per class", "evaluate")
-        if self.plot or self.heatmap or self.null or self.top_k or self.min_probability:
-            raise InputError(
-                "judges all answers; --plot, --heatmap, --null, --top_k and --min_probability are for single ones",
-                "evaluate",
-            )
+        if self.plot or self.heatmap or self.null or self.top_k or self.min_probability or self.sets:
+            single = "--plot, --heatmap, --null, --top_k, --min_probability and --sets"
+            raise InputError(f"judges all answers; {single} are for single ones", "evaluate")
         if self.format not in ("text", "json"):
             raise InputError(f"is text or json with --evaluate, not {self.format}", "format")
 

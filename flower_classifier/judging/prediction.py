@@ -28,6 +28,7 @@ class Verdict:
 
     predictions: Sequence[Prediction]  # likeliest first, at least one
     least: float = 0.0  # probability, 0 to 1, below which the likeliest class is not sure; 0: nobody asks
+    members: Sequence[Prediction] | None = None  # the classes in its set, likeliest first; None: nobody asks
 
     @property
     def sure(self) -> bool | None:
@@ -37,4 +38,5 @@ class Verdict:
     def plain(self) -> dict[str, object]:
         """Return it under the keys that programs read: those beside the photo's path."""
         sure = {} if self.sure is None else {"sure": self.sure}
-        return {**sure, "predictions": [prediction.plain() for prediction in self.predictions]}
+        members = {} if self.members is None else {"set": [prediction.class_name for prediction in self.members]}
+        return {**sure, "predictions": [prediction.plain() for prediction in self.predictions], **members}

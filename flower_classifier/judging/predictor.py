@@ -25,6 +25,7 @@ from flower_classifier.features.extraction import MOST_WORKERS, extract, micro_b
 from flower_classifier.features.inputs import to_learner
 from flower_classifier.judging.heatmap import Heatmap, find_heatmap
 from flower_classifier.judging.prediction import DEFAULT_TOP_K, Prediction
+from flower_classifier.judging.prediction_sets import members
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.frozen import place
 from flower_classifier.photos.images import ImageError, PhotoSource
@@ -126,12 +127,22 @@ class Predictor:
 
     def likeliest(self, answer: Answer, top_k: int = DEFAULT_TOP_K) -> list[Prediction]:
         """Return the `top_k` likeliest of all classes, likeliest first; all where there are no more."""
-        probabilities = (answer.logits / self.checkpoint.temperature).softmax(dim=0)  # (C,)
+        probabilities = self.probabilities(answer)
         top = probabilities.topk(min(top_k, len(self.classes)))
-        return [
-            Prediction(self.classes[index], self.names[index], probability)
-            for index, probability in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        ]
+        return self.named(top.indices.tolist(), probabilities)
+
+    def set_of(self, answer: Answer, least: float) -> list[Prediction]:
+        """Return the set of classes with at least this probability, likeliest first; at least the likeliest."""
+        probabilities = self.probabilities(answer)
+        return self.named(members(probabilities, least), probabilities)
+
+    def probabilities(self, answer: Answer) -> torch.Tensor:
+        """Return the probability of each class, (C,)."""
+        return (answer.logits / self.checkpoint.temperature).softmax(dim=0)
+
+    def named(self, indices: Sequence[int], probabilities: torch.Tensor) -> list[Prediction]:
+        """Return some classes with their names and probabilities."""
+        return [Prediction(self.classes[index], self.names[index], probabilities[index].item()) for index in indices]
 
 
 def settled(photo: PhotoSource) -> PhotoSource:

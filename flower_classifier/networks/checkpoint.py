@@ -22,7 +22,8 @@ from flower_classifier.networks.sizes import DROPOUT, LAYER_WIDTH, MOST_LAYERS, 
 from flower_classifier.networks.tensor_files import check_digest, damage_told, read_tensors, write_atomically
 from flower_classifier.photos.views import Preprocessing
 
-FORMAT_VERSION = 4  # 3 had no `mirror`, 2 no `learns` and torchvision's resampling, 1 had no temperature either
+# 3 had no `mirror` and `set_scores`, 2 no `learns` and torchvision's resampling, 1 had no temperature either
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Checkpoint:
     training: dict[str, object] = field(default_factory=dict)  # epoch, epochs, learning_rate, …
     history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
     temperature: float = 1.0  # by which logits are divided before they become probabilities
+    # Probabilities of the validation photos' true classes, lowest first: what sets of classes are made by
+    set_scores: list[float] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -76,6 +79,7 @@ class Checkpoint:
             "history": self.history,
             "temperature": self.temperature,
             "mirror": self.model.mirror,
+            "set_scores": self.set_scores,
             "state_dict": self.tensors,
         }
 
@@ -99,6 +103,7 @@ class Checkpoint:
             training=contents["training"],
             history=contents["history"],
             temperature=temperature_of(contents),
+            set_scores=set_scores_of(contents),
         )
 
 
@@ -178,3 +183,13 @@ def temperature_of(contents: Mapping[str, object]) -> float:
     if not isinstance(temperature, float) or not TEMPERATURE.allow(temperature):
         raise ValueError(f"a temperature of {temperature}")
     return temperature
+
+
+def set_scores_of(contents: Mapping[str, object]) -> list[float]:
+    """Return what sets are made by; files up to format 3 have none of it. Raises ValueError for impossible scores."""
+    scores = contents["set_scores"] if contents["format_version"] > 3 else []
+    if not isinstance(scores, list) or not all(isinstance(score, float) and 0 <= score <= 1 for score in scores):
+        raise ValueError("scores for sets that are no probabilities")
+    if scores != sorted(scores):
+        raise ValueError("scores for sets that are not in order")
+    return scores

@@ -6,7 +6,8 @@
     csv     rows of path, rank (from 1), class, name, probability, after a header
 
 "class" is the class's folder at training, "name" what people call it. Where a least probability is asked for, JSON's
-objects and CSV's rows also have "sure". A photo that cannot be opened is {"path": …, "error": …} in its place; text and
+objects and CSV's rows also have "sure". Where sets are, JSON's objects have "set", the classes in it, and CSV's rows
+"in_set". A photo that cannot be opened is {"path": …, "error": …} in its place; text and
 CSV leave it out. Programs get names and paths to the letter; people get them printable.
 """
 
@@ -22,23 +23,31 @@ from types import TracebackType
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.signals import signals_held
-from flower_classifier.base.words import percent, printable
+from flower_classifier.base.words import first_few, percent, printable
 from flower_classifier.judging.prediction import Verdict
 from flower_classifier.report.tables import csv_line
 
 BYTE_ORDER_MARK = "\ufeff"  # by which spreadsheets recognise UTF-8
+MOST_NAMED = 10  # classes of a set that people are told by name
 MOST_ALIGNED = 40  # letters of a name up to which the numbers of all photos stand below one another
 
 
 class Writer:
     """Writes each photo's predictions in one of the formats; a context manager that ends the output whatever happens.
 
-    `names`: what people call the classes; to align the answers to `several` photos. `asks_sure`: whether there is a
-    least probability, and so a column for it.
+    `names`: what people call the classes; to align the answers to `several` photos. `further`: the columns of CSV that
+    are asked for beside the usual ones, "sure" and "in_set". `level`: of how many in 100 the sets are.
     """
 
-    def __init__(self, form: str, several: bool, names: Sequence[str] = (), asks_sure: bool = False) -> None:
-        self.form, self.several, self.asks_sure, self.written = form, several, asks_sure, 0
+    def __init__(
+        self,
+        form: str,
+        several: bool,
+        names: Sequence[str] = (),
+        further: Sequence[str] = (),
+        level: float | None = None,
+    ) -> None:
+        self.form, self.several, self.further, self.level, self.written = form, several, further, level, 0
         self.width = min(max((len(printable(name)) for name in names), default=0), MOST_ALIGNED) if several else 0
         if sys.stdout is None:  # closed: nobody reads
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 -- for as long as the process lives
@@ -47,7 +56,7 @@ class Writer:
         if self.form == "csv":
             if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
                 sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
-            header = ["path", "rank", "class", "name", "probability", *(["sure"] if self.asks_sure else [])]
+            header = ["path", "rank", "class", "name", "probability", *self.further]
             sys.stdout.write(BYTE_ORDER_MARK + csv_line(header))
         return self
 
@@ -64,8 +73,10 @@ class Writer:
             self.write_table(photo, verdict)
         elif self.form == "csv":
             sure = [] if verdict.sure is None else [str(verdict.sure).lower()]
-            for rank, row in enumerate(verdict.predictions, 1):
-                sys.stdout.write(csv_line([photo, rank, row.class_name, row.name, row.probability, *sure]))
+            for rank, row in enumerate(verdict.predictions, 1):  # a set is made of the first ranks
+                inside = [] if verdict.members is None else [str(rank <= len(verdict.members)).lower()]
+                cells = [photo, rank, row.class_name, row.name, row.probability]
+                sys.stdout.write(csv_line([*cells, *sure, *inside]))
         else:
             self.write_object({"path": str(photo), **verdict.plain()})
         sys.stdout.flush()
@@ -97,3 +108,5 @@ class Writer:
         width = self.width or max(map(len, names))
         for name, prediction in zip(names, verdict.predictions, strict=True):
             print(f"{indent}{name:{width}}  {percent(prediction.probability, digits=2):>8}")
+        if verdict.members is not None:
+            print(f"{indent}{self.level:g}% set: {first_few([one.name for one in verdict.members], MOST_NAMED)}")

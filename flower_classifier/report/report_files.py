@@ -60,6 +60,12 @@ REPORT_FILES = (
     ReportFile("confusion_matrix.png", "the same as a picture, with the most frequent mistakes by name", "evaluation"),
     ReportFile("reliability.png", "how often predictions with a probability of, say, 80 % are right", "evaluation"),
     ReportFile(
+        "sets.csv",
+        "how often sets of classes hold the true one, and how many classes they have: see `predict.py --sets`",
+        "evaluation",
+        optional=True,  # checkpoints of earlier versions cannot make sets
+    ),
+    ReportFile(
         "mistakes.csv",
         "every wrong prediction, the one with the highest probability first: photo, true and predicted class",
         "evaluation",

@@ -33,6 +33,8 @@ class Diagnosis:
     photos: Sequence[Path]  # (N,)
     classes: Sequence[str]  # (C,)
     names: Sequence[str]  # (C,): what people call the classes
+    set_scores: Sequence[float] = ()  # what sets are made by; none: not known
+    class_sizes: Sequence[int] | None = None  # (C,): the training photos of each class, where they are known
 
     @property
     def judged(self) -> str:
@@ -62,6 +64,7 @@ def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> dict[str, Figure]:
     """
     from flower_classifier.report.charts import draw_reliability
     from flower_classifier.report.confusion import draw_confusion
+    from flower_classifier.report.sets_table import set_table
 
     remove_files(folder, "evaluation")
     evaluation, names = diagnosis.evaluation, [printable(name) for name in diagnosis.names]
@@ -69,6 +72,9 @@ def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> dict[str, Figure]:
     write_table(folder / "per_class.csv", per_class(evaluation, *classes))
     write_table(folder / "confusion_matrix.csv", confusion_matrix(evaluation, diagnosis.classes))
     write_table(folder / "mistakes.csv", all_mistakes(evaluation, diagnosis.photos, *classes))
+    if diagnosis.set_scores:
+        own = () if diagnosis.split == "valid" else diagnosis.set_scores  # photos cannot judge what they decided
+        write_table(folder / "sets.csv", set_table(evaluation, own, diagnosis.class_sizes))
     figures = {
         "confusion_matrix": draw_confusion(evaluation, names, diagnosis.judged),
         "reliability": draw_reliability(evaluation, diagnosis.judged),

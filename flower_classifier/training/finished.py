@@ -12,6 +12,7 @@ import torch
 from flower_classifier.base.errors import InputError
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.judging.prediction_sets import scores_of
 
 FORMAT_VERSION = 5  # of last.pth; 4 had no fine-tuning, 3 no settings, temperature and results, 2 and 1 no version
 Tensors = dict[str, torch.Tensor]
@@ -93,6 +94,7 @@ class Best:
     valid: Evaluation | None = None  # its answers to the validation photos; None: an earlier process had them
     learns: str = "head"  # what had learned when it was reached
     found: float | None = None  # the temperature that an earlier process found from them
+    found_scores: list[float] | None = None  # those for sets, that an earlier process found from them
     results: dict[str, object] = field(default_factory=dict)  # what it is worth, by split, once that is known
 
     @functools.cached_property
@@ -101,6 +103,13 @@ class Best:
         if self.found is not None:
             return self.found
         return calibrate(self.valid) if self.valid else 1.0
+
+    @functools.cached_property
+    def set_scores(self) -> list[float]:
+        """Probabilities of the validation photos' true classes, lowest first, by which sets of classes are made."""
+        if self.found_scores is not None:
+            return self.found_scores
+        return scores_of(self.valid.at(self.temperature)) if self.valid else []
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,7 @@ class Finished:
         """Return what last.pth holds: plain types and tensors. There must be a best epoch."""
         parts = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         best = {"best": self.best.row, "best_learned": self.best.learned, "temperature": self.best.temperature}
-        best |= {"best_learns": self.best.learns, "results": self.best.results}
+        best |= {"best_learns": self.best.learns, "results": self.best.results, "set_scores": self.best.set_scores}
         return {"format_version": FORMAT_VERSION, **parts, "identity": asdict(self.identity), **best}
 
     @classmethod
@@ -139,16 +148,22 @@ class Finished:
             raise InputError(f"the state has format {version}, this program reads up to {FORMAT_VERSION}: update it")
         parts = saved if version > 2 else from_format_2(saved)
         parts = parts if version > 3 else from_format_3(parts)
-        parts = parts if version > 4 else {**parts, "began": None, "best_learns": parts["identity"]["learns"]}
+        parts = parts if version > 4 else from_format_4(parts)
         best = Best(
             parts["best"],
             parts["best_learned"],
             learns=parts["best_learns"],
             found=parts["temperature"],
+            found_scores=parts["set_scores"],
             results=parts["results"],
         )
         parts = {entry.name: parts[entry.name] for entry in fields(cls)}
         return cls(**{**parts, "identity": Identity(**parts["identity"]), "best": best})
+
+
+def from_format_4(saved: Mapping[str, object]) -> dict[str, object]:
+    """Return what a file of format 4 holds under the names of today: of a run that trained one stage alone."""
+    return {**saved, "began": None, "best_learns": saved["identity"]["learns"], "set_scores": None}
 
 
 def from_format_3(saved: Mapping[str, object]) -> dict[str, object]:

@@ -227,4 +227,5 @@ class TrainState:
             training={**finished.training, **({"results": self.best.results} if self.best.results else {})},
             history=[dict(row) for row in finished.history],
             temperature=self.best.temperature,
+            set_scores=self.best.set_scores,
         )

@@ -1,0 +1,82 @@
+"""Sets of classes that hold the true one so many times in a hundred: how sure an answer is, as a promise.
+
+A class is in a photo's set if it is at least as probable as the true classes of most validation photos were: split
+conformal prediction (Vovk et al. 2005) with the sets that are smallest on average (Sadinle et al. 2019). The promise
+holds for photos like the validation photos, averaged over draws of these. How the sets keep it on other photos is in
+docs/calibration.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from flower_classifier.judging.evaluation import Evaluation
+
+LEVELS = (80.0, 90.0, 95.0, 99.0)  # percent, that a report looks at
+MOST_SCORES = 10_000  # that a checkpoint keeps: more would change a set by less than one photo in ten thousand
+FOLDS = 5
+
+
+def scores_of(valid: Evaluation) -> list[float]:
+    """Return the probability of each validation photo's true class, lowest first."""
+    scores = true_probabilities(valid).sort().values
+    if len(scores) > MOST_SCORES:
+        scores = scores[torch.linspace(0, len(scores) - 1, MOST_SCORES).long()]
+    return scores.tolist()
+
+
+def true_probabilities(evaluation: Evaluation) -> torch.Tensor:
+    """Return the probability of each photo's true class, float64 (N,)."""
+    return evaluation.probabilities.gather(1, evaluation.labels[:, None])[:, 0]
+
+
+def least_probability(scores: Sequence[float], level: float) -> float:
+    """Return the probability from which on a class is in the set. 0, so every class, where there are too few scores.
+
+    `scores`: lowest first. `level`: how many of 100 sets hold the true class, above 0 and below 100. Of n photos and
+    the one to come, so many in a hundred are at least as probable as the one that is returned (Vovk et al. 2005).
+    """
+    outside = math.floor((len(scores) + 1) * (100 - level) / 100 + 1e-9)  # 0.05 * 20 is a little less than 1
+    return scores[outside - 1] if outside else 0.0
+
+
+def members(probabilities: torch.Tensor, least: float) -> list[int]:
+    """Return the classes in the set of a photo with these probabilities (C,), likeliest first; at least that one."""
+    by_probability = probabilities.argsort(descending=True, stable=True)
+    number = max(int((probabilities >= least).sum()), 1)
+    return by_probability[:number].tolist()
+
+
+def coverage(evaluation: Evaluation, least: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return whether each photo's set holds its true class, bool (N,), and how many classes it has, int64 (N,).
+
+    `least`: the probability from which on a class is in the set, (N,) or a scalar.
+    """
+    inside = evaluation.probabilities >= least.reshape(-1, 1)  # (N, C)
+    inside[torch.arange(len(evaluation)), evaluation.predicted] = True
+    return inside.gather(1, evaluation.labels[:, None])[:, 0], inside.sum(dim=1)
+
+
+def chosen_by_others(valid: Evaluation, level: float) -> torch.Tensor:
+    """Return the least probability for each validation photo's set, from the photos of the other folds, float64 (N,).
+
+    Photos that decide how large sets are cannot say how often these are right.
+    """
+    folds = torch.arange(len(valid)) % FOLDS  # photos come class by class: each fold gets some of every class
+    scores, least = true_probabilities(valid), torch.zeros(len(valid), dtype=torch.float64)
+    for fold in range(FOLDS):
+        least[folds == fold] = least_probability(scores[folds != fold].sort().values.tolist(), level)
+    return least
+
+
+def spread(number: int, photos: int, level: float) -> float:
+    """Return how far the share of sets that hold the true class may be from the level by chance, 0 to 1.
+
+    It is the standard deviation for sets that `number` validation photos decide about and so many other photos judge:
+    the first draw gives a beta distribution (Vovk 2012), the second a binomial one.
+    """
+    share = level / 100
+    return math.sqrt(share * (1 - share) * (1 / (number + 2) + 1 / photos))

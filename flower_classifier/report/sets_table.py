@@ -1,0 +1,46 @@
+"""sets.csv: how well sets of classes keep their promise, and how large they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.judging.prediction_sets import LEVELS, chosen_by_others, coverage, least_probability, spread
+
+
+def set_table(
+    evaluation: Evaluation, scores: Sequence[float], class_sizes: Sequence[int] | None = None
+) -> Iterator[list[object]]:
+    """Yield the rows of sets.csv, header first: how often sets hold the true class, and how many classes they have.
+
+    `scores`: what sets are made by, lowest first; none: the photos are those that would make them, so each fold's sets
+    are made by the other folds. `class_sizes` (C,): the training photos of each class, by which rows are added for the
+    third of the photos whose classes have fewest, and for the other thirds.
+    """
+    yield ["level", "photos_of", "photos", "coverage", "expected_spread", "mean_size", "share_of_one_class"]
+    every = torch.ones(len(evaluation), dtype=torch.bool)
+    groups = {"all classes": every, **thirds(evaluation, class_sizes)}
+    for level in LEVELS:
+        if scores:
+            least, number = torch.tensor(least_probability(scores, level), dtype=torch.float64), len(scores)
+        else:
+            least, number = chosen_by_others(evaluation, level), len(evaluation)
+        holds, sizes = coverage(evaluation, least)
+        for name, chosen in groups.items():
+            photos, share = int(chosen.sum()), holds[chosen].double().mean().item()
+            error = spread(number, photos, level)
+            mean, single = sizes[chosen].double().mean().item(), (sizes[chosen] == 1).double().mean().item()
+            yield [f"{level:g}", name, photos, *(round(value, 4) for value in (share, error, mean, single))]
+
+
+def thirds(evaluation: Evaluation, class_sizes: Sequence[int] | None) -> dict[str, torch.Tensor]:
+    """Return which photos (N,) belong to classes with few, more and most training photos, where these differ."""
+    if class_sizes is None or len(set(class_sizes)) < 2:
+        return {}
+    sizes = torch.tensor(class_sizes)[evaluation.labels]  # (N,)
+    low, high = sizes.double().quantile(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
+    groups = {"small classes": sizes <= low, "middle classes": (sizes > low) & (sizes <= high)}
+    groups["large classes"] = sizes > high
+    return {name: chosen for name, chosen in groups.items() if chosen.any()}
