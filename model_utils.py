@@ -362,7 +362,7 @@ def open_cache() -> FeatureCache:
 
 def refuse_bad(*inputs: Inputs | None) -> None:
     """Raise UnusablePhotosError where there are photos that cannot be opened."""
-    if errors := [part.bad[index] for part in inputs if part for index in sorted(part.bad)]:
+    if errors := [error for part in inputs if part for error in part.errors]:
         raise UnusablePhotosError(errors)
 
 

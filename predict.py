@@ -173,7 +173,7 @@ def evaluate_folder(config: PredictConfig) -> None:
             evaluation = evaluate_on(predictor.classifier.learner, inputs).at(predictor.checkpoint.temperature)
         except FloatingPointError:
             raise InputError(BROKEN) from None
-    bad = [(split.root / split.photos[index], inputs.bad[index]) for index in sorted(inputs.bad)]
+    bad = [(split.root / photo, error) for photo, error in zip(inputs.left_out, inputs.errors, strict=True)]
     facts = facts_of(subject_of(folder, config.checkpoint), split.name, evaluation, bad)
     if config.format == "json":
         print(json.dumps(facts), flush=True)

@@ -104,7 +104,8 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
         config, tuning = tune(config, state, train, valid)
         state = start_state(config, classifier, weights, frozen, splits, category_names)
         weigh_classes(config, state, train)
-    state.leave_out(bad_in(train, valid, test), tested=splits.test.photos if splits.test else ())
+    left_out = [photo for part in (train, valid, test) if part for photo in part.left_out]
+    state.leave_out(left_out, tested=splits.test.photos if splits.test else ())
     log = RunLog(run_folder.folder, state.finished.history, not config.no_report, config.tensorboard, tuning)
     with log, run_folder.saving(state, log.write):
         train_epochs(state, train, valid, run_folder, log)
@@ -206,20 +207,14 @@ def check_bad_photos(
 
     Raises UnusablePhotosError without --skip_bad, and InputError where a split or a class has no photo left.
     """
-    bad = [(part, index) for part in (train, *others) if part for index in sorted(part.bad)]
-    errors = [part.bad[index] for part, index in bad]
+    errors = [error for part in (train, *others) if part for error in part.errors]
     run_folder.list_bad([str(error) for error in errors])
     listed = f"listed in {run_folder.bad_path}"
-    if bad and not config.skip_bad:
+    if errors and not config.skip_bad:
         raise UnusablePhotosError(errors, f"repair or remove them, or add --skip_bad (all are {listed})")
-    if bad:
-        warn(f"going on without {counted(len(bad), 'photo')} that cannot be opened, {listed}")
+    if errors:
+        warn(f"going on without {counted(len(errors), 'photo')} that cannot be opened, {listed}")
     check_photos_left(classes, train, *others)
-
-
-def bad_in(*parts: Inputs | None) -> list[str]:
-    """Return the names of the photos that cannot be opened."""
-    return [part.split.photos[index] for part in parts if part for index in sorted(part.bad)]
 
 
 def weigh_classes(config: TrainConfig, state: TrainState, train: Inputs) -> None:

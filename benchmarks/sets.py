@@ -26,9 +26,7 @@ def main() -> None:
     parser.add_argument("flowers", type=Path)
     parser.add_argument("--lite0", type=Path, required=True)
     options = parser.parse_args()
-    print(
-        "| run | sets of, % | hold the true class, % | by chance | classes | of one class, % |\n|---|---|---|---|---|---|"
-    )
+    print("| run | sets of, % | hold the true class, % | by chance | classes | of one, % |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for arch in BACKBONES:
             weights = ("--weights", options.lite0.absolute()) if arch.startswith("timm/") else ()

@@ -24,7 +24,6 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.networks.tensor_files import check_digest, read_tensors
 
 PROJECT = Path(__file__).resolve().parent.parent
-EPOCHS = 200
 FILES = ("checkpoint.pth", "run/last.pth")
 # Every epoch's save is due, so that kills hit saving as well.
 CODE = """
@@ -65,12 +64,14 @@ def main() -> None:
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--arch", default="squeezenet1_1")
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--fine_tune", type=int, default=0, help="epochs in which the network learns too, after those")
     options = parser.parse_args()
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         common = [options.data_dir.resolve(), "--arch", options.arch, "--weights", "none", "--views", 6]
-        common += ["--epochs", EPOCHS]
+        common += ["--epochs", options.epochs, "--fine_tune", options.fine_tune]
         begun = time.monotonic()
         finish(start(*common, "--save_dir", folder / "whole", "--cache_dir", folder / "cache of whole"))
         longest = (time.monotonic() - begun) / 4  # a run is killed a few times before it ends

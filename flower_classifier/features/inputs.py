@@ -74,6 +74,16 @@ class Inputs:
         return [index for index in range(len(self.split)) if index not in self.bad]
 
     @property
+    def left_out(self) -> list[str]:
+        """Names of the photos that cannot be opened, in the split's order."""
+        return [self.split.photos[index] for index in sorted(self.bad)]
+
+    @property
+    def errors(self) -> list[ImageError]:
+        """What is wrong with these."""
+        return [self.bad[index] for index in sorted(self.bad)]
+
+    @property
     def paths(self) -> list[Path]:
         """Files of the photos that are used."""
         return [self.split.root / self.split.photos[index] for index in self.used]

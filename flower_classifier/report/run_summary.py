@@ -102,7 +102,7 @@ def data_of(classes: Sequence[str], inputs: Sequence[Inputs]) -> dict[str, objec
     return {
         "classes": len(classes),
         "photos": {part.split.name: len(part.used) for part in inputs},
-        "left_out": [part.split.photos[index] for part in inputs for index in sorted(part.bad)],
+        "left_out": [photo for part in inputs for photo in part.left_out],
     }
 
 

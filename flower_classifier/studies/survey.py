@@ -57,7 +57,7 @@ def survey(
     print(f"{counted(len(splits.classes), 'class', 'classes')}: {numbers} photos")
     show("smallest class", class_sizes([names[label] for label in splits.train.labels]))
     show("photo sizes", size_range(open_all(parts)))
-    errors = [part.bad[index] for part in parts for index in sorted(part.bad)]
+    errors = [error for part in parts for error in part.errors]
     show("bad files", bad_files(errors, skip_bad))
     show("backbone", backbone_of(classifier, str(state.training["weights"])))
     show("head", head_of(classifier))
