@@ -46,7 +46,7 @@ from flower_classifier.report.run_report import Diagnosis
 from flower_classifier.training.finished import Row, epoch_line
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced
-from flower_classifier.training.state import TrainState
+from flower_classifier.training.state import TrainState, learned, put_back
 from flower_classifier.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -192,18 +192,22 @@ def train_model(
     check_classes(model, data)
     del settings["epochs"], settings["patience"]
     training = {**model.training, **settings, "skipped": []}
-    training.pop("results", None)  # of an earlier training
+    for name in ("results", "fine_tuned_after"):  # of an earlier training
+        training.pop(name, None)
     with speaking(), own_randomness(model.frozen.device):
         inputs = prepare_inputs(model.frozen, data.splits, seed, open_cache(), recipe.schedule)
         refuse_bad(*inputs)
         train, valid, _ = inputs
         state = TrainState(model.classifier, recipe, model.classes, model.category_names, training)
+        before = learned(state.learner)
         try:
             fit(state, train, valid, lambda row, _: print(epoch_line(row, epochs), flush=True))
         finally:
             if state.epoch:
                 state.load_best()
                 model.take(state.best_checkpoint())
+            else:
+                put_back(state.learner, before)
     best = state.best.row
     print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
 
@@ -304,7 +308,7 @@ def show_training(model: Model) -> Image.Image:
 
     if not model.history:
         raise InputError("the model is not trained yet, so there are no curves to show")
-    return image_of(draw_curves(model.history, model.training["epoch"]))
+    return image_of(draw_curves(model.history, model.training["epoch"], model.training.get("fine_tuned_after")))
 
 
 def show_confusion(results: Results) -> Image.Image:

@@ -93,7 +93,8 @@ def predict_photos(config: PredictConfig) -> None:
                 writer.write_error(photo, answer)
                 continue
             members = None if least is None else predictor.set_of(answer, least)
-            verdict = Verdict(predictor.likeliest(answer, top_k), config.min_probability, members)
+            rows = max(top_k, len(members or ())) if config.format == "csv" else top_k  # whose rows hold the set
+            verdict = Verdict(predictor.likeliest(answer, rows), config.min_probability, members)
             writer.write(photo, verdict)
             if picture:
                 drawer.draw(picture, photo, verdict)

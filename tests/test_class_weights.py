@@ -7,6 +7,10 @@ import torch
 from support import QUICK, read
 from torch.nn import functional as F
 
+from flower_classifier.features.inputs import Inputs
+from flower_classifier.networks.frozen import place
+from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.photos.splits import load_splits
 from flower_classifier.training.recipe import Recipe, balanced
 
 
@@ -34,19 +38,39 @@ def unequal(flowers, tmp_path_factory):
     return folder
 
 
-def test_a_run_weighs_by_class_with_a_search_and_in_fine_tuning(train_into, unequal, tmp_path):
+def test_a_run_weighs_by_class(train_into, unequal, tmp_path):
     """The first step's loss, of one batch with all photos, is the weighted one of the new head."""
-    options = (*QUICK, "--epochs", 1, "--batch_size", 100, "--views", 1)
+    options = (*QUICK, "--epochs", 1, "--batch_size", 100, "--views", 1, "--hidden_units", 0)
     for name in ("equal", "balanced"):
         train_into(tmp_path / name, unequal, *options, "--class_weights", name)
-    equal, weighted = (read(tmp_path / name / "run" / "last.pth") for name in ("equal", "balanced"))
-    assert weighted["training"]["class_weights"] == "balanced"
-    assert weighted["history"][0]["train_loss"] != equal["history"][0]["train_loss"]
-    resumed = train_into(tmp_path / "balanced", unequal, "--resume", "--no_report", "--fine_tune", 1)
-    assert "now" not in resumed.err
-    train_into(tmp_path / "tuned", unequal, *options, "--class_weights", "balanced", "--tune", "--hidden_units", 0)
-    settings = read(tmp_path / "tuned" / "run" / "last.pth")["settings"]
-    assert settings["class_weights"] == "balanced"
+    splits = load_splits(unequal)
+    classifier, _ = new_classifier("squeezenet1_1", 6, "none", ())
+    inputs = Inputs(place(classifier, torch.device("cpu")), splits.train)
+    labels = inputs.labels
+    with torch.inference_mode():
+        losses = F.cross_entropy(classifier.head(inputs.rows().float()), labels, reduction="none")
+    by_class = torch.stack([losses[labels == label].mean() for label in range(6)])
+    expected = {"equal": losses.mean().item(), "balanced": by_class.mean().item()}
+    assert abs(expected["equal"] - expected["balanced"]) > 1e-3
+    for name, loss in expected.items():
+        saved = read(tmp_path / name / "run" / "last.pth")
+        assert saved["history"][0]["train_loss"] == pytest.approx(loss, abs=1e-5)
+        assert saved["training"]["class_weights"] == name
+
+
+def test_a_search_and_fine_tuning_weigh_too(train_into, unequal, tmp_path):
+    """The same head goes on with weights and without; the same grid is searched."""
+    options = (*QUICK, "--epochs", 1, "--views", 1, "--hidden_units", 0)
+    searched = {}
+    for name in ("equal", "balanced"):
+        train_into(tmp_path / "head", unequal, *options)
+        tuned = ("--resume", "--no_report", "--fine_tune", 1, "--class_weights", name)
+        train_into(tmp_path / "head", unequal, *tuned)
+        searched[name] = [read(tmp_path / "head" / "run" / "last.pth")["history"][1]["train_loss"]]
+        train_into(tmp_path / name, unequal, *options[:-4], "--tune", "--class_weights", name, *options[-4:-2])
+        searched[name].append(read(tmp_path / name / "run" / "last.pth")["history"][0]["train_loss"])
+    for equal, weighted in zip(searched["equal"], searched["balanced"], strict=True):
+        assert equal != weighted
 
 
 def test_photos_that_cannot_be_opened_do_not_count(train_into, unequal, tmp_path):

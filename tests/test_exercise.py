@@ -19,7 +19,7 @@ from torchvision import models
 import data_utils
 import model_utils
 import predict
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.features.inputs import UnusablePhotosError
 from flower_classifier.photos.views import TOLERANCE_LEVELS, TOLERANCE_SHARE
 
@@ -129,6 +129,16 @@ def test_an_interrupted_training_leaves_the_best_of_the_finished_epochs(data, mo
     found = model_utils.evaluate_model(model, untested)  # on the validation photos
     assert found.split == "valid"
     assert found.accuracy == max(row["valid_accuracy"] for row in model.history)
+
+
+def test_a_training_that_ends_in_its_first_epoch_leaves_the_model_as_it_was(data):
+    """Its second batch has a loss that is not finite, after the first has changed the weights."""
+    model = model_utils.build_model("squeezenet1_1", data, hidden_units=[50] * 9, weights="none")
+    before = {name: tensor.clone() for name, tensor in model.classifier.state_dict().items()}
+    with pytest.raises(RunError, match="the loss is not finite"):
+        model_utils.train_model(model, data, epochs=2, learning_rate=1000, batch_size=8)
+    assert model.history == []
+    assert same(before, dict(model.classifier.state_dict()))
 
 
 def test_the_verbs_leave_the_students_own_random_numbers_alone(data):

@@ -287,6 +287,35 @@ def test_a_run_that_is_stopped_while_the_network_learns_ends_as_if_it_never_was(
         assert same(read(tmp_path / file), read(whole / file))
 
 
+def test_what_is_stopped_before_its_first_epoch_ends_leaves_the_report_and_goes_on_later(train_into, flowers, tmp_path):
+    """A finished run, which then is asked to fine-tune; and again, its checkpoint being removed meanwhile."""
+    train_into(tmp_path / "run", flowers, *QUICK[:-1], "--epochs", 1)
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "run" / "run").iterdir() if path.name != "last.pth"}
+    options = ("--resume", "--fine_tune", "1", "--save_dir", str(tmp_path / "run"))
+    for removed in (False, True):
+        command = [sys.executable, "-c", STOPPED, str(int(removed)), str(flowers), *options]
+        assert (
+            subprocess.run(command, cwd=PROJECT, capture_output=True, check=False, timeout=60).returncode
+            == -signal.SIGINT
+        )
+        if not removed:
+            assert {name: (tmp_path / "run" / "run" / name).read_bytes() for name in kept} == kept
+    outcome = train_into(tmp_path / "run", flowers, "--resume", "--no_report")
+    assert outcome.out.startswith("epoch 2/2 ")
+
+
+STOPPED = """
+import pathlib, sys, train
+from flower_classifier.training import loop
+evaluate_on, (removed, *arguments) = loop.evaluate_on, sys.argv[1:]
+def stopped(learner, inputs):
+    if int(removed): (pathlib.Path(arguments[-1]) / "checkpoint.pth").unlink()
+    raise KeyboardInterrupt
+loop.evaluate_on = stopped
+train.main(arguments)
+"""
+
+
 def test_a_finished_run_can_be_fine_tuned_later_and_longer(train_into, run, flowers, tuned, tmp_path):
     head = train_into(tmp_path, flowers, *QUICK, "--hidden_units", 0, "--epochs", 2)
     later = train_into(tmp_path, flowers, "--resume", "--fine_tune", 3, "--backbone_lr", 0.0001, "--no_report")

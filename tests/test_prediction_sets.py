@@ -24,6 +24,7 @@ from flower_classifier.judging.prediction_sets import (
     scores_of,
 )
 from flower_classifier.networks.tensor_files import write_atomically
+from flower_classifier.training.finished import Best, Finished
 
 OPTIONS = ("--arch", "cnn", "--epochs", "3")
 
@@ -162,6 +163,25 @@ def test_they_are_for_single_photos(run, flowers, reported):
     assert "--evaluate judges all answers" in outcome.err
 
 
+def test_csv_has_a_row_for_each_class_in_the_set(run, flowers, reported):
+    photo, checkpoint = next((flowers / "test").rglob("*.jpg")), reported / "checkpoint.pth"
+    (found,) = json.loads(run(predict, photo, checkpoint, "--sets", 80, "--format", "json").out)
+    table = run(predict, photo, checkpoint, "--sets", 80, "--top_k", 1, "--format", "csv").out.lstrip("\ufeff")
+    assert [row["class"] for row in csv.DictReader(io.StringIO(table))] == found["set"]
+    assert len(found["set"]) > 1
+
+
+def test_the_photo_that_decides_is_in_its_own_set(run, flowers, reported):
+    """To the last digit: its true class is exactly as probable as a class must be."""
+    scores = read(reported / "checkpoint.pth")["set_scores"]
+    outside = 4  # of 18: floor(19 * 0.24)
+    photos = sorted((flowers / "valid").rglob("*.jpg"))
+    answers = json.loads(run(predict, *photos, reported / "checkpoint.pth", "--sets", 76, "--format", "json").out)
+    holds = sorted(photo.parent.name in answer["set"] for photo, answer in zip(photos, answers, strict=True))
+    assert least_probability(scores, 76) == scores[outside - 1]
+    assert sum(holds) >= len(photos) - outside + 1
+
+
 # --------------------------------------------------------------------------------------------------------- the report
 
 
@@ -209,3 +229,47 @@ def test_a_resumed_run_makes_the_same_sets(train_into, flowers, reported, tmp_pa
     train_into(tmp_path, flowers, "--resume", "--no_report")
     assert scores == read(tmp_path / "checkpoint.pth")["set_scores"]
     assert len(scores) == 18
+
+
+def test_the_validation_photos_are_judged_by_folds_whatever_their_folder_is_called(run, flowers, reported, tmp_path):
+    """And others are not, though their folder may be called valid."""
+    checkpoint = reported / "checkpoint.pth"
+    shutil.copytree(flowers / "valid", tmp_path / "held")
+    shutil.copytree(flowers / "test", tmp_path / "other" / "valid")
+    for folder in ("held", "other/valid"):
+        run(predict, tmp_path / folder, checkpoint, "--evaluate", "--report", tmp_path / folder / "report")
+    assert table(tmp_path / "other" / "valid" / "report") == table(reported / "run")
+    photos = sorted((flowers / "valid").rglob("*.jpg"))
+    answers = json.loads(run(predict, *photos, checkpoint, "--top_k", 6, "--format", "json").out)
+    found = [{row["class"]: row["probability"] for row in answer["predictions"]} for answer in answers]
+    true = [one[photo.parent.name] for photo, one in zip(photos, found, strict=True)]
+    sizes = []
+    for index, one in enumerate(found):
+        others = sorted(true[other] for other in range(18) if other % 5 != index % 5)
+        outside = math.floor((len(others) + 1) * 0.2)
+        sizes.append(max(sum(value >= others[outside - 1] for value in one.values()), 1))
+    row = table(tmp_path / "held" / "report")["80", "all classes"]
+    assert float(row["mean_size"]) == pytest.approx(np.mean(sizes), abs=1e-4)
+
+
+def test_sets_are_made_at_the_temperature_that_the_checkpoint_keeps():
+    valid = drawn(400, 6, 1, sharper=4.0)
+    best = Best({"epoch": 1, "train_loss": 0.0, "valid_loss": 0.0, "valid_accuracy": 0.0}, {}, valid)
+    assert best.temperature > 2
+    logits = valid.logits / best.temperature
+    expected = logits.softmax(1)[torch.arange(400), valid.labels].sort().values
+    torch.testing.assert_close(torch.tensor(best.set_scores, dtype=torch.float64), expected)
+
+
+def test_a_run_of_an_earlier_version_makes_sets_once_it_is_judged(train_into, flowers, tmp_path):
+    """Also when it has been saved in between, before anybody could judge its best epoch."""
+    train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 3, "--no_report")
+    expected = read(tmp_path / "checkpoint.pth")["set_scores"]
+    last = read(tmp_path / "run" / "last.pth")
+    for key in ("set_scores", "began", "unfreeze", "best_learns"):
+        del last[key]
+    saved = Finished.from_plain({**last, "format_version": 4, "scheduler": {}})
+    write_atomically(tmp_path / "run" / "last.pth", saved.to_plain())
+    train_into(tmp_path, flowers, "--resume", "--no_report")
+    assert read(tmp_path / "checkpoint.pth")["set_scores"] == pytest.approx(expected)
+    assert len(expected) == 18

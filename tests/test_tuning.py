@@ -194,9 +194,7 @@ def test_the_table_has_every_head_best_first(run, flowers, tmp_path):
 
 
 SIGNAL = """
-import os
-import re
-import re, signal, sys, train
+import os, signal, sys, train
 from flower_classifier.base import program
 from flower_classifier.studies import tuning
 judge, (number, *arguments) = tuning.judge, sys.argv[1:]

@@ -2,8 +2,8 @@
 
 A class is in a photo's set if it is at least as probable as the true classes of most validation photos were: split
 conformal prediction (Vovk et al. 2005) with the sets that are smallest on average (Sadinle et al. 2019). The promise
-holds for photos like the validation photos, averaged over draws of these. How the sets keep it on other photos is in
-docs/calibration.md.
+holds for photos like the validation photos, averaged over draws of these; that they also chose the epoch makes it a
+little too good. How the sets keep it on other photos is in docs/calibration.md.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from flower_classifier.judging.evaluation import Evaluation
 LEVELS = (80.0, 90.0, 95.0, 99.0)  # percent, that a report looks at
 MOST_SCORES = 10_000  # that a checkpoint keeps: more would change a set by less than one photo in ten thousand
 FOLDS = 5
+SAME = 1e-6  # difference of two probabilities, of the same photo on the same device
 
 
 def scores_of(valid: Evaluation) -> list[float]:
@@ -58,6 +59,15 @@ def coverage(evaluation: Evaluation, least: torch.Tensor) -> tuple[torch.Tensor,
     inside = evaluation.probabilities >= least.reshape(-1, 1)  # (N, C)
     inside[torch.arange(len(evaluation)), evaluation.predicted] = True
     return inside.gather(1, evaluation.labels[:, None])[:, 0], inside.sum(dim=1)
+
+
+def are_made_by(scores: Sequence[float], evaluation: Evaluation) -> bool:
+    """Say whether these photos are the ones that decided about the sets: their true classes are just as probable.
+
+    On another device their probabilities may be others; then they are taken for photos like any.
+    """
+    own = scores_of(evaluation)
+    return len(own) == len(scores) and all(abs(a - b) < SAME for a, b in zip(own, scores, strict=True))
 
 
 def chosen_by_others(valid: Evaluation, level: float) -> torch.Tensor:

@@ -73,8 +73,7 @@ def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> dict[str, Figure]:
     write_table(folder / "confusion_matrix.csv", confusion_matrix(evaluation, diagnosis.classes))
     write_table(folder / "mistakes.csv", all_mistakes(evaluation, diagnosis.photos, *classes))
     if diagnosis.set_scores:
-        own = () if diagnosis.split == "valid" else diagnosis.set_scores  # photos cannot judge what they decided
-        write_table(folder / "sets.csv", set_table(evaluation, own, diagnosis.class_sizes))
+        write_table(folder / "sets.csv", set_table(evaluation, diagnosis.set_scores, diagnosis.class_sizes))
     figures = {
         "confusion_matrix": draw_confusion(evaluation, names, diagnosis.judged),
         "reliability": draw_reliability(evaluation, diagnosis.judged),

@@ -7,7 +7,17 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.judging.prediction_sets import LEVELS, chosen_by_others, coverage, least_probability, spread
+from flower_classifier.judging.prediction_sets import (
+    FOLDS,
+    LEVELS,
+    are_made_by,
+    chosen_by_others,
+    coverage,
+    least_probability,
+    spread,
+)
+
+ALL = "all classes"
 
 
 def set_table(
@@ -15,24 +25,26 @@ def set_table(
 ) -> Iterator[list[object]]:
     """Yield the rows of sets.csv, header first: how often sets hold the true class, and how many classes they have.
 
-    `scores`: what sets are made by, lowest first; none: the photos are those that would make them, so each fold's sets
-    are made by the other folds. `class_sizes` (C,): the training photos of each class, by which rows are added for the
-    third of the photos whose classes have fewest, and for the other thirds.
+    `scores`: what sets are made by, lowest first. Photos that have made them are judged by folds: each fold's sets are
+    made by the others. `class_sizes` (C,): the training photos of each class, by which rows are added for the third of
+    the photos whose classes have fewest, and for the other thirds; the promise is for all together.
     """
     yield ["level", "photos_of", "photos", "coverage", "expected_spread", "mean_size", "share_of_one_class"]
     every = torch.ones(len(evaluation), dtype=torch.bool)
-    groups = {"all classes": every, **thirds(evaluation, class_sizes)}
+    groups = {ALL: every, **thirds(evaluation, class_sizes)}
+    judge_themselves = are_made_by(scores, evaluation)
     for level in LEVELS:
-        if scores:
-            least, number = torch.tensor(least_probability(scores, level), dtype=torch.float64), len(scores)
+        if judge_themselves:
+            least, number = chosen_by_others(evaluation, level), len(evaluation) * (FOLDS - 1) // FOLDS
         else:
-            least, number = chosen_by_others(evaluation, level), len(evaluation)
+            least, number = torch.tensor(least_probability(scores, level), dtype=torch.float64), len(scores)
         holds, sizes = coverage(evaluation, least)
         for name, chosen in groups.items():
-            photos, share = int(chosen.sum()), holds[chosen].double().mean().item()
-            error = spread(number, photos, level)
-            mean, single = sizes[chosen].double().mean().item(), (sizes[chosen] == 1).double().mean().item()
-            yield [f"{level:g}", name, photos, *(round(value, 4) for value in (share, error, mean, single))]
+            share, mean = holds[chosen].double().mean().item(), sizes[chosen].double().mean().item()
+            error = round(spread(number, len(evaluation), level), 4) if name == ALL else ""
+            single = (sizes[chosen] == 1).double().mean().item()
+            photos = int(chosen.sum())
+            yield [f"{level:g}", name, photos, round(share, 4), error, round(mean, 4), round(single, 4)]
 
 
 def thirds(evaluation: Evaluation, class_sizes: Sequence[int] | None) -> dict[str, torch.Tensor]:

@@ -47,8 +47,9 @@ class FineTuning(Recipe):
 
     @property
     def told(self) -> dict[str, object]:
-        """What the checkpoint says of the stage: train.py's options."""
+        """What the checkpoint says of the stage: when it began, and train.py's options."""
         return {
+            "fine_tuned_after": self.began,  # epochs
             "fine_tune": self.epochs - self.began,
             "unfreeze": self.unfreeze,
             "backbone_lr": self.learning_rate,
@@ -79,7 +80,7 @@ class FineTuning(Recipe):
     def micro_batch(self, device: torch.device) -> int:
         """Return how many photos a forward takes; a step adds up their gradients.
 
-        On a CPU 8 are several times faster than 64, whose activations do not fit into its caches. On any device, memory
+        On a CPU 8 are up to twice as fast as 64, whose activations do not fit into its caches. On any device, memory
         does not grow with the batch.
         """
         return MICRO_BATCH[device.type]

@@ -124,6 +124,7 @@ class Finished:
     settings: dict[str, object] = field(default_factory=dict)  # the options that a resumed run keeps
     epoch: int = 0
     began: int | None = None  # how many epochs were finished when fine-tuning began; None: it has not
+    unfreeze: str | None = None  # which layers learn since then
     history: list[Row] = field(default_factory=list)
     best: Best | None = None
     learner: Tensors = field(default_factory=dict)  # the last epoch's
@@ -136,8 +137,16 @@ class Finished:
     def to_plain(self) -> dict[str, object]:
         """Return what last.pth holds: plain types and tensors. There must be a best epoch."""
         parts = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        best = {"best": self.best.row, "best_learned": self.best.learned, "temperature": self.best.temperature}
-        best |= {"best_learns": self.best.learns, "results": self.best.results, "set_scores": self.best.set_scores}
+        one = self.best
+        is_judged = one.valid is not None  # by this process; else what an earlier one found, if it did
+        best = {
+            "best": one.row,
+            "best_learned": one.learned,
+            "best_learns": one.learns,
+            "temperature": one.temperature if is_judged else one.found,
+            "set_scores": one.set_scores if is_judged else one.found_scores,
+            "results": one.results,
+        }
         return {"format_version": FORMAT_VERSION, **parts, "identity": asdict(self.identity), **best}
 
     @classmethod
@@ -163,7 +172,7 @@ class Finished:
 
 def from_format_4(saved: Mapping[str, object]) -> dict[str, object]:
     """Return what a file of format 4 holds under the names of today: of a run that trained one stage alone."""
-    return {**saved, "began": None, "best_learns": saved["identity"]["learns"], "set_scores": None}
+    return {**saved, "began": None, "unfreeze": None, "best_learns": saved["identity"]["learns"], "set_scores": None}
 
 
 def from_format_3(saved: Mapping[str, object]) -> dict[str, object]:

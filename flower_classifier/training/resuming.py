@@ -24,7 +24,7 @@ def go_on(config: TrainConfig, run_folder: RunFolder, state: TrainState, saved: 
     second = None
     if saved.began is not None:
         check_settled(config, saved)
-        same = replace(config, unfreeze=saved.training["unfreeze"])
+        same = replace(config, unfreeze=saved.unfreeze)
         second = second_recipe(same, state.recipe, state.classifier, saved.began)
     run_folder.go_on(state, saved, second)
     report_resumed(config, state, saved)
@@ -32,7 +32,7 @@ def go_on(config: TrainConfig, run_folder: RunFolder, state: TrainState, saved: 
 
 def check_settled(config: TrainConfig, saved: Finished) -> None:
     """Raise InputError for an option that came too late: the network is being fine-tuned already."""
-    settled = {**{name: saved.settings[name] for name in SETTLED}, "unfreeze": saved.training["unfreeze"]}
+    settled = {**{name: saved.settings[name] for name in SETTLED}, "unfreeze": saved.unfreeze}
     for name, before in settled.items():
         now = getattr(config, name)
         if config.is_given(name) and now != before:

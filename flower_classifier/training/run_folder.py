@@ -134,14 +134,16 @@ class RunFolder:
             self.save(state)
 
     def save(self, state: TrainState, anyway: bool = False) -> None:
-        """Write what the finished epochs have reached, unless it is there already; `anyway`, even then.
+        """Write what the finished epochs have reached, unless it is there already; `anyway`, the state even then.
 
         The state goes first: it holds the best epoch too, so a run killed between the two mends the checkpoint when
         it is resumed. A run that finished no epoch leaves everything as it was.
         """
         if not state.epoch:
             return
-        if not anyway and state.epoch == self.saved_epoch and is_written(self.checkpoint_path, state):
+        if state.epoch == self.saved_epoch and is_written(self.checkpoint_path, state):
+            if anyway:
+                write_atomically(self.last_path, state.finished.to_plain())
             return
         with signals_held():
             if not self.has_saved:

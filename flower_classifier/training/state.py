@@ -136,6 +136,7 @@ class TrainState:
         self.finished = replace(
             before,
             began=self.epoch,
+            unfreeze=recipe.unfreeze,
             best=replace(self.best, learned=tensors),
             learner=tensors,
             average=learned(self.average),
