@@ -1,5 +1,6 @@
 """Several runs into one folder: none is lost, the better one is named, and each report stays with its checkpoint."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,9 @@ def test_evaluations_of_an_earlier_checkpoint_go_with_it(run, train_into, flower
     moved = [path for path in before if path.name != "notes.txt"]
     assert moved
     assert all((kept / path).read_bytes() == before[path] for path in moved)
+    place = kept / "evaluation" / "test"
+    facts = json.loads((place / "evaluation.json").read_text())
+    assert (place / facts["checkpoint"]).samefile(kept / "checkpoint.pth")  # which it is of, here too
 
 
 def test_a_resumed_run_says_which_evaluations_of_its_checkpoint_go(run, train_into, flowers, tmp_path):

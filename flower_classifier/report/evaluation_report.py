@@ -74,13 +74,19 @@ def subject_in(report: Path) -> Facts | None:
     """Return what a report is of; None for a folder that holds no report."""
     try:
         facts = json.loads((report / RESULT_FILE).read_text(encoding="utf-8"))
-        return {key: facts[key] for key in ("folder", "checkpoint")}
+        return {"folder": facts["folder"], "checkpoint": os.path.realpath(report / facts["checkpoint"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def write_facts(report: Path, facts: Facts) -> None:
-    """Write the numbers into a report, and make its folder. Raises RunError where that fails."""
+    """Write the numbers into a report, and make its folder. Raises RunError where that fails.
+
+    The checkpoint goes by its way from there, if it lies above: a run that makes room for another moves both together.
+    """
     with writing(report / RESULT_FILE):
         report.mkdir(parents=True, exist_ok=True)
+        place, checkpoint = Path(os.path.realpath(report)), Path(str(facts["checkpoint"]))
+        if checkpoint.parent in place.parents:
+            facts = {**facts, "checkpoint": os.path.relpath(checkpoint, place)}
         write_whole(report / RESULT_FILE, f"{json.dumps(facts, indent=2)}\n".encode())
