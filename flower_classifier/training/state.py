@@ -35,8 +35,14 @@ def average_in(average: list[torch.Tensor], learner: list[torch.Tensor], steps_b
 
 def learned(module: nn.Module) -> Tensors:
     """Return a copy of a module's tensors, less its frozen parameters: what training may have changed."""
+    state = module.state_dict()
+    return {name: kept(state[name]) for name in names_of_learned(module)}
+
+
+def names_of_learned(module: nn.Module) -> list[str]:
+    """Return the names of a module's tensors, less its frozen parameters."""
     frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
-    return {name: kept(tensor) for name, tensor in module.state_dict().items() if name not in frozen}
+    return [name for name in module.state_dict() if name not in frozen]
 
 
 def kept(tensor: torch.Tensor) -> torch.Tensor:
@@ -46,7 +52,7 @@ def kept(tensor: torch.Tensor) -> torch.Tensor:
 
 def put_back(module: nn.Module, tensors: Tensors) -> None:
     """Load what `learned` has returned. Raises ValueError or RuntimeError for tensors that are another module's."""
-    if tensors.keys() != learned(module).keys():
+    if tensors.keys() != set(names_of_learned(module)):
         raise ValueError("the tensors are another model's")
     module.load_state_dict(tensors, strict=False)
 
