@@ -79,6 +79,9 @@ def predict_photos(config: PredictConfig) -> None:
     drawer, bad = Drawer(predictor, config.heatmap), []
     top_k = number_of_rows(config.top_k, predictor)
     least = least_in_sets(config, predictor.checkpoint)
+    if config.neighbours and predictor.checkpoint.memory is None:
+        advice = "it was trained with --no_memory or by an earlier version"
+        raise InputError(f"needs training photos that the checkpoint remembers: {advice}", "neighbours")
     shown_by_results = bool(sys.stdout and sys.stdout.isatty())
     with (
         Writer(config.format, len(photos) > 1, predictor.names, further_columns(config), config.sets) as writer,
@@ -94,7 +97,8 @@ def predict_photos(config: PredictConfig) -> None:
                 continue
             members = None if least is None else predictor.set_of(answer, least)
             rows = max(top_k, len(members or ())) if config.format == "csv" else top_k  # whose rows hold the set
-            verdict = Verdict(predictor.likeliest(answer, rows), config.min_probability, members)
+            alike = predictor.neighbours(answer, config.neighbours) if config.neighbours else None
+            verdict = Verdict(predictor.likeliest(answer, rows), config.min_probability, members, alike)
             writer.write(photo, verdict)
             if picture:
                 drawer.draw(picture, photo, verdict)

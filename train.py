@@ -40,13 +40,14 @@ from flower_classifier.base.signals import signals_held
 from flower_classifier.base.words import counted
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs
-from flower_classifier.judging.as_predicted import evaluate_on
+from flower_classifier.judging.as_predicted import evaluate_on, features_on
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen import FrozenPart, place
+from flower_classifier.networks.memory import balanced_sample, remember, room_for
 from flower_classifier.networks.new_classifier import new_classifier, renew_head
 from flower_classifier.networks.source import Weights
 from flower_classifier.photos.download import download
@@ -113,6 +114,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
             begin_fine_tuning(config, run_folder, state)
             train_epochs(state, train, valid, run_folder, log)
         evaluations = judge_best(state, valid, test)
+        keep_memory(config, state, train)
 
     judged = test or valid
     report_best(state, judged.split.name, evaluations[judged.split.name], run_folder)
@@ -287,6 +289,18 @@ def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> dict[st
         evaluations["test"] = evaluate_on(state.learner, test).at(state.best.temperature)
     state.keep_results({split: evaluation.results for split, evaluation in evaluations.items()})
     return evaluations
+
+
+def keep_memory(config: TrainConfig, state: TrainState, train: Inputs) -> None:
+    """Let the checkpoint remember the training photos, as the best epoch's network sees them, unless it shall not."""
+    if config.no_memory:
+        state.keep_memory(None)
+    elif state.best.memory is None:
+        photos, labels = [train.split.photos[index] for index in train.used], train.labels.tolist()
+        chosen = balanced_sample(labels, room_for(state.classifier.feature_width, photos)[1])
+        features = features_on(state.learner, train, chosen)
+        known = [labels[place] for place in chosen], [photos[place] for place in chosen]
+        state.keep_memory(remember(features, *known, str(config.data_dir)))
 
 
 # ------------------------------------------------------------------------------------------------- after the last epoch

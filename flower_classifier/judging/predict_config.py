@@ -65,6 +65,13 @@ class PredictConfig:
         metavar="PERCENT",
         limits=Limits(above=0, below=100),
     )
+    neighbours: int = option(
+        0,
+        "output",
+        "also name so many of the training photos that look most alike to the network, and draw them with --plot",
+        metavar="N",
+        limits=Limits(least=0, most=1000),
+    )
     format: str = option(
         "text",
         "output",
@@ -103,6 +110,8 @@ class PredictConfig:
             raise InputError("works only together with --evaluate", "report")
         if self.heatmap and not self.plot:
             raise InputError("is drawn on the photo: it needs --plot", "heatmap")
+        if self.neighbours and self.format == "csv":
+            raise InputError("are not in csv, whose rows are classes: take json or jsonl", "neighbours")
         if looks_like_a_photo(self.checkpoint):
             raise InputError(f"{self.checkpoint} looks like a photo: give the checkpoint last, after the photos")
         if os.path.isdir(self.checkpoint):  # noqa: PTH112 -- Path.is_dir() may raise
@@ -114,9 +123,10 @@ class PredictConfig:
         """Refuse what does not go with --evaluate."""
         if len(self.images) != 1 or not self.images[0].is_dir():
             raise InputError("takes one folder that holds one folder of photos per class", "evaluate")
-        if self.plot or self.heatmap or self.null or self.top_k or self.min_probability or self.sets:
-            single = "--plot, --heatmap, --null, --top_k, --min_probability and --sets"
-            raise InputError(f"judges all answers; {single} are for single ones", "evaluate")
+        single = ("plot", "heatmap", "null", "top_k", "min_probability", "sets", "neighbours")
+        if any(getattr(self, name) for name in single):
+            named = ", ".join(f"--{name}" for name in single)
+            raise InputError(f"judges all answers; {named} are for single ones", "evaluate")
         if self.format not in ("text", "json"):
             raise InputError(f"is text or json with --evaluate, not {self.format}", "format")
 

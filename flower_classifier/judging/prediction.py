@@ -23,12 +23,27 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """A training photo that looks much like another photo to the network."""
+
+    photo: str  # its name in the folder that training was given
+    class_name: str
+    name: str
+    similarity: float  # a cosine, at most 1
+
+    def plain(self) -> dict[str, object]:
+        """Return it under the keys that programs read."""
+        return {"path": self.photo, "class": self.class_name, "name": self.name, "similarity": self.similarity}
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What is predicted of one photo: its likeliest classes, and whether the first is likely enough to be relied on."""
 
     predictions: Sequence[Prediction]  # likeliest first, at least one
     least: float = 0.0  # probability, 0 to 1, below which the likeliest class is not sure; 0: nobody asks
     members: Sequence[Prediction] | None = None  # the classes in its set, likeliest first; None: nobody asks
+    neighbours: Sequence[Neighbour] | None = None  # the most alike first; None: nobody asks
 
     @property
     def sure(self) -> bool | None:
@@ -39,4 +54,5 @@ class Verdict:
         """Return it under the keys that programs read: those beside the photo's path."""
         sure = {} if self.sure is None else {"sure": self.sure}
         members = {} if self.members is None else {"set": [prediction.class_name for prediction in self.members]}
-        return {**sure, "predictions": [prediction.plain() for prediction in self.predictions], **members}
+        alike = {} if self.neighbours is None else {"neighbours": [one.plain() for one in self.neighbours]}
+        return {**sure, "predictions": [prediction.plain() for prediction in self.predictions], **members, **alike}

@@ -24,7 +24,7 @@ from flower_classifier.base.messages import progress
 from flower_classifier.features.extraction import MOST_WORKERS, extract, micro_batches, to_pixels
 from flower_classifier.features.inputs import to_learner
 from flower_classifier.judging.heatmap import Heatmap, find_heatmap
-from flower_classifier.judging.prediction import DEFAULT_TOP_K, Prediction
+from flower_classifier.judging.prediction import DEFAULT_TOP_K, Neighbour, Prediction
 from flower_classifier.judging.prediction_sets import members
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.frozen import place
@@ -135,6 +135,17 @@ class Predictor:
         """Return the set of classes with at least this probability, likeliest first; at least the likeliest."""
         probabilities = self.probabilities(answer)
         return self.named(members(probabilities, least), probabilities)
+
+    def neighbours(self, answer: Answer, number: int) -> list[Neighbour]:
+        """Return so many training photos that look most alike to the network. The checkpoint must remember them."""
+        memory = self.checkpoint.memory
+        if memory is None:
+            raise ValueError("the checkpoint remembers no photos")
+        return [
+            Neighbour(memory.photos[index], self.classes[label], self.names[label], similarity)
+            for index, similarity in memory.nearest(answer.features, number)
+            for label in [memory.labels[index]]
+        ]
 
     def probabilities(self, answer: Answer) -> torch.Tensor:
         """Return the probability of each class, float64 (C,): as precise as those that sets are made by."""

@@ -17,12 +17,13 @@ import torch
 from flower_classifier.base.errors import InputError
 from flower_classifier.networks.backbones import empty_backbone, source_of
 from flower_classifier.networks.classifier import LEARNS, Classifier, ModelConfig, build_classifier
+from flower_classifier.networks.memory import Memory
 from flower_classifier.networks.other_files import kind_of_contents
 from flower_classifier.networks.sizes import DROPOUT, LAYER_WIDTH, MOST_LAYERS, TEMPERATURE
 from flower_classifier.networks.tensor_files import check_digest, damage_told, read_tensors, write_atomically
 from flower_classifier.photos.views import Preprocessing
 
-# 3 had no `mirror` and `set_scores`, 2 no `learns` and torchvision's resampling, 1 had no temperature either
+# 3 had no `mirror`, `set_scores` and `memory`, 2 no `learns` and torchvision's resampling, 1 had no temperature either
 FORMAT_VERSION = 4
 
 
@@ -40,6 +41,7 @@ class Checkpoint:
     temperature: float = 1.0  # by which logits are divided before they become probabilities
     # Probabilities of the validation photos' true classes, lowest first: what sets of classes are made by
     set_scores: list[float] = field(default_factory=list)
+    memory: Memory | None = None  # of the training photos
 
     @property
     def names(self) -> list[str]:
@@ -80,6 +82,7 @@ class Checkpoint:
             "temperature": self.temperature,
             "mirror": self.model.mirror,
             "set_scores": self.set_scores,
+            "memory": self.memory.to_plain() if self.memory else None,
             "state_dict": self.tensors,
         }
 
@@ -104,6 +107,7 @@ class Checkpoint:
             history=contents["history"],
             temperature=temperature_of(contents),
             set_scores=set_scores_of(contents),
+            memory=memory_of(contents),
         )
 
 
@@ -193,3 +197,13 @@ def set_scores_of(contents: Mapping[str, object]) -> list[float]:
     if scores != sorted(scores):
         raise ValueError("scores for sets that are not in order")
     return scores
+
+
+def memory_of(contents: Mapping[str, object]) -> Memory | None:
+    """Return the memory of the training photos; files up to format 3 have none. Raises ValueError for nonsense."""
+    saved = contents["memory"] if contents["format_version"] > 3 else None
+    if saved is None:
+        return None
+    memory = Memory(**saved)
+    memory.check(contents["state_dict"]["head.0.weight"].shape[1], len(contents["class_to_idx"]))
+    return memory

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+
+from PIL import Image
 
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.messages import note
@@ -13,6 +16,8 @@ from flower_classifier.judging.predictor import Predictor
 from flower_classifier.photos.images import ImageError, load_image
 
 PLOTTED_SIDE = 1024  # pixels of a photo's shorter side that a picture can show
+NEIGHBOUR_SIDE = 256  # the same of a training photo below it
+MOST_NEIGHBOURS = 6  # that have room
 
 
 class Drawer:
@@ -35,9 +40,20 @@ class Drawer:
         try:
             image = load_image(photo, PLOTTED_SIDE)
             heatmap = self.heatmap(photo, image.size, verdict.predictions[0].class_name) if self.heatmaps else None
-            save_figure(draw_prediction(image, title, bars, heatmap), picture)
+            save_figure(draw_prediction(image, title, bars, heatmap, self.strip(verdict)), picture)
         except (RunError, ImageError) as error:  # no room on the disk; or the photo is gone since it was answered
             self.failures.append(f"no picture of {printable(str(photo))}: {error}")
+
+    def strip(self, verdict: Verdict) -> list[tuple[Image.Image | None, str, str]]:
+        """Return the nearest training photos: each, where its file is still there, its class and how alike it is."""
+        strip = []
+        for one in (verdict.neighbours or ())[:MOST_NEIGHBOURS]:
+            root, photo = self.predictor.checkpoint.memory.root, None
+            with contextlib.suppress(ImageError):
+                if not root.replace("\\", "/").startswith("//"):  # another machine, which Windows would log in to
+                    photo = load_image(Path(root) / one.photo, NEIGHBOUR_SIDE)
+            strip.append((photo, printable(one.name), f"{one.similarity:.2f}"))
+        return strip
 
     def heatmap(self, photo: Path, size: tuple[int, int], class_name: str) -> Heatmap | None:
         """Return which places of a photo of `size` (width, height) speak for a class; say once if nothing can."""

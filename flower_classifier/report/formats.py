@@ -7,7 +7,8 @@
 
 "class" is the class's folder at training, "name" what people call it. Where a least probability is asked for, JSON's
 objects and CSV's rows also have "sure". Where sets are, JSON's objects have "set", the classes in it, and CSV's rows
-"in_set". A photo that cannot be opened is {"path": …, "error": …} in its place; text and
+"in_set". Where neighbours are, JSON's objects have "neighbours", objects {"path": …, "class": …, "name": …,
+"similarity": …}. A photo that cannot be opened is {"path": …, "error": …} in its place; text and
 CSV leave it out. Programs get names and paths to the letter; people get them printable.
 """
 
@@ -110,3 +111,9 @@ class Writer:
             print(f"{indent}{name:{width}}  {percent(prediction.probability, digits=2):>8}")
         if verdict.members is not None:
             print(f"{indent}{self.level:g}% set: {first_few([one.name for one in verdict.members], MOST_NAMED)}")
+        if verdict.neighbours:
+            print(f"{indent}training photos most like it:")
+            names = [printable(one.name) for one in verdict.neighbours]
+            width = self.width or max(map(len, names))
+            for name, one in zip(names, verdict.neighbours, strict=True):
+                print(f"{indent}  {one.similarity:5.2f}  {name:{width}}  {printable(one.photo)}")

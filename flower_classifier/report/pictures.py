@@ -45,6 +45,8 @@ MOST_ROWS = 50
 ROW_HEIGHTS = (0.48, 0.84)  # rows share the photo's height within these limits
 COLUMNS, CELL = 4, 2.425  # of a grid of photos: 1,200 pixels wide
 CAPTIONS, GRID_TOP = 0.5, 0.6  # below each mistake; above the grid of mistakes
+STRIP_HEIGHT, STRIP_SIDE, STRIP_GAP = 2.35, 1.6, 0.2  # of the row of training photos
+BLANK = Image.new("RGB", (1, 1), PALE)  # for one that is gone
 TITLE_ROOM = 0.3  # above each photo of a plain grid
 
 
@@ -60,25 +62,50 @@ class Mistake:
 
 
 def draw_prediction(
-    photo: Image.Image, title: str, likeliest: Sequence[tuple[str, float]], heatmap: Heatmap | None = None
+    photo: Image.Image,
+    title: str,
+    likeliest: Sequence[tuple[str, float]],
+    heatmap: Heatmap | None = None,
+    strip: Sequence[tuple[Image.Image | None, str, str]] = (),
 ) -> Figure:
-    """Draw a photo beside a bar for each of its likeliest classes (name, probability), perhaps with a heatmap on it."""
+    """Draw a photo beside a bar for each of its likeliest classes (name, probability), perhaps with a heatmap on it.
+
+    `strip`: training photos to draw below (None: the file is gone), each with its class and how alike it is.
+    """
     if len(likeliest) > MOST_ROWS:
         note(f"the picture shows the first {MOST_ROWS} of {len(likeliest)} classes")
         likeliest = likeliest[:MOST_ROWS]
     scale = min(PHOTO_BOX[0] / photo.width, PHOTO_BOX[1] / photo.height)  # inches per pixel
     photo_width, photo_height = max(photo.width * scale, NARROWEST_PHOTO), photo.height * scale
     height = max(photo_height, ROW_HEIGHTS[0] * len(likeliest))
-    figure = new_figure(MARGIN + photo_width + GAP + BARS_WIDTH + MARGIN, MARGIN + height + HEADER)
-    panel = add_axes(figure, MARGIN, MARGIN, photo_width, height)
+    bottom = MARGIN + (STRIP_HEIGHT if strip else 0)
+    figure = new_figure(MARGIN + photo_width + GAP + BARS_WIDTH + MARGIN, bottom + height + HEADER)
+    panel = add_axes(figure, MARGIN, bottom, photo_width, height)
     draw_photo(panel, photo, title)
     if heatmap:
         draw_heatmap(panel, heatmap)
         free = height == photo_height  # below the photo, the bars included
         room = figure.get_figwidth() - 2 * MARGIN if free else photo_width + GAP - 0.1
-        explain_heatmap(figure, heatmap, likeliest[0][0], MARGIN + height - photo_height - 0.07, room)
-    draw_bars(add_axes(figure, MARGIN + photo_width + GAP, MARGIN, BARS_WIDTH, height), likeliest)
+        explain_heatmap(figure, heatmap, likeliest[0][0], bottom + height - photo_height - 0.07, room)
+    draw_bars(add_axes(figure, MARGIN + photo_width + GAP, bottom, BARS_WIDTH, height), likeliest)
+    if strip:
+        draw_strip(figure, strip)
     return figure
+
+
+def draw_strip(figure: Figure, strip: Sequence[tuple[Image.Image | None, str, str]]) -> None:
+    """Draw training photos in a row at the bottom, cut square, each above its class and how alike it is."""
+    width = figure.get_figwidth() - 2 * MARGIN
+    write_line(figure, "training photos most like it", MARGIN, STRIP_HEIGHT - 0.05, width, TITLE, FAINT)
+    side = min(STRIP_SIDE, width / len(strip) - STRIP_GAP)
+    for place, (photo, name, similarity) in enumerate(strip):
+        left = MARGIN + place * (side + STRIP_GAP)
+        panel = add_axes(figure, left, STRIP_HEIGHT - 0.4 - side, side, side)
+        panel.set_axis_off()
+        pixels = round(side * DPI)
+        square = ImageOps.fit(photo, (pixels, pixels), Image.Resampling.LANCZOS) if photo else BLANK
+        panel.imshow(square, interpolation="none")
+        write_line(figure, f"{similarity}  {name}", left, STRIP_HEIGHT - 0.47 - side, side, CAPTION)
 
 
 def draw_mistakes(mistakes: Sequence[Mistake], title: str) -> Figure:

@@ -13,6 +13,7 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.judging.prediction_sets import scores_of
+from flower_classifier.networks.memory import Memory
 
 FORMAT_VERSION = 5  # of last.pth; 4 had no fine-tuning, 3 no settings, temperature and results, 2 and 1 no version
 Tensors = dict[str, torch.Tensor]
@@ -96,6 +97,7 @@ class Best:
     found: float | None = None  # the temperature that an earlier process found from them
     found_scores: list[float] | None = None  # those for sets, that an earlier process found from them
     results: dict[str, object] = field(default_factory=dict)  # what it is worth, by split, once that is known
+    memory: Memory | None = None  # of the training photos, once that is known
 
     @functools.cached_property
     def temperature(self) -> float:
@@ -146,6 +148,7 @@ class Finished:
             "temperature": one.temperature if is_judged else one.found,
             "set_scores": one.set_scores if is_judged else one.found_scores,
             "results": one.results,
+            "memory": one.memory.to_plain() if one.memory else None,
         }
         return {"format_version": FORMAT_VERSION, **parts, "identity": asdict(self.identity), **best}
 
@@ -165,6 +168,7 @@ class Finished:
             found=parts["temperature"],
             found_scores=parts["set_scores"],
             results=parts["results"],
+            memory=Memory(**parts["memory"]) if parts["memory"] else None,
         )
         parts = {entry.name: parts[entry.name] for entry in fields(cls)}
         return cls(**{**parts, "identity": Identity(**parts["identity"]), "best": best})
@@ -172,7 +176,8 @@ class Finished:
 
 def from_format_4(saved: Mapping[str, object]) -> dict[str, object]:
     """Return what a file of format 4 holds under the names of today: of a run that trained one stage alone."""
-    return {**saved, "began": None, "unfreeze": None, "best_learns": saved["identity"]["learns"], "set_scores": None}
+    unknown = dict.fromkeys(("began", "unfreeze", "set_scores", "memory"))
+    return {**saved, **unknown, "best_learns": saved["identity"]["learns"]}
 
 
 def from_format_3(saved: Mapping[str, object]) -> dict[str, object]:

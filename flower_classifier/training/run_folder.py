@@ -190,7 +190,9 @@ def is_written(path: Path, state: TrainState) -> bool:
     wanted = state.best_checkpoint().to_plain()
     try:
         stored = read_tensors(path)
-        if any(stored.get(key) != value for key, value in wanted.items() if key != "state_dict"):
+        if any(stored.get(key) != value for key, value in wanted.items() if key not in ("state_dict", "memory")):
+            return False
+        if (stored.get("memory") is None) != (wanted["memory"] is None):
             return False
         check_digest(path, stored)
     except InputError:

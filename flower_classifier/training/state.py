@@ -15,6 +15,7 @@ from flower_classifier.base.words import counted, first_few
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import Classifier
+from flower_classifier.networks.memory import Memory
 from flower_classifier.training.fine_tuning import FineTuning
 from flower_classifier.training.finished import Best, Finished, Identity, Row, Tensors, rank
 from flower_classifier.training.recipe import Recipe, balanced
@@ -218,6 +219,10 @@ class TrainState:
         """Keep the best epoch's answers to the validation photos, from which its temperature is found."""
         self.finished = replace(self.finished, best=replace(self.best, valid=valid))
 
+    def keep_memory(self, memory: Memory | None) -> None:
+        """Keep where the best epoch's network sees the training photos."""
+        self.finished = replace(self.finished, best=replace(self.best, memory=memory))
+
     def keep_results(self, results: Mapping[str, object]) -> None:
         """Keep what the best epoch is worth: numbers by split."""
         self.finished = replace(self.finished, best=replace(self.best, results=dict(results)))
@@ -235,4 +240,5 @@ class TrainState:
             history=[dict(row) for row in finished.history],
             temperature=self.best.temperature,
             set_scores=self.best.set_scores,
+            memory=self.best.memory,
         )

@@ -45,6 +45,7 @@ KEPT = (
     "unfreeze",
     "backbone_lr",
     "seed",
+    "no_memory",
 )
 
 
@@ -245,6 +246,11 @@ class TrainConfig:
     )
     no_cache: bool = option(False, "feature cache", "keep features in memory, for this run alone")
 
+    no_memory: bool = option(
+        False,
+        "output",
+        "keep no memory of the training photos in the checkpoint: predict.py --neighbours cannot name them",
+    )
     no_report: bool = option(
         False, "output", "write no tables and pictures into run/, only summary.json: for a search over many runs"
     )
