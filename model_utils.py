@@ -39,6 +39,7 @@ from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen import FrozenPart, place
+from flower_classifier.networks.memory import Memory
 from flower_classifier.networks.new_classifier import new_classifier
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import Preprocessing
@@ -67,6 +68,7 @@ class Model:
     history: list[Row] = field(default_factory=list)  # one row per epoch of the last training
     temperature: float = 1.0  # by which logits are divided before they become probabilities
     set_scores: list[float] = field(default_factory=list)  # by which sets of classes are made
+    memory: Memory | None = None  # of the photos that train.py trained it on
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -86,6 +88,7 @@ class Model:
             history=[dict(row) for row in self.history],
             temperature=self.temperature,
             set_scores=self.set_scores,
+            memory=self.memory,
         )
 
     @functools.cached_property
@@ -96,7 +99,7 @@ class Model:
     def take(self, trained: Checkpoint) -> None:
         """Become what training has made of it. The classifier must hold the same tensors already."""
         self.training, self.history, self.temperature = trained.training, trained.history, trained.temperature
-        self.set_scores = trained.set_scores
+        self.set_scores, self.memory = trained.set_scores, trained.memory
         self.__dict__.pop("predictor", None)  # it knows the old temperature
 
     def __repr__(self) -> str:
@@ -263,6 +266,7 @@ def load_checkpoint(path: str | Path, gpu: bool = False) -> Model:
         history=saved.history,
         temperature=saved.temperature,
         set_scores=saved.set_scores,
+        memory=saved.memory,
     )
 
 

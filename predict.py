@@ -76,11 +76,11 @@ def predict_photos(config: PredictConfig) -> None:
     sources = [config.checkpoint, *([config.category_names] if config.category_names else [])]
     pictures = plan_pictures(config.plot, photos, sources) if config.plot else [None] * len(photos)
     predictor = load_predictor(config)
-    drawer, bad = Drawer(predictor, config.heatmap), []
+    drawer, bad = Drawer(predictor, config.heatmap, config.training_photos), []
     top_k = number_of_rows(config.top_k, predictor)
     least = least_in_sets(config, predictor.checkpoint)
     if config.neighbours and predictor.checkpoint.memory is None:
-        advice = "it was trained with --no_memory or by an earlier version"
+        advice = "train.py ran with --no_memory, not to its end, or in an earlier version; --resume mends that"
         raise InputError(f"needs training photos that the checkpoint remembers: {advice}", "neighbours")
     shown_by_results = bool(sys.stdout and sys.stdout.isatty())
     with (

@@ -40,7 +40,7 @@ from flower_classifier.base.signals import signals_held
 from flower_classifier.base.words import counted
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs
-from flower_classifier.judging.as_predicted import evaluate_on, features_on
+from flower_classifier.judging.as_predicted import evaluate_on, looking
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.backbones import resolve_arch, source_of
@@ -97,6 +97,8 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     run_folder.begin()
     if saved:
         go_on(config, run_folder, state, saved)
+        if config.no_memory:
+            state.keep_memory(None)
 
     train, valid, test = read_photos(config, run_folder, splits, state, frozen)
     weigh_classes(config, state, train)
@@ -114,7 +116,8 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
             begin_fine_tuning(config, run_folder, state)
             train_epochs(state, train, valid, run_folder, log)
         evaluations = judge_best(state, valid, test)
-        keep_memory(config, state, train)
+        if not config.no_memory:
+            keep_memory(state, train)
 
     judged = test or valid
     report_best(state, judged.split.name, evaluations[judged.split.name], run_folder)
@@ -291,16 +294,15 @@ def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> dict[st
     return evaluations
 
 
-def keep_memory(config: TrainConfig, state: TrainState, train: Inputs) -> None:
-    """Let the checkpoint remember the training photos, as the best epoch's network sees them, unless it shall not."""
-    if config.no_memory:
-        state.keep_memory(None)
-    elif state.best.memory is None:
-        photos, labels = [train.split.photos[index] for index in train.used], train.labels.tolist()
-        chosen = balanced_sample(labels, room_for(state.classifier.feature_width, photos)[1])
-        features = features_on(state.learner, train, chosen)
-        known = [labels[place] for place in chosen], [photos[place] for place in chosen]
-        state.keep_memory(remember(features, *known, str(config.data_dir)))
+def keep_memory(state: TrainState, train: Inputs) -> None:
+    """Let the checkpoint remember the training photos, as the best epoch's network sees them."""
+    if state.best.memory is not None:
+        return
+    photos, labels = [train.split.photos[index] for index in train.used], train.labels.tolist()
+    axes, number = room_for(state.classifier.feature_width, photos)
+    chosen = balanced_sample(labels, number)
+    known = [labels[place] for place in chosen], [photos[place] for place in chosen]
+    state.keep_memory(remember(looking(state.learner, train, chosen), *known, axes))
 
 
 # ------------------------------------------------------------------------------------------------- after the last epoch

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -199,13 +200,15 @@ class Inputs:
         photo = self.split.photos[index]
         return open_views(self.split.root / photo, self.frozen.preprocessing, views, self.seed, photo)
 
-    def through(self, frozen: FrozenPart) -> Inputs:
+    def through(self, frozen: FrozenPart, chosen: Sequence[int] | None = None) -> Inputs:
         """Return the same photos seen through another frozen part, to be judged and kept nowhere.
 
-        Raises UnusablePhotosError for photos that could be opened before.
+        `chosen`: places of those that are wanted, among the photos that are used. Raises UnusablePhotosError for photos
+        that could be opened before.
         """
-        other = judged_inputs(frozen, self.split, announced=False)
-        other.bad = dict(self.bad)
+        used = self.used if chosen is None else [self.used[place] for place in chosen]
+        photos, labels = ([values[index] for index in used] for values in (self.split.photos, self.split.labels))
+        other = judged_inputs(frozen, replace(self.split, photos=photos, labels=labels), announced=False)
         if errors := other.prepare():
             raise UnusablePhotosError(errors, "repair them, and resume")
         return other

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,25 +14,41 @@ from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.frozen import FrozenPart
 
 
-@torch.inference_mode()
-def features_on(learner: nn.Module, inputs: Inputs, chosen: Sequence[int]) -> torch.Tensor:
-    """Return what the head of a learner sees of the chosen photos of a split, float32 (M, D) on the CPU.
+def looking(learner: nn.Module, inputs: Inputs, chosen: Sequence[int]) -> Callable[[Sequence[int]], torch.Tensor]:
+    """Return what takes places among some photos of a split to what a head sees of them: float32 (B, D), on the CPU.
 
     As in a prediction: the mean over the views that answer, of the network as predict.py would run it. `chosen` are
-    places among the photos that are used. Raises UnusablePhotosError for photos that could be opened before.
+    those photos' places among the split's that are used. Raises UnusablePhotosError for photos that could be opened
+    before.
     """
+    inputs, learner = as_answering(learner, inputs, chosen)
     learner.eval()
+    places = torch.arange(len(chosen)) if len(inputs.used) == len(chosen) else torch.tensor(chosen)
+
+    @torch.inference_mode()
+    def look(some: Sequence[int]) -> torch.Tensor:
+        by_view = []
+        for view in inputs.frozen.config.answer_views:
+            parts = places[some].split(EVALUATION_BATCH)
+            rows = [to_learner(inputs.rows(view)[part], inputs.frozen.device) for part in parts]
+            if inputs.frozen.network is None:  # the rows are pixels
+                rows = [learner.features(pixels) for pixels in rows]
+            by_view.append(torch.cat(rows).cpu())
+        return torch.stack(by_view).mean(dim=0)
+
+    return look
+
+
+def as_answering(learner: nn.Module, inputs: Inputs, chosen: Sequence[int] | None = None) -> tuple[Inputs, nn.Module]:
+    """Return the photos and the learner such that the photos' rows are what the learner takes, as in a prediction.
+
+    A pretrained network that learns is split into a frozen part, which runs fast, and its head. `chosen`: places of
+    the photos that are wanted; of others there need be no rows.
+    """
     if isinstance(learner, Classifier) and learner.starts_frozen:
-        inputs = inputs.through(FrozenPart(learner, inputs.frozen.device))
-    places, device = torch.tensor(chosen), inputs.frozen.device
-    by_view = []
-    for view in inputs.frozen.config.answer_views:
-        rows = inputs.rows(view)
-        parts = [to_learner(rows[some], device) for some in places.split(EVALUATION_BATCH)]
-        if inputs.frozen.network is None:  # the rows are pixels
-            parts = [learner.features(pixels) for pixels in parts]
-        by_view.append(torch.cat([part.cpu() for part in parts]))
-    return torch.stack(by_view).mean(dim=0)
+        learner.train()  # some of timm's networks keep what belongs to earlier weights until then
+        return inputs.through(FrozenPart(learner.eval(), inputs.frozen.device), chosen), learner.head
+    return inputs, learner
 
 
 def evaluate_on(learner: nn.Module, inputs: Inputs) -> Evaluation:
@@ -42,8 +58,6 @@ def evaluate_on(learner: nn.Module, inputs: Inputs) -> Evaluation:
     it: fast, and with the same digits. Raises FloatingPointError where the loss is not finite, UnusablePhotosError for
     photos that could be opened before.
     """
-    if isinstance(learner, Classifier) and learner.starts_frozen:
-        learner.train()  # some of timm's networks keep what belongs to earlier weights until then
-        inputs, learner = inputs.through(FrozenPart(learner.eval(), inputs.frozen.device)), learner.head
+    inputs, learner = as_answering(learner, inputs)
     by_view = [evaluate(learner, whole(inputs, view)) for view in inputs.frozen.config.answer_views]
     return replace(by_view[0], logits=torch.stack([one.logits for one in by_view]).mean(dim=0))

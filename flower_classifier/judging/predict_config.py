@@ -68,9 +68,15 @@ class PredictConfig:
     neighbours: int = option(
         0,
         "output",
-        "also name so many of the training photos that look most alike to the network, and draw them with --plot",
+        "also name so many of the training photos that look most alike to the network",
         metavar="N",
         limits=Limits(least=0, most=1000),
+    )
+    training_photos: Path | None = option(
+        None,
+        "output",
+        "the folder that training was given: --plot draws the --neighbours from there",
+        metavar="DIR",
     )
     format: str = option(
         "text",
@@ -110,6 +116,8 @@ class PredictConfig:
             raise InputError("works only together with --evaluate", "report")
         if self.heatmap and not self.plot:
             raise InputError("is drawn on the photo: it needs --plot", "heatmap")
+        if self.training_photos and not (self.neighbours and self.plot):
+            raise InputError("is where --plot finds the --neighbours: it needs both", "training_photos")
         if self.neighbours and self.format == "csv":
             raise InputError("are not in csv, whose rows are classes: take json or jsonl", "neighbours")
         if looks_like_a_photo(self.checkpoint):

@@ -1,6 +1,6 @@
 """What a checkpoint remembers of the training photos: where the network saw each of them, and what they are called.
 
-    memory = remember(features, labels, photos, root)
+    memory = remember(look, labels, photos)
     memory.nearest(answer.features, 5)          the training photos that look most alike to the network
 
 Features are scaled to unit length, so that distances are those of the cosine, and projected to the directions in which
@@ -10,7 +10,8 @@ keeps as many photos as ten megabytes hold, of each class as many as of any othe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -20,54 +21,72 @@ from torch.nn import functional as F
 MOST_AXES = 256
 MOST_BYTES = 10_000_000  # of all in it; half of that at most for the axes
 FITTED = 2_048  # photos that the axes are found from: more would change them little and take long
+BLOCK = 1_024  # photos whose features are held at a time
 LEAST_VARIANCE = 1e-6  # along an axis, as a share of that along the first
 NUMBER_BYTES = 2  # of a number in bfloat16
+LARGEST = 2.1  # number in it: unit vectors are at most 2 apart
+
+Look = Callable[[Sequence[int]], torch.Tensor]  # places of photos -> their features, float32 (B, D)
 
 
 @dataclass(frozen=True)
 class Memory:
     """Training photos as points in a space of features."""
 
-    root: str  # the folder of photos as training was given it, in which their names lead to them
-    photos: list[str]  # (M,) names
+    photos: list[str]  # (M,) names in the folder that training was given
     labels: list[int]  # (M,)
     centre: torch.Tensor  # (D,) float32: the mean of the unit features
     axes: torch.Tensor  # (D, K) bfloat16, nearly orthonormal
-    rows: torch.Tensor  # (M, K) bfloat16: each photo along the axes
-
-    def project(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take features (B, D) to where they lie along the axes, (B, K), and how far off them, squared, (B,)."""
-        centred = F.normalize(features.float(), dim=1) - self.centre
-        along = centred @ self.axes.float()
-        return along, (centred.square().sum(dim=1) - along.square().sum(dim=1)).clamp(min=0)
+    rows: torch.Tensor  # (M, K) bfloat16: each photo along the axes, from the centre
 
     def nearest(self, features: torch.Tensor, number: int) -> list[tuple[int, float]]:
-        """Return the indices of the photos nearest to features (D,), and how similar they are: a cosine, at most 1.
+        """Return the indices of the photos that features (D,) are most like, and how much: a cosine.
 
-        It is the cosine of the features themselves, as far as the axes show it.
+        It is the cosine of these features with what is remembered of the photo's, centre + axes @ row.
         """
-        along, off = self.project(features[None])
-        squared = (self.rows.float() - along).square().sum(dim=1) + off  # (M,), of the distance of unit vectors
-        found = squared.topk(min(number, len(squared)), largest=False)
-        cosines = (1 - found.values / 2).tolist()
-        return list(zip(found.indices.tolist(), cosines, strict=True))
+        unit = F.normalize(features.float(), dim=0)
+        products = unit @ self.centre + self.own_rows @ (unit @ self.own_axes)  # (M,)
+        found = (products / self.lengths).clamp(-1, 1).topk(min(number, len(products)))
+        return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+
+    @functools.cached_property
+    def own_axes(self) -> torch.Tensor:
+        """The axes in float32."""
+        return self.axes.float()
+
+    @functools.cached_property
+    def own_rows(self) -> torch.Tensor:
+        """The rows in float32."""
+        return self.rows.float()
+
+    @functools.cached_property
+    def lengths(self) -> torch.Tensor:
+        """The length of what is remembered of each photo's features, (M,)."""
+        gram, along = self.own_axes.T @ self.own_axes, self.centre @ self.own_axes
+        of_rows = ((self.own_rows @ gram) * self.own_rows).sum(dim=1)
+        squared = self.centre @ self.centre + 2 * self.own_rows @ along + of_rows
+        return squared.clamp(min=1e-12).sqrt()
 
     def to_plain(self) -> dict[str, object]:
         """Return what a checkpoint holds of it."""
         tensors = {"centre": self.centre, "axes": self.axes, "rows": self.rows}
-        return {"root": self.root, "photos": self.photos, "labels": self.labels, **tensors}
+        return {"photos": self.photos, "labels": self.labels, **tensors}
 
     def check(self, width: int, classes: int) -> None:
         """Raise ValueError where it makes no sense for features of this width and so many classes."""
-        number, axes = len(self.photos), self.axes.shape[-1]
-        shapes = [tuple(tensor.shape) for tensor in (self.centre, self.axes, self.rows)]
-        if shapes != [(width,), (width, axes), (number, axes)] or not number:
+        if type(self.photos) is not list or type(self.labels) is not list:
+            raise ValueError("a memory without lists")
+        tensors, number = (self.centre, self.axes, self.rows), len(self.photos)
+        if [tensor.dtype for tensor in tensors] != [torch.float32, torch.bfloat16, torch.bfloat16]:
+            raise ValueError("a memory of other types")
+        axes = self.axes.shape[-1]
+        if [tuple(tensor.shape) for tensor in tensors] != [(width,), (width, axes), (number, axes)]:
             raise ValueError("a memory of another shape")
-        if not all(tensor.isfinite().all() for tensor in (self.centre, self.axes, self.rows)):
-            raise ValueError("a memory that is not finite")
-        if not all(isinstance(text, str) for text in (self.root, *self.photos)):
-            raise ValueError("a memory of photos without names")
-        if any(is_elsewhere(photo) for photo in self.photos):
+        if not 0 < axes <= MOST_AXES or not 0 < number <= MOST_BYTES:
+            raise ValueError("a memory of another size")
+        if not all(tensor.isfinite().all() and tensor.abs().max() <= LARGEST for tensor in tensors):
+            raise ValueError("a memory with impossible numbers")
+        if not all(isinstance(photo, str) and not is_elsewhere(photo) for photo in self.photos):
             raise ValueError("a memory of photos outside their folder")
         if len(self.labels) != number or not all(type(label) is int and 0 <= label < classes for label in self.labels):
             raise ValueError("a memory of other classes")
@@ -76,15 +95,15 @@ class Memory:
 def is_elsewhere(photo: str) -> bool:
     """Say whether a photo's name would lead out of its folder, as a stranger may have written it."""
     path = PurePath(photo)
-    return path.is_absolute() or ".." in path.parts
+    return bool(path.drive or path.root) or ".." in path.parts
 
 
 def room_for(width: int, photos: Sequence[str]) -> tuple[int, int]:
     """Return how many axes and how many photos a memory of features of this width has room for."""
-    axes = min(MOST_AXES, width, max(len(photos) - 1, 1), MOST_BYTES // 2 // (NUMBER_BYTES * width))
-    name = max(len(photo.encode("utf-8", "surrogateescape")) for photo in photos) + 16  # and what a list takes
+    axes = min(MOST_AXES, width, max(len(photos) - 1, 1), max(MOST_BYTES // 2 // (NUMBER_BYTES * width), 1))
+    name = max(len(photo.encode("utf-8", "surrogatepass")) for photo in photos) + 16  # and what a list takes
     left = MOST_BYTES - NUMBER_BYTES * width * axes - 4 * width
-    return axes, left // (NUMBER_BYTES * axes + name)
+    return axes, max(left // (NUMBER_BYTES * axes + name), 1)
 
 
 def balanced_sample(labels: Sequence[int], number: int) -> list[int]:
@@ -97,15 +116,14 @@ def balanced_sample(labels: Sequence[int], number: int) -> list[int]:
     return sorted(index for _, _, index in sorted(ranks)[:number])
 
 
-def remember(features: torch.Tensor, labels: Sequence[int], photos: Sequence[str], root: str) -> Memory:
-    """Make a memory of photos with these features (M, D), as many as `room_for` allows."""
-    axes, _ = room_for(features.shape[1], photos)
-    unit = F.normalize(features.float(), dim=1)
-    fitted = unit[balanced_sample(labels, FITTED)]
+def remember(look: Look, labels: Sequence[int], photos: Sequence[str], number_of_axes: int) -> Memory:
+    """Make a memory of photos, of whose features there are never more than a few in memory."""
+    fitted = F.normalize(look(balanced_sample(labels, FITTED)), dim=1)
     centre = fitted.mean(dim=0)
-    directions = principal_axes(fitted - centre, axes).bfloat16()
-    rows = ((unit - centre) @ directions.float()).bfloat16()
-    return Memory(root, list(photos), list(labels), centre, directions, rows)
+    axes = principal_axes(fitted - centre, number_of_axes).bfloat16()
+    blocks = torch.arange(len(labels)).split(BLOCK)
+    rows = [((F.normalize(look(block.tolist()), dim=1) - centre) @ axes.float()).bfloat16() for block in blocks]
+    return Memory(list(photos), list(labels), centre, axes, torch.cat(rows))
 
 
 def principal_axes(centred: torch.Tensor, number: int) -> torch.Tensor:

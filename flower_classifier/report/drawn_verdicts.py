@@ -23,11 +23,13 @@ MOST_NEIGHBOURS = 6  # that have room
 class Drawer:
     """Draws photos; keeps what goes wrong for the end, since the answers to the other photos are worth having.
 
-    With `heatmaps` it also draws which places speak for the likeliest class, where the architecture can tell.
+    With `heatmaps` it also draws which places speak for the likeliest class, where the architecture can tell; with the
+    folder of `training_photos`, those of them that are most alike. Their names are the checkpoint's, the folder is not:
+    a stranger's checkpoint shall not choose what is opened.
     """
 
-    def __init__(self, predictor: Predictor, heatmaps: bool) -> None:
-        self.predictor, self.heatmaps = predictor, heatmaps
+    def __init__(self, predictor: Predictor, heatmaps: bool, training_photos: Path | None = None) -> None:
+        self.predictor, self.heatmaps, self.training_photos = predictor, heatmaps, training_photos
         self.failures: list[str] = []
 
     def draw(self, picture: Path, photo: Path, verdict: Verdict) -> None:
@@ -47,11 +49,10 @@ class Drawer:
     def strip(self, verdict: Verdict) -> list[tuple[Image.Image | None, str, str]]:
         """Return the nearest training photos: each, where its file is still there, its class and how alike it is."""
         strip = []
-        for one in (verdict.neighbours or ())[:MOST_NEIGHBOURS]:
-            root, photo = self.predictor.checkpoint.memory.root, None
+        for one in (verdict.neighbours or ())[:MOST_NEIGHBOURS] if self.training_photos else ():
+            photo = None
             with contextlib.suppress(ImageError):
-                if not root.replace("\\", "/").startswith("//"):  # another machine, which Windows would log in to
-                    photo = load_image(Path(root) / one.photo, NEIGHBOUR_SIDE)
+                photo = load_image(self.training_photos / one.photo, NEIGHBOUR_SIDE)
             strip.append((photo, printable(one.name), f"{one.similarity:.2f}"))
         return strip
 

@@ -45,7 +45,6 @@ KEPT = (
     "unfreeze",
     "backbone_lr",
     "seed",
-    "no_memory",
 )
 
 
