@@ -9,11 +9,14 @@ mean and the range over the seeds of what sets.csv says of the test photos. Take
 
 import argparse
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
 from compare import run
 from tuning import BACKBONES, SEEDS
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.report.tables import read_table
 
