@@ -38,7 +38,8 @@ def main() -> None:
                 for seed in range(SEEDS):
                     own = (options.flowers.absolute(), "--arch", arch, *weights, "--seed", seed, *way)
                     run("train.py", *own, "--cache_dir", f"{folder}/cache", "--save_dir", f"{folder}/run")
-                    tables.append(read_table(Path(folder) / "run" / "run" / "sets.csv"))
+                    table = read_table(Path(folder) / "run" / "run" / "sets.csv")
+                    tables.append([row for row in table if row["photos_of"] == "all classes"])
                 for rows in zip(*tables, strict=True):
                     print_row(f"{arch}, {name}", rows)
 

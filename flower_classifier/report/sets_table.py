@@ -18,6 +18,7 @@ from flower_classifier.judging.prediction_sets import (
 )
 
 ALL = "all classes"
+MUCH_LARGER = 2  # times the smallest class: then it is worth a look whether sets are as good for both
 
 
 def set_table(
@@ -48,8 +49,8 @@ def set_table(
 
 
 def thirds(evaluation: Evaluation, class_sizes: Sequence[int] | None) -> dict[str, torch.Tensor]:
-    """Return which photos (N,) belong to classes with few, more and most training photos, where these differ."""
-    if class_sizes is None or len(set(class_sizes)) < 2:
+    """Return which photos (N,) belong to classes with few, more and most training photos, where these differ much."""
+    if class_sizes is None or max(class_sizes) < MUCH_LARGER * min(class_sizes):
         return {}
     sizes = torch.tensor(class_sizes)[evaluation.labels]  # (N,)
     low, high = sizes.double().quantile(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
