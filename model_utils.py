@@ -47,6 +47,7 @@ from flower_classifier.report.run_report import Diagnosis
 from flower_classifier.training.finished import Row, epoch_line
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced
+from flower_classifier.training.remembering import keep_memory
 from flower_classifier.training.state import TrainState, learned, put_back
 from flower_classifier.training.train_config import TrainConfig
 
@@ -68,7 +69,7 @@ class Model:
     history: list[Row] = field(default_factory=list)  # one row per epoch of the last training
     temperature: float = 1.0  # by which logits are divided before they become probabilities
     set_scores: list[float] = field(default_factory=list)  # by which sets of classes are made
-    memory: Memory | None = None  # of the photos that train.py trained it on
+    memory: Memory | None = None  # of the photos that it was trained on
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -205,6 +206,8 @@ def train_model(
         before = learned(state.learner)
         try:
             fit(state, train, valid, lambda row, _: print(epoch_line(row, epochs), flush=True))
+            state.load_best()
+            keep_memory(state, train)
         finally:
             if state.epoch:
                 state.load_best()

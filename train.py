@@ -40,14 +40,13 @@ from flower_classifier.base.signals import signals_held
 from flower_classifier.base.words import counted
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs
-from flower_classifier.judging.as_predicted import evaluate_on, looking
+from flower_classifier.judging.as_predicted import evaluate_on
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen import FrozenPart, place
-from flower_classifier.networks.memory import balanced_sample, remember, room_for
 from flower_classifier.networks.new_classifier import new_classifier, renew_head
 from flower_classifier.networks.source import Weights
 from flower_classifier.photos.download import download
@@ -67,6 +66,7 @@ from flower_classifier.training.fine_tuning import second_recipe
 from flower_classifier.training.finished import Identity, Row, epoch_line
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.remembering import keep_memory
 from flower_classifier.training.resuming import CHANGEABLE, go_on
 from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.state import TrainState
@@ -292,17 +292,6 @@ def judge_best(state: TrainState, valid: Inputs, test: Inputs | None) -> dict[st
         evaluations["test"] = evaluate_on(state.learner, test).at(state.best.temperature)
     state.keep_results({split: evaluation.results for split, evaluation in evaluations.items()})
     return evaluations
-
-
-def keep_memory(state: TrainState, train: Inputs) -> None:
-    """Let the checkpoint remember the training photos, as the best epoch's network sees them."""
-    if state.best.memory is not None:
-        return
-    photos, labels = [train.split.photos[index] for index in train.used], train.labels.tolist()
-    axes, number = room_for(state.classifier.feature_width, photos)
-    chosen = balanced_sample(labels, number)
-    known = [labels[place] for place in chosen], [photos[place] for place in chosen]
-    state.keep_memory(remember(looking(state.learner, train, chosen), *known, axes))
 
 
 # ------------------------------------------------------------------------------------------------- after the last epoch

@@ -136,8 +136,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def check_runs(checkpoint: Checkpoint) -> None:
-    """Raise whatever it raises to build the classifier, and to show it a black picture of a size not its own."""
+    """Raise whatever it raises to build the classifier, and to show it a black picture of a size not its own.
+
+    Raises ValueError too where the memory is none of its photos.
+    """
     classifier, arch, side = checkpoint.classifier, checkpoint.model.arch, checkpoint.preprocessing.crop_size
+    if checkpoint.memory:
+        checkpoint.memory.check(classifier.feature_width, len(checkpoint.classes))
     if side != source_of(arch).weights(arch, "none", None).preprocessing.crop_size:
         with torch.inference_mode():
             classifier(torch.zeros(1, 3, side, side, dtype=torch.uint8))
@@ -200,10 +205,6 @@ def set_scores_of(contents: Mapping[str, object]) -> list[float]:
 
 
 def memory_of(contents: Mapping[str, object]) -> Memory | None:
-    """Return the memory of the training photos; files up to format 3 have none. Raises ValueError for nonsense."""
+    """Return the memory of the training photos, which `check_runs` checks; files up to format 3 have none."""
     saved = contents["memory"] if contents["format_version"] > 3 else None
-    if saved is None:
-        return None
-    memory = Memory(**saved)
-    memory.check(contents["state_dict"]["head.0.weight"].shape[1], len(contents["class_to_idx"]))
-    return memory
+    return None if saved is None else Memory(**saved)
