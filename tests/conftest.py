@@ -18,7 +18,7 @@ from flower_classifier.photos import demo, download
 
 LENIENT = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 settings.register_profile("default", max_examples=60, **LENIENT)
-settings.register_profile("long", max_examples=70_000, **LENIENT)
+settings.register_profile("long", max_examples=10_000, **LENIENT)
 settings.load_profile("default")
 
 SMALL = {"train": 8, "valid": 3, "test": 3}  # pictures a species
