@@ -206,14 +206,14 @@ def train_model(
         before = learned(state.learner)
         try:
             fit(state, train, valid, lambda row, _: print(epoch_line(row, epochs), flush=True))
-            state.load_best()
-            keep_memory(state, train)
         finally:
             if state.epoch:
                 state.load_best()
                 model.take(state.best_checkpoint())
             else:
                 put_back(state.learner, before)
+        keep_memory(state, train)
+        model.take(state.best_checkpoint())
     best = state.best.row
     print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
 

@@ -37,7 +37,7 @@ from flower_classifier.judging.evaluation import summary
 from flower_classifier.judging.predict_paths import NoPhotosError, find_named, plan_pictures
 from flower_classifier.judging.prediction import DEFAULT_TOP_K, Verdict
 from flower_classifier.judging.prediction_sets import least_probability
-from flower_classifier.judging.predictor import BROKEN, Predictor
+from flower_classifier.judging.predictor import BROKEN, Answer, Predictor
 from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.photos.images import ImageError
@@ -79,9 +79,7 @@ def predict_photos(config: PredictConfig) -> None:
     drawer, bad = Drawer(predictor, config.heatmap, config.training_photos), []
     top_k = number_of_rows(config.top_k, predictor)
     least = least_in_sets(config, predictor.checkpoint)
-    if config.neighbours and predictor.checkpoint.memory is None:
-        advice = "train.py ran with --no_memory, not to its end, or in an earlier version; --resume mends that"
-        raise InputError(f"needs training photos that the checkpoint remembers: {advice}", "neighbours")
+    check_remembers(config, predictor.checkpoint)
     shown_by_results = bool(sys.stdout and sys.stdout.isatty())
     with (
         Writer(config.format, len(photos) > 1, predictor.names, further_columns(config), config.sets) as writer,
@@ -95,14 +93,26 @@ def predict_photos(config: PredictConfig) -> None:
                 bad.append(answer)
                 writer.write_error(photo, answer)
                 continue
-            members = None if least is None else predictor.set_of(answer, least)
-            rows = max(top_k, len(members or ())) if config.format == "csv" else top_k  # whose rows hold the set
-            alike = predictor.neighbours(answer, config.neighbours) if config.neighbours else None
-            verdict = Verdict(predictor.likeliest(answer, rows), config.min_probability, members, alike)
+            verdict = verdict_on(answer, config, predictor, top_k, least)
             writer.write(photo, verdict)
             if picture:
                 drawer.draw(picture, photo, verdict)
     report_failures(drawer.failures, bad, len(photos))
+
+
+def verdict_on(answer: Answer, config: PredictConfig, predictor: Predictor, top_k: int, least: float | None) -> Verdict:
+    """Return all that is asked about a photo, of what the network makes of it."""
+    members = None if least is None else predictor.set_of(answer, least)
+    rows = max(top_k, len(members or ())) if config.format == "csv" else top_k  # csv has no other place for a set
+    alike = predictor.neighbours(answer, config.neighbours) if config.neighbours else None
+    return Verdict(predictor.likeliest(answer, rows), config.min_probability, members, alike)
+
+
+def check_remembers(config: PredictConfig, checkpoint: Checkpoint) -> None:
+    """Raise InputError for --neighbours of a checkpoint that remembers no photos."""
+    if config.neighbours and checkpoint.memory is None:
+        advice = "train.py ran with --no_memory, not to its end, or in an earlier version; --resume mends that"
+        raise InputError(f"needs training photos that the checkpoint remembers: {advice}", "neighbours")
 
 
 def find_photos(config: PredictConfig) -> list[Path]:

@@ -7,13 +7,12 @@ tf_efficientnet_lite0. For each seed a run with --tune; from copies of it, resum
 layers, and of all. --mirror is a run with --tune of its own. Takes half an hour on two cores.
 """
 
-import argparse
 import shutil
 import tempfile
 from pathlib import Path
 
 from compare import run
-from tuning import BACKBONES, row
+from tuning import BACKBONES, parser_of, row, weights_of
 
 EPOCHS = 4
 WAYS = ("last", "all")
@@ -21,20 +20,17 @@ WAYS = ("last", "all")
 
 def main() -> None:
     """Print a table for each backbone."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("flowers", type=Path)
-    parser.add_argument("--lite0", type=Path, required=True)
+    parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     print("| run | valid, % | test, % | whole process, s | peak memory, MB |\n|---|---|---|---|---|")
     for arch in BACKBONES:
-        weights = ("--weights", options.lite0.absolute()) if arch.startswith("timm/") else ()
         frozen, mirrored, tuned = [], [], {way: [] for way in WAYS}
         with tempfile.TemporaryDirectory() as folder:
             for seed in range(options.seeds):
                 place = Path(folder) / str(seed)
                 own = (options.flowers.absolute(), "--no_report", "--cache_dir", f"{folder}/cache")
-                new = (*own, "--arch", arch, *weights, "--seed", seed, "--tune")
+                new = (*own, *weights_of(arch, options), "--seed", seed, "--tune")
                 frozen.append(run("train.py", *new, "--save_dir", place))
                 mirrored.append(run("train.py", *new, "--mirror", "--save_dir", f"{place}-mirror"))
                 for way in WAYS:

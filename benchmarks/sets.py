@@ -7,14 +7,13 @@ tf_efficientnet_lite0. For each backbone and three seeds a run with the defaults
 mean and the range over the seeds of what sets.csv says of the test photos. Takes ten minutes on two cores.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
 from compare import run
-from tuning import BACKBONES, SEEDS
+from tuning import BACKBONES, SEEDS, parser_of, weights_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -25,18 +24,14 @@ WAYS = {"defaults": (), "`--tune`": ("--tune",)}
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("flowers", type=Path)
-    parser.add_argument("--lite0", type=Path, required=True)
-    options = parser.parse_args()
+    options = parser_of(__doc__).parse_args()
     print("| run | sets of, % | hold the true class, % | by chance | classes | of one, % |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for arch in BACKBONES:
-            weights = ("--weights", options.lite0.absolute()) if arch.startswith("timm/") else ()
             for name, way in WAYS.items():
                 tables = []
                 for seed in range(SEEDS):
-                    own = (options.flowers.absolute(), "--arch", arch, *weights, "--seed", seed, *way)
+                    own = (options.flowers.absolute(), *weights_of(arch, options), "--seed", seed, *way)
                     run("train.py", *own, "--cache_dir", f"{folder}/cache", "--save_dir", f"{folder}/run")
                     table = read_table(Path(folder) / "run" / "run" / "sets.csv")
                     tables.append([row for row in table if row["photos_of"] == "all classes"])

@@ -28,19 +28,28 @@ def row(name: str, runs: list[Run]) -> None:
     print(f"| {name} | {cells[0]} | {cells[1]} | {seconds:.1f} | {memory:.0f} |", flush=True)
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """Return the parser of a benchmark on both backbones."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("flowers", type=Path)
     parser.add_argument("--lite0", type=Path, required=True)
-    options = parser.parse_args()
+    return parser
+
+
+def weights_of(arch: str, options: argparse.Namespace) -> tuple[object, ...]:
+    """Return the options that name a backbone and its weights."""
+    return "--arch", arch, *(("--weights", options.lite0.absolute()) if arch.startswith("timm/") else ())
+
+
+def main() -> None:
+    """Print the table."""
+    options = parser_of(__doc__).parse_args()
     print("| run | valid, % | test, % | whole process, s | peak memory, MB |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for arch in BACKBONES:
-            weights = ("--weights", options.lite0.absolute()) if arch.startswith("timm/") else ()
             plain, tuned = [], []
             for seed in range(SEEDS):
-                own = (options.flowers.absolute(), "--arch", arch, *weights, "--seed", seed, "--no_report")
+                own = (options.flowers.absolute(), *weights_of(arch, options), "--seed", seed, "--no_report")
                 own += ("--cache_dir", f"{folder}/cache", "--save_dir", f"{folder}/{seed}")
                 plain.append(run("train.py", *own))
                 tuned.append(run("train.py", *own, "--tune"))

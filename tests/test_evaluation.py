@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from flower_classifier.judging.calibration import FOLDS, best_temperature, calibrate, cross_validated
-from flower_classifier.judging.evaluation import BINS, Evaluation, summary
+from flower_classifier.judging.calibration import best_temperature, calibrate, cross_validated
+from flower_classifier.judging.evaluation import BINS, FOLDS, Evaluation, summary
 
 
 def drawn(number=600, classes=7, scale=1.0, seed=0):

@@ -4,8 +4,6 @@ import contextlib
 import copy
 import json
 import math
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,20 +11,18 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageEnhance
+from PIL import Image
 from support import PROJECT, QUICK, parse_blocks, read, same
 from torch.nn import functional as F
 from torchvision import models
 
 import predict
 import train
-from flower_classifier.features.fresh_photos import fresh_batches, recoloured
-from flower_classifier.features.inputs import Inputs, UnusablePhotosError, prepare_inputs
+from flower_classifier.features.fresh_photos import fresh_batches
+from flower_classifier.features.inputs import prepare_inputs
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.networks.frozen import place
-from flower_classifier.networks.layer_depths import parameter_depths
 from flower_classifier.networks.new_classifier import new_classifier
-from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.photos.views import open_views
 from flower_classifier.training.fine_tuning import FineTuning, depths_of
@@ -117,39 +113,6 @@ def test_an_epoch_is_what_plain_torch_makes_of_the_same_pictures(flowers, unfree
             assert close.double().mean() > 0.99
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "vit_b_32", "swin_t"])
-def test_depths_rise_from_the_first_layer_to_the_last(arch):
-    """A transformer's tokens come first; attention's projection, which torch does not call, lies with its block."""
-    with torch.device("meta"):
-        module = models.get_model(arch)
-    module = module.to_empty(device="cpu")
-    for tensor in module.state_dict().values():
-        tensor.zero_()
-    depths = parameter_depths(module.eval(), 224)
-    assert depths.keys() == dict(module.named_parameters()).keys()
-    ends = {
-        "resnet18": ("conv1.weight", "layer1.0.conv1.weight", "layer4.1.bn2.bias", "fc.weight"),
-        "mobilenet_v3_small": ("features.0.0.weight", "features.5.block.0.0.weight", "classifier.3.bias"),
-        "vit_b_32": (
-            "conv_proj.weight",
-            "encoder.layers.encoder_layer_0.ln_1.weight",
-            "encoder.layers.encoder_layer_0.self_attention.out_proj.weight",
-            "encoder.layers.encoder_layer_11.mlp.3.weight",
-            "heads.head.weight",
-        ),
-        "swin_t": (
-            "features.0.0.weight",
-            "features.1.0.attn.relative_position_bias_table",
-            "features.7.1.mlp.3.bias",
-            "head.weight",
-        ),
-    }[arch]
-    found = [depths[name] for name in ends]
-    assert found == sorted(found)
-    assert len(set(found)) == len(found)
-    assert (min(depths.values()), depths[ends[-1]]) == (0, 1)
-
-
 def test_the_last_layers_learn_or_all_and_the_norms_keep_their_statistics(train_into, flowers, tmp_path):
     options = ("--arch", "resnet18", "--weights", "none", "--no_report", "--epochs", 1, "--seed", 3)
     train_into(tmp_path / "head", flowers, *options)
@@ -163,61 +126,6 @@ def test_the_last_layers_learn_or_all_and_the_norms_keep_their_statistics(train_
         assert {"backbone.layer4.1.conv2.weight", "head.0.weight"} <= changed
         assert ("backbone.conv1.weight" in changed) == (unfreeze == "all")
         assert ("backbone.layer2.0.conv1.weight" in tensors) == (unfreeze == "all")
-
-
-# -------------------------------------------------------------------------------------------------------- fresh photos
-
-
-def test_every_epoch_sees_every_photo_anew_and_the_same_epoch_the_same(flowers):
-    splits = load_splits(flowers)
-    classifier, _ = new_classifier("squeezenet1_1", 6, "none", ())
-    inputs = Inputs(place(classifier, CPU), splits.train)
-
-    def looks(epoch, batch_size):
-        found = list(fresh_batches(inputs, batch_size, 5, epoch))
-        pixels, labels = (torch.cat(part) for part in zip(*found, strict=True))
-        assert pixels.dtype == torch.uint8
-        assert pixels.shape == (48, 3, 224, 224)
-        assert sorted(labels.tolist()) == sorted(splits.train.labels)
-        return pixels, labels
-
-    pixels, labels = looks(1, 7)
-    again, same_labels = looks(1, 48)  # however many at a time
-    assert torch.equal(pixels, again)
-    assert torch.equal(labels, same_labels)
-    other, other_labels = looks(2, 7)
-    assert not torch.equal(labels, other_labels)
-    seen = {photo.numpy().tobytes() for photo in (*pixels, *other)}
-    assert len(seen) == 96
-
-
-def test_colours_change_as_pillow_would_change_them(flowers):
-    """Its three enhancers in turn round to whole levels, and cut at the ends, which pale pixels do not reach."""
-    photo = load_image(next((flowers / "train").rglob("*.jpg")))
-    pixels = (80 + np.asarray(photo.resize((40, 40))) * (90 / 255)).astype(np.uint8)
-    for seed in range(5):
-        brightness, contrast, saturation = np.random.default_rng(seed).uniform(0.8, 1.2, 3)
-        expected = ImageEnhance.Color(Image.fromarray(pixels)).enhance(saturation)
-        expected = ImageEnhance.Brightness(ImageEnhance.Contrast(expected).enhance(contrast)).enhance(brightness)
-        found = recoloured(pixels, np.random.default_rng(seed))
-        assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 3
-        assert np.abs(found.astype(int) - pixels).max() > 3
-    assert recoloured(np.full((4, 4, 3), 250, np.uint8), np.random.default_rng(1)).max() <= 255
-
-
-def test_a_photo_that_breaks_while_the_network_learns_is_named_and_not_left_out(flowers, tmp_path):
-    data = tmp_path / "data"
-    shutil.copytree(flowers, data)
-    splits = load_splits(data)
-    classifier, _ = new_classifier("squeezenet1_1", 6, "none", ())
-    inputs = Inputs(place(classifier, CPU), splits.train)
-    inputs.prepare()
-    photo = data / "train" / splits.train.photos[7].partition("train/")[2]
-    photo.write_bytes(b"no photo any more")
-    with pytest.raises(UnusablePhotosError, match=re.escape(photo.name)):
-        list(fresh_batches(inputs, 16, 0, 1))
-    with pytest.raises(UnusablePhotosError, match=re.escape(photo.name)):
-        inputs.through(inputs.frozen)
 
 
 # --------------------------------------------------------------------------------------------------------- the command

@@ -13,12 +13,12 @@ from support import read
 
 import predict
 import train
-from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.judging.evaluation import Evaluation, chosen_by_others
 from flower_classifier.judging.prediction_sets import (
     LEVELS,
     MOST_SCORES,
-    chosen_by_others,
     coverage,
+    least_for,
     least_probability,
     members,
     scores_of,
@@ -83,7 +83,7 @@ def test_a_set_holds_the_likeliest_class_and_every_one_that_is_likely_enough():
 def test_photos_that_decide_are_judged_by_those_of_other_folds():
     valid = drawn(50, 5, 0)
     true = valid.probabilities[torch.arange(50), valid.labels]
-    found = chosen_by_others(valid, 80)
+    found = chosen_by_others(valid, least_for(80))
     for index in range(50):
         others = [true[other].item() for other in range(50) if other % 5 != index % 5]
         assert found[index] == sorted(others)[7]  # floor(41 * 0.2) = 8 of the 40 may be outside

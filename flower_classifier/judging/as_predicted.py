@@ -21,17 +21,17 @@ def looking(learner: nn.Module, inputs: Inputs, chosen: Sequence[int]) -> Callab
     those photos' places among the split's that are used. Raises UnusablePhotosError for photos that could be opened
     before.
     """
-    inputs, learner = as_answering(learner, inputs, chosen)
+    seen, learner = as_answering(learner, inputs, chosen)
     learner.eval()
-    places = torch.arange(len(chosen)) if len(inputs.used) == len(chosen) else torch.tensor(chosen)
+    places = torch.tensor(chosen) if seen is inputs else torch.arange(len(chosen))
 
     @torch.inference_mode()
     def look(some: Sequence[int]) -> torch.Tensor:
         by_view = []
-        for view in inputs.frozen.config.answer_views:
+        for view in seen.frozen.config.answer_views:
             parts = places[some].split(EVALUATION_BATCH)
-            rows = [to_learner(inputs.rows(view)[part], inputs.frozen.device) for part in parts]
-            if inputs.frozen.network is None:  # the rows are pixels
+            rows = [to_learner(seen.rows(view)[part], seen.frozen.device) for part in parts]
+            if seen.frozen.network is None:  # the rows are pixels
                 rows = [learner.features(pixels) for pixels in rows]
             by_view.append(torch.cat(rows).cpu())
         return torch.stack(by_view).mean(dim=0)

@@ -6,12 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
-
-from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.judging.evaluation import Evaluation, chosen_by_others
 from flower_classifier.networks.sizes import TEMPERATURE
 
-FOLDS = 5
 STANDARD_ERRORS = 2  # by which confidence and accuracy must differ: less is chance in 95 of 100 good classifiers
 LEAST = 5  # answers that are right, and answers that are wrong: fewer can be one draw's bad luck
 PRECISION = 1e-4  # of a temperature, relative
@@ -26,7 +23,7 @@ def calibrate(valid: Evaluation) -> float:
     """
     if not is_off(valid):
         return 1.0
-    held_out = chosen_by_others(valid, best_temperature)
+    held_out = judged_by_others(valid, best_temperature)
     helps = held_out.calibration_error < valid.calibration_error and held_out.loss < valid.loss
     return best_temperature(valid) if helps else 1.0
 
@@ -39,7 +36,7 @@ def cross_validated(valid: Evaluation, temperature: float) -> Evaluation:
     """
     if temperature == 1:
         return valid.at(1.0)
-    return replace(chosen_by_others(valid, calibrate), temperature=temperature)
+    return replace(judged_by_others(valid, calibrate), temperature=temperature)
 
 
 def is_off(valid: Evaluation) -> bool:
@@ -55,14 +52,9 @@ def is_off(valid: Evaluation) -> bool:
     return LEAST <= wrong <= len(valid) - LEAST and bool(gap.abs() > STANDARD_ERRORS * chance)
 
 
-def chosen_by_others(valid: Evaluation, choose: Callable[[Evaluation], float]) -> Evaluation:
+def judged_by_others(valid: Evaluation, choose: Callable[[Evaluation], float]) -> Evaluation:
     """Return the photos, each at the temperature that `choose` finds for the photos of the other folds."""
-    folds = torch.arange(len(valid)) % FOLDS  # photos come class by class: each fold gets some of every class
-    temperatures = torch.empty(len(valid), dtype=torch.float64)
-    for fold in range(FOLDS):
-        others = folds != fold
-        temperatures[~others] = choose(Evaluation(valid.logits[others], valid.labels[others]))
-    return replace(valid, others_temperatures=temperatures)
+    return replace(valid, others_temperatures=chosen_by_others(valid.at(1.0), choose))
 
 
 def best_temperature(valid: Evaluation) -> float:

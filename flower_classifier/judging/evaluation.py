@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +19,7 @@ from flower_classifier.features.inputs import Batch
 
 BINS = 15  # of confidence, equally wide: Guo et al. 2017, section 2
 TOP = 5
+FOLDS = 5  # in which photos judge what the others chose
 ABOUT_90 = (0.85, 0.95)  # which confidences people would call so
 ENOUGH = 50  # photos of such a confidence, for a share of them with a standard error of about 4 %
 
@@ -41,6 +42,11 @@ class Evaluation:
     def at(self, temperature: float) -> Evaluation:
         """Return the same logits, all at another temperature."""
         return replace(self, temperature=temperature, others_temperatures=None)
+
+    def of(self, chosen: torch.Tensor) -> Evaluation:
+        """Return the photos that are chosen, bool (N,), alone."""
+        others = None if self.others_temperatures is None else self.others_temperatures[chosen]
+        return replace(self, logits=self.logits[chosen], labels=self.labels[chosen], others_temperatures=others)
 
     @property
     def is_cross_validated(self) -> bool:
@@ -153,6 +159,18 @@ def evaluate(learner: nn.Module, batches: Iterable[Batch]) -> Evaluation:
     if not math.isfinite(evaluation.loss):
         raise FloatingPointError(evaluation.loss)
     return evaluation
+
+
+def chosen_by_others(evaluation: Evaluation, choose: Callable[[Evaluation], float]) -> torch.Tensor:
+    """Return for each photo the number that `choose` finds for the photos of the other folds, float64 (N,).
+
+    Photos that decide about a number cannot say how good it is.
+    """
+    folds = torch.arange(len(evaluation)) % FOLDS  # photos come class by class: each fold gets some of every class
+    chosen = torch.empty(len(evaluation), dtype=torch.float64)
+    for fold in range(FOLDS):
+        chosen[folds == fold] = choose(evaluation.of(folds != fold))
+    return chosen
 
 
 def summary(split: str, evaluation: Evaluation) -> str:

@@ -9,7 +9,7 @@ little too good. How the sets keep it on other photos is in docs/calibration.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -17,7 +17,6 @@ from flower_classifier.judging.evaluation import Evaluation
 
 LEVELS = (80.0, 90.0, 95.0, 99.0)  # percent, that a report looks at
 MOST_SCORES = 10_000  # that a checkpoint keeps: more would change a set by less than one photo in ten thousand
-FOLDS = 5
 SAME = 1e-6  # difference of two probabilities, of the same photo on the same device
 
 
@@ -44,6 +43,11 @@ def least_probability(scores: Sequence[float], level: float) -> float:
     return scores[outside - 1] if outside else 0.0
 
 
+def least_for(level: float) -> Callable[[Evaluation], float]:
+    """Return what finds that probability from validation photos themselves."""
+    return lambda valid: least_probability(scores_of(valid), level)
+
+
 def members(probabilities: torch.Tensor, least: float) -> list[int]:
     """Return the classes in the set of a photo with these probabilities (C,), likeliest first; at least that one."""
     by_probability = probabilities.argsort(descending=True, stable=True)
@@ -68,18 +72,6 @@ def are_made_by(scores: Sequence[float], evaluation: Evaluation) -> bool:
     """
     own = scores_of(evaluation)
     return len(own) == len(scores) and all(abs(a - b) < SAME for a, b in zip(own, scores, strict=True))
-
-
-def chosen_by_others(valid: Evaluation, level: float) -> torch.Tensor:
-    """Return the least probability for each validation photo's set, from the photos of the other folds, float64 (N,).
-
-    Photos that decide how large sets are cannot say how often these are right.
-    """
-    folds = torch.arange(len(valid)) % FOLDS  # photos come class by class: each fold gets some of every class
-    scores, least = true_probabilities(valid), torch.zeros(len(valid), dtype=torch.float64)
-    for fold in range(FOLDS):
-        least[folds == fold] = least_probability(scores[folds != fold].sort().values.tolist(), level)
-    return least
 
 
 def spread(number: int, photos: int, level: float) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from flower_classifier.networks.black_picture import black
+
 
 @torch.no_grad()
 def parameter_depths(backbone: nn.Module, side: int) -> dict[str, float]:
@@ -37,7 +39,7 @@ def called_in_order(backbone: nn.Module, side: int) -> dict[str, int]:
         if any(True for _ in module.parameters(recurse=False))
     ]
     try:
-        backbone(torch.zeros(1, 3, side, side, device=next(backbone.parameters()).device))
+        backbone(black(backbone, side))
     finally:
         for handle in handles:
             handle.remove()

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flower_classifier.networks.black_picture import black
+
 
 class Features(nn.Module):
     """A timm model that gives features, (B, 3, S, S) -> (B, width).
@@ -104,11 +106,6 @@ def input_sizes(module: nn.Module, layers: dict[str, nn.Module], side: int) -> d
         for handle in handles:
             handle.remove()
     return {name: found.pop() for name, found in sizes.items() if len(found) == 1}
-
-
-def black(module: nn.Module, side: int) -> torch.Tensor:
-    """Return a picture of zeros, (1, 3, side, side), where a network is."""
-    return torch.zeros(1, 3, side, side, device=next(module.parameters()).device)
 
 
 def with_fixed_padding(layer: nn.Conv2d, size: torch.Size) -> nn.Conv2d:

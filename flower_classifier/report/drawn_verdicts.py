@@ -49,7 +49,9 @@ class Drawer:
     def strip(self, verdict: Verdict) -> list[tuple[Image.Image | None, str, str]]:
         """Return the nearest training photos: each, where its file is still there, its class and how alike it is."""
         strip = []
-        for one in (verdict.neighbours or ())[:MOST_NEIGHBOURS] if self.training_photos else ():
+        if not self.training_photos:
+            return strip
+        for one in verdict.neighbours[:MOST_NEIGHBOURS]:
             photo = None
             with contextlib.suppress(ImageError):
                 photo = load_image(self.training_photos / one.photo, NEIGHBOUR_SIDE)

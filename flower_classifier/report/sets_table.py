@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.judging.evaluation import FOLDS, Evaluation, chosen_by_others
 from flower_classifier.judging.prediction_sets import (
-    FOLDS,
     LEVELS,
     are_made_by,
-    chosen_by_others,
     coverage,
+    least_for,
     least_probability,
     spread,
 )
@@ -36,7 +35,7 @@ def set_table(
     judge_themselves = are_made_by(scores, evaluation)
     for level in LEVELS:
         if judge_themselves:
-            least, number = chosen_by_others(evaluation, level), len(evaluation) * (FOLDS - 1) // FOLDS
+            least, number = chosen_by_others(evaluation, least_for(level)), len(evaluation) * (FOLDS - 1) // FOLDS
         else:
             least, number = torch.tensor(least_probability(scores, level), dtype=torch.float64), len(scores)
         holds, sizes = coverage(evaluation, least)
