@@ -253,3 +253,12 @@ def test_a_grid_is_as_wide_as_its_photos():
     photos = [(Image.new("RGB", (30, 40)), f"photo {number}") for number in range(5)]
     widths = [draw_grid(photos[:number]).get_figwidth() for number in (1, 2, 4, 5)]
     assert widths[0] < widths[1] < widths[2] == widths[3]
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "pdf", "svg"])
+def test_a_plot_comes_in_every_format_that_help_names(run, trained, photo, tmp_path, ending):
+    path = tmp_path / f"plot.{ending}"
+    outcome = run(predict, photo, trained / "checkpoint.pth", "--plot", path)
+    assert outcome.code == 0, outcome.err
+    beginnings = {"png": b"\x89PNG", "jpg": b"\xff\xd8", "webp": b"RIFF", "pdf": b"%PDF", "svg": b"<?xml"}
+    assert path.read_bytes().startswith(beginnings[ending])

@@ -42,8 +42,9 @@ def new_figure(width: float, height: float) -> Figure:
 def save_figure(figure: Figure, path: Path) -> None:
     """Save a figure, whole or not at all; the file's ending chooses the format. Raises RunError where that fails."""
     ending, picture = path.suffix.lower().removeprefix("."), io.BytesIO()
+    own = {"pil_kwargs": FAST_PNG} if ending == "png" else {}  # SVG takes none at all
     with missing_letters_allowed():
-        figure.savefig(picture, format=ending, facecolor="white", pil_kwargs=FAST_PNG if ending == "png" else None)
+        figure.savefig(picture, format=ending, facecolor="white", **own)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, picture.getvalue())
