@@ -70,6 +70,7 @@ class Model:
     temperature: float = 1.0  # by which logits are divided before they become probabilities
     set_scores: list[float] = field(default_factory=list)  # by which sets of classes are made
     memory: Memory | None = None  # of the photos that it was trained on
+    stranger_scores: torch.Tensor | None = None  # by which photos of something else are told
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -90,6 +91,7 @@ class Model:
             temperature=self.temperature,
             set_scores=self.set_scores,
             memory=self.memory,
+            stranger_scores=self.stranger_scores,
         )
 
     @functools.cached_property
@@ -101,6 +103,7 @@ class Model:
         """Become what training has made of it. The classifier must hold the same tensors already."""
         self.training, self.history, self.temperature = trained.training, trained.history, trained.temperature
         self.set_scores, self.memory = trained.set_scores, trained.memory
+        self.stranger_scores = trained.stranger_scores
         self.__dict__.pop("predictor", None)  # it knows the old temperature
 
     def __repr__(self) -> str:
@@ -212,7 +215,7 @@ def train_model(
                 model.take(state.best_checkpoint())
             else:
                 put_back(state.learner, before)
-        keep_memory(state, train)
+        keep_memory(state, train, valid, state.best.valid)
         model.take(state.best_checkpoint())
     best = state.best.row
     print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
@@ -270,6 +273,7 @@ def load_checkpoint(path: str | Path, gpu: bool = False) -> Model:
         temperature=saved.temperature,
         set_scores=saved.set_scores,
         memory=saved.memory,
+        stranger_scores=saved.stranger_scores,
     )
 
 

@@ -38,6 +38,7 @@ from flower_classifier.judging.predict_paths import NoPhotosError, find_named, p
 from flower_classifier.judging.prediction import DEFAULT_TOP_K, Verdict
 from flower_classifier.judging.prediction_sets import least_probability
 from flower_classifier.judging.predictor import BROKEN, Answer, Predictor
+from flower_classifier.judging.strangers import DEFAULT_RATE
 from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.photos.images import ImageError
@@ -80,6 +81,7 @@ def predict_photos(config: PredictConfig) -> None:
     top_k = number_of_rows(config.top_k, predictor)
     least = least_in_sets(config, predictor.checkpoint)
     check_remembers(config, predictor.checkpoint)
+    rate = rate_of_strangers(config, predictor)
     shown_by_results = bool(sys.stdout and sys.stdout.isatty())
     with (
         Writer(config.format, len(photos) > 1, predictor.names, further_columns(config), config.sets) as writer,
@@ -93,19 +95,22 @@ def predict_photos(config: PredictConfig) -> None:
                 bad.append(answer)
                 writer.write_error(photo, answer)
                 continue
-            verdict = verdict_on(answer, config, predictor, top_k, least)
+            verdict = verdict_on(answer, config, predictor, top_k, least, rate)
             writer.write(photo, verdict)
             if picture:
                 drawer.draw(picture, photo, verdict)
     report_failures(drawer.failures, bad, len(photos))
 
 
-def verdict_on(answer: Answer, config: PredictConfig, predictor: Predictor, top_k: int, least: float | None) -> Verdict:
+def verdict_on(
+    answer: Answer, config: PredictConfig, predictor: Predictor, top_k: int, least: float | None, rate: float
+) -> Verdict:
     """Return all that is asked about a photo, of what the network makes of it."""
     members = None if least is None else predictor.set_of(answer, least)
     rows = max(top_k, len(members or ())) if config.format == "csv" else top_k  # csv has no other place for a set
     alike = predictor.neighbours(answer, config.neighbours) if config.neighbours else None
-    return Verdict(predictor.likeliest(answer, rows), config.min_probability, members, alike)
+    p_known = predictor.p_known(answer) if rate else None
+    return Verdict(predictor.likeliest(answer, rows), config.min_probability, members, alike, p_known, rate)
 
 
 def check_remembers(config: PredictConfig, checkpoint: Checkpoint) -> None:
@@ -126,7 +131,26 @@ def find_photos(config: PredictConfig) -> list[Path]:
 
 def further_columns(config: PredictConfig) -> list[str]:
     """Return the columns of CSV that are asked for beside the usual ones."""
-    return [*(["sure"] if config.min_probability else []), *(["in_set"] if config.sets else [])]
+    strangers = [] if config.stranger_rate == 0 else ["known", "p_known"]
+    return [*strangers, *(["sure"] if config.min_probability else []), *(["in_set"] if config.sets else [])]
+
+
+def rate_of_strangers(config: PredictConfig, predictor: Predictor) -> float:
+    """Return how many in 100 photos of the classes may be taken for strangers; 0 where nobody can tell these.
+
+    Raises InputError where that was asked for.
+    """
+    rate = DEFAULT_RATE if config.stranger_rate is None else config.stranger_rate
+    if rate and predictor.familiarity is None:
+        reason = "train.py ran with --no_memory, not to its end, or in an earlier version"
+        if config.stranger_rate:
+            raise InputError(f"needs what the checkpoint lacks: {reason}; --resume mends that", "stranger_rate")
+        note(f"the checkpoint cannot tell photos of other things ({reason})")
+        return 0.0
+    if config.stranger_rate and rate / 100 * (1 + predictor.familiarity.photos) < 1:
+        few = counted(predictor.familiarity.photos, "validation photo")
+        warn(f"--stranger_rate {rate:g}: {few} cannot promise that, so no photo is called a stranger")
+    return rate
 
 
 def least_in_sets(config: PredictConfig, checkpoint: Checkpoint) -> float | None:

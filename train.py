@@ -40,6 +40,7 @@ from flower_classifier.base.signals import signals_held
 from flower_classifier.base.words import counted
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs
+from flower_classifier.features.schedule import Schedule
 from flower_classifier.judging.as_predicted import evaluate_on
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation
@@ -57,8 +58,9 @@ from flower_classifier.report.report_files import is_there
 from flower_classifier.report.run_log import RunLog
 from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history
 from flower_classifier.report.run_summary import write_summary
-from flower_classifier.report.tables import Table
+from flower_classifier.report.tables import Table, write_table
 from flower_classifier.report.tensorboard_log import check_tensorboard, finish_tensorboard
+from flower_classifier.studies.left_out_classes import can_leave_out, leave_classes_out
 from flower_classifier.studies.survey import survey
 from flower_classifier.studies.tuning import OPTIONS, search
 from flower_classifier.training.announcements import doing_of, report_best, report_start
@@ -117,13 +119,13 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
             train_epochs(state, train, valid, run_folder, log)
         evaluations = judge_best(state, valid, test)
         if not config.no_memory:
-            keep_memory(state, train)
+            keep_memory(state, train, valid, evaluations["valid"])
 
     judged = test or valid
     report_best(state, judged.split.name, evaluations[judged.split.name], run_folder)
     if run_folder.has_saved or not is_there(run_folder.folder, tables=not config.no_report):
         if not config.no_report:
-            write_report(config, run_folder, state, log, train, judged, evaluations)
+            write_report(config, run_folder, state, log, (train, valid, test), evaluations)
         inputs = [part for part in (train, valid, test) if part]
         checkpoint, best = run_folder.checkpoint_path, state.best.row["epoch"]
         write_summary(run_folder.folder, config, checkpoint, best, evaluations, state.classes, inputs, log, started)
@@ -302,11 +304,12 @@ def write_report(
     run_folder: RunFolder,
     state: TrainState,
     log: RunLog,
-    train: Inputs,
-    judged: Inputs,
+    inputs: tuple[Inputs, Inputs, Inputs | None],
     evaluations: dict[str, Evaluation],
 ) -> None:
     """Leave tables and pictures of the run in its folder."""
+    train, valid, test = inputs
+    judged = test or valid
     checkpoint, split, best_epoch = state.best_checkpoint(), judged.split.name, state.best.row["epoch"]
     figures = write_history(run_folder.folder, log.rows, best_epoch, state.finished.began)
     counts = Counter(train.labels.tolist())
@@ -315,6 +318,9 @@ def write_report(
         split, evaluations[split], judged.paths, checkpoint.classes, checkpoint.names, checkpoint.set_scores, sizes
     )
     figures |= write_diagnosis(run_folder.folder, diagnosis)
+    if checkpoint.stranger_scores is not None and state.classifier.starts_frozen and can_leave_out(*inputs):
+        schedule = Schedule(config.views, min(best_epoch, config.epochs))
+        write_table(run_folder.folder / "strangers.csv", leave_classes_out(*inputs, schedule))
     if config.tensorboard:
         finish_tensorboard(run_folder.folder / "tensorboard", best_epoch, figures, config, evaluations)
     note(f"tables and pictures of it: {run_folder.folder}")

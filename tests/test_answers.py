@@ -16,7 +16,7 @@ from support import PROJECT, parse_blocks
 import predict
 
 NAMES = {"49": 'daisy, "oxeye"', "51": "petunia\nof\ttwo lines", "54": "Sonnenblume ☀", "74": "r\rose", "78": "雛菊"}
-HEADER = ["path", "rank", "class", "name", "probability"]
+HEADER = ["path", "rank", "class", "name", "probability", "known", "p_known"]
 
 
 @pytest.fixture
@@ -61,9 +61,10 @@ def from_csv(text):
     header, *rows = csv.reader(io.StringIO(text[1:], newline=""))
     assert header == HEADER
     records = []
-    for path, rank, class_name, name, probability in rows:
+    for path, rank, class_name, name, probability, known, p_known in rows:
         if rank == "1":
-            records.append({"path": path, "predictions": []})
+            strange = {"known": {"true": True, "false": False}[known], "p_known": float(p_known)}
+            records.append({"path": path, **strange, "predictions": []})
         records[-1]["predictions"].append({"class": class_name, "name": name, "probability": float(probability)})
         assert int(rank) == len(records[-1]["predictions"])
     return records
@@ -99,7 +100,7 @@ def test_the_keys_are_stable_and_the_probabilities_unrounded(run, trained, flowe
     photo = flowers / "test" / "54" / "drawn_000.jpg"
     arguments = (photo, trained / "checkpoint.pth", "--top_k", 6, "--category_names", names)
     (record,) = json.loads(run(predict, *arguments, "--format", "json").out)
-    assert list(record) == ["path", "predictions"]
+    assert list(record) == ["path", "known", "p_known", "predictions"]
     assert {tuple(row) for row in record["predictions"]} == {("class", "name", "probability")}
     assert {row["class"]: row["name"] for row in record["predictions"]} == NAMES | {"91": "hippeastrum"}
     shares = [row["probability"] for row in record["predictions"]]
@@ -149,7 +150,7 @@ def test_bad_photos_are_named_on_stderr_and_in_their_place_in_json(run, trained,
         assert [record["path"] for record in records] == list(map(str, good if form == "csv" else paths))
         if form != "csv":
             first, *others, last = records
-            assert [list(record) for record in others] == [["path", "predictions"]] * len(good)
+            assert [list(record) for record in others] == [["path", "known", "p_known", "predictions"]] * len(good)
             assert first["error"].startswith(f"cannot open {paths[0]}: it is no JPEG")
             assert last == {"path": str(paths[-1]), "error": f"cannot open {paths[-1]}: there is no such file"}
         assert outcome.code == 2
@@ -179,8 +180,9 @@ def test_programs_are_told_whether_the_likeliest_class_is_probable_enough(run, t
     plain = json.loads(run(predict, *arguments, "json").out)
     shares = [record["predictions"][0]["probability"] for record in plain]
     least = sorted(shares)[9]  # which is sure itself
+    strange = ("path", "known", "p_known")
     expected = [
-        {"path": record["path"], "sure": share >= least, "predictions": record["predictions"]}
+        {**{key: record[key] for key in strange}, "sure": share >= least, "predictions": record["predictions"]}
         for record, share in zip(plain, shares, strict=True)
     ]
     assert sum(record["sure"] for record in expected) == 9

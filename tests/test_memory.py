@@ -200,7 +200,7 @@ def test_without_a_memory_it_is_said(train_into, run, flowers, checkpoint, tmp_p
     own = tmp_path / "checkpoint.pth"
     assert read(own)["memory"] is None
     old = {**read(checkpoint), "format_version": 3}
-    for key in ("memory", "set_scores", "mirror"):
+    for key in ("memory", "set_scores", "mirror", "stranger_scores"):
         del old[key]
     write_atomically(tmp_path / "old.pth", old)
     photo = next((flowers / "test").rglob("*.jpg"))
@@ -249,4 +249,5 @@ def test_a_memory_that_makes_no_sense_is_refused(run, flowers, checkpoint, tmp_p
 
 def test_csv_still_has_rows_of_classes_alone(run, flowers, checkpoint):
     table = run(predict, next((flowers / "test").rglob("*.jpg")), checkpoint, "--format", "csv").out.lstrip("\ufeff")
-    assert next(csv.DictReader(io.StringIO(table))).keys() == {"path", "rank", "class", "name", "probability"}
+    columns = {"path", "rank", "class", "name", "probability", "known", "p_known"}
+    assert next(csv.DictReader(io.StringIO(table))).keys() == columns

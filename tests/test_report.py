@@ -60,7 +60,8 @@ def test_the_history_is_a_table_of_the_checkpoints_with_the_seconds_of_each_epoc
 
 def test_a_run_leaves_the_files_of_the_list(reported):
     beside = {"last.pth", "lock"}  # of the run itself
-    files = {file.name for file in REPORT_FILES if file.part not in ("result", "tuning")}
+    others = ("result", "tuning", "strangers")  # of an evaluation, of a search, and of pretrained networks
+    files = {file.name for file in REPORT_FILES if file.part not in others}
     assert {path.name for path in reported.iterdir()} == files | beside
 
 

@@ -58,6 +58,15 @@ class PredictConfig:
         metavar="P",
         limits=Limits(least=0, most=1),
     )
+    stranger_rate: float | None = option(
+        None,
+        "output",
+        "say of a photo that it is none of the classes, at the price that so many in 100 photos of the classes are "
+        "called so, too; 0 never does",
+        metavar="PERCENT",
+        limits=Limits(least=0, below=100),
+        unset="5",
+    )
     sets: float | None = option(
         None,
         "output",

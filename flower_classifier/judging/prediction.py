@@ -38,12 +38,19 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is predicted of one photo: its likeliest classes, and whether the first is likely enough to be relied on."""
+    """What is predicted of one photo: its likeliest classes, and how far they can be relied on."""
 
     predictions: Sequence[Prediction]  # likeliest first, at least one
     least: float = 0.0  # probability, 0 to 1, below which the likeliest class is not sure; 0: nobody asks
     members: Sequence[Prediction] | None = None  # the classes in its set, likeliest first; None: nobody asks
     neighbours: Sequence[Neighbour] | None = None  # the most alike first; None: nobody asks
+    p_known: float | None = None  # share of photos of known classes that are as strange; None: nobody asks, or knows
+    stranger_rate: float = 0.0  # percent of photos of known classes that are taken for strangers
+
+    @property
+    def known(self) -> bool | None:
+        """Whether the photo is taken to be of one of the classes; None where nobody asks, or knows."""
+        return None if self.p_known is None else self.p_known > self.stranger_rate / 100
 
     @property
     def sure(self) -> bool | None:
@@ -52,7 +59,9 @@ class Verdict:
 
     def plain(self) -> dict[str, object]:
         """Return it under the keys that programs read: those beside the photo's path."""
+        known = {} if self.p_known is None else {"known": self.known, "p_known": self.p_known}
         sure = {} if self.sure is None else {"sure": self.sure}
         members = {} if self.members is None else {"set": [prediction.class_name for prediction in self.members]}
         alike = {} if self.neighbours is None else {"neighbours": [one.plain() for one in self.neighbours]}
-        return {**sure, "predictions": [prediction.plain() for prediction in self.predictions], **members, **alike}
+        likeliest = {"predictions": [prediction.plain() for prediction in self.predictions]}
+        return {**known, **sure, **likeliest, **members, **alike}

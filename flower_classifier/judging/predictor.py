@@ -9,6 +9,7 @@ predict.py and programs that import the package ask the same object, so they get
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from flower_classifier.features.inputs import to_learner
 from flower_classifier.judging.heatmap import Heatmap, find_heatmap
 from flower_classifier.judging.prediction import DEFAULT_TOP_K, Neighbour, Prediction
 from flower_classifier.judging.prediction_sets import members
+from flower_classifier.judging.strangers import Familiarity
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.frozen import place
 from flower_classifier.photos.images import ImageError, PhotoSource
@@ -135,6 +137,21 @@ class Predictor:
         """Return the set of classes with at least this probability, likeliest first; at least the likeliest."""
         probabilities = self.probabilities(answer)
         return self.named(members(probabilities, least), probabilities)
+
+    @functools.cached_property
+    def familiarity(self) -> Familiarity | None:
+        """What photos of the known classes look like, by which strangers are told, if the checkpoint knows."""
+        memory, scores = self.checkpoint.memory, self.checkpoint.stranger_scores
+        return None if memory is None or scores is None else Familiarity(memory, scores)
+
+    def p_known(self, answer: Answer) -> float:
+        """Return which share of photos of known classes is at least as strange: small for a stranger.
+
+        The checkpoint must know what they look like.
+        """
+        if self.familiarity is None:
+            raise ValueError("the checkpoint cannot tell strangers")
+        return self.familiarity.p_known(answer.features, self.probabilities(answer))
 
     def neighbours(self, answer: Answer, number: int) -> list[Neighbour]:
         """Return so many training photos that look most alike to the network. The checkpoint must remember them."""

@@ -23,8 +23,9 @@ from flower_classifier.networks.sizes import DROPOUT, LAYER_WIDTH, MOST_LAYERS, 
 from flower_classifier.networks.tensor_files import check_digest, damage_told, read_tensors, write_atomically
 from flower_classifier.photos.views import Preprocessing
 
-# 3 had no `mirror`, `set_scores` and `memory`, 2 no `learns` and torchvision's resampling, 1 had no temperature either
-FORMAT_VERSION = 4
+# 4 had no `stranger_scores`, 3 no `mirror`, `set_scores` and `memory`, 2 no `learns` and torchvision's resampling, 1 no
+# temperature either
+FORMAT_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Checkpoint:
     # Probabilities of the validation photos' true classes, lowest first: what sets of classes are made by
     set_scores: list[float] = field(default_factory=list)
     memory: Memory | None = None  # of the training photos
+    # How strange the validation photos are, float64 (N, 2): what strangers are told by. Only beside a memory
+    stranger_scores: torch.Tensor | None = None
 
     @property
     def names(self) -> list[str]:
@@ -83,6 +86,7 @@ class Checkpoint:
             "mirror": self.model.mirror,
             "set_scores": self.set_scores,
             "memory": self.memory.to_plain() if self.memory else None,
+            "stranger_scores": self.stranger_scores,
             "state_dict": self.tensors,
         }
 
@@ -108,6 +112,7 @@ class Checkpoint:
             temperature=temperature_of(contents),
             set_scores=set_scores_of(contents),
             memory=memory_of(contents),
+            stranger_scores=stranger_scores_of(contents),
         )
 
 
@@ -208,3 +213,15 @@ def memory_of(contents: Mapping[str, object]) -> Memory | None:
     """Return the memory of the training photos, which `check_runs` checks; files up to format 3 have none."""
     saved = contents["memory"] if contents["format_version"] > 3 else None
     return None if saved is None else Memory(**saved)
+
+
+def stranger_scores_of(contents: Mapping[str, object]) -> torch.Tensor | None:
+    """Return what strangers are told by; files up to format 4 have none. Raises ValueError for impossible scores."""
+    scores = contents["stranger_scores"] if contents["format_version"] > 4 else None
+    if scores is None:
+        return None
+    if contents["memory"] is None or not isinstance(scores, torch.Tensor) or scores.dtype != torch.float64:
+        raise ValueError("scores for strangers of another type, or without a memory")
+    if scores.dim() != 2 or scores.shape[1] != 2 or not len(scores) or not scores.isfinite().all():
+        raise ValueError("scores for strangers of another shape, or impossible ones")
+    return scores

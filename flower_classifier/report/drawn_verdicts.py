@@ -14,6 +14,7 @@ from flower_classifier.judging.heatmap import Heatmap
 from flower_classifier.judging.prediction import Verdict
 from flower_classifier.judging.predictor import Predictor
 from flower_classifier.photos.images import ImageError, load_image
+from flower_classifier.report.formats import none_of
 
 PLOTTED_SIDE = 1024  # pixels of a photo's shorter side that a picture can show
 NEIGHBOUR_SIDE = 256  # the same of a training photo below it
@@ -38,11 +39,12 @@ class Drawer:
         from flower_classifier.report.pictures import draw_prediction
 
         title = printable(photo.name) + (" (not sure)" if verdict.sure is False else "")
+        doubt = none_of(len(self.predictor.classes)) if verdict.known is False else ""
         bars = [(printable(prediction.name), prediction.probability) for prediction in verdict.predictions]
         try:
             image = load_image(photo, PLOTTED_SIDE)
             heatmap = self.heatmap(photo, image.size, verdict.predictions[0].class_name) if self.heatmaps else None
-            save_figure(draw_prediction(image, title, bars, heatmap, self.strip(verdict)), picture)
+            save_figure(draw_prediction(image, title, bars, heatmap, self.strip(verdict), doubt), picture)
         except (RunError, ImageError) as error:  # no room on the disk; or the photo is gone since it was answered
             self.failures.append(f"no picture of {printable(str(photo))}: {error}")
 

@@ -5,11 +5,12 @@
     jsonl   the same objects, one per line
     csv     rows of path, rank (from 1), class, name, probability, after a header
 
-"class" is the class's folder at training, "name" what people call it. Where a least probability is asked for, JSON's
-objects and CSV's rows also have "sure". Where sets are, JSON's objects have "set", the classes in it, and CSV's rows
-"in_set". Where neighbours are, JSON's objects have "neighbours", objects {"path": …, "class": …, "name": …,
-"similarity": …}. A photo that cannot be opened is {"path": …, "error": …} in its place; text and
-CSV leave it out. Programs get names and paths to the letter; people get them printable.
+"class" is the class's folder at training, "name" what people call it. Where the checkpoint can tell strangers, JSON's
+objects and CSV's rows also have "known" and "p_known". Where a least probability is asked for, they have "sure". Where
+sets are, JSON's objects have "set", the classes in it, and CSV's rows "in_set". Where neighbours are, JSON's objects
+have "neighbours", objects {"path": …, "class": …, "name": …, "similarity": …}. A photo that cannot be opened is
+{"path": …, "error": …} in its place; text and CSV leave it out. Programs get names and paths to the letter; people get
+them printable.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Writer:
     """Writes each photo's predictions in one of the formats; a context manager that ends the output whatever happens.
 
     `names`: what people call the classes; to align the answers to `several` photos. `further`: the columns of CSV that
-    are asked for beside the usual ones, "sure" and "in_set". `level`: of how many in 100 the sets are.
+    are asked for beside the usual ones: "known", "p_known", "sure", "in_set". `level`: of how many in 100 the sets are.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Writer:
         level: float | None = None,
     ) -> None:
         self.form, self.several, self.further, self.level, self.written = form, several, further, level, 0
+        self.classes = len(names)
         self.width = min(max((len(printable(name)) for name in names), default=0), MOST_ALIGNED) if several else 0
         if sys.stdout is None:  # closed: nobody reads
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 -- for as long as the process lives
@@ -73,11 +75,12 @@ class Writer:
         if self.form == "text":
             self.write_table(photo, verdict)
         elif self.form == "csv":
-            sure = [] if verdict.sure is None else [str(verdict.sure).lower()]
+            known = [yes_or_no(verdict.known), verdict.p_known] if "known" in self.further else []
+            sure = [] if verdict.sure is None else [yes_or_no(verdict.sure)]
             for rank, row in enumerate(verdict.predictions, 1):  # a set is made of the first ranks
-                inside = [] if verdict.members is None else [str(rank <= len(verdict.members)).lower()]
+                inside = [] if verdict.members is None else [yes_or_no(rank <= len(verdict.members))]
                 cells = [photo, rank, row.class_name, row.name, row.probability]
-                sys.stdout.write(csv_line([*cells, *sure, *inside]))
+                sys.stdout.write(csv_line([*cells, *known, *sure, *inside]))
         else:
             self.write_object({"path": str(photo), **verdict.plain()})
         sys.stdout.flush()
@@ -103,6 +106,8 @@ class Writer:
         if self.several:
             print(printable(str(photo)))
             indent = "  "
+        if verdict.known is False:
+            print(f"{indent}{none_of(self.classes)} (stranger score {1 - verdict.p_known:.3f})")
         if verdict.sure is False:
             print(f"{indent}not sure: no class reaches {100 * verdict.least:g}%")
         names = [printable(prediction.name) for prediction in verdict.predictions]
@@ -117,3 +122,13 @@ class Writer:
             width = self.width or max(map(len, names))
             for name, one in zip(names, verdict.neighbours, strict=True):
                 print(f"{indent}  {one.similarity:5.2f}  {name:{width}}  {printable(one.photo)}")
+
+
+def yes_or_no(value: bool | None) -> str:
+    """Return how CSV says it: as JSON does, or nothing where it is not known."""
+    return "" if value is None else str(value).lower()
+
+
+def none_of(classes: int) -> str:
+    """Return the clause for a photo that is a stranger to so many classes."""
+    return f"not one of the {classes:,} classes it was trained on"

@@ -67,10 +67,12 @@ def draw_prediction(
     likeliest: Sequence[tuple[str, float]],
     heatmap: Heatmap | None = None,
     strip: Sequence[tuple[Image.Image | None, str, str]] = (),
+    doubt: str = "",
 ) -> Figure:
     """Draw a photo beside a bar for each of its likeliest classes (name, probability), perhaps with a heatmap on it.
 
-    `strip`: training photos to draw below (None: the file is gone), each with its class and how alike it is.
+    `strip`: training photos to draw below (None: the file is gone), each with its class and how alike it is. `doubt`:
+    why the bars are not to be believed, to stand above them.
     """
     if len(likeliest) > MOST_ROWS:
         note(f"the picture shows the first {MOST_ROWS} of {len(likeliest)} classes")
@@ -87,7 +89,10 @@ def draw_prediction(
         free = height == photo_height  # below the photo, the bars included
         room = figure.get_figwidth() - 2 * MARGIN if free else photo_width + GAP - 0.1
         explain_heatmap(figure, heatmap, likeliest[0][0], bottom + height - photo_height - 0.07, room)
-    draw_bars(add_axes(figure, MARGIN + photo_width + GAP, bottom, BARS_WIDTH, height), likeliest)
+    left = MARGIN + photo_width + GAP
+    if doubt:
+        write_line(figure, doubt, left, bottom + height + 0.22, BARS_WIDTH, TITLE, RED)
+    draw_bars(add_axes(figure, left, bottom, BARS_WIDTH, height), likeliest)
     if strip:
         draw_strip(figure, strip)
     return figure

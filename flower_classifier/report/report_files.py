@@ -10,9 +10,9 @@ from typing import Literal
 
 from flower_classifier.base.errors import RunError
 
-# What writes a file: RunLog and write_history, tuning_report.py, write_diagnosis, evaluation_report.py,
+# What writes a file: RunLog and write_history, tuning_report.py, write_diagnosis, train.py, evaluation_report.py,
 # tensorboard_log.py, write_summary
-Part = Literal["history", "tuning", "evaluation", "result", "tensorboard", "summary"]
+Part = Literal["history", "tuning", "evaluation", "strangers", "result", "tensorboard", "summary"]
 RESULT_FILE = "evaluation.json"
 
 
@@ -75,6 +75,12 @@ REPORT_FILES = (
         "the first of them as pictures",
         "evaluation",
         optional=True,  # there may be no mistakes
+    ),
+    ReportFile(
+        "strangers.csv",
+        "how well photos of other classes are told: some classes were left out of training, and then shown",
+        "strangers",
+        optional=True,  # not of networks that learn from the start, nor with --no_memory
     ),
     ReportFile(
         RESULT_FILE,

@@ -15,7 +15,8 @@ from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.judging.prediction_sets import scores_of
 from flower_classifier.networks.memory import Memory
 
-FORMAT_VERSION = 5  # of last.pth; 4 had no fine-tuning, 3 no settings, temperature and results, 2 and 1 no version
+# Of last.pth: 5 had no `stranger_scores`, 4 no fine-tuning, 3 no settings, temperature and results, 2 and 1 no version
+FORMAT_VERSION = 6
 Tensors = dict[str, torch.Tensor]
 
 
@@ -98,6 +99,7 @@ class Best:
     found_scores: list[float] | None = None  # those for sets, that an earlier process found from them
     results: dict[str, object] = field(default_factory=dict)  # what it is worth, by split, once that is known
     memory: Memory | None = None  # of the training photos, once that is known
+    stranger_scores: torch.Tensor | None = None  # of the validation photos, beside the memory
 
     @functools.cached_property
     def temperature(self) -> float:
@@ -149,6 +151,7 @@ class Finished:
             "set_scores": one.set_scores if is_judged else one.found_scores,
             "results": one.results,
             "memory": one.memory.to_plain() if one.memory else None,
+            "stranger_scores": one.stranger_scores,
         }
         return {"format_version": FORMAT_VERSION, **parts, "identity": asdict(self.identity), **best}
 
@@ -161,6 +164,7 @@ class Finished:
         parts = saved if version > 2 else from_format_2(saved)
         parts = parts if version > 3 else from_format_3(parts)
         parts = parts if version > 4 else from_format_4(parts)
+        parts = parts if version > 5 else {**parts, "stranger_scores": None}
         best = Best(
             parts["best"],
             parts["best_learned"],
@@ -169,6 +173,7 @@ class Finished:
             found_scores=parts["set_scores"],
             results=parts["results"],
             memory=Memory(**parts["memory"]) if parts["memory"] else None,
+            stranger_scores=parts["stranger_scores"],
         )
         parts = {entry.name: parts[entry.name] for entry in fields(cls)}
         return cls(**{**parts, "identity": Identity(**parts["identity"]), "best": best})

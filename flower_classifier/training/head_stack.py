@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import average_in
 
+NEVER = -1e9  # the logit of a class that cannot be; minus infinity, times a probability of 0, would not be a number
+
 
 @dataclass(frozen=True)
 class HeadSettings:
@@ -30,9 +32,16 @@ class HeadStack:
     """Heads that start from the same head and learn from the same batches, each with its own settings.
 
     The settings differ in dropout, learning rate, weight decay and label smoothing alone; else it raises ValueError.
+    `classes`: which classes each head knows, bool (H, C); None: all.
     """
 
-    def __init__(self, head: nn.Sequential, settings: Sequence[HeadSettings], device: torch.device) -> None:
+    def __init__(
+        self,
+        head: nn.Sequential,
+        settings: Sequence[HeadSettings],
+        device: torch.device,
+        classes: torch.Tensor | None = None,
+    ) -> None:
         own = ("learning_rate", "weight_decay", "label_smoothing")
         if len({(one.hidden_units, replace(one.recipe, **dict.fromkeys(own, 0.0))) for one in settings}) > 1:
             raise ValueError("heads in a stack have the same widths, and see the same batches")
@@ -49,6 +58,7 @@ class HeadStack:
         weights = settings[0].recipe.class_weights
         self.class_weights = torch.tensor(weights, device=device) if weights else None  # (C,)
         self.smoothing = torch.tensor([one.recipe.label_smoothing for one in settings], device=device)
+        self.unknown = None if classes is None else ~classes[:, None].to(device)  # (H, 1, C)
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """Return each head's part of the stacked tensors, with its own settings, for one optimizer."""
@@ -60,13 +70,21 @@ class HeadStack:
             groups += one.recipe.parameter_groups(part)
         return groups
 
-    def step(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
-        """Take one optimizer step of every head on a batch (B, D) with labels (B,)."""
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor, shares: torch.Tensor | None = None) -> None:
+        """Take one optimizer step of every head on a batch (B, D) with labels (B,).
+
+        `shares`: how much each head learns from each photo, (H, B); None: all the same. From a photo of a class that it
+        does not know it must not learn.
+        """
         logits = self.logits(self.stacked, inputs, self.dropout)  # (H, B, C)
-        losses = smoothed_losses(logits, labels, self.smoothing)
+        losses = smoothed_losses(logits, labels, self.smoothing, self.unknown)
         if self.class_weights is not None:
             losses = losses * self.class_weights[labels]
-        (losses.mean(dim=1).sum()).backward()  # no head's loss depends on another's parameters
+        if shares is None:
+            means = losses.mean(dim=1)
+        else:
+            means = losses.masked_fill(shares == 0, 0).mul(shares).sum(dim=1) / shares.sum(dim=1).clamp(min=1)
+        means.sum().backward()  # no head's loss depends on another's parameters
         for index, parts in enumerate(self.parts):
             for part, tensor in zip(parts, self.stacked, strict=True):
                 part.grad = tensor.grad[index]
@@ -98,6 +116,12 @@ class HeadStack:
         losses = [smoothed_losses(logits / temperature, labels, none) for temperature in temperatures]
         return torch.stack(losses), logits.argmax(dim=2) == labels
 
+    @torch.inference_mode()
+    def answers(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the averaged heads' logits (H, B, C) for features (B, D): of classes unknown to them, NEVER."""
+        logits = self.logits(self.averages, inputs)
+        return logits if self.unknown is None else logits.masked_fill(self.unknown, NEVER)
+
     @staticmethod
     def logits(
         stacked: Sequence[torch.Tensor], inputs: torch.Tensor, dropout: torch.Tensor | None = None
@@ -115,9 +139,19 @@ class HeadStack:
         return values
 
 
-def smoothed_losses(logits: torch.Tensor, labels: torch.Tensor, smoothing: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy (H, B) of logits (H, B, C) with labels (B,), smoothed by each head's share (H,)."""
-    likelihood = F.log_softmax(logits, dim=2)
+def smoothed_losses(
+    logits: torch.Tensor, labels: torch.Tensor, smoothing: torch.Tensor, unknown: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the cross-entropy (H, B) of logits (H, B, C) with labels (B,), smoothed by each head's share (H,).
+
+    `unknown`: classes that a head leaves out, bool (H, 1, C).
+    """
+    if unknown is None:
+        likelihood = F.log_softmax(logits, dim=2)
+        mean = likelihood.mean(dim=2)
+    else:
+        likelihood = F.log_softmax(logits.masked_fill(unknown, -torch.inf), dim=2)
+        mean = likelihood.masked_fill(unknown, 0).sum(dim=2) / (~unknown).sum(dim=2)
     own = likelihood.gather(2, labels.expand(len(logits), -1)[..., None])[..., 0]
     share = smoothing[:, None]
-    return -((1 - share) * own + share * likelihood.mean(dim=2))
+    return -((1 - share) * own + share * mean)

@@ -36,6 +36,7 @@ from flower_classifier.training.fine_tuning import FineTuning
 from flower_classifier.training.finished import Finished
 from flower_classifier.training.state import TrainState
 
+TENSORS = ("state_dict", "memory", "stranger_scores")  # what a checkpoint holds in tensors
 SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than writing its files does
 
 
@@ -190,9 +191,10 @@ def is_written(path: Path, state: TrainState) -> bool:
     wanted = state.best_checkpoint().to_plain()
     try:
         stored = read_tensors(path)
-        if any(stored.get(key) != value for key, value in wanted.items() if key not in ("state_dict", "memory")):
+        known = {key: value for key, value in wanted.items() if key not in TENSORS}
+        if any(stored.get(key) != value for key, value in known.items()):
             return False
-        if (stored.get("memory") is None) != (wanted["memory"] is None):
+        if any((stored.get(key) is None) != (wanted[key] is None) for key in TENSORS):
             return False
         check_digest(path, stored)
     except InputError:

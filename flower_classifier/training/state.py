@@ -219,9 +219,10 @@ class TrainState:
         """Keep the best epoch's answers to the validation photos, from which its temperature is found."""
         self.finished = replace(self.finished, best=replace(self.best, valid=valid))
 
-    def keep_memory(self, memory: Memory | None) -> None:
-        """Keep where the best epoch's network sees the training photos."""
-        self.finished = replace(self.finished, best=replace(self.best, memory=memory))
+    def keep_memory(self, memory: Memory | None, stranger_scores: torch.Tensor | None = None) -> None:
+        """Keep where the best epoch's network sees the training photos, and how strange the validation photos are."""
+        best = replace(self.best, memory=memory, stranger_scores=stranger_scores)
+        self.finished = replace(self.finished, best=best)
 
     def keep_results(self, results: Mapping[str, object]) -> None:
         """Keep what the best epoch is worth: numbers by split."""
@@ -241,4 +242,5 @@ class TrainState:
             temperature=self.best.temperature,
             set_scores=self.best.set_scores,
             memory=self.best.memory,
+            stranger_scores=self.best.stranger_scores,
         )

@@ -1,0 +1,136 @@
+"""Is a photo one of the classes that training knew at all? How unlike the validation photos it is, as a p-value.
+
+    familiarity = Familiarity(checkpoint.memory, checkpoint.stranger_scores)
+    familiarity.p_known(answer.features, probabilities)         small for a stranger
+
+A stranger betrays itself in one of two ways. One that is much like the classes, such as another flower, makes the
+probabilities undecided. One that is like none of them, such as an ant or a screenshot, may well get a high probability,
+but lies far from all training photos. So there is a score of each kind, and a photo is as strange as the product of its
+two ranks among the validation photos says: Fisher's way to combine p-values (1932). Which scores, and how they do,
+is in docs/strangers.md.
+
+How many validation photos are at least as strange gives the p-value (conformal prediction: Vovk et al. 2005). Of photos
+that come as the validation photos came, at most 5 % have one of at most 5 %, however good or bad the scores are.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch.nn import functional as F
+
+from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.networks.memory import Memory
+
+DEFAULT_RATE = 5.0  # percent of the photos of known classes that are taken for strangers
+# Share of a covariance that is taken from all directions alike. Photos are few, directions many: at 0.5, strangers are
+# told best of 0.02 to 0.8 (docs/strangers.md)
+SHRINKAGE = 0.5
+MOST_SCORED = 10_000  # validation photos that a checkpoint keeps the scores of
+BLOCK = 256  # photos whose distances to all classes are held at a time
+
+
+class Clusters:
+    """The classes as the memory has them: clouds of points around their means, all of one shape."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        rows, labels = memory.own_rows.double(), torch.tensor(memory.labels)
+        present, places = labels.unique(return_inverse=True)
+        sums = torch.zeros(len(present), rows.shape[1], dtype=torch.float64).index_add_(0, places, rows)
+        means = sums / torch.bincount(places)[:, None]  # (C, K)
+        self.centre = rows.mean(dim=0)
+        around_all = rows - self.centre
+        around_own = rows - means[places] if len(rows) > len(present) else around_all  # else nobody knows their shape
+        self.to_class, self.to_all = whitening(around_own), whitening(around_all)  # (K, K)
+        self.means = means @ self.to_class
+
+    def distances(self, features: torch.Tensor) -> torch.Tensor:
+        """Return how far features (N, D) are from the nearest class, rather than from all photos, float64 (N,).
+
+        It is the relative Mahalanobis distance (Ren et al. 2021) of features that are scaled to unit length.
+        """
+        points = (F.normalize(features.float(), dim=1) - self.memory.centre) @ self.memory.own_axes  # (N, K)
+        return torch.cat([self.relative(block) for block in points.double().split(BLOCK)])
+
+    def relative(self, points: torch.Tensor) -> torch.Tensor:
+        """Return the same of points (B, K) in the memory's space."""
+        to_nearest = torch.cdist(points @ self.to_class, self.means).amin(dim=1) ** 2
+        to_all = ((points - self.centre) @ self.to_all).square().sum(dim=1)
+        return to_nearest - to_all
+
+
+def whitening(deviations: torch.Tensor) -> torch.Tensor:
+    """Return W (K, K) with which |x W| is the Mahalanobis distance of x (K,) by the deviations' covariance, shrunken.
+
+    Ledoit & Wolf 2004 shrink towards the same target, all directions alike.
+    """
+    covariance = deviations.T @ deviations / len(deviations)
+    alike = covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(len(covariance), dtype=torch.float64)
+    shrunken = (1 - SHRINKAGE) * covariance + SHRINKAGE * alike
+    return torch.linalg.inv(torch.linalg.cholesky(shrunken)).T
+
+
+def scores_of(clusters: Clusters, features: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+    """Return how strange photos are by either kind of evidence, float64 (N, 2): higher is stranger.
+
+    `features` (N, D) and `probabilities` (N, C), as in a prediction.
+    """
+    doubts = -probabilities.double().amax(dim=1)
+    return torch.stack([doubts, clusters.distances(features)], dim=1)
+
+
+def stranger_scores(memory: Memory, features: torch.Tensor, valid: Evaluation) -> torch.Tensor:
+    """Return the scores of validation photos, of which these are the features (N, D), that a checkpoint keeps."""
+    scores = scores_of(Clusters(memory), features, valid.probabilities)
+    if len(scores) > MOST_SCORED:
+        scores = scores[torch.linspace(0, len(scores) - 1, MOST_SCORED).long()]  # they come class by class
+    return scores
+
+
+class Familiarity:
+    """What photos of the known classes look like: those that training remembers, and the validation photos' scores."""
+
+    def __init__(self, memory: Memory, scores: torch.Tensor) -> None:
+        self.memory, self.scores = memory, scores  # (N, 2)
+        by_score = scores.sort(dim=0).values.T.contiguous()  # (2, N)
+        # How many of the validation photos are at least as strange as each, itself among them, int64 (N, 2)
+        self.ranks = len(scores) - torch.searchsorted(by_score, scores.T.contiguous()).T
+
+    @property
+    def photos(self) -> int:
+        """The number of validation photos that a photo is compared with."""
+        return len(self.scores)
+
+    @functools.cached_property
+    def clusters(self) -> Clusters:
+        """The classes in the memory."""
+        return Clusters(self.memory)
+
+    def p_known(self, features: torch.Tensor, probabilities: torch.Tensor) -> float:
+        """Return the share of photos of known classes that are at least as strange as this one, above 0, at most 1.
+
+        `features` (D,) and `probabilities` (C,).
+        """
+        return self.p_value(scores_of(self.clusters, features[None], probabilities[None])[0])
+
+    def p_value(self, score: torch.Tensor) -> float:
+        """Return the same for a photo with these scores (2,).
+
+        The photo is ranked among the validation photos, and each of these among them and it, so that all are treated
+        alike: nothing else does the promise need.
+        """
+        of_others = (self.ranks + (score >= self.scores)).prod(dim=1)  # (N,)
+        own = (1 + (self.scores >= score).sum(dim=0)).prod()
+        return (1 + int((of_others <= own).sum())) / (1 + len(self.scores))
+
+
+def auroc(known: torch.Tensor, strangers: torch.Tensor) -> float:
+    """Return how often a stranger (M,) has a higher score than a known photo (N,), ties by half: 0.5 is chance."""
+    both = torch.cat([known, strangers])
+    _, places, counts = both.unique(return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum(0).double() - (counts - 1) / 2)[places]  # from 1; ties have their mean
+    number = len(strangers)
+    above = ranks[len(known) :].sum().item() - number * (number + 1) / 2
+    return above / (len(known) * number)
