@@ -34,6 +34,7 @@ if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and 
 # isort: split
 
 from flower_classifier.base.errors import InputError
+from flower_classifier.base.files import check_writable
 from flower_classifier.base.messages import note, warn
 from flower_classifier.base.seconds import Seconds
 from flower_classifier.base.signals import signals_held
@@ -51,8 +52,10 @@ from flower_classifier.networks.frozen import FrozenPart, place
 from flower_classifier.networks.new_classifier import new_classifier, renew_head
 from flower_classifier.networks.source import Weights
 from flower_classifier.photos.download import download
+from flower_classifier.photos.listed import without_listed
 from flower_classifier.photos.names import load_category_names
 from flower_classifier.photos.splits import Splits, load_splits
+from flower_classifier.report.doctor_report import summary_of, write_findings
 from flower_classifier.report.evaluation_report import reports_on
 from flower_classifier.report.report_files import is_there
 from flower_classifier.report.run_log import RunLog
@@ -60,7 +63,9 @@ from flower_classifier.report.run_report import Diagnosis, write_diagnosis, writ
 from flower_classifier.report.run_summary import write_summary
 from flower_classifier.report.tables import Table, write_table
 from flower_classifier.report.tensorboard_log import check_tensorboard, finish_tensorboard
+from flower_classifier.studies.doctor import examine, leaks
 from flower_classifier.studies.left_out_classes import can_leave_out, leave_classes_out
+from flower_classifier.studies.second_opinion import SCHEDULE
 from flower_classifier.studies.survey import survey
 from flower_classifier.studies.tuning import OPTIONS, search
 from flower_classifier.training.announcements import doing_of, report_best, report_start
@@ -77,9 +82,9 @@ FLOWER_NAMES = Path(__file__).with_name("cat_to_name.json")
 
 
 def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
-    """Train as `config` asks, from the folder of photos to the tested checkpoint; with --summary, only survey it."""
+    """Train as `config` asks, from the folder of photos to the tested checkpoint; or only look at what is there."""
     started = time.perf_counter()
-    saved = run_folder.read_last() if config.resume and not config.summary else None
+    saved = run_folder.read_last() if config.resume and not (config.summary or config.doctor) else None
     if saved:
         config = config.resuming(saved.settings)
     arch, device = resolve_arch(config.arch), choose_device(config.gpu)
@@ -88,12 +93,13 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     splits, category_names = find_photos(config)
     classifier, weights = untrained(config, arch, splits)
     frozen = place(classifier, device)
+    if config.doctor:
+        return examine_photos(config, splits, frozen, category_names)
     state = start_state(config, classifier, weights, frozen, splits, category_names)
     if config.summary:
         second = second_recipe(config, state.recipe, classifier, config.epochs) if config.fine_tune else None
         fixed = fixed_by(config) if config.tune else None
-        survey(splits, state, frozen, config.skip_bad, not config.no_cache, fixed, second)
-        return
+        return survey(splits, state, frozen, config.skip_bad, not config.no_cache, fixed, second)
 
     report_start(config, splits, state, device, doing_of(config, saved))
     run_folder.begin()
@@ -142,6 +148,8 @@ def find_photos(config: TrainConfig) -> tuple[Splits, dict[str, str]]:
         own = "give the folder that holds train/ and valid/, or one folder per class"
         raise InputError(f"{config.data_dir} does not exist; {own}, or let --download fetch photos of 102 species")
     splits = load_splits(config.data_dir, config.valid_split, config.seed)
+    if config.without:
+        splits = without_listed(splits, config.without)
     if config.category_names is None and not config.resume:  # a resumed run has its names
         suggest_names(splits.classes)
     return splits, load_category_names(config.category_names, splits.classes)
@@ -156,7 +164,7 @@ def suggest_names(classes: Sequence[str]) -> None:
 
 def untrained(config: TrainConfig, arch: str, splits: Splits) -> tuple[Classifier, Weights]:
     """Return a new head on a backbone, and what the backbone's weights are. Raises InputError for options at odds."""
-    for option in ("tune", "fine_tune"):
+    for option in ("tune", "fine_tune", "doctor"):
         if getattr(config, option) and not source_of(arch).pretrained:
             raise InputError(f"is for pretrained networks; all layers of {arch} learn from the start", option)
     units, classes = config.hidden_units, len(splits.classes)
@@ -250,6 +258,19 @@ def fixed_by(config: TrainConfig) -> dict[str, object]:
 def open_cache(config: TrainConfig) -> FeatureCache | None:
     """Return the cache that the features go into and come from."""
     return None if config.no_cache else FeatureCache(config.cache_dir, limit=config.cache_limit * 1e9)
+
+
+def examine_photos(config: TrainConfig, splits: Splits, frozen: FrozenPart, category_names: dict[str, str]) -> None:
+    """Print what may be wrong with the photos; leave a table and sheets of it in --save_dir."""
+    folder = config.save_dir / "doctor"
+    check_writable(folder, "save_dir")
+    parts = [part for part in prepare_inputs(frozen, splits, config.seed, open_cache(config), SCHEDULE) if part]
+    check_photos_left(splits.classes, *parts)
+    names = [category_names.get(name, name) for name in splits.classes]
+    examined, findings = examine(parts, splits.classes, names, frozen.preprocessing.crop_size)
+    print(summary_of(findings, sum(map(len, splits.parts)), len(splits.classes), list(leaks(examined))), flush=True)
+    write_findings(folder, splits.train.root, findings, category_names)
+    note(f"all of it, and sheets of the photos: {folder}")
 
 
 # -------------------------------------------------------------------------------------------------------- the epochs

@@ -51,6 +51,11 @@ class Splits:
     valid: Split
     test: Split | None
 
+    @property
+    def parts(self) -> list[Split]:
+        """The splits that there are."""
+        return [split for split in (self.train, self.valid, self.test) if split]
+
 
 def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Splits:
     """Find the photos below `data_dir`: `train/`, a validation folder and perhaps `test/`, or class folders alone.

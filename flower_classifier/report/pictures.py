@@ -44,10 +44,20 @@ BARS_WIDTH, NUMBER_WIDTH = 5.6, 0.95
 MOST_ROWS = 50
 ROW_HEIGHTS = (0.48, 0.84)  # rows share the photo's height within these limits
 COLUMNS, CELL = 4, 2.425  # of a grid of photos: 1,200 pixels wide
-CAPTIONS, GRID_TOP = 0.5, 0.6  # below each mistake; above the grid of mistakes
+CAPTIONS, GRID_TOP = 0.5, 0.6  # below each photo of a sheet; above its grid
 STRIP_HEIGHT, STRIP_SIDE, STRIP_GAP = 2.35, 1.6, 0.2  # of the row of training photos
 BLANK = Image.new("RGB", (1, 1), PALE)  # for one that is gone
 TITLE_ROOM = 0.3  # above each photo of a plain grid
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A photo on a sheet, and the lines below it."""
+
+    photo: Image.Image
+    remark: str  # in red
+    line: str
+    file: str
 
 
 @dataclass(frozen=True)
@@ -115,21 +125,29 @@ def draw_strip(figure: Figure, strip: Sequence[tuple[Image.Image | None, str, st
 
 def draw_mistakes(mistakes: Sequence[Mistake], title: str) -> Figure:
     """Draw mistakes in a grid: each photo with its predicted class, that class's probability, and its true class."""
-    rows = -(-len(mistakes) // COLUMNS)
+    cells = [
+        Cell(one.photo, f"{one.predicted}  {percent(one.probability, digits=0)}", f"true class: {one.true}", one.file)
+        for one in mistakes
+    ]
+    return draw_sheet(cells, title)
+
+
+def draw_sheet(cells: Sequence[Cell], title: str) -> Figure:
+    """Draw photos in a grid, cut square, each above its lines."""
+    rows = -(-len(cells) // COLUMNS)
     height = GRID_TOP + rows * (CELL + CAPTIONS)
     figure = new_figure(COLUMNS * CELL + MARGIN, height)
-    side = round((CELL - MARGIN) * DPI)  # pixels of a photo, which is cut square
+    side = round((CELL - MARGIN) * DPI)  # pixels of a photo
     page = Image.new("RGB", [round(inches * DPI) for inches in figure.get_size_inches()], "white")
     write_line(figure, title, MARGIN, height - 0.2, 9.4, LARGE)
-    for place, mistake in enumerate(mistakes):
+    for place, cell in enumerate(cells):
         left, down = MARGIN + place % COLUMNS * CELL, GRID_TOP + place // COLUMNS * (CELL + CAPTIONS)
-        photo = ImageOps.fit(mistake.photo, (side, side), Image.Resampling.LANCZOS)
+        photo = ImageOps.fit(cell.photo, (side, side), Image.Resampling.LANCZOS)
         page.paste(photo, (round(left * DPI), round(down * DPI)))
         top = height - down - CELL + MARGIN  # of the captions
-        predicted = f"{mistake.predicted}  {percent(mistake.probability, digits=0)}"
-        write_line(figure, predicted, left, top - 0.06, CELL - MARGIN, TITLE, RED)
-        write_line(figure, f"true class: {mistake.true}", left, top - 0.26, CELL - MARGIN, TITLE)
-        write_line(figure, mistake.file, left, top - 0.46, CELL - MARGIN, CAPTION, FAINT)
+        write_line(figure, cell.remark, left, top - 0.06, CELL - MARGIN, TITLE, RED)
+        write_line(figure, cell.line, left, top - 0.26, CELL - MARGIN, TITLE)
+        write_line(figure, cell.file, left, top - 0.46, CELL - MARGIN, CAPTION, FAINT)
     figure.figimage(np.asarray(page), zorder=-1)
     return figure
 

@@ -27,6 +27,7 @@ CLASS_WEIGHTS = ("equal", "balanced")
 KEPT = (
     "valid_split",
     "skip_bad",
+    "without",
     "arch",
     "weights",
     "hidden_units",
@@ -127,6 +128,18 @@ class TrainConfig:
         "share of each class's training photos to hold out, where there is no validation folder",
         metavar="SHARE",
         limits=Limits(above=0, below=1),
+    )
+    doctor: bool = option(
+        False,
+        "data",
+        "examine the photos, and stop: which are there twice, in two splits, under a wrong label, unlike any class, "
+        "blurry, dark or tiny; the findings go into doctor/ in --save_dir, and nothing is trained",
+    )
+    without: Path | None = option(
+        None,
+        "data",
+        "train without the photos that a table lists in its column `path`, such as what you leave of the doctor's",
+        metavar="FILE.csv",
     )
     skip_bad: bool = option(
         False,
@@ -266,7 +279,8 @@ class TrainConfig:
         is_file = self.weights is not None and Path(self.weights).is_file()  # which is found from any folder
         weights = str(Path(self.weights).absolute()) if is_file else self.weights
         units = None if self.hidden_units is None else list(self.hidden_units)
-        return {**options, "weights": weights, "hidden_units": units}
+        without = str(self.without.absolute()) if self.without else None
+        return {**options, "weights": weights, "hidden_units": units, "without": without}
 
     def is_given(self, name: str) -> bool:
         """Say whether an option was typed, or set by a program to something else than its default."""
@@ -276,9 +290,13 @@ class TrainConfig:
     def resuming(self, kept: Mapping[str, object]) -> TrainConfig:
         """Return these options with what an earlier run `kept`, where nothing else was typed or set by a program."""
         taken = {name: kept[name] for name in KEPT if name in kept and not self.is_given(name)}
+        if taken.get("without"):
+            taken["without"] = Path(taken["without"])
         return replace(self, **{name: tuple(v) if isinstance(v, list) else v for name, v in taken.items()})
 
     def __post_init__(self) -> None:
         check(self)
         if self.tensorboard and self.no_report:
             raise InputError("cannot be used together with --no_report", "tensorboard")
+        if self.doctor and self.summary:
+            raise InputError("cannot be used together with --summary", "doctor")

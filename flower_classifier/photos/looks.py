@@ -1,0 +1,109 @@
+"""What can be told of a photo by its pixels alone: how large, bright, contrasty and sharp it is, and a thumbnail.
+
+look = look_at(path)
+likeness(look.thumbnail, other.thumbnail)      1 for the same photo, even resized, cropped a little or mirrored
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from flower_classifier.photos.images import load_image, upright_size
+
+SIDE = 256  # pixels of the shorter side that brightness, contrast and sharpness are measured at
+THUMBNAIL = 48  # pixels a side
+COMPARED = 24  # pixels a side that two thumbnails are compared at
+# Parts of a photo that another may be: shares of a side, and how many places along it; roughly, then finely
+ROUGHLY = ((0.95, 0.9, 0.85, 0.8), 3)
+FINELY = ((0.975, 0.95, 0.925, 0.9, 0.875, 0.85, 0.825, 0.8), 9)
+
+Boxes = tuple[tuple[float, ...], int]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a photo looks like."""
+
+    size: tuple[int, int]  # width and height in pixels, upright
+    brightness: float  # mean, 0 black to 1 white
+    contrast: float  # from the 5 % darkest to the 5 % brightest pixels, 0 to 1
+    sharpness: float  # logarithm of the variance of the Laplacian: Pech-Pacheco et al. 2000
+    thumbnail: np.ndarray  # (THUMBNAIL, THUMBNAIL) of uint8: all of it in grey, squeezed into a square
+
+
+def look_at(path: Path) -> Look:
+    """Look at a photo. Raises ImageError for one that cannot be opened."""
+    image = load_image(path, SIDE)
+    scale = SIDE / min(image.size)
+    grey = image.convert("L")
+    if scale < 1:
+        size = [max(SIDE, round(side * scale)) for side in image.size]
+        grey = grey.resize(size, Image.Resampling.BOX)
+    values = np.asarray(grey, np.float32) / 255
+    dark, bright = np.percentile(values, (5, 95))
+    thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    return Look(
+        upright_size(path), float(values.mean()), float(bright - dark), float(np.log(laplacian(values))), thumbnail
+    )
+
+
+def laplacian(values: np.ndarray) -> float:
+    """Return the variance of the Laplacian of a grey picture (H, W), above 0."""
+    if min(values.shape) < 3:
+        return 1e-12
+    middle = values[1:-1, 1:-1]
+    edges = values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:] - 4 * middle
+    return float(edges.var()) + 1e-12
+
+
+def likeness(one: np.ndarray, other: np.ndarray, finely: bool = False) -> float:
+    """Return how alike two thumbnails are, at most 1: the highest correlation of one, or a part of it, with the other.
+
+    Mirror images are alike too. Looking `finely` takes ten times as long, and finds where a photo was cut to a pixel.
+    """
+    boxes = FINELY if finely else ROUGHLY
+    all_of_one, all_of_other = parts(one)[0], parts(other)[0]  # (COMPARED²,)
+    mirrored = parts(one[:, ::-1])[0]
+    return max(
+        (parts(one, boxes) @ all_of_other).max().item(),
+        (parts(one[:, ::-1], boxes) @ all_of_other).max().item(),
+        (parts(other, boxes) @ np.stack([all_of_one, mirrored], axis=1)).max().item(),
+    )
+
+
+def parts(thumbnail: np.ndarray, boxes: Boxes = ((), 0)) -> np.ndarray:
+    """Return all of a thumbnail, then its parts, as vectors (P, COMPARED²) of mean 0 and length 1; of one colour, 0."""
+    rows, columns = averages(boxes)
+    values = rows @ thumbnail.astype(np.float32) @ columns  # (P, COMPARED, COMPARED)
+    flat = values.reshape(len(values), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.divide(flat, lengths, out=np.zeros_like(flat), where=lengths > 1)
+
+
+@functools.cache
+def averages(boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
+    """Return what takes a thumbnail's rows to those of all of it and of its parts, and its columns to theirs.
+
+    (P, COMPARED, THUMBNAIL) and (P, THUMBNAIL, COMPARED).
+    """
+    sides, number = boxes
+    places = [place / (number - 1) for place in range(number)]
+    lie = [(0.0, 0.0, 1.0)]
+    lie += [(top * (1 - side), left * (1 - side), side) for side in sides for top in places for left in places]
+    rows = np.stack([averaging(top, side) for top, _, side in lie])
+    columns = np.stack([averaging(left, side).T for _, left, side in lie])
+    return rows, columns
+
+
+def averaging(begin: float, side: float) -> np.ndarray:
+    """Return what takes THUMBNAIL pixels to the means over COMPARED equal stretches of a part of them."""
+    edges = THUMBNAIL * (begin + side * np.arange(COMPARED + 1) / COMPARED)  # (COMPARED + 1,)
+    pixels = np.arange(THUMBNAIL)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (overlap.clip(0) / (edges[1:] - edges[:-1])[:, None]).astype(np.float32)

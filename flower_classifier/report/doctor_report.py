@@ -1,0 +1,80 @@
+"""What --doctor leaves: a table of all findings, and of each kind a sheet with the first photos."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flower_classifier.base.words import counted, printable
+from flower_classifier.photos.findings import HEADER, KINDS, Finding, Kind
+from flower_classifier.photos.images import ImageError, load_image
+from flower_classifier.report.report_files import writing
+from flower_classifier.report.run_report import PHOTO_SIDE
+from flower_classifier.report.tables import write_table
+
+if TYPE_CHECKING:
+    from flower_classifier.report.pictures import Cell
+
+TABLE = "doctor.csv"
+MOST_PHOTOS = 16  # on a sheet
+NAMED = 2  # photos of each kind that the summary names
+
+
+def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names: Mapping[str, str]) -> None:
+    """Write doctor.csv and the sheets into a folder, instead of those of an earlier time.
+
+    `root`: the data folder. `names`: what people call the classes. Raises RunError where a file cannot be written.
+    """
+    from flower_classifier.report.figures import save_figure
+    from flower_classifier.report.pictures import draw_sheet
+
+    with writing(folder):
+        for kind in KINDS:
+            (folder / f"{kind.name}.png").unlink(missing_ok=True)
+    write_table(folder / TABLE, [HEADER, *(finding.row for finding in findings)])
+    for kind in KINDS:
+        of_kind = [finding for finding in findings if finding.finding == kind.name]
+        if cells := cells_of(of_kind, root, names):
+            number = counted(len(of_kind), "finding")
+            save_figure(draw_sheet(cells, f"{kind.shows}: {number}, the first of them"), folder / f"{kind.name}.png")
+
+
+def cells_of(findings: Sequence[Finding], root: Path, names: Mapping[str, str]) -> list[Cell]:
+    """Return what a sheet shows: each photo, and beside it its twin, if it has one. Classes are not drawn."""
+    from flower_classifier.report.pictures import Cell
+
+    cells = []
+    for finding in findings:
+        has_twin = bool(finding.other) and not finding.other.endswith("/")
+        if len(cells) + 1 + has_twin > MOST_PHOTOS:
+            break
+        with contextlib.suppress(ImageError):  # it cannot be opened, which the table says
+            photos = [(finding.path, finding.class_name)] + [(finding.other, finding.other_class)] * has_twin
+            opened = [load_image(root / photo, PHOTO_SIDE) for photo, _ in photos]
+            remarks = [finding.suggestion, ""]
+            for image, (photo, label), remark in zip(opened, photos, remarks, strict=False):
+                named = f"label: {names.get(label, label)}"
+                cells.append(Cell(image, printable(remark), printable(named), printable(photo)))
+    return cells
+
+
+def summary_of(findings: Sequence[Finding], photos: int, classes: int, leaked: Sequence[object]) -> str:
+    """Return what was found in a line for each kind, after one that says how much was examined.
+
+    `leaked`: what leaks do to the accuracy, in a line each.
+    """
+    lines = [f"{counted(photos, 'photo')} of {counted(classes, 'class', 'classes')} examined"]
+    for kind in KINDS:
+        if of_kind := [finding.path for finding in findings if finding.finding == kind.name]:
+            lines.append(line_of(kind, of_kind))
+            if kind.name == "leak":
+                lines += [f"{'':9}{line}" for line in leaked]
+    return "\n".join(lines if findings else [*lines, "nothing found that looks wrong"])
+
+
+def line_of(kind: Kind, paths: Sequence[str]) -> str:
+    """Return how many findings of a kind there are, and the first of them."""
+    shown = ", ".join(printable(path) for path in paths[:NAMED])
+    return f"{len(paths):7,}  {kind.shows}: {shown}{', …' if len(paths) > NAMED else ''}"
