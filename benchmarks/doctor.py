@@ -70,7 +70,7 @@ def changed(photo: Image.Image, how: int, draw: np.random.Generator) -> Image.Im
     width, height = photo.size
     left, top = draw.integers(0, width // 10 + 1), draw.integers(0, height // 10 + 1)
     return (
-        lambda: photo.copy(),
+        photo.copy,
         lambda: photo.resize((round(0.6 * width), round(0.6 * height)), Image.Resampling.LANCZOS),
         lambda: ImageOps.mirror(photo),
         lambda: photo.crop((left, top, left + width - width // 10, top + height - height // 10)),
@@ -96,7 +96,7 @@ def found_by_cleanlab(own: tuple[object, ...], data: Path, cache: str, wrong: se
     """Return how many wrong labels are among the first of each of cleanlab's rankings."""
     from cleanlab.rank import get_label_quality_scores
 
-    arch, weights = str(own[1]), str(own[3]) if len(own) > 2 else None  # noqa: PLR2004
+    arch, weights = str(own[1]), str(own[3]) if len(own) > 2 else None
     splits = load_splits(data)
     classifier, _ = new_classifier(arch, len(splits.classes), weights)
     parts = prepare_inputs(place(classifier, torch.device("cpu")), splits, 0, FeatureCache(Path(cache), 1e10), SCHEDULE)
@@ -133,9 +133,8 @@ def main() -> None:
             where = ("--doctor", "--cache_dir", f"{folder}/timed", "--save_dir", f"{folder}/run")
             first, second = (run("train.py", flowers, *own, *where) for _ in range(2))
             shutil.rmtree(f"{folder}/timed")
-            print(
-                f"\n--doctor: {first.seconds:.1f} s, {first.megabytes:.0f} MB; again {second.seconds:.1f} s", flush=True
-            )
+            took = f"{first.seconds:.1f} s, {first.megabytes:.0f} MB; again {second.seconds:.1f} s"
+            print(f"\n--doctor: {took}", flush=True)
 
 
 if __name__ == "__main__":

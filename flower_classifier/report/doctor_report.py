@@ -37,8 +37,9 @@ def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names:
     for kind in KINDS:
         of_kind = [finding for finding in findings if finding.finding == kind.name]
         if cells := cells_of(of_kind, root, names):
-            number = counted(len(of_kind), "finding")
-            save_figure(draw_sheet(cells, f"{kind.shows}: {number}, the first of them"), folder / f"{kind.name}.png")
+            number = sum(bool(cell.remark) for cell in cells)  # twins' second photos have none
+            how_many = f"the first {number:,} of {len(of_kind):,}" if number < len(of_kind) else f"{number:,}"
+            save_figure(draw_sheet(cells, f"{kind.shows}: {how_many}"), folder / f"{kind.name}.png")
 
 
 def cells_of(findings: Sequence[Finding], root: Path, names: Mapping[str, str]) -> list[Cell]:

@@ -27,6 +27,7 @@ from flower_classifier.studies.twins import Twins, find_twins
 
 LEAST_ODDS = 1.0  # power of ten by which another class must be likelier than a photo's own
 FEWEST_OF_A_CLASS = 3  # training photos from which on a class can be told by the others
+LEAST_WIDTH = 1.0  # of that half: photos that are nearly alike all differ by chance
 FAR_OUT = 3.0  # widths of the middle half of the photos that a photo lies beyond it: Tukey 1977
 DARK, FLAT = 0.1, 0.2  # brightness and contrast below which a photo shows little
 ENLARGED = 2.0  # times that a photo would have to be
@@ -172,7 +173,7 @@ def about_outliers(examined: Examined) -> Iterator[Finding]:
 def beyond(values: np.ndarray) -> Iterator[tuple[int, float]]:
     """Yield the indices of values (N,) that lie FAR_OUT above the middle half, and how many widths of it."""
     low, high = np.percentile(values, (25, 75))
-    widths = (values - high) / max(high - low, 1e-9)
+    widths = (values - high) / max(high - low, LEAST_WIDTH)
     for index in np.nonzero(widths > FAR_OUT)[0]:
         yield int(index), float(widths[index])
 

@@ -22,9 +22,10 @@ from flower_classifier.judging.as_predicted import looking
 from flower_classifier.judging.evaluation import FOLDS
 from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.memory import Memory, remember, room_for
-from flower_classifier.training.part_heads import PartHeads
+from flower_classifier.training.part_heads import BATCH_SIZE, PartHeads
 
 SCHEDULE = Schedule(views=2, epochs=20)  # of the heads: the photos and their mirror images, in turn
+LEAST_STEPS = 500  # of the optimizer: few photos are learned from in more epochs
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,10 @@ def second_opinion(parts: Sequence[Inputs], classes: int) -> Opinion:
     number = len(train.used)
     folds = torch.arange(number) % FOLDS  # photos come class by class: each fold gets some of every class
     learned_from = torch.stack([*(folds != fold for fold in range(FOLDS)), torch.ones(number, dtype=torch.bool)])
-    heads = PartHeads(train, SCHEDULE, learned_from, torch.ones(len(learned_from), classes, dtype=torch.bool))
+    epochs = max(SCHEDULE.epochs, -(-LEAST_STEPS // -(-number // BATCH_SIZE)))
+    heads = PartHeads(
+        train, replace(SCHEDULE, epochs=epochs), learned_from, torch.ones(len(learned_from), classes, dtype=torch.bool)
+    )
     with progress(heads.work, f"{len(learned_from)} heads", "photo", scaled=True) as bar:
         heads.learn(bar)
     logits = [heads.logits(train)[folds, torch.arange(number)], *(heads.logits(part)[-1] for part in judged)]

@@ -1,0 +1,330 @@
+"""train.py --doctor, which says what may be wrong with the photos, and --without, which leaves some of them out."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from support import QUICK, read, same
+
+import train
+from flower_classifier.photos.copies import Place
+from flower_classifier.photos.demo import draw_dataset
+from flower_classifier.photos.findings import KINDS
+from flower_classifier.photos.looks import likeness, look_at
+from flower_classifier.photos.splits import Split
+from flower_classifier.report.tables import read_table
+from flower_classifier.studies.twins import find_twins, near_pairs
+
+LOOK = ("--arch", "squeezenet1_1", "--weights", "none", "--doctor")
+
+
+def scene(path, seed, size=(320, 240)):
+    """Paint a photo of its own: blobs on a gradient, with grain."""
+    draw = np.random.default_rng(seed)
+    base = Image.fromarray(draw.integers(0, 256, (3, 4, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    pen = ImageDraw.Draw(base)
+    for _ in range(12):
+        x, y, radius = (int(draw.integers(0, limit)) for limit in (*size, 60))
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), tuple(map(int, draw.integers(0, 256, 3))))
+    grain = draw.normal(0, 8, (size[1], size[0], 3))
+    picture = Image.fromarray((np.asarray(base) + grain).clip(0, 255).astype(np.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, quality=92)
+    return picture
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory):
+    """A folder of photos with one thing wrong of each kind, by kind: the paths."""
+    data = tmp_path_factory.mktemp("spoiled") / "data"
+    seed = 0
+    for split, number in (("train", 12), ("valid", 4), ("test", 4)):
+        for name in ("a", "b"):
+            for index in range(number):
+                scene(data / split / name / f"{index:02d}.jpg", seed := seed + 1)
+    for index in range(3):
+        scene(data / "train" / "c" / f"{index:02d}.jpg", seed := seed + 1)
+    photos = {
+        split: [Image.open(data / split / "a" / f"{index:02d}.jpg") for index in range(4)]
+        for split in ("train", "test")
+    }
+    photos["train"][0].resize((200, 150), Image.Resampling.LANCZOS).save(data / "train" / "a" / "small.jpg", quality=80)
+    ImageOps.mirror(photos["train"][1]).save(data / "test" / "a" / "mirrored.jpg")
+    photos["train"][2].crop((20, 10, 308, 226)).save(data / "train" / "b" / "cut.jpg")
+    shutil.copy(data / "train" / "a" / "03.jpg", data / "valid" / "a" / "copied.jpg")
+    Image.new("RGB", (300, 300), (9, 9, 9)).save(data / "train" / "a" / "black.jpg")
+    scene(data / "train" / "a" / "tiny.png", 901).resize((40, 40)).save(data / "train" / "a" / "tiny.png")
+    scene(data / "train" / "a" / "long.jpg", 902, (900, 120))
+    scene(data / "train" / "b" / "blurry.jpg", 903).filter(ImageFilter.GaussianBlur(25)).save(
+        data / "train/b/blurry.jpg"
+    )
+    (data / "train" / "b" / "broken.jpg").write_bytes(b"\xff\xd8 no photo")
+    return data
+
+
+@pytest.fixture(scope="module")
+def examined(spoiled, tmp_path_factory):
+    """The folder of the findings."""
+    save_dir = tmp_path_factory.mktemp("examined")
+    train.main([str(spoiled), *LOOK, "--save_dir", str(save_dir)])
+    return save_dir / "doctor"
+
+
+def findings(folder, kind):
+    return [row for row in read_table(folder / "doctor.csv") if row["finding"] == kind]
+
+
+# -------------------------------------------------------------------------------------------------------- what is found
+
+
+def test_each_kind_of_trouble_is_found_where_it_is(examined):
+    assert [row["path"] for row in findings(examined, "unreadable")] == ["train/b/broken.jpg"]
+    leaks = {(row["path"], row["other"]) for row in findings(examined, "leak")}
+    assert leaks == {("train/a/01.jpg", "test/a/mirrored.jpg"), ("train/a/03.jpg", "valid/a/copied.jpg")}
+    ((torn),) = findings(examined, "two_labels")
+    assert {torn["path"], torn["other"]} == {"train/a/02.jpg", "train/b/cut.jpg"}
+    assert [(row["path"], row["other"]) for row in findings(examined, "same_photo")] == [
+        ("train/a/small.jpg", "train/a/00.jpg")
+    ]
+    assert [row["path"] for row in findings(examined, "dark")] == ["train/a/black.jpg"]
+    assert [row["path"] for row in findings(examined, "washed_out")] == ["train/a/black.jpg"]
+    assert [row["path"] for row in findings(examined, "tiny")] == ["train/a/tiny.png"]
+    assert [row["path"] for row in findings(examined, "narrow")] == ["train/a/long.jpg"]
+    assert {row["path"] for row in findings(examined, "blurry")} == {"train/a/black.jpg", "train/b/blurry.jpg"}
+    assert [(row["path"], float(row["score"])) for row in findings(examined, "small_class")] == [("c/", 7)]
+
+
+def test_findings_come_by_kind_and_the_worst_of_each_first(examined):
+    table = read_table(examined / "doctor.csv")
+    order = [kind.name for kind in KINDS]
+    places = [(order.index(row["finding"]), -float(row["score"])) for row in table]
+    assert places == sorted(places)
+    assert len(set(places)) > 5
+
+
+def test_each_kind_with_photos_has_a_sheet_and_no_photo_is_touched(spoiled, examined):
+    sheets = {path.stem for path in examined.glob("*.png")}
+    drawn = {row["finding"] for row in read_table(examined / "doctor.csv") if not row["path"].endswith("/")}
+    assert sheets == drawn - {"unreadable"}
+    for path in examined.glob("*.png"):
+        assert Image.open(path).width == 1200
+    assert len(list(spoiled.rglob("*.*"))) == 52
+
+
+def test_it_prints_a_line_for_each_kind_and_trains_nothing(run, spoiled, tmp_path):
+    outcome = run(train, spoiled, *LOOK, "--save_dir", tmp_path)
+    assert outcome.code == 0, outcome.err
+    first, *lines = outcome.out.splitlines()
+    assert first == "52 photos of 3 classes examined"
+    assert "      1  files that cannot be opened: train/b/broken.jpg" in lines
+    assert "      2  photos that are also in another split: train/a/03.jpg, train/a/01.jpg" in lines
+    effect = "are among the training photos; accuracy of a linear head"
+    assert [line.split()[:3] for line in lines if effect in line] == [
+        ["1", "validation", "photos"],
+        ["1", "test", "photos"],
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["doctor"]
+
+
+def test_what_an_earlier_time_found_is_gone_the_next_time(run, spoiled, tmp_path):
+    (tmp_path / "doctor").mkdir()
+    (tmp_path / "doctor" / "outlier.png").write_bytes(b"of an earlier time")
+    (tmp_path / "doctor" / "own.txt").write_text("mine")
+    assert run(train, spoiled, *LOOK, "--save_dir", tmp_path).code == 0
+    found = {row["finding"] for row in read_table(tmp_path / "doctor" / "doctor.csv")}
+    assert (tmp_path / "doctor" / "outlier.png").exists() == ("outlier" in found)
+    assert (tmp_path / "doctor" / "own.txt").read_text() == "mine"
+
+
+def test_drawn_flowers_are_not_taken_for_one_another(train_into, tmp_path):
+    """Sixty pictures of each species, of the same shapes on the same grounds."""
+    draw_dataset(tmp_path / "data", {"train": 30, "valid": 5})
+    outcome = train_into(tmp_path / "run", tmp_path / "data", *LOOK)
+    assert "there twice" not in outcome.out
+    assert "in another split" not in outcome.out
+
+
+def test_a_wrong_label_is_found_by_the_heads_that_did_not_learn_it(train_into, tmp_path):
+    """Of two classes that any network can tell: pictures nearly red, and nearly blue."""
+    draw = np.random.default_rng(0)
+    for name, base in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        for index in range(30):
+            pixels = np.array(base) + draw.normal(0, 25, 3) + draw.normal(0, 12, (64, 64, 3))
+            path = tmp_path / "data" / ("train" if index < 24 else "valid") / name / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+    (tmp_path / "data" / "train" / "red" / "3.png").rename(tmp_path / "data" / "train" / "blue" / "wrong.png")
+    (tmp_path / "data" / "valid" / "blue" / "29.png").rename(tmp_path / "data" / "valid" / "red" / "wrong.png")
+    train_into(tmp_path / "run", tmp_path / "data", *LOOK)
+    first = findings(tmp_path / "run" / "doctor", "label")[:2]
+    found = {(row["path"], row["other"]) for row in first}
+    assert found == {("train/blue/wrong.png", "red/"), ("valid/red/wrong.png", "blue/")}
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_few_photos_are_examined_too(run, tmp_path, number):
+    for split in ("train", "valid"):
+        for label, name in enumerate("ab"):
+            for index in range(number if split == "train" else 1):
+                scene(tmp_path / "data" / split / name / f"{index}.jpg", 100 * label + 10 * index + (split == "valid"))
+    outcome = run(train, tmp_path / "data", *LOOK, "--save_dir", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith(f"{2 * number + 2} photos of 2 classes examined\n")
+
+
+def test_what_it_cannot_do_is_said(run, flowers, tmp_path):
+    outcome = run(train, flowers, "--arch", "cnn", "--doctor", "--save_dir", tmp_path)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--doctor is for pretrained networks" in outcome.err
+    outcome = run(train, flowers, *LOOK, "--summary", "--save_dir", tmp_path)
+    assert (outcome.code, "--doctor cannot be used together with --summary" in outcome.err) == (2, True)
+
+
+# ----------------------------------------------------------------------------------------------------------- its parts
+
+
+@pytest.mark.parametrize("finely", [False, True])
+def test_likeness_knows_a_photo_again_however_it_was_saved(tmp_path, finely):
+    photo = scene(tmp_path / "one.png", 1, (400, 300))
+    changed = {
+        "smaller": photo.resize((160, 120), Image.Resampling.LANCZOS),
+        "squeezed": photo.resize((300, 300), Image.Resampling.LANCZOS),
+        "mirrored": ImageOps.mirror(photo),
+        "cut": photo.crop((13, 7, 13 + 360, 7 + 270)),
+        "cut and mirrored": ImageOps.mirror(photo.crop((40, 0, 400, 270))),
+    }
+    own = look_at(tmp_path / "one.png").thumbnail
+    for name, picture in changed.items():
+        picture.save(tmp_path / "other.jpg", quality=70)
+        other = look_at(tmp_path / "other.jpg").thumbnail
+        least = 0.97 if finely or "cut" not in name else 0.8
+        assert likeness(own, other, finely) > least, name
+        assert likeness(other, own, finely) == pytest.approx(likeness(own, other, finely), abs=1e-4)
+    others = [look_at(tmp_path / "two.png").thumbnail for seed in range(2, 8) if scene(tmp_path / "two.png", seed)]
+    assert max(likeness(own, other, finely) for other in others) < 0.9
+    assert likeness(own, np.zeros_like(own), finely) == 0  # of one colour
+
+
+def test_a_look_measures_what_a_person_sees(tmp_path):
+    photo = scene(tmp_path / "one.png", 1)
+    plain = look_at(tmp_path / "one.png")
+    assert plain.size == (320, 240)
+    assert plain.brightness == pytest.approx(np.asarray(photo.convert("L")).mean() / 255, abs=0.01)
+    photo.filter(ImageFilter.GaussianBlur(4)).save(tmp_path / "blurred.png")
+    assert look_at(tmp_path / "blurred.png").sharpness < plain.sharpness - 3
+    photo.point(lambda level: level // 8).save(tmp_path / "dark.png")
+    assert look_at(tmp_path / "dark.png").brightness == pytest.approx(plain.brightness / 8, abs=0.01)
+    photo.point(lambda level: 120 + level // 16).save(tmp_path / "flat.png")
+    assert look_at(tmp_path / "flat.png").contrast < 0.08
+    Image.new("RGB", (1, 900)).save(tmp_path / "line.png")
+    assert look_at(tmp_path / "line.png").size == (1, 900)
+
+
+def test_near_pairs_are_those_of_a_search_through_all(monkeypatch):
+    monkeypatch.setattr("flower_classifier.studies.twins.BLOCK", 7)
+    features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    unit = (features / features.norm(dim=1, keepdim=True)).numpy()
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -2)
+    expected = {
+        (min(row, other), max(row, other))
+        for row in range(40)
+        for other in np.argsort(-cosines[row])[:3].tolist()
+        if cosines[row, other] >= 0.6
+    }
+    assert near_pairs(features) == sorted(expected)
+    assert len(expected) > 20
+
+
+def test_features_and_thumbnails_must_agree(tmp_path):
+    """Thumbnails that are the same are not enough, nor are features."""
+    split = Split("train", tmp_path, ("a.png", "b.png", "c.png"), (0, 0, 0))
+    for photo, seed in zip(split.photos, (1, 1, 2), strict=True):
+        scene(tmp_path / photo, seed).save(tmp_path / photo, compress_level=1 + (photo == "b.png"))
+    places = [Place(split, index) for index in range(3)]
+    thumbnails = [look_at(place.path).thumbnail for place in places]
+    near, far = torch.tensor([[1.0, 0], [1, 0.1], [-1, 0]]), torch.tensor([[1.0, 0], [-1, 0.1], [0.9, 0]])
+    assert [(one.one, one.other) for one in find_twins(places, near, thumbnails)] == [(0, 1)]
+    assert find_twins(places, far, thumbnails) == []
+
+
+# ------------------------------------------------------------------------------------------------------------ --without
+
+
+def listing(path, *rows, header="path"):
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8-sig")
+    return path
+
+
+def test_a_run_without_photos_is_one_whose_folder_lacks_them(train_into, flowers, tmp_path):
+    photos = ["train/54/drawn_000.jpg", "train/74/drawn_002.jpg", "valid/49/drawn_001.jpg", "test/91/drawn_000.jpg"]
+    shutil.copytree(flowers, tmp_path / "less")
+    for photo in photos:
+        (tmp_path / "less" / photo).unlink()
+    table = listing(
+        tmp_path / "doctor.csv", *(f"{photo},label" for photo in photos), "54/,alike", header="path,finding"
+    )
+    listed = train_into(tmp_path / "listed", flowers, *QUICK, "--epochs", 2, "--without", table, "--no_cache")
+    train_into(tmp_path / "lacking", tmp_path / "less", *QUICK, "--epochs", 2, "--no_cache")
+    assert "going on without 4 photos of 84, listed in" in listed.err
+    for part in ("state_dict", "history", "set_scores", "stranger_scores", "memory"):
+        one, other = (read(tmp_path / run / "checkpoint.pth")[part] for run in ("listed", "lacking"))
+        assert same(one, other), part
+    assert len(list(flowers.rglob("*.jpg"))) == 84  # nothing is moved
+
+
+def test_a_resumed_run_goes_on_without_them(run, train_into, flowers, tmp_path):
+    table = listing(tmp_path / "doctor.csv", "train/54/drawn_000.jpg")
+    train_into(tmp_path / "whole", flowers, *QUICK, "--epochs", 3, "--without", table)
+    train_into(tmp_path / "parts", flowers, *QUICK, "--epochs", 2, "--without", table)
+    train_into(tmp_path / "parts", flowers, "--epochs", 3, "--resume", "--no_report")
+    one, other = (read(tmp_path / name / "checkpoint.pth")["state_dict"] for name in ("whole", "parts"))
+    assert same(one, other)
+    listing(table, "train/54/drawn_001.jpg")
+    outcome = run(train, flowers, "--epochs", 4, "--resume", "--save_dir", tmp_path / "parts")
+    assert (outcome.code, "the set of training photos" in outcome.err) == (2, True)
+
+
+def test_what_is_left_of_the_doctors_table_can_be_given(train_into, spoiled, examined, tmp_path):
+    """All but the labels that a network with random weights takes for wrong."""
+    rows = [row for row in read_table(examined / "doctor.csv") if row["finding"] != "label"]
+    with (tmp_path / "left.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    outcome = train_into(tmp_path, spoiled, *QUICK, "--epochs", 1, "--without", tmp_path / "left.csv")
+    number = len({row["path"] for row in rows if not row["path"].endswith("/")})
+    assert f"going on without {number} photos of 52" in outcome.err
+    assert "cannot be opened" not in outcome.err  # the broken one is listed
+
+
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [
+        (None, "cannot read"),
+        (b"photo\na.jpg\n", "has no column path"),
+        (b"", "has no column path"),
+        (b"path\n\xff\xfe\n", "is no table"),
+        (
+            b"path\n" + b"\n".join(b"train/54/drawn_%03d.jpg" % index for index in range(60)),
+            "all training photos of 54",
+        ),
+    ],
+)
+def test_a_table_that_does_not_serve_is_refused(run, flowers, tmp_path, contents, said):
+    if contents is not None:
+        (tmp_path / "t.csv").write_bytes(contents)
+    outcome = run(train, flowers, *QUICK, "--save_dir", tmp_path / "run", "--without", tmp_path / "t.csv")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err.replace("\n", " ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_path_of_no_photo_is_named(train_into, flowers, tmp_path):
+    table = listing(tmp_path / "t.csv", "train/54/drawn_000.jpg", "train/54/gone.jpg")
+    outcome = train_into(tmp_path / "run", flowers, *QUICK, "--epochs", 1, "--without", table)
+    assert "1 path of no photo in" in outcome.err
+    assert "train/54/gone.jpg" in outcome.err
