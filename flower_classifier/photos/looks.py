@@ -16,6 +16,7 @@ from PIL import Image
 from flower_classifier.photos.images import load_image, upright_size
 
 SIDE = 256  # pixels of the shorter side that brightness, contrast and sharpness are measured at
+LEAST = 1e-3  # of a variance, in squared levels: so a picture of one colour is sharp
 THUMBNAIL = 48  # pixels a side
 COMPARED = 24  # pixels a side that two thumbnails are compared at
 # Parts of a photo that another may be: shares of a side, and how many places along it; roughly, then finely
@@ -30,35 +31,33 @@ class Look:
     """What a photo looks like."""
 
     size: tuple[int, int]  # width and height in pixels, upright
-    brightness: float  # mean, 0 black to 1 white
+    brightness: float  # of the 5 % brightest pixels, 0 black to 1 white: a flower on black ground is not dark
     contrast: float  # from the 5 % darkest to the 5 % brightest pixels, 0 to 1
-    sharpness: float  # logarithm of the variance of the Laplacian: Pech-Pacheco et al. 2000
+    sharpness: float  # from the variance of the Laplacian: Pech-Pacheco et al. 2000
     thumbnail: np.ndarray  # (THUMBNAIL, THUMBNAIL) of uint8: all of it in grey, squeezed into a square
 
 
 def look_at(path: Path) -> Look:
     """Look at a photo. Raises ImageError for one that cannot be opened."""
     image = load_image(path, SIDE)
-    scale = SIDE / min(image.size)
+    if min(image.size) > SIDE:
+        scale = SIDE / min(image.size)
+        image = image.resize([max(SIDE, round(side * scale)) for side in image.size], Image.Resampling.BOX)
     grey = image.convert("L")
-    if scale < 1:
-        size = [max(SIDE, round(side * scale)) for side in image.size]
-        grey = grey.resize(size, Image.Resampling.BOX)
-    values = np.asarray(grey, np.float32) / 255
-    dark, bright = np.percentile(values, (5, 95))
+    dark, bright = np.percentile(np.asarray(image).max(axis=2), (5, 95)) / 255  # of colours, the strongest counts
     thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
     return Look(
-        upright_size(path), float(values.mean()), float(bright - dark), float(np.log(laplacian(values))), thumbnail
+        upright_size(path), float(bright), float(bright - dark), sharpness(np.asarray(grey, np.float32)), thumbnail
     )
 
 
-def laplacian(values: np.ndarray) -> float:
-    """Return the variance of the Laplacian of a grey picture (H, W), above 0."""
+def sharpness(values: np.ndarray) -> float:
+    """Return the logarithm of the variance of a grey picture's (H, W) Laplacian, as a share of its own variance."""
     if min(values.shape) < 3:
-        return 1e-12
+        return 0.0
     middle = values[1:-1, 1:-1]
     edges = values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:] - 4 * middle
-    return float(edges.var()) + 1e-12
+    return float(np.log((edges.var() + LEAST) / (values.var() + LEAST)))
 
 
 def likeness(one: np.ndarray, other: np.ndarray, finely: bool = False) -> float:

@@ -29,7 +29,7 @@ LEAST_ODDS = 1.0  # power of ten by which another class must be likelier than a 
 FEWEST_OF_A_CLASS = 3  # training photos from which on a class can be told by the others
 LEAST_WIDTH = 1.0  # of that half: photos that are nearly alike all differ by chance
 FAR_OUT = 3.0  # widths of the middle half of the photos that a photo lies beyond it: Tukey 1977
-DARK, FLAT = 0.1, 0.2  # brightness and contrast below which a photo shows little
+DARK, FLAT = 0.2, 0.2  # brightness and contrast below which a photo shows little
 ENLARGED = 2.0  # times that a photo would have to be
 NARROW = 3.0  # longer side, in its shorter sides: the network sees a square of the middle
 SMALL_CLASS = 10  # training photos below which a class is hard to learn
@@ -187,7 +187,7 @@ def about_pixels(examined: Examined) -> Iterator[Finding]:
         shorter, longer = sorted(look.size)
         if look.brightness < DARK:
             yield examined.finding(index, "dark", 1 - look.brightness, "is it bright enough to tell?")
-        if look.contrast < FLAT:
+        elif look.contrast < FLAT:
             yield examined.finding(index, "washed_out", 1 - look.contrast, "does it show anything?")
         if shorter * ENLARGED < examined.crop_size:
             advice = f"{look.size[0]} x {look.size[1]} pixels; the network sees {examined.crop_size}"
