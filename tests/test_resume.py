@@ -86,7 +86,7 @@ def test_a_resumed_run_keeps_its_own_options_and_takes_what_is_typed(train_into,
 
 def test_every_option_is_kept_by_a_resumed_run_or_the_commands_own():
     own = {"data_dir", "summary", "download", "category_names", "gpu", "cache_dir", "cache_limit", "no_cache"}
-    own |= {"save_dir", "resume", "tune", "no_memory", "no_report", "tensorboard"}
+    own |= {"save_dir", "resume", "tune", "doctor", "no_memory", "no_report", "tensorboard"}
     assert {setting.name for setting in settings_of(TrainConfig)} == own | set(KEPT)
 
 
