@@ -132,13 +132,11 @@ class Leaked:
 
 def leaks(examined: Examined) -> Iterator[Leaked]:
     """Yield what twins among the training photos do to each split that is judged."""
-    pairs = [(twins.one, twins.other) for twins in examined.twins]
-    learned = {
-        index
-        for pair in (*pairs, *(pair[::-1] for pair in pairs))
-        for index in pair[:1]
-        if examined.opinion.is_training[pair[1]] and not examined.opinion.is_training[index]
-    }
+    is_training, learned = examined.opinion.is_training.tolist(), set()
+    for twins in examined.twins:
+        for index, twin in ((twins.one, twins.other), (twins.other, twins.one)):
+            if is_training[twin] and not is_training[index]:
+                learned.add(index)
     for name in dict.fromkeys(place.split.spoken for place in examined.places):
         inside = [index for index, place in enumerate(examined.places) if place.split.spoken == name]
         own = [index for index in inside if index not in learned]
