@@ -7,6 +7,7 @@ from support import PROJECT
 
 from flower_classifier.base.options import settings_of
 from flower_classifier.judging.predict_config import PredictConfig
+from flower_classifier.photos.findings import KINDS
 from flower_classifier.report.report_files import REPORT_FILES
 from flower_classifier.training.train_config import TrainConfig
 
@@ -30,6 +31,11 @@ def test_the_documentation_lists_the_report_with_the_same_words():
     tables = [table for page in PAGES for table in re.findall(r"(?:^\|.*\n)+", page.read_text("utf-8"), re.MULTILINE)]
     (documented,) = (table for table in tables if f"\n| `{REPORT_FILES[0].name}` |" in table)
     assert documented.splitlines()[2:] == [f"| `{file.name}` | {file.shows} |" for file in REPORT_FILES]
+
+
+def test_the_documentation_lists_the_kinds_of_findings_with_the_same_words():
+    rows = [line for line in read("docs/doctor.md").splitlines() if line.startswith("| `") and "--doctor" not in line]
+    assert rows == [f"| `{kind.name}` | {kind.shows} | {kind.score_means} |" for kind in KINDS]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -47,9 +47,10 @@ class Clusters:
         self.means = means @ self.to_class
 
     def distances(self, features: torch.Tensor) -> torch.Tensor:
-        """Return how far features (N, D) are from the nearest class, rather than from all photos, float64 (N,).
+        """Return how far features (N, D) are from the nearest class, less how far from all photos, float64 (N,).
 
-        It is the relative Mahalanobis distance (Ren et al. 2021) of features that are scaled to unit length.
+        Both are squared, so it may be below 0: the relative Mahalanobis distance (Ren et al. 2021) of features that are
+        scaled to unit length.
         """
         points = (F.normalize(features.float(), dim=1) - self.memory.centre) @ self.memory.own_axes  # (N, K)
         return torch.cat([self.relative(block) for block in points.double().split(BLOCK)])
@@ -74,6 +75,8 @@ def whitening(deviations: torch.Tensor) -> torch.Tensor:
 
 def scores_of(clusters: Clusters, features: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
     """Return how strange photos are by either kind of evidence, float64 (N, 2): higher is stranger.
+
+    A third kind, or another order, needs new versions of the formats of checkpoint.pth and last.pth.
 
     `features` (N, D) and `probabilities` (N, C), as in a prediction.
     """

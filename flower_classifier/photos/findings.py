@@ -11,9 +11,10 @@ class Kind:
 
     name: str  # in doctor.csv
     shows: str  # what it is, for people: in the summary, on the contact sheet and in the documentation
-    score: str  # what its score counts; the first of a kind is the one with the highest
+    score_means: str  # the first of a kind is the one with the highest score
 
 
+# A new kind needs a line here and in docs/doctor.md, and what yields it in studies/doctor.py
 KINDS = (
     Kind("unreadable", "files that cannot be opened", "1"),
     Kind("leak", "photos that are also in another split", "how alike the two are, at most 1"),
@@ -33,7 +34,6 @@ KINDS = (
     Kind("small_class", "classes with few training photos", "how many are missing"),
     Kind("alike_classes", "pairs of classes that are often confused", "share of their photos that are, 0 to 1"),
 )
-BY_NAME = {kind.name: kind for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Finding:
     """One thing that may be wrong, of a photo or of a class."""
 
     path: str  # below the data folder; a class ends in "/"
-    finding: str  # one of the kinds' names
+    kind: str  # the name of one of the KINDS
     score: float
     suggestion: str  # what to do about it, or what it looks like
     other: str = ""  # the photo or the class that it is like
@@ -51,7 +51,7 @@ class Finding:
     @property
     def row(self) -> list[object]:
         """What doctor.csv has of it."""
-        return [self.path, self.finding, round(self.score, 4), self.suggestion, self.other]
+        return [self.path, self.kind, round(self.score, 4), self.suggestion, self.other]
 
 
 HEADER = ["path", "finding", "score", "suggestion", "other"]
@@ -60,4 +60,4 @@ HEADER = ["path", "finding", "score", "suggestion", "other"]
 def ranked(findings: list[Finding]) -> list[Finding]:
     """Return findings by kind, and within a kind the highest score first."""
     order = {kind.name: place for place, kind in enumerate(KINDS)}
-    return sorted(findings, key=lambda one: (order[one.finding], -one.score, one.path))
+    return sorted(findings, key=lambda one: (order[one.kind], -one.score, one.path))

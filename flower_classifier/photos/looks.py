@@ -31,7 +31,9 @@ class Look:
     """What a photo looks like."""
 
     size: tuple[int, int]  # width and height in pixels, upright
-    brightness: float  # of the 5 % brightest pixels, 0 black to 1 white: a flower on black ground is not dark
+    # Of a pixel its strongest colour counts, of a photo the 5 % brightest pixels: neither a red flower nor one on black
+    # ground is dark
+    brightness: float  # 0 black to 1
     contrast: float  # from the 5 % darkest to the 5 % brightest pixels, 0 to 1
     sharpness: float  # from the variance of the Laplacian: Pech-Pacheco et al. 2000
     thumbnail: np.ndarray  # (THUMBNAIL, THUMBNAIL) of uint8: all of it in grey, squeezed into a square
@@ -44,7 +46,7 @@ def look_at(path: Path) -> Look:
         scale = SIDE / min(image.size)
         image = image.resize([max(SIDE, round(side * scale)) for side in image.size], Image.Resampling.BOX)
     grey = image.convert("L")
-    dark, bright = np.percentile(np.asarray(image).max(axis=2), (5, 95)) / 255  # of colours, the strongest counts
+    dark, bright = np.percentile(np.asarray(image).max(axis=2), (5, 95)) / 255
     thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
     return Look(
         upright_size(path), float(bright), float(bright - dark), sharpness(np.asarray(grey, np.float32)), thumbnail

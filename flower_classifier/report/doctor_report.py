@@ -35,7 +35,7 @@ def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names:
             (folder / f"{kind.name}.png").unlink(missing_ok=True)
     write_table(folder / TABLE, [HEADER, *(finding.row for finding in findings)])
     for kind in KINDS:
-        of_kind = [finding for finding in findings if finding.finding == kind.name]
+        of_kind = [finding for finding in findings if finding.kind == kind.name]
         if cells := cells_of(of_kind, root, names):
             number = sum(bool(cell.remark) for cell in cells)  # twins' second photos have none
             how_many = f"the first {number:,} of {len(of_kind):,}" if number < len(of_kind) else f"{number:,}"
@@ -68,7 +68,7 @@ def summary_of(findings: Sequence[Finding], photos: int, classes: int, leaked: S
     """
     lines = [f"{counted(photos, 'photo')} of {counted(classes, 'class', 'classes')} examined"]
     for kind in KINDS:
-        if of_kind := [finding.path for finding in findings if finding.finding == kind.name]:
+        if of_kind := [finding.path for finding in findings if finding.kind == kind.name]:
             lines.append(line_of(kind, of_kind))
             if kind.name == "leak":
                 lines += [f"{'':9}{line}" for line in leaked]

@@ -1,6 +1,6 @@
 """What may be wrong with a folder of photos: `--doctor`, which looks at all of them and trains nothing that is kept.
 
-    findings = examine(parts, classes, names, crop_size)          a list, the worst first
+    examined, findings = examine(parts, classes, names, crop_size)          the worst first
 
 Twins, wrong labels and outliers are found by the features that training would use, the rest by the pixels. Each kind of
 finding is in `photos/findings.py`; what they are worth is in docs/doctor.md.
@@ -8,6 +8,7 @@ finding is in `photos/findings.py`; what they are worth is in docs/doctor.md.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ from flower_classifier.photos.looks import THUMBNAIL, Look, look_at
 from flower_classifier.studies.second_opinion import Opinion, second_opinion
 from flower_classifier.studies.twins import Twins, find_twins
 
-LEAST_ODDS = 1.0  # power of ten by which another class must be likelier than a photo's own
+LEAST_TIMES = 10  # that another class must be likelier than a photo's own
 FEWEST_OF_A_CLASS = 3  # training photos from which on a class can be told by the others
-LEAST_WIDTH = 1.0  # of that half: photos that are nearly alike all differ by chance
 FAR_OUT = 3.0  # widths of the middle half of the photos that a photo lies beyond it: Tukey 1977
+# Least width of that half, in the values' own units: photos that are nearly alike all differ by chance
+LEAST_OF_DISTANCES, LEAST_OF_SHARPNESS = 1.0, 1.0
 DARK, FLAT = 0.2, 0.2  # brightness and contrast below which a photo shows little
 ENLARGED = 2.0  # times that a photo would have to be
 NARROW = 3.0  # longer side, in its shorter sides: the network sees a square of the middle
@@ -38,12 +40,12 @@ CONFUSED = 0.2  # share of two classes' photos
 
 @dataclass(frozen=True)
 class Examined:
-    """All photos that can be opened, and what was found out about each: (N) everywhere."""
+    """All photos that could be opened when their features were computed, and what was found out about them."""
 
-    places: Sequence[Place]
-    looks: Sequence[Look | ImageError]
+    places: Sequence[Place]  # (N,)
+    looks: Sequence[Look | ImageError]  # (N,)
     opinion: Opinion
-    twins: Sequence[Twins]
+    twins: Sequence[Twins]  # by indices of the photos
     classes: Sequence[str]  # (C,): folders
     names: Sequence[str]  # (C,): what people call them
     crop_size: int  # pixels a side that the network sees
@@ -67,6 +69,7 @@ def examine(
     twins = find_twins(places, opinion.points, thumbnails)
     examined = Examined(places, looks, opinion, twins, classes, names, crop_size)
     findings = [unreadable(Place(part.split, index), error) for part in parts for index, error in part.bad.items()]
+    findings += [unreadable(*pair) for pair in zip(places, looks, strict=True) if isinstance(pair[1], ImageError)]
     for find in (about_twins, about_labels, about_outliers, about_pixels, about_classes):
         findings += find(examined)
     return examined, ranked(findings)
@@ -153,25 +156,25 @@ def accuracy_on(examined: Examined, indices: Sequence[int]) -> float:
 def about_labels(examined: Examined) -> Iterator[Finding]:
     """Yield a finding for each photo that looks much more like another class."""
     sizes = torch.bincount(examined.opinion.labels[examined.opinion.is_training], minlength=len(examined.classes))
-    others, odds = examined.opinion.doubts
+    rivals, powers = examined.opinion.rivals
     known = sizes[examined.opinion.labels] >= FEWEST_OF_A_CLASS
-    for index in ((odds >= LEAST_ODDS) & known).nonzero()[:, 0].tolist():
-        other, place = int(others[index]), examined.places[index]
+    for index in ((powers >= math.log10(LEAST_TIMES)) & known).nonzero()[:, 0].tolist():
+        other, place = int(rivals[index]), examined.places[index]
         advice, folder = f"looks like {examined.names[other]}", examined.classes[other]
         own = examined.classes[place.label]
-        yield Finding(place.photo, "label", odds[index].item(), advice, f"{folder}/", own, folder)
+        yield Finding(place.photo, "label", powers[index].item(), advice, f"{folder}/", own, folder)
 
 
 def about_outliers(examined: Examined) -> Iterator[Finding]:
     """Yield a finding for each photo that is far from every class."""
-    for index, score in beyond(examined.opinion.distances.numpy()):
+    for index, score in beyond(examined.opinion.distances.numpy(), LEAST_OF_DISTANCES):
         yield examined.finding(index, "outlier", score, "is it one of the classes at all?")
 
 
-def beyond(values: np.ndarray) -> Iterator[tuple[int, float]]:
+def beyond(values: np.ndarray, least_width: float) -> Iterator[tuple[int, float]]:
     """Yield the indices of values (N,) that lie FAR_OUT above the middle half, and how many widths of it."""
     low, high = np.percentile(values, (25, 75))
-    widths = (values - high) / max(high - low, LEAST_WIDTH)
+    widths = (values - high) / max(high - low, least_width)
     for index in np.nonzero(widths > FAR_OUT)[0]:
         yield int(index), float(widths[index])
 
@@ -179,13 +182,15 @@ def beyond(values: np.ndarray) -> Iterator[tuple[int, float]]:
 def about_pixels(examined: Examined) -> Iterator[Finding]:
     """Yield findings about photos that show little, by their pixels."""
     seen = [(index, look) for index, look in enumerate(examined.looks) if not isinstance(look, ImageError)]
-    for place, score in beyond(-np.array([look.sharpness for _, look in seen])):
-        yield examined.finding(seen[place][0], "blurry", score, "is it sharp enough to tell?")
+    if not seen:
+        return
+    for row, score in beyond(-np.array([look.sharpness for _, look in seen]), LEAST_OF_SHARPNESS):
+        yield examined.finding(seen[row][0], "blurry", score, "is it sharp enough to tell?")
     for index, look in seen:
         shorter, longer = sorted(look.size)
         if look.brightness < DARK:
             yield examined.finding(index, "dark", 1 - look.brightness, "is it bright enough to tell?")
-        elif look.contrast < FLAT:
+        elif look.contrast < FLAT:  # which a dark one always is
             yield examined.finding(index, "washed_out", 1 - look.contrast, "does it show anything?")
         if shorter * ENLARGED < examined.crop_size:
             advice = f"{look.size[0]} x {look.size[1]} pixels; the network sees {examined.crop_size}"

@@ -34,7 +34,7 @@ class Opinion:
 
     labels: torch.Tensor  # (N,): what the folders say
     logits: torch.Tensor  # (N, C), of a head that did not learn from the photo
-    distances: torch.Tensor  # (N,): from the nearest class, rather than from all photos, where the photo is left out
+    distances: torch.Tensor  # (N,): relative ones, as strangers have, from classes that the photo is left out of
     points: torch.Tensor  # (N, K): features of unit length, less their mean, along the axes that they vary most along
     is_training: torch.Tensor  # bool (N,)
 
@@ -44,8 +44,8 @@ class Opinion:
         return self.logits.argmax(dim=1)
 
     @property
-    def doubts(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The likeliest class of every photo but its own, and how many times likelier it is: a power of ten, (N,) each.
+    def rivals(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The likeliest class of every photo but its own, and the power of ten by which it is likelier, (N,) each.
 
         This order finds more wrong labels than the difference of the probabilities does, which is much the same for all
         photos whose own class is improbable (docs/doctor.md).
