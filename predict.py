@@ -103,14 +103,14 @@ def predict_photos(config: PredictConfig) -> None:
 
 
 def verdict_on(
-    answer: Answer, config: PredictConfig, predictor: Predictor, top_k: int, least: float | None, rate: float
+    answer: Answer, config: PredictConfig, predictor: Predictor, top_k: int, least: float | None, rate: float | None
 ) -> Verdict:
     """Return all that is asked about a photo, of what the network makes of it."""
     members = None if least is None else predictor.set_of(answer, least)
     rows = max(top_k, len(members or ())) if config.format == "csv" else top_k  # csv has no other place for a set
     alike = predictor.neighbours(answer, config.neighbours) if config.neighbours else None
-    p_known = predictor.p_known(answer) if rate else None
-    return Verdict(predictor.likeliest(answer, rows), config.min_probability, members, alike, p_known, rate)
+    p_known = None if rate is None else predictor.p_known(answer)
+    return Verdict(predictor.likeliest(answer, rows), config.min_probability, members, alike, p_known, rate or 0.0)
 
 
 def check_remembers(config: PredictConfig, checkpoint: Checkpoint) -> None:
@@ -135,22 +135,27 @@ def further_columns(config: PredictConfig) -> list[str]:
     return [*strangers, *(["sure"] if config.min_probability else []), *(["in_set"] if config.sets else [])]
 
 
-def rate_of_strangers(config: PredictConfig, predictor: Predictor) -> float:
-    """Return how many in 100 photos of the classes may be taken for strangers; 0 where nobody can tell these.
+def rate_of_strangers(config: PredictConfig, predictor: Predictor) -> float | None:
+    """Return how many in 100 photos of the classes may be taken for strangers; None where nobody asks, or can tell.
 
-    Raises InputError where that was asked for.
+    0 where there are too few validation photos to promise what is asked for. Raises InputError where the checkpoint
+    cannot tell strangers, and that was asked for.
     """
     rate = DEFAULT_RATE if config.stranger_rate is None else config.stranger_rate
-    if rate and predictor.familiarity is None:
+    if not rate:
+        return None
+    if predictor.familiarity is None:
         reason = "train.py ran with --no_memory, not to its end, or in an earlier version"
         if config.stranger_rate:
             raise InputError(f"needs what the checkpoint lacks: {reason}; --resume mends that", "stranger_rate")
         note(f"the checkpoint cannot tell photos of other things ({reason})")
-        return 0.0
-    if config.stranger_rate and rate / 100 * (1 + predictor.familiarity.photos) < 1:
+        return None
+    if rate / 100 * (1 + predictor.familiarity.photos) >= 1:
+        return rate
+    if config.stranger_rate:
         few = counted(predictor.familiarity.photos, "validation photo")
         warn(f"--stranger_rate {rate:g}: {few} cannot promise that, so no photo is called a stranger")
-    return rate
+    return 0.0
 
 
 def least_in_sets(config: PredictConfig, checkpoint: Checkpoint) -> float | None:

@@ -264,6 +264,8 @@ def open_cache(config: TrainConfig) -> FeatureCache | None:
 def examine_photos(config: TrainConfig, splits: Splits, frozen: FrozenPart, category_names: dict[str, str]) -> None:
     """Print what may be wrong with the photos; leave a table and sheets of it in --save_dir."""
     folder = config.save_dir / "doctor"
+    if config.without and config.without.absolute().parent == folder.absolute():
+        raise InputError(f"would replace {config.without}, which --without reads: give another --save_dir", "doctor")
     check_writable(folder, "save_dir")
     parts = [part for part in prepare_inputs(frozen, splits, config.seed, open_cache(config), SCHEDULE) if part]
     check_photos_left(splits.classes, *parts)
@@ -341,7 +343,7 @@ def write_report(
     )
     figures |= write_diagnosis(run_folder.folder, diagnosis)
     if checkpoint.stranger_scores is not None and state.classifier.starts_frozen and can_leave_out(*inputs):
-        schedule = Schedule(config.views, min(best_epoch, config.epochs))
+        schedule = Schedule(len(train.ready), min(best_epoch, config.epochs))  # of the views that are there
         write_table(run_folder.folder / "strangers.csv", leave_classes_out(*inputs, schedule))
     if config.tensorboard:
         finish_tensorboard(run_folder.folder / "tensorboard", best_epoch, figures, config, evaluations)

@@ -34,7 +34,7 @@ from flower_classifier.networks.frozen import place
 from flower_classifier.networks.new_classifier import new_classifier
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.report.tables import read_table
-from flower_classifier.studies.second_opinion import SCHEDULE, second_opinion
+from flower_classifier.studies.second_opinion import SCHEDULE, memory_of_all, second_opinion
 
 LABELS, TWINS, ACROSS = 150, 60, 20
 TWIN_KINDS = ("leak", "two_labels", "same_photo")
@@ -100,7 +100,8 @@ def found_by_cleanlab(own: tuple[object, ...], data: Path, cache: str, wrong: se
     splits = load_splits(data)
     classifier, _ = new_classifier(arch, len(splits.classes), weights)
     parts = prepare_inputs(place(classifier, torch.device("cpu")), splits, 0, FeatureCache(Path(cache), 1e10), SCHEDULE)
-    opinion = second_opinion([part for part in parts if part], len(splits.classes))
+    parts = [part for part in parts if part]
+    opinion = second_opinion(parts, len(splits.classes), memory_of_all(parts), ())
     temperature = calibrate(Evaluation(opinion.logits[opinion.is_training], opinion.labels[opinion.is_training]))
     probabilities = (opinion.logits.double() / temperature).softmax(dim=1).numpy()
     photos = np.array([photo in wrong for part in splits.parts for photo in part.photos])

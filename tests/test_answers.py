@@ -63,7 +63,7 @@ def from_csv(text):
     records = []
     for path, rank, class_name, name, probability, known, p_known in rows:
         if rank == "1":
-            strange = {"known": {"true": True, "false": False}[known], "p_known": float(p_known)}
+            strange = {"known": {"true": True, "false": False, "": None}[known], "p_known": float(p_known)}
             records.append({"path": path, **strange, "predictions": []})
         records[-1]["predictions"].append({"class": class_name, "name": name, "probability": float(probability)})
         assert int(rank) == len(records[-1]["predictions"])

@@ -1,6 +1,7 @@
 """train.py --doctor, which says what may be wrong with the photos, and --without, which leaves some of them out."""
 
 import csv
+import os
 import shutil
 
 import numpy as np
@@ -16,8 +17,10 @@ from flower_classifier.photos.findings import KINDS
 from flower_classifier.photos.looks import likeness, look_at
 from flower_classifier.photos.splits import Split
 from flower_classifier.report.tables import read_table
-from flower_classifier.studies.twins import find_twins, near_pairs
+from flower_classifier.studies.second_opinion import judges_of
+from flower_classifier.studies.twins import Twins, find_twins, groups_of, near_pairs
 
+SPLITS = ("train", "valid", "test")
 LOOK = ("--arch", "squeezenet1_1", "--weights", "none", "--doctor")
 
 
@@ -138,6 +141,13 @@ def test_what_an_earlier_time_found_is_gone_the_next_time(run, spoiled, tmp_path
     found = {row["finding"] for row in read_table(tmp_path / "doctor" / "doctor.csv")}
     assert (tmp_path / "doctor" / "outlier.png").exists() == ("outlier" in found)
     assert (tmp_path / "doctor" / "own.txt").read_text() == "mine"
+    (tmp_path / "doctor" / "doctor.csv").write_text("what a person left of it")
+    outcome = run(train, spoiled, *LOOK, "--save_dir", tmp_path)
+    assert "doctor-earlier.csv" in outcome.err
+    assert (tmp_path / "doctor" / "doctor-earlier.csv").read_text() == "what a person left of it"
+    own = tmp_path / "doctor" / "doctor.csv"
+    outcome = run(train, spoiled, *LOOK, "--save_dir", tmp_path, "--without", own)
+    assert (outcome.code, "--doctor would replace" in outcome.err) == (2, True)
 
 
 def test_drawn_flowers_are_not_taken_for_one_another(train_into, tmp_path):
@@ -165,12 +175,69 @@ def test_a_wrong_label_is_found_by_the_heads_that_did_not_learn_it(train_into, t
     assert found == {("train/blue/wrong.png", "red/"), ("valid/red/wrong.png", "blue/")}
 
 
+def test_of_photos_that_are_one_exactly_one_stays(train_into, tmp_path):
+    """In all splits, under two classes, more often than a photo has neighbours; the one that judges."""
+    for split in ("train", "valid", "test"):
+        for label, name in enumerate("ab"):
+            for index in range(6):
+                scene(tmp_path / "data" / split / name / f"{index}.jpg", 100 * label + 10 * index + SPLITS.index(split))
+    one = tmp_path / "data" / "train" / "a" / "0.jpg"
+    copies = ["train/b/x.jpg", "train/a/y.jpg", "train/a/z.jpg", "valid/b/x.jpg", "valid/a/y.jpg", "test/a/x.jpg"]
+    for copy in copies:
+        shutil.copy(one, tmp_path / "data" / copy)
+    train_into(tmp_path / "run", tmp_path / "data", *LOOK)
+    rows = [row for row in read_table(tmp_path / "run" / "doctor" / "doctor.csv") if row["other"].endswith(".jpg")]
+    assert {row["path"] for row in rows} == {"train/a/0.jpg", *copies} - {"test/a/x.jpg"}
+    assert {row["other"] for row in rows} == {"test/a/x.jpg"}
+    assert {row["path"] for row in rows if row["finding"] == "two_labels"} == {"train/b/x.jpg", "valid/b/x.jpg"}
+
+
+def test_a_wrong_label_does_not_vouch_for_its_twin():
+    """All photos that are one are judged by one head, which learned from none of them."""
+    is_training = torch.arange(20) < 15
+    judges = judges_of(is_training, [[3, 7, 16], [9, 11], [17, 18]])
+    assert judges.tolist() == [0, 1, 2, 3, 4, 0, 1, 3, 3, 4, 0, 4, 2, 3, 4, 5, 3, 5, 5, 5]
+
+
+def test_groups_are_the_photos_that_twins_link():
+    twins = [Twins(1, 5, 1.0), Twins(2, 3, 1.0), Twins(5, 2, 1.0), Twins(7, 8, 1.0)]
+    assert groups_of(twins) == [[1, 2, 3, 5], [7, 8]]
+
+
+def test_a_class_with_one_photo_is_not_called_an_outlier(train_into, tmp_path):
+    for name, number in (("a", 14), ("b", 14), ("c", 1)):
+        for split in ("train", "valid"):
+            for index in range(number):
+                scene(
+                    tmp_path / "data" / split / name / f"{index}.jpg",
+                    1000 * ord(name) + 10 * index + SPLITS.index(split),
+                )
+    train_into(tmp_path / "run", tmp_path / "data", *LOOK)
+    table = read_table(tmp_path / "run" / "doctor" / "doctor.csv")
+    assert [row["finding"] for row in table if "/c/" in f"/{row['path']}"] == ["small_class"]
+
+
+def test_a_photo_that_cannot_be_opened_any_more_is_told(train_into, tmp_path):
+    """Its features are in the cache."""
+    for split in ("train", "valid"):
+        for label, name in enumerate("ab"):
+            for index in range(4):
+                scene(tmp_path / "data" / split / name / f"{index}.jpg", 100 * label + 10 * index + SPLITS.index(split))
+    train_into(tmp_path / "run", tmp_path / "data", *LOOK, "--cache_dir", tmp_path / "cache")
+    spoiled = tmp_path / "data" / "train" / "a" / "2.jpg"
+    before = spoiled.stat()
+    spoiled.write_bytes(bytes(before.st_size))
+    os.utime(spoiled, ns=(before.st_atime_ns, before.st_mtime_ns))
+    outcome = train_into(tmp_path / "run", tmp_path / "data", *LOOK, "--cache_dir", tmp_path / "cache")
+    assert "1  files that cannot be opened: train/a/2.jpg" in outcome.out
+
+
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_few_photos_are_examined_too(run, tmp_path, number):
     for split in ("train", "valid"):
         for label, name in enumerate("ab"):
             for index in range(number if split == "train" else 1):
-                scene(tmp_path / "data" / split / name / f"{index}.jpg", 100 * label + 10 * index + (split == "valid"))
+                scene(tmp_path / "data" / split / name / f"{index}.jpg", 100 * label + 10 * index + SPLITS.index(split))
     outcome = run(train, tmp_path / "data", *LOOK, "--save_dir", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith(f"{2 * number + 2} photos of 2 classes examined\n")
@@ -329,3 +396,19 @@ def test_a_path_of_no_photo_is_named(train_into, flowers, tmp_path):
     outcome = train_into(tmp_path / "run", flowers, *QUICK, "--epochs", 1, "--without", table)
     assert "1 path of no photo in" in outcome.err
     assert "train/54/gone.jpg" in outcome.err
+
+
+def test_a_name_that_is_no_text_is_known_by_what_the_table_has_of_it(train_into, flowers, tmp_path):
+    shutil.copytree(flowers, tmp_path / "data")
+    odd = os.path.join(os.fsencode(tmp_path / "data" / "train" / "54"), b"\xe9, or not.jpg")  # noqa: PTH118 -- bytes
+    shutil.copy(tmp_path / "data" / "train" / "54" / "drawn_000.jpg", odd)
+    train_into(tmp_path / "run", tmp_path / "data", *LOOK)
+    rows = [row for row in read_table(tmp_path / "run" / "doctor" / "doctor.csv") if row["finding"] == "same_photo"]
+    odd_ones = [path for row in rows for path in (row["path"], row["other"]) if "or not" in path]
+    assert len(odd_ones) == 1
+    quoted = f'"{odd_ones[0]}"'
+    outcome = train_into(
+        tmp_path / "run", tmp_path / "data", *QUICK, "--epochs", 1, "--without", listing(tmp_path / "t.csv", quoted)
+    )
+    assert "going on without 1 photo of 85" in outcome.err
+    assert "of no photo" not in outcome.err

@@ -225,7 +225,9 @@ def test_a_rate_that_the_photos_cannot_promise_calls_nobody_a_stranger_and_says_
     outcome = run(predict, stranger[0], checkpoint, "--stranger_rate", 5)
     assert "not one of" not in outcome.out
     assert "--stranger_rate 5: 18 validation photos cannot promise that" in outcome.err
-    assert run(predict, stranger[0], checkpoint).err == ""
+    outcome = run(predict, stranger[0], checkpoint, "--format", "json")
+    assert outcome.err == ""
+    assert json.loads(outcome.out)[0]["known"] is None  # nobody knows
 
 
 def test_the_picture_says_it(run, checkpoint, stranger, tmp_path, monkeypatch):
@@ -279,6 +281,7 @@ def test_the_notebooks_training_can_tell_too(flowers, checkpoint, tmp_path):
         lambda contents: contents.update(stranger_scores=contents["stranger_scores"][:0]),
         lambda contents: contents.update(stranger_scores=contents["stranger_scores"] * float("inf")),
         lambda contents: contents.update(stranger_scores=[[0.1, 0.2]]),
+        lambda contents: contents.update(stranger_scores=torch.zeros(1, 1, dtype=torch.float64).expand(10**7, 2)),
         lambda contents: contents.update(memory=None),
         lambda contents: contents.pop("stranger_scores"),
     ],

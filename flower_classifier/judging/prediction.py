@@ -45,12 +45,15 @@ class Verdict:
     members: Sequence[Prediction] | None = None  # the classes in its set, likeliest first; None: nobody asks
     neighbours: Sequence[Neighbour] | None = None  # the most alike first; None: nobody asks
     p_known: float | None = None  # share of photos of known classes that are as strange; None: nobody asks, or knows
-    stranger_rate: float = 0.0  # percent of photos of known classes that are taken for strangers
+    # Percent of photos of known classes that are taken for strangers; 0: too few validation photos to say who is one
+    stranger_rate: float = 0.0
 
     @property
     def known(self) -> bool | None:
         """Whether the photo is taken to be of one of the classes; None where nobody asks, or knows."""
-        return None if self.p_known is None else self.p_known > self.stranger_rate / 100
+        if self.p_known is None or not self.stranger_rate:
+            return None
+        return self.p_known > self.stranger_rate / 100
 
     @property
     def sure(self) -> bool | None:

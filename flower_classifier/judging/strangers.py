@@ -10,7 +10,8 @@ two ranks among the validation photos says: Fisher's way to combine p-values (19
 is in docs/strangers.md.
 
 How many validation photos are at least as strange gives the p-value (conformal prediction: Vovk et al. 2005). Of photos
-that come as the validation photos came, at most 5 % have one of at most 5 %, however good or bad the scores are.
+that come as the validation photos came, at most 5 % have one of at most 5 %, however good or bad the scores are. These
+photos also chose the epoch, and perhaps a temperature, which makes this a little too good.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from torch.nn import functional as F
 
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.memory import Memory
+from flower_classifier.networks.sizes import MOST_SCORED
 
 DEFAULT_RATE = 5.0  # percent of the photos of known classes that are taken for strangers
 # Share of a covariance that is taken from all directions alike. Photos are few, directions many: at 0.5, strangers are
 # told best of 0.02 to 0.8 (docs/strangers.md)
 SHRINKAGE = 0.5
-MOST_SCORED = 10_000  # validation photos that a checkpoint keeps the scores of
 BLOCK = 256  # photos whose distances to all classes are held at a time
 
 
@@ -53,10 +54,14 @@ class Clusters:
         scaled to unit length.
         """
         points = (F.normalize(features.float(), dim=1) - self.memory.centre) @ self.memory.own_axes  # (N, K)
-        return torch.cat([self.relative(block) for block in points.double().split(BLOCK)])
+        return self.relative(points.double())
 
     def relative(self, points: torch.Tensor) -> torch.Tensor:
-        """Return the same of points (B, K) in the memory's space."""
+        """Return the same of points (N, K), float64, in the memory's space."""
+        return torch.cat([self.of_block(block) for block in points.split(BLOCK)])
+
+    def of_block(self, points: torch.Tensor) -> torch.Tensor:
+        """Return the same of a few points (B, K)."""
         to_nearest = torch.cdist(points @ self.to_class, self.means).amin(dim=1) ** 2
         to_all = ((points - self.centre) @ self.to_all).square().sum(dim=1)
         return to_nearest - to_all

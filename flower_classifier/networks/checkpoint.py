@@ -19,7 +19,7 @@ from flower_classifier.networks.backbones import empty_backbone, source_of
 from flower_classifier.networks.classifier import LEARNS, Classifier, ModelConfig, build_classifier
 from flower_classifier.networks.memory import Memory
 from flower_classifier.networks.other_files import kind_of_contents
-from flower_classifier.networks.sizes import DROPOUT, LAYER_WIDTH, MOST_LAYERS, TEMPERATURE
+from flower_classifier.networks.sizes import DROPOUT, LAYER_WIDTH, MOST_LAYERS, MOST_SCORED, TEMPERATURE
 from flower_classifier.networks.tensor_files import check_digest, damage_told, read_tensors, write_atomically
 from flower_classifier.photos.views import Preprocessing
 
@@ -222,6 +222,8 @@ def stranger_scores_of(contents: Mapping[str, object]) -> torch.Tensor | None:
         return None
     if contents["memory"] is None or not isinstance(scores, torch.Tensor) or scores.dtype != torch.float64:
         raise ValueError("scores for strangers of another type, or without a memory")
-    if scores.dim() != 2 or scores.shape[1] != 2 or not len(scores) or not scores.isfinite().all():
-        raise ValueError("scores for strangers of another shape, or impossible ones")
+    if scores.layout != torch.strided or scores.dim() != 2 or scores.shape[1] != 2:
+        raise ValueError("scores for strangers of another shape")
+    if not 0 < len(scores) <= MOST_SCORED or not scores.isfinite().all():
+        raise ValueError("scores for strangers of impossible photos, or of too many")
     return scores

@@ -15,3 +15,4 @@ MOST_LAYERS = 100  # hidden ones, of the head
 DROPOUT = Limits(least=0, below=1)
 UNFREEZE = ("last", "all")  # which of a pretrained backbone's layers fine-tuning may change
 TEMPERATURE = Limits(least=0.05, most=20)  # where calibration looks for one
+MOST_SCORED = 10_000  # validation photos that a checkpoint keeps the scores of

@@ -22,14 +22,17 @@ def without_listed(splits: Splits, table: Path) -> Splits:
     """
     listed = read_listed(table)
     parts = [part for part in (splits.train, splits.valid, splits.test) if part]
-    present = {photo for part in parts for photo in part.photos}
+    present = {as_written(photo) for part in parts for photo in part.photos}
     if missing := sorted(listed - present):
         warn(f"{table}: {counted(len(missing), 'path')} of no photo in {splits.train.root} ({first_few(missing)})")
     train, valid, *test = (less(part, listed) for part in parts)
-    if lost := [name for label, name in enumerate(splits.classes) if label not in set(train.labels)]:
+    left = set(train.labels)
+    if lost := [name for label, name in enumerate(splits.classes) if label not in left]:
         raise InputError(f"{table} lists all training photos of {first_few(lost)}: leave some, or move the class away")
     if not len(valid):
         raise InputError(f"{table} lists all validation photos: leave some")
+    if test and not len(test[0]):
+        warn(f"{table} lists all test photos: there will be no test result")
     note(f"going on without {counted(len(listed & present), 'photo')} of {len(present):,}, listed in {table}")
     return replace(splits, train=train, valid=valid, test=test[0] if test and len(test[0]) else None)
 
@@ -54,6 +57,11 @@ def read_listed(table: Path) -> set[str]:
 
 def less(split: Split, listed: Collection[str]) -> Split:
     """Return a split less some of its photos."""
-    kept = [index for index, photo in enumerate(split.photos) if photo not in listed]
+    kept = [index for index, photo in enumerate(split.photos) if as_written(photo) not in listed]
     photos, labels = (tuple(values[index] for index in kept) for values in (split.photos, split.labels))
     return replace(split, photos=photos, labels=labels)
+
+
+def as_written(photo: str) -> str:
+    """Return a photo's name as a table in UTF-8 has it: bytes that are no letters are spelled out."""
+    return photo.encode("utf-8", "backslashreplace").decode()

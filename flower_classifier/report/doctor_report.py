@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flower_classifier.base.messages import note
 from flower_classifier.base.words import counted, printable
 from flower_classifier.photos.findings import HEADER, KINDS, Finding, Kind
 from flower_classifier.photos.images import ImageError, load_image
@@ -17,7 +18,7 @@ from flower_classifier.report.tables import write_table
 if TYPE_CHECKING:
     from flower_classifier.report.pictures import Cell
 
-TABLE = "doctor.csv"
+TABLE, EARLIER = "doctor.csv", "doctor-earlier.csv"
 MOST_PHOTOS = 16  # on a sheet
 NAMED = 2  # photos of each kind that the summary names
 
@@ -31,9 +32,13 @@ def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names:
     from flower_classifier.report.pictures import draw_sheet
 
     with writing(folder):
+        if (folder / TABLE).exists():  # a person may have worked on it
+            (folder / TABLE).replace(folder / EARLIER)
+            note(f"the table that was there is now {folder / EARLIER}")
+    write_table(folder / TABLE, [HEADER, *(finding.row for finding in findings)])
+    with writing(folder):
         for kind in KINDS:
             (folder / f"{kind.name}.png").unlink(missing_ok=True)
-    write_table(folder / TABLE, [HEADER, *(finding.row for finding in findings)])
     for kind in KINDS:
         of_kind = [finding for finding in findings if finding.kind == kind.name]
         if cells := cells_of(of_kind, root, names):

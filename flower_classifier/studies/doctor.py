@@ -17,14 +17,15 @@ import numpy as np
 import torch
 
 from flower_classifier.base.messages import progress
+from flower_classifier.base.words import reason_of
 from flower_classifier.features.extraction import in_order
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.photos.copies import Place
 from flower_classifier.photos.findings import Finding, ranked
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.looks import THUMBNAIL, Look, look_at
-from flower_classifier.studies.second_opinion import Opinion, second_opinion
-from flower_classifier.studies.twins import Twins, find_twins
+from flower_classifier.studies.second_opinion import Opinion, memory_of_all, second_opinion
+from flower_classifier.studies.twins import Twins, find_twins, groups_of
 
 LEAST_TIMES = 10  # that another class must be likelier than a photo's own
 FEWEST_OF_A_CLASS = 3  # training photos from which on a class can be told by the others
@@ -63,10 +64,11 @@ def examine(
     """Examine the photos of train, valid and (perhaps) test, whose features are ready; return what was found, too."""
     places = [Place(part.split, index) for part in parts for index in part.used]
     looks = look_at_all(places)
-    opinion = second_opinion(parts, len(classes))
+    memory = memory_of_all(parts)
     blank = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
     thumbnails = [blank if isinstance(look, ImageError) else look.thumbnail for look in looks]
-    twins = find_twins(places, opinion.points, thumbnails)
+    twins = find_twins(places, memory.own_rows, thumbnails)
+    opinion = second_opinion(parts, len(classes), memory, groups_of(twins))
     examined = Examined(places, looks, opinion, twins, classes, names, crop_size)
     findings = [unreadable(Place(part.split, index), error) for part in parts for index, error in part.bad.items()]
     findings += [unreadable(*pair) for pair in zip(places, looks, strict=True) if isinstance(pair[1], ImageError)]
@@ -96,27 +98,31 @@ def try_to_look(place: Place) -> Look | ImageError:
         return look_at(place.path)
     except ImageError as error:
         return error.bare()
+    except OSError as error:  # it has gone between two looks at it
+        return ImageError(f"cannot open {place.path}: {reason_of(error)}")
 
 
 def about_twins(examined: Examined) -> Iterator[Finding]:
-    """Yield a finding for each pair: about the photo that had better go.
+    """Yield findings about all but one of the photos that are one, each beside the one that had better stay.
 
-    Of a training photo and one that judges it is the former, of two labels the one that looks less like its class.
+    Of a training photo and one that judges it is the latter, else the one that looks most like its class.
     """
     opinion, order = examined.opinion, {"train": 0, "valid": 1, "test": 2}
-    sureness = opinion.logits.gather(1, opinion.labels[:, None])[:, 0]
-    for twins in examined.twins:
-        pair = sorted((twins.one, twins.other), key=lambda index: order[examined.places[index].split.name])
-        one, other = (examined.places[index] for index in pair)
-        if one.split is not other.split:
-            advice = f"keep the {other.split.spoken} photo alone"
-            yield examined.finding(pair[0], "leak", twins.likeness, advice, pair[1])
-        if one.label != other.label:
-            worse, better = sorted(pair, key=lambda index: sureness[index].item())
-            advice = f"one label is wrong, rather {examined.names[examined.places[worse].label]}"
-            yield examined.finding(worse, "two_labels", twins.likeness, advice, better)
-        elif one.split is other.split:
-            yield examined.finding(pair[1], "same_photo", twins.likeness, "keep one of the two", pair[0])
+    sureness = opinion.logits.log_softmax(dim=1).gather(1, opinion.labels[:, None])[:, 0].tolist()
+    likeness = {frozenset((twins.one, twins.other)): twins.likeness for twins in examined.twins}
+    for group in groups_of(examined.twins):
+        *others, stays = sorted(group, key=lambda index: (order[examined.places[index].split.name], sureness[index]))
+        kept = examined.places[stays]
+        for index in others:
+            place = examined.places[index]
+            score = max(value for pair, value in likeness.items() if index in pair)
+            if place.split is not kept.split:
+                yield examined.finding(index, "leak", score, f"keep the {kept.split.spoken} photo alone", stays)
+            if place.label != kept.label:
+                advice = f"{examined.names[place.label]} or {examined.names[kept.label]}?"
+                yield examined.finding(index, "two_labels", score, advice, stays)
+            elif place.split is kept.split:
+                yield examined.finding(index, "same_photo", score, "keep one of the two", stays)
 
 
 @dataclass(frozen=True)
@@ -149,30 +155,40 @@ def leaks(examined: Examined) -> Iterator[Leaked]:
 
 def accuracy_on(examined: Examined, indices: Sequence[int]) -> float:
     """Return the share of some photos whose likeliest class is their own."""
-    right = examined.opinion.predicted == examined.opinion.labels
+    right = examined.opinion.as_trained == examined.opinion.labels
     return right[list(indices)].double().mean().item()
 
 
 def about_labels(examined: Examined) -> Iterator[Finding]:
     """Yield a finding for each photo that looks much more like another class."""
-    sizes = torch.bincount(examined.opinion.labels[examined.opinion.is_training], minlength=len(examined.classes))
     rivals, powers = examined.opinion.rivals
-    known = sizes[examined.opinion.labels] >= FEWEST_OF_A_CLASS
-    for index in ((powers >= math.log10(LEAST_TIMES)) & known).nonzero()[:, 0].tolist():
+    for index in ((powers >= math.log10(LEAST_TIMES)) & told_by_others(examined)).nonzero()[:, 0].tolist():
         other, place = int(rivals[index]), examined.places[index]
         advice, folder = f"looks like {examined.names[other]}", examined.classes[other]
         own = examined.classes[place.label]
         yield Finding(place.photo, "label", powers[index].item(), advice, f"{folder}/", own, folder)
 
 
+def told_by_others(examined: Examined) -> torch.Tensor:
+    """Say of which photos the class has enough training photos to be told by the others, bool (N,)."""
+    labels = examined.opinion.labels
+    sizes = torch.bincount(labels[examined.opinion.is_training], minlength=len(examined.classes))
+    return sizes[labels] >= FEWEST_OF_A_CLASS
+
+
 def about_outliers(examined: Examined) -> Iterator[Finding]:
     """Yield a finding for each photo that is far from every class."""
-    for index, score in beyond(examined.opinion.distances.numpy(), LEAST_OF_DISTANCES):
+    told = told_by_others(examined).nonzero()[:, 0].tolist()
+    distances = examined.opinion.distances.numpy()[told]
+    for row, score in beyond(distances, LEAST_OF_DISTANCES):
+        index = told[row]
         yield examined.finding(index, "outlier", score, "is it one of the classes at all?")
 
 
 def beyond(values: np.ndarray, least_width: float) -> Iterator[tuple[int, float]]:
     """Yield the indices of values (N,) that lie FAR_OUT above the middle half, and how many widths of it."""
+    if not len(values):
+        return
     low, high = np.percentile(values, (25, 75))
     widths = (values - high) / max(high - low, least_width)
     for index in np.nonzero(widths > FAR_OUT)[0]:
@@ -182,8 +198,6 @@ def beyond(values: np.ndarray, least_width: float) -> Iterator[tuple[int, float]
 def about_pixels(examined: Examined) -> Iterator[Finding]:
     """Yield findings about photos that show little, by their pixels."""
     seen = [(index, look) for index, look in enumerate(examined.looks) if not isinstance(look, ImageError)]
-    if not seen:
-        return
     for row, score in beyond(-np.array([look.sharpness for _, look in seen]), LEAST_OF_SHARPNESS):
         yield examined.finding(seen[row][0], "blurry", score, "is it sharp enough to tell?")
     for index, look in seen:

@@ -1,10 +1,11 @@
 """What heads make of photos that did not teach them: which class a photo looks like, and how far it is from all.
 
-    opinion = second_opinion(parts, classes)
+    opinion = second_opinion(parts, classes, memory, groups)
     opinion.logits, opinion.distances          of all photos of train, valid and (perhaps) test, in this order
 
 Training photos are shared out among five folds, and each is judged by a head that learned from the other four. The
-other splits' photos are judged by a head that learned from all training photos.
+other splits' photos are judged by a head that learned from all training photos. Photos that are one go into one fold,
+and its head judges them all: else a wrong label would vouch for itself.
 """
 
 from __future__ import annotations
@@ -22,10 +23,9 @@ from flower_classifier.judging.as_predicted import looking
 from flower_classifier.judging.evaluation import FOLDS
 from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.memory import Memory, remember, room_for
-from flower_classifier.training.part_heads import BATCH_SIZE, PartHeads
+from flower_classifier.training.part_heads import PartHeads
 
 SCHEDULE = Schedule(views=2, epochs=20)  # of the heads: the photos and their mirror images, in turn
-LEAST_STEPS = 500  # of the optimizer: few photos are learned from in more epochs
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Opinion:
     """What is made of the photos of all splits, (N) in all."""
 
     labels: torch.Tensor  # (N,): what the folders say
-    logits: torch.Tensor  # (N, C), of a head that did not learn from the photo
+    logits: torch.Tensor  # (N, C), of a head that did not learn from the photo, nor from its twins
+    as_trained: torch.Tensor  # (N,): the likeliest class, where the head has learned from all training photos
     distances: torch.Tensor  # (N,): relative ones, as strangers have, from classes that the photo is left out of
-    points: torch.Tensor  # (N, K): features of unit length, less their mean, along the axes that they vary most along
     is_training: torch.Tensor  # bool (N,)
 
     @property
@@ -55,34 +55,54 @@ class Opinion:
         return others.indices, (others.values - own) / torch.tensor(10.0).log()
 
 
-def second_opinion(parts: Sequence[Inputs], classes: int) -> Opinion:
-    """Let heads learn from a part of the training photos (the first of `parts`), and judge the others."""
+def second_opinion(parts: Sequence[Inputs], classes: int, memory: Memory, groups: Sequence[Sequence[int]]) -> Opinion:
+    """Let heads learn from a part of the training photos (the first of `parts`), and judge the others.
+
+    `memory`: of the photos of all parts. `groups`: those of them that are one, by their indices.
+    """
     train, *judged = parts
-    number = len(train.used)
-    folds = torch.arange(number) % FOLDS  # photos come class by class: each fold gets some of every class
-    learned_from = torch.stack([*(folds != fold for fold in range(FOLDS)), torch.ones(number, dtype=torch.bool)])
-    epochs = max(SCHEDULE.epochs, -(-LEAST_STEPS // -(-number // BATCH_SIZE)))
-    heads = PartHeads(
-        train, replace(SCHEDULE, epochs=epochs), learned_from, torch.ones(len(learned_from), classes, dtype=torch.bool)
-    )
+    number, labels = len(train.used), torch.tensor(memory.labels)
+    is_training = torch.arange(len(labels)) < number
+    judges = judges_of(is_training, groups)
+    learned_from = torch.stack([judges[:number] != head for head in range(FOLDS + 1)])  # the last: from all
+    known = torch.ones(len(learned_from), classes, dtype=torch.bool)
+    heads = PartHeads(train, SCHEDULE, learned_from, known)
     with progress(heads.work, f"{len(learned_from)} heads", "photo", scaled=True) as bar:
         heads.learn(bar)
-    logits = [heads.logits(train)[folds, torch.arange(number)], *(heads.logits(part)[-1] for part in judged)]
-    labels = torch.cat([part.labels for part in parts])
-    is_training = torch.arange(len(labels)) < number
-    memory = memory_of_all(parts, labels)
-    distances = torch.empty(len(labels), dtype=torch.float64)
-    points = memory.own_rows.double()
-    for fold, taught in enumerate(learned_from):
-        clusters = Clusters(part_of(memory, taught.nonzero()[:, 0].tolist()))
-        wanted = (folds == fold).nonzero()[:, 0] if fold < FOLDS else (~is_training).nonzero()[:, 0]
+    sizes = [len(part.used) for part in parts]
+    by_part = zip(judges.split(sizes), parts, strict=True)
+    logits = torch.cat([heads.logits_by(own, part) for own, part in by_part])
+    learned = [heads.logits_by(torch.full((len(part.used),), FOLDS), part).argmax(dim=1) for part in judged]
+    as_trained = torch.cat([logits[:number].argmax(dim=1), *learned])
+    return Opinion(labels, logits, as_trained, distances_of(memory, judges, learned_from), is_training)
+
+
+def judges_of(is_training: torch.Tensor, groups: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return the head that judges each photo, (N,): that of its fold, or FOLDS for one that learned from all.
+
+    Photos come class by class: each fold gets some of every class.
+    """
+    judges = torch.where(is_training, torch.arange(len(is_training)) % FOLDS, FOLDS)
+    for group in groups:
+        if taught := [index for index in group if is_training[index]]:
+            judges[list(group)] = judges[taught[0]].item()
+    return judges
+
+
+def distances_of(memory: Memory, judges: torch.Tensor, learned_from: torch.Tensor) -> torch.Tensor:
+    """Return each photo's distance from the classes as the photos have them that its judge learned from, (N,)."""
+    points, distances = memory.own_rows.double(), torch.zeros(len(judges), dtype=torch.float64)
+    for head, taught in enumerate(learned_from):
+        wanted = (judges == head).nonzero()[:, 0]
         if len(wanted):
+            clusters = Clusters(part_of(memory, taught.nonzero()[:, 0].tolist()))
             distances[wanted] = clusters.relative(points[wanted])
-    return Opinion(labels, torch.cat(logits), distances, memory.own_rows, is_training)
+    return distances
 
 
-def memory_of_all(parts: Sequence[Inputs], labels: torch.Tensor) -> Memory:
+def memory_of_all(parts: Sequence[Inputs]) -> Memory:
     """Return where the network sees the photos of all splits."""
+    labels = torch.cat([part.labels for part in parts])
     looks, sizes = [], [len(part.used) for part in parts]
     for part, size in zip(parts, sizes, strict=True):
         looks.append(looking(nn.Identity(), part, range(size)))

@@ -47,6 +47,18 @@ def find_twins(places: Sequence[Place], features: torch.Tensor, thumbnails: Sequ
     return list(found.values())
 
 
+def groups_of(twins: Sequence[Twins]) -> list[list[int]]:
+    """Return the photos, by their indices, that are one: those linked by twins, each in order."""
+    group_of: dict[int, list[int]] = {}
+    for pair in twins:
+        one, other = (group_of.setdefault(index, [index]) for index in (pair.one, pair.other))
+        if one is not other:
+            one += other
+            group_of |= dict.fromkeys(other, one)
+    unique = {id(group): sorted(group) for group in group_of.values()}
+    return sorted(unique.values())
+
+
 def near_pairs(features: torch.Tensor) -> list[tuple[int, int]]:
     """Return the pairs of photos one of which is among the NEAREST to the other, and near: each pair once, in order.
 

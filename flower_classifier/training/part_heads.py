@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # What the search for a head's settings mostly chooses of linear ones
 LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE = 0.01, 1.0, 64
 SEED = 0
+LEAST_STEPS = 500  # of the optimizer: few photos are learned from in more epochs
 
 
 class PartHeads:
@@ -32,7 +33,9 @@ class PartHeads:
 
     def __init__(self, train: Inputs, schedule: Schedule, photos: torch.Tensor, classes: torch.Tensor) -> None:
         self.train, self.photos, self.classes = train, photos, classes
-        self.recipe = Recipe(schedule.epochs, LEARNING_RATE, BATCH_SIZE, schedule.views, SEED, WEIGHT_DECAY)
+        steps = -(-int(photos.any(dim=0).sum()) // BATCH_SIZE)
+        epochs = max(schedule.epochs, -(-LEAST_STEPS // steps))
+        self.recipe = Recipe(epochs, LEARNING_RATE, BATCH_SIZE, schedule.views, SEED, WEIGHT_DECAY)
 
     @property
     def work(self) -> int:
@@ -55,6 +58,18 @@ class PartHeads:
                 shares = self.photos[:, batch]
                 self.stack.step(to_learner(rows[batch], device), labels[batch].to(device), shares.float().to(device))
                 bar.update(int(shares.sum()))
+
+    @torch.inference_mode()
+    def logits_by(self, heads: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+        """Return the logits (N, C) for all photos of a split, each by one of the heads (N,), by their places."""
+        views, mean = inputs.frozen.config.answer_views, torch.zeros(len(heads), self.classes.shape[1])
+        for view in views:
+            begin = 0
+            for rows, _ in whole(inputs, view):
+                own = heads[begin : begin + len(rows)]
+                mean[begin : begin + len(rows)] += self.stack.answers(rows).cpu()[own, torch.arange(len(rows))]
+                begin += len(rows)
+        return mean / len(views)
 
     @torch.inference_mode()
     def logits(self, inputs: Inputs) -> torch.Tensor:
