@@ -35,10 +35,9 @@ from flower_classifier.features.inputs import judged_inputs
 from flower_classifier.judging.as_predicted import evaluate_on
 from flower_classifier.judging.evaluation import summary
 from flower_classifier.judging.predict_paths import NoPhotosError, find_named, plan_pictures
-from flower_classifier.judging.prediction import DEFAULT_TOP_K, Verdict
+from flower_classifier.judging.prediction import DEFAULT_RATE, DEFAULT_TOP_K, Verdict
 from flower_classifier.judging.prediction_sets import least_probability
 from flower_classifier.judging.predictor import BROKEN, Answer, Predictor
-from flower_classifier.judging.strangers import DEFAULT_RATE
 from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.photos.images import ImageError

@@ -56,7 +56,7 @@ from flower_classifier.photos.download import download
 from flower_classifier.photos.listed import without_listed
 from flower_classifier.photos.names import load_category_names
 from flower_classifier.photos.splits import Splits, load_splits
-from flower_classifier.report.doctor_report import summary_of, write_findings
+from flower_classifier.report.doctor_report import TABLE, summary_of, write_findings
 from flower_classifier.report.evaluation_report import reports_on
 from flower_classifier.report.report_files import is_there
 from flower_classifier.report.run_log import RunLog
@@ -264,8 +264,8 @@ def open_cache(config: TrainConfig) -> FeatureCache | None:
 def examine_photos(config: TrainConfig, splits: Splits, frozen: FrozenPart, category_names: dict[str, str]) -> None:
     """Print what may be wrong with the photos; leave a table and sheets of it in --save_dir."""
     folder = config.save_dir / "doctor"
-    if config.without and config.without.absolute().parent == folder.absolute():
-        raise InputError(f"would replace {config.without}, which --without reads: give another --save_dir", "doctor")
+    if config.without and config.without.absolute() == (folder / TABLE).absolute():
+        raise InputError(f"would move {config.without}, which --without reads: give another --save_dir", "doctor")
     check_writable(folder, "save_dir")
     parts = [part for part in prepare_inputs(frozen, splits, config.seed, open_cache(config), SCHEDULE) if part]
     check_photos_left(splits.classes, *parts)

@@ -1,4 +1,4 @@
-"""train.py --doctor, which says what may be wrong with the photos, and --without, which leaves some of them out."""
+"""train.py --doctor, which says what may be wrong with the photos."""
 
 import csv
 import os
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
-from support import QUICK, read, same
+from support import QUICK
 
 import train
 from flower_classifier.photos.copies import Place
@@ -145,9 +145,12 @@ def test_what_an_earlier_time_found_is_gone_the_next_time(run, spoiled, tmp_path
     outcome = run(train, spoiled, *LOOK, "--save_dir", tmp_path)
     assert "doctor-earlier.csv" in outcome.err
     assert (tmp_path / "doctor" / "doctor-earlier.csv").read_text() == "what a person left of it"
+    run(train, spoiled, *LOOK, "--save_dir", tmp_path)
+    assert (tmp_path / "doctor" / "doctor-earlier.csv").read_text() == "what a person left of it"
+    assert (tmp_path / "doctor" / "doctor-earlier-2.csv").exists()
     own = tmp_path / "doctor" / "doctor.csv"
     outcome = run(train, spoiled, *LOOK, "--save_dir", tmp_path, "--without", own)
-    assert (outcome.code, "--doctor would replace" in outcome.err) == (2, True)
+    assert (outcome.code, "--doctor would move" in outcome.err) == (2, True)
 
 
 def test_drawn_flowers_are_not_taken_for_one_another(train_into, tmp_path):
@@ -251,6 +254,19 @@ def test_what_it_cannot_do_is_said(run, flowers, tmp_path):
     assert (outcome.code, "--doctor cannot be used together with --summary" in outcome.err) == (2, True)
 
 
+def test_what_is_left_of_the_doctors_table_can_be_given(train_into, spoiled, examined, tmp_path):
+    """All but the labels that a network with random weights takes for wrong."""
+    rows = [row for row in read_table(examined / "doctor.csv") if row["finding"] != "label"]
+    with (tmp_path / "left.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    outcome = train_into(tmp_path, spoiled, *QUICK, "--epochs", 1, "--without", tmp_path / "left.csv")
+    number = len({row["path"] for row in rows if not row["path"].endswith("/")})
+    assert f"going on without {number} photos of 53" in outcome.err
+    assert "cannot be opened" not in outcome.err  # the broken one is listed
+
+
 # ----------------------------------------------------------------------------------------------------------- its parts
 
 
@@ -317,98 +333,3 @@ def test_features_and_thumbnails_must_agree(tmp_path):
     near, far = torch.tensor([[1.0, 0], [1, 0.1], [-1, 0]]), torch.tensor([[1.0, 0], [-1, 0.1], [0.9, 0]])
     assert [(one.one, one.other) for one in find_twins(places, near, thumbnails)] == [(0, 1)]
     assert find_twins(places, far, thumbnails) == []
-
-
-# ------------------------------------------------------------------------------------------------------------ --without
-
-
-def listing(path, *rows, header="path"):
-    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8-sig")
-    return path
-
-
-def test_a_run_without_photos_is_one_whose_folder_lacks_them(train_into, flowers, tmp_path):
-    photos = ["train/54/drawn_000.jpg", "train/74/drawn_002.jpg", "valid/49/drawn_001.jpg", "test/91/drawn_000.jpg"]
-    shutil.copytree(flowers, tmp_path / "less")
-    for photo in photos:
-        (tmp_path / "less" / photo).unlink()
-    table = listing(
-        tmp_path / "doctor.csv", *(f"{photo},label" for photo in photos), "54/,alike", header="path,finding"
-    )
-    listed = train_into(tmp_path / "listed", flowers, *QUICK, "--epochs", 2, "--without", table, "--no_cache")
-    train_into(tmp_path / "lacking", tmp_path / "less", *QUICK, "--epochs", 2, "--no_cache")
-    assert "going on without 4 photos of 84, listed in" in listed.err
-    for part in ("state_dict", "history", "set_scores", "stranger_scores", "memory"):
-        one, other = (read(tmp_path / run / "checkpoint.pth")[part] for run in ("listed", "lacking"))
-        assert same(one, other), part
-    assert len(list(flowers.rglob("*.jpg"))) == 84  # nothing is moved
-
-
-def test_a_resumed_run_goes_on_without_them(run, train_into, flowers, tmp_path):
-    table = listing(tmp_path / "doctor.csv", "train/54/drawn_000.jpg")
-    train_into(tmp_path / "whole", flowers, *QUICK, "--epochs", 3, "--without", table)
-    train_into(tmp_path / "parts", flowers, *QUICK, "--epochs", 2, "--without", table)
-    train_into(tmp_path / "parts", flowers, "--epochs", 3, "--resume", "--no_report")
-    one, other = (read(tmp_path / name / "checkpoint.pth")["state_dict"] for name in ("whole", "parts"))
-    assert same(one, other)
-    listing(table, "train/54/drawn_001.jpg")
-    outcome = run(train, flowers, "--epochs", 4, "--resume", "--save_dir", tmp_path / "parts")
-    assert (outcome.code, "the set of training photos" in outcome.err) == (2, True)
-
-
-def test_what_is_left_of_the_doctors_table_can_be_given(train_into, spoiled, examined, tmp_path):
-    """All but the labels that a network with random weights takes for wrong."""
-    rows = [row for row in read_table(examined / "doctor.csv") if row["finding"] != "label"]
-    with (tmp_path / "left.csv").open("w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    outcome = train_into(tmp_path, spoiled, *QUICK, "--epochs", 1, "--without", tmp_path / "left.csv")
-    number = len({row["path"] for row in rows if not row["path"].endswith("/")})
-    assert f"going on without {number} photos of 53" in outcome.err
-    assert "cannot be opened" not in outcome.err  # the broken one is listed
-
-
-@pytest.mark.parametrize(
-    ("contents", "said"),
-    [
-        (None, "cannot read"),
-        (b"photo\na.jpg\n", "has no column path"),
-        (b"", "has no column path"),
-        (b"path\n\xff\xfe\n", "is no table"),
-        (
-            b"path\n" + b"\n".join(b"train/54/drawn_%03d.jpg" % index for index in range(60)),
-            "all training photos of 54",
-        ),
-    ],
-)
-def test_a_table_that_does_not_serve_is_refused(run, flowers, tmp_path, contents, said):
-    if contents is not None:
-        (tmp_path / "t.csv").write_bytes(contents)
-    outcome = run(train, flowers, *QUICK, "--save_dir", tmp_path / "run", "--without", tmp_path / "t.csv")
-    assert (outcome.code, outcome.out) == (2, "")
-    assert said in outcome.err.replace("\n", " ")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_path_of_no_photo_is_named(train_into, flowers, tmp_path):
-    table = listing(tmp_path / "t.csv", "train/54/drawn_000.jpg", "train/54/gone.jpg")
-    outcome = train_into(tmp_path / "run", flowers, *QUICK, "--epochs", 1, "--without", table)
-    assert "1 path of no photo in" in outcome.err
-    assert "train/54/gone.jpg" in outcome.err
-
-
-def test_a_name_that_is_no_text_is_known_by_what_the_table_has_of_it(train_into, flowers, tmp_path):
-    shutil.copytree(flowers, tmp_path / "data")
-    odd = os.path.join(os.fsencode(tmp_path / "data" / "train" / "54"), b"\xe9, or not.jpg")  # noqa: PTH118 -- bytes
-    shutil.copy(tmp_path / "data" / "train" / "54" / "drawn_000.jpg", odd)
-    train_into(tmp_path / "run", tmp_path / "data", *LOOK)
-    rows = [row for row in read_table(tmp_path / "run" / "doctor" / "doctor.csv") if row["finding"] == "same_photo"]
-    odd_ones = [path for row in rows for path in (row["path"], row["other"]) if "or not" in path]
-    assert len(odd_ones) == 1
-    quoted = f'"{odd_ones[0]}"'
-    outcome = train_into(
-        tmp_path / "run", tmp_path / "data", *QUICK, "--epochs", 1, "--without", listing(tmp_path / "t.csv", quoted)
-    )
-    assert "going on without 1 photo of 85" in outcome.err
-    assert "of no photo" not in outcome.err

@@ -9,7 +9,7 @@ from pathlib import Path
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.limits import Limits
 from flower_classifier.base.options import argument, check, option
-from flower_classifier.judging.prediction import DEFAULT_TOP_K, FORMATS
+from flower_classifier.judging.prediction import DEFAULT_RATE, DEFAULT_TOP_K, FORMATS
 
 CHECKPOINT_ENDINGS = (".pth", ".pt")
 
@@ -65,7 +65,7 @@ class PredictConfig:
         "called so, too; 0 never does",
         metavar="PERCENT",
         limits=Limits(least=0, below=100),
-        unset="5",
+        unset=f"{DEFAULT_RATE:g}",
     )
     sets: float | None = option(
         None,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 DEFAULT_TOP_K = 5
+DEFAULT_RATE = 5.0  # percent of the photos of known classes that are taken for strangers
 FORMATS = ("text", "json", "jsonl", "csv")  # in which predictions are written; formats.py says how
 
 

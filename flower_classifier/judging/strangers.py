@@ -25,7 +25,6 @@ from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.memory import Memory
 from flower_classifier.networks.sizes import MOST_SCORED
 
-DEFAULT_RATE = 5.0  # percent of the photos of known classes that are taken for strangers
 # Share of a covariance that is taken from all directions alike. Photos are few, directions many: at 0.5, strangers are
 # told best of 0.02 to 0.8 (docs/strangers.md)
 SHRINKAGE = 0.5
@@ -81,9 +80,8 @@ def whitening(deviations: torch.Tensor) -> torch.Tensor:
 def scores_of(clusters: Clusters, features: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
     """Return how strange photos are by either kind of evidence, float64 (N, 2): higher is stranger.
 
-    A third kind, or another order, needs new versions of the formats of checkpoint.pth and last.pth.
-
-    `features` (N, D) and `probabilities` (N, C), as in a prediction.
+    `features` (N, D) and `probabilities` (N, C), as in a prediction. A third kind, or another order, needs new formats of
+    checkpoint.pth and last.pth.
     """
     doubts = -probabilities.double().amax(dim=1)
     return torch.stack([doubts, clusters.distances(features)], dim=1)

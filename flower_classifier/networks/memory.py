@@ -126,6 +126,13 @@ def remember(look: Look, labels: Sequence[int], photos: Sequence[str], number_of
     return Memory(list(photos), list(labels), centre, axes, torch.cat(rows))
 
 
+def remember_nameless(look: Look, labels: Sequence[int]) -> Memory:
+    """Make a memory of all photos with these labels, for distances alone: their names are not known."""
+    names = [""] * len(labels)
+    axes, _ = room_for(look([0]).shape[1], names)
+    return remember(look, labels, names, axes)
+
+
 def principal_axes(centred: torch.Tensor, number: int) -> torch.Tensor:
     """Return the directions (D, K) along which centred rows (N, D) vary most: from the smaller of two Gram matrices."""
     by_rows = len(centred) < centred.shape[1]

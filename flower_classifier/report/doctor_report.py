@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from flower_classifier.base.messages import note
 from flower_classifier.base.words import counted, printable
 from flower_classifier.photos.findings import HEADER, KINDS, Finding, Kind
 from flower_classifier.photos.images import ImageError, load_image
+from flower_classifier.report.evaluation_report import numbered
 from flower_classifier.report.report_files import writing
 from flower_classifier.report.run_report import PHOTO_SIDE
 from flower_classifier.report.tables import write_table
@@ -18,7 +20,7 @@ from flower_classifier.report.tables import write_table
 if TYPE_CHECKING:
     from flower_classifier.report.pictures import Cell
 
-TABLE, EARLIER = "doctor.csv", "doctor-earlier.csv"
+TABLE = "doctor.csv"
 MOST_PHOTOS = 16  # on a sheet
 NAMED = 2  # photos of each kind that the summary names
 
@@ -31,10 +33,7 @@ def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names:
     from flower_classifier.report.figures import save_figure
     from flower_classifier.report.pictures import draw_sheet
 
-    with writing(folder):
-        if (folder / TABLE).exists():  # a person may have worked on it
-            (folder / TABLE).replace(folder / EARLIER)
-            note(f"the table that was there is now {folder / EARLIER}")
+    put_aside(folder / TABLE)
     write_table(folder / TABLE, [HEADER, *(finding.row for finding in findings)])
     with writing(folder):
         for kind in KINDS:
@@ -45,6 +44,16 @@ def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names:
             number = sum(bool(cell.remark) for cell in cells)  # twins' second photos have none
             how_many = f"the first {number:,} of {len(of_kind):,}" if number < len(of_kind) else f"{number:,}"
             save_figure(draw_sheet(cells, f"{kind.shows}: {how_many}"), folder / f"{kind.name}.png")
+
+
+def put_aside(table: Path) -> None:
+    """Keep an earlier table, on which a person may have worked, under a name of its own."""
+    names = (f"{table.stem}-earlier{end}{table.suffix}" for end in itertools.chain([""], numbered()))
+    aside = next(table.with_name(name) for name in names if not table.with_name(name).exists())
+    with writing(table):
+        if table.exists():
+            table.rename(aside)
+            note(f"the table that was there is now {aside}")
 
 
 def cells_of(findings: Sequence[Finding], root: Path, names: Mapping[str, str]) -> list[Cell]:

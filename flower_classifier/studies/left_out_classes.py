@@ -20,8 +20,9 @@ from flower_classifier.features.schedule import Schedule
 from flower_classifier.judging.as_predicted import looking
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.judging.strangers import DEFAULT_RATE, Clusters, Familiarity, auroc, scores_of, stranger_scores
-from flower_classifier.networks.memory import Memory, balanced_sample, remember, room_for
+from flower_classifier.judging.prediction import DEFAULT_RATE
+from flower_classifier.judging.strangers import Clusters, Familiarity, auroc, scores_of, stranger_scores
+from flower_classifier.networks.memory import Memory, balanced_sample, remember_nameless
 from flower_classifier.training.part_heads import PartHeads
 
 ROUNDS = 5
@@ -73,12 +74,11 @@ def leave_classes_out(train: Inputs, valid: Inputs, test: Inputs | None, schedul
     heads = PartHeads(train, schedule, sampled & known[:, labels], known)
     with progress(heads.work, f"{rounds} heads, classes left out", "photo", scaled=True) as bar:
         heads.learn(bar)
-    logits = [heads.logits(part) for part in (valid, test) if part]  # (R, N, C) each
-    parts = [part for part in (valid, test) if part]
+    parts = [(part, features_of(part)) for part in (valid, test) if part]
     cells = []
     for one in range(rounds):
         memory = memory_of(train, heads.photos[one])
-        seen = [Seen(part, of_part[one], known[one]) for part, of_part in zip(parts, logits, strict=True)]
+        seen = [Seen(*part, heads.logits_by(torch.full((len(part[1]),), one), part[0]), known[one]) for part in parts]
         cells.append(judge(memory, seen, int((~known[one]).sum())).cells)
     means = torch.tensor(cells, dtype=torch.float64).mean(dim=0).tolist()
     header = ["round", "classes_left_out", "known_photos", "strangers", "auroc", "auroc_of_probability"]
@@ -89,18 +89,21 @@ def leave_classes_out(train: Inputs, valid: Inputs, test: Inputs | None, schedul
 def memory_of(train: Inputs, photos: torch.Tensor) -> Memory:
     """Return a memory of some training photos, bool (N,), as a run would make it."""
     places = photos.nonzero()[:, 0].tolist()
-    look, names = looking(nn.Identity(), train, places), [""] * len(places)
-    axes, _ = room_for(look([0]).shape[1], names)
-    return remember(look, train.labels[places].tolist(), names, axes)
+    return remember_nameless(looking(nn.Identity(), train, places), train.labels[places].tolist())
+
+
+def features_of(inputs: Inputs) -> torch.Tensor:
+    """Return the features of all photos of a split, (N, D)."""
+    places = range(len(inputs.used))
+    return looking(nn.Identity(), inputs, places)(places)
 
 
 class Seen:
     """What a head that knows some classes, bool (C,), makes of a split: features (N, D) and logits (N, C)."""
 
-    def __init__(self, inputs: Inputs, logits: torch.Tensor, known: torch.Tensor) -> None:
-        self.is_known, self.logits, self.labels = known[inputs.labels], logits, inputs.labels
-        places = range(len(inputs.used))
-        self.features = looking(nn.Identity(), inputs, places)(places)
+    def __init__(self, inputs: Inputs, features: torch.Tensor, logits: torch.Tensor, known: torch.Tensor) -> None:
+        self.is_known, self.labels = known[inputs.labels], inputs.labels
+        self.features, self.logits = features, logits
 
     def scores(self, clusters: Clusters, temperature: float) -> torch.Tensor:
         """Return how strange the photos are, (N, 2)."""

@@ -22,7 +22,7 @@ from flower_classifier.features.schedule import Schedule
 from flower_classifier.judging.as_predicted import looking
 from flower_classifier.judging.evaluation import FOLDS
 from flower_classifier.judging.strangers import Clusters
-from flower_classifier.networks.memory import Memory, remember, room_for
+from flower_classifier.networks.memory import Memory, remember_nameless
 from flower_classifier.training.part_heads import PartHeads
 
 SCHEDULE = Schedule(views=2, epochs=20)  # of the heads: the photos and their mirror images, in turn
@@ -90,7 +90,7 @@ def judges_of(is_training: torch.Tensor, groups: Sequence[Sequence[int]]) -> tor
 
 
 def distances_of(memory: Memory, judges: torch.Tensor, learned_from: torch.Tensor) -> torch.Tensor:
-    """Return each photo's distance from the classes as the photos have them that its judge learned from, (N,)."""
+    """Return each photo's distance from the classes, (N,): those of the photos that its judge learned from."""
     points, distances = memory.own_rows.double(), torch.zeros(len(judges), dtype=torch.float64)
     for head, taught in enumerate(learned_from):
         wanted = (judges == head).nonzero()[:, 0]
@@ -115,9 +115,7 @@ def memory_of_all(parts: Sequence[Inputs]) -> Memory:
             begin += size
         return torch.cat(seen)
 
-    names = [""] * len(labels)
-    axes, _ = room_for(look([0]).shape[1], names)
-    return remember(look, labels.tolist(), names, axes)
+    return remember_nameless(look, labels.tolist())
 
 
 def part_of(memory: Memory, places: Sequence[int]) -> Memory:

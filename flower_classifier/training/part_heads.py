@@ -70,12 +70,3 @@ class PartHeads:
                 mean[begin : begin + len(rows)] += self.stack.answers(rows).cpu()[own, torch.arange(len(rows))]
                 begin += len(rows)
         return mean / len(views)
-
-    @torch.inference_mode()
-    def logits(self, inputs: Inputs) -> torch.Tensor:
-        """Return all heads' logits for all photos of a split: (H, N, C), on the CPU; means over the answering views."""
-        views = inputs.frozen.config.answer_views
-        by_view = [
-            torch.cat([self.stack.answers(rows).cpu() for rows, _ in whole(inputs, view)], dim=1) for view in views
-        ]
-        return torch.stack(by_view).mean(dim=0)

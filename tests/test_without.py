@@ -1,0 +1,89 @@
+"""train.py --without, which leaves out the photos that a table lists."""
+
+import os
+import shutil
+
+import pytest
+from support import QUICK, read, same
+
+import train
+from flower_classifier.report.tables import read_table
+
+
+def listing(path, *rows, header="path"):
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8-sig")
+    return path
+
+
+def test_a_run_without_photos_is_one_whose_folder_lacks_them(train_into, flowers, tmp_path):
+    photos = ["train/54/drawn_000.jpg", "train/74/drawn_002.jpg", "valid/49/drawn_001.jpg", "test/91/drawn_000.jpg"]
+    shutil.copytree(flowers, tmp_path / "less")
+    for photo in photos:
+        (tmp_path / "less" / photo).unlink()
+    table = listing(
+        tmp_path / "doctor.csv", *(f"{photo},label" for photo in photos), "54/,alike", header="path,finding"
+    )
+    listed = train_into(tmp_path / "listed", flowers, *QUICK, "--epochs", 2, "--without", table, "--no_cache")
+    train_into(tmp_path / "lacking", tmp_path / "less", *QUICK, "--epochs", 2, "--no_cache")
+    assert "going on without 4 photos of 84, listed in" in listed.err
+    for part in ("state_dict", "history", "set_scores", "stranger_scores", "memory"):
+        one, other = (read(tmp_path / run / "checkpoint.pth")[part] for run in ("listed", "lacking"))
+        assert same(one, other), part
+    assert len(list(flowers.rglob("*.jpg"))) == 84  # nothing is moved
+
+
+def test_a_resumed_run_goes_on_without_them(run, train_into, flowers, tmp_path):
+    table = listing(tmp_path / "doctor.csv", "train/54/drawn_000.jpg")
+    train_into(tmp_path / "whole", flowers, *QUICK, "--epochs", 3, "--without", table)
+    train_into(tmp_path / "parts", flowers, *QUICK, "--epochs", 2, "--without", table)
+    train_into(tmp_path / "parts", flowers, "--epochs", 3, "--resume", "--no_report")
+    one, other = (read(tmp_path / name / "checkpoint.pth")["state_dict"] for name in ("whole", "parts"))
+    assert same(one, other)
+    listing(table, "train/54/drawn_001.jpg")
+    outcome = run(train, flowers, "--epochs", 4, "--resume", "--save_dir", tmp_path / "parts")
+    assert (outcome.code, "the set of training photos" in outcome.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [
+        (None, "cannot read"),
+        (b"photo\na.jpg\n", "has no column path"),
+        (b"", "has no column path"),
+        (b"path\n\xff\xfe\n", "is no table"),
+        (
+            b"path\n" + b"\n".join(b"train/54/drawn_%03d.jpg" % index for index in range(60)),
+            "all training photos of 54",
+        ),
+    ],
+)
+def test_a_table_that_does_not_serve_is_refused(run, flowers, tmp_path, contents, said):
+    if contents is not None:
+        (tmp_path / "t.csv").write_bytes(contents)
+    outcome = run(train, flowers, *QUICK, "--save_dir", tmp_path / "run", "--without", tmp_path / "t.csv")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err.replace("\n", " ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_path_of_no_photo_is_named(train_into, flowers, tmp_path):
+    table = listing(tmp_path / "t.csv", "train/54/drawn_000.jpg", "train/54/gone.jpg")
+    outcome = train_into(tmp_path / "run", flowers, *QUICK, "--epochs", 1, "--without", table)
+    assert "1 path of no photo in" in outcome.err
+    assert "train/54/gone.jpg" in outcome.err
+
+
+def test_a_name_that_is_no_text_is_known_by_what_the_table_has_of_it(train_into, flowers, tmp_path):
+    shutil.copytree(flowers, tmp_path / "data")
+    odd = os.path.join(os.fsencode(tmp_path / "data" / "train" / "54"), b"\xe9, or not.jpg")  # noqa: PTH118 -- bytes
+    shutil.copy(tmp_path / "data" / "train" / "54" / "drawn_000.jpg", odd)
+    train_into(tmp_path / "run", tmp_path / "data", *QUICK[:4], "--doctor")
+    rows = [row for row in read_table(tmp_path / "run" / "doctor" / "doctor.csv") if row["finding"] == "same_photo"]
+    odd_ones = [path for row in rows for path in (row["path"], row["other"]) if "or not" in path]
+    assert len(odd_ones) == 1
+    quoted = f'"{odd_ones[0]}"'
+    outcome = train_into(
+        tmp_path / "run", tmp_path / "data", *QUICK, "--epochs", 1, "--without", listing(tmp_path / "t.csv", quoted)
+    )
+    assert "going on without 1 photo of 85" in outcome.err
+    assert "of no photo" not in outcome.err
