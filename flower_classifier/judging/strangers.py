@@ -80,8 +80,8 @@ def whitening(deviations: torch.Tensor) -> torch.Tensor:
 def scores_of(clusters: Clusters, features: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
     """Return how strange photos are by either kind of evidence, float64 (N, 2): higher is stranger.
 
-    `features` (N, D) and `probabilities` (N, C), as in a prediction. A third kind, or another order, needs new formats of
-    checkpoint.pth and last.pth.
+    `features` (N, D) and `probabilities` (N, C), as in a prediction. A third kind, or another order, needs new versions
+    of the formats of checkpoint.pth and last.pth.
     """
     doubts = -probabilities.double().amax(dim=1)
     return torch.stack([doubts, clusters.distances(features)], dim=1)
