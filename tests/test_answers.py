@@ -243,11 +243,13 @@ def test_an_array_is_ended_when_the_program_is_interrupted(trained, flowers):
     assert 0 < len(records) < 20_000
 
 
-def test_an_array_for_a_slow_reader_is_ended_between_two_objects(trained, flowers, tmp_path):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_array_for_a_slow_reader_is_ended_between_two_objects(trained, flowers, tmp_path, unbuffered):
     """Objects larger than a buffer: the signal comes while one is being written."""
     (tmp_path / "names.json").write_text(json.dumps({name: name * 1000 for name in NAMES}))
     photo, names = flowers / "test" / "54" / "drawn_000.jpg", ("--category_names", tmp_path / "names.json")
-    with program("-", trained / "checkpoint.pth", "--format", "json", "--top_k", 6, *names) as process:
+    own = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with program("-", trained / "checkpoint.pth", "--format", "json", "--top_k", 6, *names, env=own) as process:
         process.stdin.write(b"\n".join([os.fsencode(photo)] * 2000))
         process.stdin.close()
         begun = process.stdout.readline()

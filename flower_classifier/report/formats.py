@@ -29,6 +29,9 @@ from flower_classifier.base.words import first_few, percent, printable
 from flower_classifier.judging.prediction import Verdict
 from flower_classifier.report.tables import csv_line
 
+# Bytes that a pipe takes whole or not at all (POSIX, PIPE_BUF): under PYTHONUNBUFFERED Python loses what a write that a
+# signal broke off has left. JSON is ASCII here
+PIECE = 512
 BYTE_ORDER_MARK = "\ufeff"  # by which spreadsheets recognise UTF-8
 MOST_NAMED = 10  # classes of a set that people are told by name
 MOST_ALIGNED = 40  # letters of a name up to which the numbers of all photos stand below one another
@@ -96,8 +99,9 @@ class Writer:
         before, behind = ("", "\n") if self.form == "jsonl" else (",\n" if self.written else "[\n", "")
         text = before + json.dumps(record) + behind
         with signals_held():  # a reader that is slow lets a write wait in the middle of an object
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            for start in range(0, len(text), PIECE):
+                sys.stdout.write(text[start : start + PIECE])
+                sys.stdout.flush()
             self.written += 1
 
     def write_table(self, photo: Path, verdict: Verdict) -> None:
