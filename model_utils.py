@@ -30,10 +30,11 @@ from flower_classifier.base.words import counted, printable
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, judged_inputs, prepare_inputs
 from flower_classifier.judging.as_predicted import evaluate_on
+from flower_classifier.judging.base_predictor import BROKEN
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation, summary
 from flower_classifier.judging.prediction import DEFAULT_TOP_K
-from flower_classifier.judging.predictor import BROKEN, Predictor
+from flower_classifier.judging.predictor import Predictor
 from flower_classifier.networks import checkpoint as checkpoints
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import Classifier

@@ -30,8 +30,9 @@ from tuning import BACKBONES, SEEDS, parser_of, weights_of
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.judging import strangers
+from flower_classifier.judging.familiarity import Familiarity
 from flower_classifier.judging.predictor import Predictor
-from flower_classifier.judging.strangers import Clusters, Familiarity, auroc, scores_of
+from flower_classifier.judging.strangers import Clusters, auroc, scores_of
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.photos.demo import draw_dataset
 
@@ -112,12 +113,12 @@ class Looked:
 
     def __init__(self, predictor: Predictor, photos: list[Path]) -> None:
         answers = list(predictor.answers(photos))
-        self.features = torch.stack([answer.features for answer in answers])
-        self.probabilities = torch.stack([predictor.probabilities(answer) for answer in answers])
+        self.features = torch.from_numpy(np.stack([answer.features for answer in answers]))
+        self.probabilities = torch.from_numpy(np.stack([predictor.probabilities(answer) for answer in answers]))
 
-    def scores(self, familiarity: Familiarity) -> dict[str, torch.Tensor]:
+    def scores(self, clusters: Clusters, familiarity: Familiarity) -> dict[str, torch.Tensor]:
         """Return the scores of the parts and of both, higher for strangers."""
-        scores = scores_of(familiarity.clusters, self.features, self.probabilities)
+        scores = scores_of(clusters, self.features, self.probabilities)
         p_known = torch.tensor([familiarity.p_value(score) for score in scores], dtype=torch.float64)
         return {"both": -p_known, "probability": scores[:, 0], "distance": scores[:, 1]}
 
@@ -139,11 +140,11 @@ def judged(options: argparse.Namespace, predictor: Predictor, known: set[str], f
         strangers.SHRINKAGE = share
         clusters = Clusters(predictor.checkpoint.memory)
         reference = scores_of(clusters, valid.features, valid.probabilities)
-        familiarity = Familiarity(predictor.checkpoint.memory, reference)
-        of_known = familiar.scores(familiarity)
+        familiarity = Familiarity(reference)
+        of_known = familiar.scores(clusters, familiarity)
         row: dict = {"share": share, "false alarms": (of_known["both"] >= -0.05).double().mean().item()}
         for kind, looked in strange.items():
-            for score, values in looked.scores(familiarity).items():
+            for score, values in looked.scores(clusters, familiarity).items():
                 row[kind, score] = auroc(of_known[score], values)
         found.append(row)
     return found

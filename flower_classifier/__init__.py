@@ -1,12 +1,13 @@
-"""Name what is in photos, by a checkpoint that train.py wrote.
+"""Name what is in photos, by a checkpoint that train.py wrote, or by a folder that export.py made of one.
 
     import flower_classifier as fc
 
-    predictor = fc.load("checkpoint.pth")
-    predictor("rose.jpg")            [{"class": "74", "name": "rose", "probability": 0.96}, …]
+    predictor = fc.load("checkpoint.pth")           or fc.load("rose_app"), which needs no torch
+    answer = predictor("rose.jpg")                  [{"class": "74", "name": "rose", "probability": 0.96}, …]
+    answer.known, answer.set                        True, ["74"]: of the classes at all; which it may be
     predictor([image, data, "b.jpg"], top_k=1)      several photos: Pillow images, bytes, arrays, paths
 
-Importing this changes nothing and loads nothing heavy; torch comes with the first `load`.
+Importing this changes nothing and loads nothing heavy; torch comes with the first `load` of a checkpoint.
 """
 
 from __future__ import annotations
@@ -17,19 +18,34 @@ from typing import TYPE_CHECKING
 from flower_classifier.base.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from flower_classifier.judging.predictor import Predictor
+    from flower_classifier.judging.base_predictor import BasePredictor
 
 __all__ = ["InputError", "RunError", "__version__", "load"]
 __version__ = "0.1.0"
 
 
-def load(path: str | Path, gpu: bool = False) -> Predictor:
+def load(path: str | Path, gpu: bool = False, category_names: str | Path | None = None) -> BasePredictor:
     """Return a predictor: call it with a photo, or a list of photos.
 
-    `gpu`: use CUDA or Apple's MPS where there is one. Raises InputError for a file that train.py did not write.
+    `path`: a checkpoint, or a folder that export.py made of one. `gpu`: use CUDA or Apple's MPS where there is one; an
+    exported folder runs on the CPU. `category_names`: a JSON file of names that people use now, by class folder.
+    Raises InputError for a file that train.py did not write or a folder that export.py did not, RunError where
+    onnxruntime is missing that a folder needs.
     """
+    from flower_classifier.judging.exported_folder import is_exported
+    from flower_classifier.photos.names import load_category_names
+
+    path, names = Path(path), Path(category_names) if category_names else None
+    if is_exported(path):
+        from flower_classifier.export.exported_predictor import ExportedPredictor, load_exported
+
+        exported = load_exported(path)
+        stored = load_category_names(names, exported.card.classes, exported.card.category_names)
+        return ExportedPredictor(exported, stored)
     from flower_classifier.judging.predictor import Predictor
     from flower_classifier.networks.checkpoint import load_checkpoint
     from flower_classifier.networks.devices import choose_device
 
-    return Predictor(load_checkpoint(Path(path)), choose_device(gpu))
+    checkpoint = load_checkpoint(path)
+    stored = load_category_names(names, checkpoint.classes, checkpoint.category_names)
+    return Predictor(checkpoint, choose_device(gpu), stored)

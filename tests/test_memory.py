@@ -114,7 +114,7 @@ def test_it_remembers_photos_as_a_prediction_sees_them(flowers, remembering):
     memory, predictor = saved.memory, Predictor(saved, torch.device("cpu"))
     assert memory.photos == [str(path.relative_to(flowers)) for path in sorted((flowers / "train").rglob("*.jpg"))]
     answers = list(predictor.answers([flowers / photo for photo in memory.photos]))
-    unit = F.normalize(torch.stack([answer.features for answer in answers]), dim=1)
+    unit = F.normalize(torch.from_numpy(np.stack([answer.features for answer in answers])), dim=1)
     expected = (unit - memory.centre) @ memory.axes.float()
     spread = expected.std(dim=0).max()
     torch.testing.assert_close(memory.rows.float(), expected, rtol=0.02, atol=0.02 * spread.item())

@@ -21,6 +21,7 @@ PACKAGE = PROJECT / "flower_classifier"
 ROOMS = ["base", "photos", "networks", "features", "judging", "training", "studies"]
 STANDS_ON = {room: set(ROOMS[: place + 1]) for place, room in enumerate(ROOMS)}
 STANDS_ON["report"] = {"report", *ROOMS[: ROOMS.index("judging") + 1]}
+STANDS_ON["export"] = {"export", *STANDS_ON["report"]}
 
 
 def imported_names(path):
@@ -50,23 +51,23 @@ def test_imports_point_one_way(room):
 
 
 def test_only_the_commands_set_a_process_up():
-    """The scripts, and the demo, which is one too."""
-    users = [path.name for path in PACKAGE.glob("**/*.py") if "program" in "".join(imported_names(path))]
-    assert users == ["demo.py"]
+    """The scripts, the demo, which is one too, and the script that an exported folder gets."""
+    users = {path.name for path in PACKAGE.glob("**/*.py") if "program" in "".join(imported_names(path))}
+    assert users == {"demo.py", "predict.py"}
 
 
 MODULES = [".".join(path.relative_to(PROJECT).with_suffix("").parts) for path in sorted(PACKAGE.glob("*/*.py"))]
+ANSWER_WITHOUT_TORCH = ("train_config", "predict_config", "predict_paths", "base_predictor", "answering", "card")
+ANSWER_WITHOUT_TORCH += ("exported_predictor", "standalone")
 TORCH_FREE = [
-    name
-    for name in MODULES
-    if name.split(".")[1] in ("base", "photos") or name.endswith((".train_config", ".predict_config", ".predict_paths"))
+    name for name in MODULES if name.split(".")[1] in ("base", "photos") or name.split(".")[2] in ANSWER_WITHOUT_TORCH
 ]
 
 
 def test_files_words_and_options_load_no_torch():
     """All of base and photos but how old checkpoints resample, which says that it does."""
     wanted = [name for name in TORCH_FREE if not name.endswith(".torch_resampling")]
-    heavy = "{'torch', 'torchvision', 'matplotlib'}"
+    heavy = "{'torch', 'torchvision', 'matplotlib', 'onnxruntime'}"
     code = f"import sys, {', '.join(wanted)}; print({heavy} & set(sys.modules))"
     assert run_program("-c", code).out == "set()\n"
     assert len(wanted) > 20

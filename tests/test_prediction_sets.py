@@ -14,15 +14,8 @@ from support import read
 import predict
 import train
 from flower_classifier.judging.evaluation import Evaluation, chosen_by_others
-from flower_classifier.judging.prediction_sets import (
-    LEVELS,
-    MOST_SCORES,
-    coverage,
-    least_for,
-    least_probability,
-    members,
-    scores_of,
-)
+from flower_classifier.judging.prediction_sets import least_probability, members
+from flower_classifier.judging.set_scores import LEVELS, MOST_SCORES, coverage, least_for, scores_of
 from flower_classifier.networks.tensor_files import write_atomically
 from flower_classifier.training.finished import Best, Finished
 

@@ -19,8 +19,9 @@ from flower_classifier.base.messages import progress
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.schedule import Schedule
 from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.judging.familiarity import Familiarity
 from flower_classifier.judging.predictor import Predictor
-from flower_classifier.judging.strangers import SHRINKAGE, Clusters, Familiarity, auroc, stranger_scores
+from flower_classifier.judging.strangers import SHRINKAGE, Clusters, auroc, scores_of, stranger_scores
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.networks.frozen import place
 from flower_classifier.networks.memory import remember
@@ -132,19 +133,18 @@ def brute_p_value(scores, score):
 def test_the_p_value_is_that_of_fishers_statistic_among_all(number):
     draw = np.random.default_rng(number)
     scores = draw.integers(0, 12, (number, 2)).astype(float)  # many ties
-    familiarity = Familiarity(memory_of(*cloud(20)), torch.from_numpy(scores))
+    familiarity = Familiarity(scores)
     for score in draw.integers(-1, 13, (40, 2)).astype(float):
-        assert familiarity.p_value(torch.from_numpy(score)) == pytest.approx(brute_p_value(scores, score))
+        assert familiarity.p_value(score) == pytest.approx(brute_p_value(scores, score))
 
 
 def test_photos_like_the_validation_photos_are_called_strangers_as_often_as_promised():
     """Averaged over draws of both, at most; and where there are no ties, almost exactly."""
     draw, shares = np.random.default_rng(0), []
-    memory = memory_of(*cloud(20))
     for _ in range(300):
         scores = draw.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 60)
-        familiarity = Familiarity(memory, torch.from_numpy(scores[:40]))
-        shares.append(np.mean([familiarity.p_value(score) <= 0.1 for score in torch.from_numpy(scores[40:])]))
+        familiarity = Familiarity(scores[:40])
+        shares.append(np.mean([familiarity.p_value(score) <= 0.1 for score in scores[40:]]))
     assert np.mean(shares) == pytest.approx(4 / 41, abs=0.01)  # of 41 places, 4 have a p-value of at most 0.1
 
 
@@ -153,13 +153,17 @@ def test_either_kind_of_evidence_is_enough():
     memory, valid = memory_of(features, labels), cloud(100, seed=1)
     spread = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
     logits = 8 * F.one_hot(torch.tensor(valid[1]), 5) + spread
-    familiarity = Familiarity(memory, stranger_scores(memory, valid[0], Evaluation(logits, torch.tensor(valid[1]))))
+    familiarity = Familiarity(stranger_scores(memory, valid[0], Evaluation(logits, torch.tensor(valid[1]))))
+
+    def p_known(feature, probabilities):
+        return familiarity.p_value(scores_of(Clusters(memory), feature[None], probabilities[None])[0])
+
     near, far = features[0], torch.linspace(-3, 3, 20)
     sure, undecided = torch.tensor([0.996, 0.001, 0.001, 0.001, 0.001]), torch.full((5,), 0.2)
-    assert familiarity.p_known(near, sure) > 0.1
-    assert familiarity.p_known(near, undecided) < 0.1
-    assert familiarity.p_known(far, sure) < 0.1
-    assert familiarity.p_known(far, undecided) == pytest.approx(1 / 101)
+    assert p_known(near, sure) > 0.1
+    assert p_known(near, undecided) < 0.1
+    assert p_known(far, sure) < 0.1
+    assert p_known(far, undecided) == pytest.approx(1 / 101)
 
 
 def test_auroc_counts_pairs():
@@ -178,8 +182,8 @@ def check_scores(path, flowers):
     saved = load_checkpoint(path)
     predictor = Predictor(saved, torch.device("cpu"))
     answers = list(predictor.answers(sorted((flowers / "valid").rglob("*.jpg"))))
-    features = torch.stack([answer.features for answer in answers])
-    doubts = torch.stack([-predictor.probabilities(answer).max() for answer in answers])
+    features = torch.from_numpy(np.stack([answer.features for answer in answers]))
+    doubts = torch.tensor([-predictor.probabilities(answer).max() for answer in answers], dtype=torch.float64)
     expected = torch.stack([doubts, Clusters(saved.memory).distances(features)], dim=1)
     torch.testing.assert_close(saved.stranger_scores, expected, rtol=0.02, atol=0.02)  # a frozen part may be bfloat16
 

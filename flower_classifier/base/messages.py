@@ -100,7 +100,10 @@ def progress(
 @functools.cache
 def bar_class() -> type[tqdm]:
     """Return the class of the progress bars."""
-    from tqdm import tqdm  # here: `--help` needs none
+    try:
+        from tqdm import tqdm  # here: `--help` needs none
+    except ImportError:  # an exported folder does without
+        return NoBar
 
     class Bar(tqdm):
         """A bar that makes way for results, and is back with its next update."""
@@ -129,6 +132,25 @@ def bar_class() -> type[tqdm]:
             self.back_at = time.monotonic() + settle
 
     return Bar
+
+
+class NoBar:
+    """What stands for a bar where tqdm is not installed: nothing is shown."""
+
+    def __init__(self, **options: object) -> None:
+        pass
+
+    def __enter__(self) -> NoBar:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+    def update(self, n: float = 1) -> None:
+        """Count."""
+
+    def make_way(self, settle: float) -> None:
+        """Do nothing: no bar is in the way."""
 
 
 def clear_bars() -> None:

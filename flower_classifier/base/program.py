@@ -13,7 +13,6 @@ import atexit
 import contextlib
 import ctypes
 import gc
-import importlib.util
 import os
 import sys
 import traceback
@@ -23,11 +22,11 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from flower_classifier.base.errors import InputError, RunError, is_out_of_memory
+from flower_classifier.base.installed import NEEDED, check_installed
 from flower_classifier.base.messages import speaking
 from flower_classifier.base.signals import Stopped, answer_signals, end_at_interrupt, ignore_signals
 from flower_classifier.base.words import reason_of, shown
 
-NEEDED = ("torch", "torchvision", "numpy", "PIL", "matplotlib", "tqdm", "platformdirs", "filelock")  # requirements.txt
 EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2
 EXIT_NOBODY_READS = 141  # what a shell says of a process that SIGPIPE ended
 OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
@@ -49,21 +48,16 @@ def begin() -> None:
 def read_command_line(parse: Callable[[], Settings]) -> Settings:
     """Return the settings that `parse` makes of the command line; after --help and for a mistake end the process.
 
-    That is how `run` would end it, but before torch is loaded, which takes seconds.
+    That is how `run` would end it, but before torch is loaded, which takes seconds. Settings may say in `needs` which
+    packages they need: otherwise all of requirements.txt.
     """
     prepare_streams()
     parsed: list[Settings] = []
     with speaking():
         code = outcome_of(lambda: parsed.append(parse()))
         if parsed:
-            code = outcome_of(check_installed)
+            code = outcome_of(lambda: check_installed(getattr(parsed[0], "needs", NEEDED)))
     return parsed[0] if parsed and not code else leave(code)
-
-
-def check_installed() -> None:
-    """Raise RunError where a package is missing without which nothing runs: before its import ends in a traceback."""
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        raise RunError(f"needs {', '.join(missing)}, which this Python lacks: pip install -r requirements.txt")
 
 
 def prepare_streams() -> None:

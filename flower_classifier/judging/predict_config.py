@@ -1,31 +1,34 @@
-"""What predict.py can be asked to do: its options, and the values they may take."""
+"""What predict.py can be asked to do: its options, and the values they may take.
+
+An exported folder has a predict.py of its own, which knows the options of QuestionConfig alone.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from flower_classifier.base.errors import InputError
+from flower_classifier.base.installed import NEEDED, NEEDED_BY_EXPORTED
 from flower_classifier.base.limits import Limits
 from flower_classifier.base.options import argument, check, option
+from flower_classifier.judging.exported_folder import is_exported
 from flower_classifier.judging.prediction import DEFAULT_RATE, DEFAULT_TOP_K, FORMATS
 
 CHECKPOINT_ENDINGS = (".pth", ".pt")
 
 
-@dataclass(frozen=True)
-class PredictConfig:
-    """One call's settings, checked. Raises InputError, naming the option, for what could only fail after the work."""
+@dataclass(frozen=True, kw_only=True)
+class QuestionConfig:
+    """What is asked about photos, whatever runs the network. Raises InputError, naming the option, for wrong values."""
 
     images: tuple[Path, ...] = argument(
         "input",
         "photos (JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF), folders of photos at any depth, or - for paths on "
         "standard input, one per line",
         metavar="IMAGE",
-    )
-    checkpoint: Path = argument(
-        "input", "checkpoint.pth as train.py wrote it", metavar="CHECKPOINT", endings=CHECKPOINT_ENDINGS
     )
     null: bool = option(
         False,
@@ -41,7 +44,6 @@ class PredictConfig:
         metavar="JSON",
         unset="the names given at training, if any",
     )
-    gpu: bool = option(False, "input", "use CUDA or Apple's MPS where there is one")
 
     top_k: int | None = option(
         None,
@@ -74,6 +76,34 @@ class PredictConfig:
         metavar="PERCENT",
         limits=Limits(above=0, below=100),
     )
+    format: str = option(
+        "text",
+        "output",
+        "text for people; json (one array), jsonl (one object per line) or csv (one row per class) for programs",
+        choices=FORMATS,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The packages without which there is no answer."""
+        return NEEDED_BY_EXPORTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(QuestionConfig):
+    """One call's settings, checked. Raises InputError, naming the option, for what could only fail after the work."""
+
+    checkpoint: Path = argument(
+        "input",
+        "checkpoint.pth as train.py wrote it, or a folder that export.py made of it",
+        metavar="CHECKPOINT",
+        endings=CHECKPOINT_ENDINGS,
+    )
+    gpu: bool = option(False, "input", "use CUDA or Apple's MPS where there is one")
+
     neighbours: int = option(
         0,
         "output",
@@ -86,13 +116,6 @@ class PredictConfig:
         "output",
         "the folder that training was given: --plot draws the --neighbours from there",
         metavar="DIR",
-    )
-    format: str = option(
-        "text",
-        "output",
-        "text for people; json (one array), jsonl (one object per line) or csv (one row per class) for programs; "
-        "with --evaluate, json is one object",
-        choices=FORMATS,
     )
     plot: Path | None = option(
         None,
@@ -107,7 +130,7 @@ class PredictConfig:
         False,
         "evaluation",
         "IMAGE is a folder with one folder of photos per class: say how many answers are right, and how far "
-        "probabilities can be believed",
+        "probabilities can be believed (--format json: as one object)",
     )
     report: Path | None = option(
         None,
@@ -118,7 +141,7 @@ class PredictConfig:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.evaluate:
             self.check_evaluation()
         elif self.report:
@@ -131,10 +154,29 @@ class PredictConfig:
             raise InputError("are not in csv, whose rows are classes: take json or jsonl", "neighbours")
         if looks_like_a_photo(self.checkpoint):
             raise InputError(f"{self.checkpoint} looks like a photo: give the checkpoint last, after the photos")
-        if os.path.isdir(self.checkpoint):  # noqa: PTH112 -- Path.is_dir() may raise
+        if self.asks_exported:
+            self.check_exported()
+        elif os.path.isdir(self.checkpoint):  # noqa: PTH112 -- Path.is_dir() may raise
             inside = self.checkpoint / "checkpoint.pth"
             hint = f"did you mean {inside}?" if inside.is_file() else "give the checkpoint last, after the photos"
             raise InputError(f"{self.checkpoint} is a folder: {hint}")
+
+    @functools.cached_property
+    def asks_exported(self) -> bool:
+        """Whether an exported folder answers, in a checkpoint's place."""
+        return is_exported(self.checkpoint)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The packages without which there is no answer."""
+        return super().needs if self.asks_exported else NEEDED
+
+    def check_exported(self) -> None:
+        """Refuse what an exported folder cannot do."""
+        for name in ("gpu", "neighbours", "heatmap", "evaluate"):
+            if getattr(self, name):
+                advice = f"{self.checkpoint} is an exported folder, so ask the checkpoint that it was made of"
+                raise InputError(f"needs the checkpoint itself: {advice}", name)
 
     def check_evaluation(self) -> None:
         """Refuse what does not go with --evaluate."""

@@ -4,10 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from flower_classifier.photos.images import PhotoSource
 
 DEFAULT_TOP_K = 5
+DEFAULT_SETS = 95.0  # percent of the sets that hold the true class, where a program does not say
 DEFAULT_RATE = 5.0  # percent of the photos of known classes that are taken for strangers
 FORMATS = ("text", "json", "jsonl", "csv")  # in which predictions are written; formats.py says how
+
+
+# A prediction as programs read it; "class" is no name that Python has for a field
+Row = TypedDict("Row", {"class": str, "name": str, "probability": float})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network makes of one photo."""
+
+    photo: PhotoSource
+    features: np.ndarray  # float32 (D,), what the head sees
+    logits: np.ndarray  # float32 (C,)
+    distance: float | None  # from the training photos, squared (strangers.py); None: nobody knows them
 
 
 @dataclass(frozen=True)
@@ -18,7 +39,7 @@ class Prediction:
     name: str
     probability: float  # 0 to 1
 
-    def plain(self) -> dict[str, object]:
+    def plain(self) -> Row:
         """Return it under the keys that programs read."""
         return {"class": self.class_name, "name": self.name, "probability": self.probability}
 
@@ -69,3 +90,24 @@ class Verdict:
         alike = {} if self.neighbours is None else {"neighbours": [one.plain() for one in self.neighbours]}
         likeliest = {"predictions": [prediction.plain() for prediction in self.predictions]}
         return {**known, **sure, **likeliest, **members, **alike}
+
+
+class Result(list[Row]):
+    """The answer to one photo: its likeliest classes, likeliest first, and beside them how far they can be relied on.
+
+    It is a list of dicts {"class": folder at training, "name": what people call it, "probability": 0 to 1}.
+    """
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(prediction.plain() for prediction in verdict.predictions)
+        # Whether the photo is of one of the classes at all; None where the checkpoint cannot tell
+        self.known: bool | None = verdict.known
+        # Share of photos of the classes that look at least as strange, 0 to 1: small for a stranger; None as above
+        self.p_known: float | None = verdict.p_known
+        # The smallest set of class folders, likeliest first, that holds the true one as often as asked for; or None
+        members = verdict.members
+        self.set: list[str] | None = None if members is None else [prediction.class_name for prediction in members]
+
+    def plain(self) -> dict[str, object]:
+        """Return all of it as one object for JSON: {"known": …, "p_known": …, "predictions": […], "set": […]}."""
+        return {"known": self.known, "p_known": self.p_known, "predictions": list(self), "set": self.set}

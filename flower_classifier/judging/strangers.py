@@ -1,22 +1,15 @@
-"""Is a photo one of the classes that training knew at all? How unlike the validation photos it is, as a p-value.
+"""Is a photo one of the classes that training knew at all? How unlike them it is, by two kinds of evidence.
 
-    familiarity = Familiarity(checkpoint.memory, checkpoint.stranger_scores)
-    familiarity.p_known(answer.features, probabilities)         small for a stranger
+    clusters = Clusters(checkpoint.memory)
+    scores_of(clusters, features, probabilities)        (N, 2), for Familiarity.p_value
 
 A stranger betrays itself in one of two ways. One that is much like the classes, such as another flower, makes the
 probabilities undecided. One that is like none of them, such as an ant or a screenshot, may well get a high probability,
-but lies far from all training photos. So there is a score of each kind, and a photo is as strange as the product of its
-two ranks among the validation photos says: Fisher's way to combine p-values (1932). Which scores, and how they do,
-is in docs/strangers.md.
-
-How many validation photos are at least as strange gives the p-value (conformal prediction: Vovk et al. 2005). Of photos
-that come as the validation photos came, at most 5 % have one of at most 5 %, however good or bad the scores are. These
-photos also chose the epoch, and perhaps a temperature, which makes this a little too good.
+but lies far from all training photos. So there is a score of each kind, and familiarity.py makes a p-value of both.
+Which scores, and how they do, is in docs/strangers.md.
 """
 
 from __future__ import annotations
-
-import functools
 
 import torch
 from torch.nn import functional as F
@@ -93,43 +86,6 @@ def stranger_scores(memory: Memory, features: torch.Tensor, valid: Evaluation) -
     if len(scores) > MOST_SCORED:
         scores = scores[torch.linspace(0, len(scores) - 1, MOST_SCORED).long()]  # they come class by class
     return scores
-
-
-class Familiarity:
-    """What photos of the known classes look like: those that training remembers, and the validation photos' scores."""
-
-    def __init__(self, memory: Memory, scores: torch.Tensor) -> None:
-        self.memory, self.scores = memory, scores  # (N, 2)
-        by_score = scores.sort(dim=0).values.T.contiguous()  # (2, N)
-        # How many of the validation photos are at least as strange as each, itself among them, int64 (N, 2)
-        self.ranks = len(scores) - torch.searchsorted(by_score, scores.T.contiguous()).T
-
-    @property
-    def photos(self) -> int:
-        """The number of validation photos that a photo is compared with."""
-        return len(self.scores)
-
-    @functools.cached_property
-    def clusters(self) -> Clusters:
-        """The classes in the memory."""
-        return Clusters(self.memory)
-
-    def p_known(self, features: torch.Tensor, probabilities: torch.Tensor) -> float:
-        """Return the share of photos of known classes that are at least as strange as this one, above 0, at most 1.
-
-        `features` (D,) and `probabilities` (C,).
-        """
-        return self.p_value(scores_of(self.clusters, features[None], probabilities[None])[0])
-
-    def p_value(self, score: torch.Tensor) -> float:
-        """Return the same for a photo with these scores (2,).
-
-        The photo is ranked among the validation photos, and each of these among them and it, so that all are treated
-        alike: nothing else does the promise need.
-        """
-        of_others = (self.ranks + (score >= self.scores)).prod(dim=1)  # (N,)
-        own = (1 + (self.scores >= score).sum(dim=0)).prod()
-        return (1 + int((of_others <= own).sum())) / (1 + len(self.scores))
 
 
 def auroc(known: torch.Tensor, strangers: torch.Tensor) -> float:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.messages import note
 from flower_classifier.base.words import printable
-from flower_classifier.judging.heatmap import Heatmap
+from flower_classifier.judging.base_predictor import BasePredictor
 from flower_classifier.judging.prediction import Verdict
-from flower_classifier.judging.predictor import Predictor
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.report.formats import none_of
+
+if TYPE_CHECKING:
+    from flower_classifier.judging.heatmap import Heatmap
 
 PLOTTED_SIDE = 1024  # pixels of a photo's shorter side that a picture can show
 NEIGHBOUR_SIDE = 256  # the same of a training photo below it
@@ -29,7 +32,7 @@ class Drawer:
     a stranger's checkpoint shall not choose what is opened.
     """
 
-    def __init__(self, predictor: Predictor, heatmaps: bool, training_photos: Path | None = None) -> None:
+    def __init__(self, predictor: BasePredictor, heatmaps: bool, training_photos: Path | None = None) -> None:
         self.predictor, self.heatmaps, self.training_photos = predictor, heatmaps, training_photos
         self.failures: list[str] = []
 

@@ -7,14 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from flower_classifier.judging.evaluation import FOLDS, Evaluation, chosen_by_others
-from flower_classifier.judging.prediction_sets import (
-    LEVELS,
-    are_made_by,
-    coverage,
-    least_for,
-    least_probability,
-    spread,
-)
+from flower_classifier.judging.prediction_sets import least_probability
+from flower_classifier.judging.set_scores import LEVELS, are_made_by, coverage, least_for, spread
 
 ALL = "all classes"
 MUCH_LARGER = 2  # times the smallest class: then it is worth a look whether sets are as good for both

@@ -20,8 +20,9 @@ from flower_classifier.features.schedule import Schedule
 from flower_classifier.judging.as_predicted import looking
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.judging.familiarity import Familiarity
 from flower_classifier.judging.prediction import DEFAULT_RATE
-from flower_classifier.judging.strangers import Clusters, Familiarity, auroc, scores_of, stranger_scores
+from flower_classifier.judging.strangers import Clusters, auroc, scores_of, stranger_scores
 from flower_classifier.networks.memory import Memory, balanced_sample, remember_nameless
 from flower_classifier.training.part_heads import PartHeads
 
@@ -120,8 +121,8 @@ def judge(memory: Memory, seen: Sequence[Seen], left_out: int) -> Round:
     answers = Evaluation(valid.logits[valid.is_known], valid.labels[valid.is_known])
     temperature = calibrate(answers)
     scores = stranger_scores(memory, valid.features[valid.is_known], answers.at(temperature))
-    familiarity = Familiarity(memory, scores)
-    all_scores = [part.scores(familiarity.clusters, temperature) for part in seen]
+    familiarity, clusters = Familiarity(scores), Clusters(memory)
+    all_scores = [part.scores(clusters, temperature) for part in seen]
     of_known = all_scores[-1][last.is_known]
     of_strangers = torch.cat([of_part[~part.is_known] for part, of_part in zip(seen, all_scores, strict=True)])
     p_known, p_strangers = (

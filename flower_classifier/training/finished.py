@@ -12,7 +12,7 @@ import torch
 from flower_classifier.base.errors import InputError
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.judging.prediction_sets import scores_of
+from flower_classifier.judging.set_scores import scores_of
 from flower_classifier.networks.memory import Memory
 
 # Of last.pth: 5 had no `stranger_scores`, 4 no fine-tuning, 3 no settings, temperature and results, 2 and 1 no version

@@ -1,0 +1,79 @@
+"""Take a checkpoint out of Python: one folder that names photos without torch, in a terminal, a program or a browser.
+
+    python export.py checkpoint.pth rose_app
+    python export.py checkpoint.pth rose_app --category_names cat_to_name.json
+    python rose_app/predict.py image.jpg                    (needs onnxruntime, numpy and pillow alone)
+    python -m http.server --directory rose_app              (the page: http://localhost:8000)
+
+Writes model.onnx, classifier.json, predict.py, a README and a page that opens the camera. Before anything is written,
+onnxruntime's answers are compared with torch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flower_classifier.base import program
+from flower_classifier.base.options import parse
+from flower_classifier.export.export_config import ExportConfig
+
+if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
+    program.begin()
+    asked = program.read_command_line(lambda: parse(ExportConfig, "export.py", __doc__))
+
+# isort: split
+
+from dataclasses import replace
+
+from flower_classifier.base.errors import RunError
+from flower_classifier.base.messages import note
+from flower_classifier.base.words import megabytes
+from flower_classifier.export.folder import check_place, write_folder
+from flower_classifier.export.onnx_model import compare, onnx_of
+from flower_classifier.export.parts import card_of, files_of, names_of_files
+from flower_classifier.export.quantized import in_8_bits
+from flower_classifier.export.whole_network import WholeNetwork
+from flower_classifier.judging.exported_folder import MODEL_FILE
+from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
+from flower_classifier.photos.names import load_category_names
+
+
+def run(config: ExportConfig) -> None:
+    """Write the folder that `config` asks for."""
+    title = config.title or config.folder.absolute().name.replace("_", " ")
+    check_place(config.folder, names_of_files())
+    checkpoint = named_checkpoint(config)
+    model = checked_model(checkpoint)
+    card = card_of(checkpoint, model, config.checkpoint)
+    if config.int8:
+        model, card = in_8_bits(model, card, config.int8)
+    write_folder(config.folder, files_of(title, model, card))
+    print(f"{config.folder}: {megabytes(len(model))} of {MODEL_FILE}, for {len(card.classes)} classes", flush=True)
+
+
+def named_checkpoint(config: ExportConfig) -> Checkpoint:
+    """Return the checkpoint, with the names that people use now."""
+    checkpoint = load_checkpoint(config.checkpoint)
+    names = load_category_names(config.category_names, checkpoint.classes, checkpoint.category_names)
+    return replace(checkpoint, category_names=names)
+
+
+def checked_model(checkpoint: Checkpoint) -> bytes:
+    """Return the checkpoint's network as ONNX. Raises RunError where onnxruntime does not answer as torch does."""
+    network = WholeNetwork(checkpoint)
+    model = onnx_of(network, checkpoint.preprocessing.crop_size)
+    found = compare(network, model, checkpoint.preprocessing)
+    told = f"logits differ by {found.difference:.1e} at most, {found.same} of {found.photos} have the same first class"
+    if not found.holds:
+        raise RunError(f"onnxruntime does not answer as torch does ({told}): nothing is written; please report it")
+    note(f"onnxruntime answers as torch does: of {found.photos} drawn photos, {told}")
+    return model
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Export as a command line asks, within a process that goes on."""
+    run(parse(ExportConfig, "export.py", __doc__, argv))
+
+
+if __name__ == "__main__":
+    program.run(lambda: run(asked), as_program=True)

@@ -1,0 +1,35 @@
+"""Name what is in photos, with probabilities, by the classifier in this folder.
+
+    python predict.py image.jpg
+    python predict.py image.jpg --top_k 3 --sets 95
+    python predict.py a.jpg b.jpg holiday --format csv      (photos, and all those below a folder)
+
+Python with onnxruntime, numpy and pillow is all it needs: pip install onnxruntime numpy pillow
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flower_classifier.base import program
+from flower_classifier.base.options import parse
+from flower_classifier.judging.predict_config import QuestionConfig
+
+if __name__ == "__main__":  # --help and mistakes end the process before anything is loaded
+    program.begin()
+    asked = program.read_command_line(lambda: parse(QuestionConfig, "predict.py", __doc__))
+
+# isort: split
+import flower_classifier
+from flower_classifier.report.answering import answer_photos, find_photos
+
+
+def run(config: QuestionConfig) -> None:
+    """Write the likeliest classes of every photo."""
+    photos = find_photos(config)
+    predictor = flower_classifier.load(Path(__file__).resolve().parent, category_names=config.category_names)
+    answer_photos(config, photos, predictor)
+
+
+if __name__ == "__main__":
+    program.run(lambda: run(asked), as_program=True)

@@ -1,0 +1,150 @@
+"""An exported folder, ready to be asked what is in photos: by onnxruntime, without torch.
+
+predictor = ExportedPredictor(load_exported(Path("rose_app")))
+predictor("rose.jpg")[0]          {"class": "74", "name": "rose", "probability": 0.96}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.installed import NEEDED_BY_EXPORTED, check_installed
+from flower_classifier.base.words import reason_of
+from flower_classifier.export.card import EXPORT_AGAIN, Card, read_card
+from flower_classifier.judging.base_predictor import BasePredictor, settled
+from flower_classifier.judging.exported_folder import CARD_FILE, MODEL_FILE
+from flower_classifier.judging.familiarity import Familiarity
+from flower_classifier.judging.prediction import Answer
+from flower_classifier.photos.images import ImageError, PhotoSource
+from flower_classifier.photos.views import open_views
+
+if TYPE_CHECKING:
+    import onnxruntime
+    from tqdm import tqdm
+
+BATCH = 8  # photos that the network takes at a time
+INPUT = "pixels"  # uint8 (B, S, S, 3): height, width, red-green-blue
+OUTPUTS = ("logits", "features", "distance")  # float32 (B, C), (B, D), (B,); the last where strangers can be told
+ONLY_ERRORS = 3  # of onnxruntime's levels of messages
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an exported folder holds, checked."""
+
+    card: Card
+    session: onnxruntime.InferenceSession
+
+
+def load_exported(folder: Path) -> Exported:
+    """Read an exported folder. Raises InputError for a damaged or incomplete one, RunError without onnxruntime."""
+    card = read_card(folder)
+    path = folder / MODEL_FILE
+    try:
+        model = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: {EXPORT_AGAIN}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if hashlib.sha256(model).hexdigest() != card.model_sha256:
+        raise InputError(f"{path} is damaged, or not the one that {CARD_FILE} beside it belongs to: {EXPORT_AGAIN}")
+    session = session_of(model, path)
+    check_fits(session, card, path)
+    return Exported(card, session)
+
+
+def session_of(model: bytes, path: Path) -> onnxruntime.InferenceSession:
+    """Return what runs a network. Raises InputError, naming `path`, for one that onnxruntime cannot run."""
+    check_installed(NEEDED_BY_EXPORTED)
+    import onnxruntime  # here, as it is optional
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ONLY_ERRORS
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of onnxruntime's own kinds
+        advice = f"update onnxruntime, or {EXPORT_AGAIN}"
+        raise InputError(f"onnxruntime cannot run {path} ({reason_of(error)}): {advice}") from None
+
+
+def check_fits(session: onnxruntime.InferenceSession, card: Card, path: Path) -> None:
+    """Raise InputError where a network's outputs are not those that the card tells of."""
+    shapes = {output.name: output.shape for output in session.get_outputs()}
+    side, wanted = card.preprocessing.crop_size, OUTPUTS if card.stranger_scores else OUTPUTS[:2]
+    inputs = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
+    takes_pixels = inputs == [(INPUT, "tensor(uint8)", [side, side, 3])]
+    if not takes_pixels or not set(wanted) <= set(shapes) or shapes["logits"][1:] != [len(card.classes)]:
+        raise InputError(f"{path} is not a network for the {len(card.classes)} classes in {CARD_FILE}: {EXPORT_AGAIN}")
+
+
+class ExportedPredictor(BasePredictor):
+    """An exported classifier, and the names of its classes."""
+
+    def __init__(self, exported: Exported, category_names: Mapping[str, str] | None = None) -> None:
+        self.card, self.session = exported.card, exported.session
+        named = replace(self.card, category_names=dict(category_names)) if category_names else self.card
+        self.classes, self.names = self.card.classes, named.names
+        self.temperature, self.set_scores = self.card.temperature, self.card.set_scores
+        self.familiarity = Familiarity(self.card.stranger_scores) if self.card.stranger_scores else None
+
+    def answers(self, photos: Sequence[PhotoSource], bar: tqdm | None = None) -> Iterator[Answer | ImageError]:
+        """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos.
+
+        While the network takes some photos, the next ones are opened.
+        """
+        starts = range(0, len(photos), BATCH)
+        if not starts:
+            return
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, BATCH, len(photos))) as pool:
+
+            def begin(start: int) -> list[Future[np.ndarray]]:
+                some = [settled(photo) for photo in photos[start : start + BATCH]]
+                return [pool.submit(self.view_of, photo) for photo in some]
+
+            opening = begin(0)
+            for start in starts:
+                opened, opening = opening, begin(start + BATCH)
+                outcomes = [outcome_of(future) for future in opened]
+                for answer in self.answered(photos[start : start + BATCH], outcomes):
+                    yield answer
+                    if bar is not None:
+                        bar.update()
+
+    def view_of(self, photo: PhotoSource) -> np.ndarray:
+        """Return the plain view of a photo, uint8 (S, S, 3); the network makes the mirror image itself."""
+        return open_views(photo, self.card.preprocessing)[0]
+
+    def answered(
+        self, photos: Sequence[PhotoSource], outcomes: Sequence[np.ndarray | ImageError]
+    ) -> Iterator[Answer | ImageError]:
+        """Yield the answers to a few photos, of which these are the views, or the errors."""
+        views = [view for view in outcomes if not isinstance(view, ImageError)]
+        found = iter(self.run(np.stack(views)) if views else ())
+        for photo, outcome in zip(photos, outcomes, strict=True):
+            yield outcome if isinstance(outcome, ImageError) else Answer(photo, *next(found))
+
+    def run(self, pixels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, float | None]]:
+        """Yield features (D,), logits (C,) and the distance, if it is known, for each view of (B, S, S, 3)."""
+        wanted = OUTPUTS if self.familiarity else OUTPUTS[:2]
+        logits, features, *rest = self.session.run(list(wanted), {INPUT: pixels})
+        if not np.isfinite(logits).all():
+            raise InputError(f"the network answers with nan or infinity: {EXPORT_AGAIN}")
+        distances = rest[0].tolist() if rest else [None] * len(pixels)
+        yield from zip(features, logits, distances, strict=True)
+
+
+def outcome_of(future: Future[np.ndarray]) -> np.ndarray | ImageError:
+    """Return a view, or what is wrong with the photo."""
+    try:
+        return future.result()
+    except ImageError as error:
+        return error.bare()

@@ -1,0 +1,112 @@
+"""model.onnx: a network as a file that onnxruntime runs, compared on the spot with what torch makes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from flower_classifier.base.errors import RunError
+from flower_classifier.base.randomness import generator
+from flower_classifier.base.words import reason_of
+from flower_classifier.export.exported_predictor import INPUT, OUTPUTS, session_of
+from flower_classifier.export.whole_network import WholeNetwork
+from flower_classifier.judging.exported_folder import MODEL_FILE
+from flower_classifier.photos.demo import SPECIES, draw_flower
+from flower_classifier.photos.views import Preprocessing, open_views
+
+# Of ONNX's operators. The lowest that torch's exporter writes by itself, so that the oldest runtimes take it; 20 to 23
+# were neither faster nor smaller (docs/export.md)
+OPSET = 18
+TOLERANCE = 1e-3  # of a logit; where logits are large, of the largest a hundredth of that
+PHOTOS_DRAWN = 8  # that torch and onnxruntime are compared on
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike the answers of torch and of onnxruntime are, on so many photos."""
+
+    photos: int
+    difference: float  # the largest, of a logit
+    allowed: float
+    same: int  # photos with the same likeliest class; two logits that are as close as is allowed are a tie
+
+    @property
+    def holds(self) -> bool:
+        """Whether they are the same network."""
+        return self.difference <= self.allowed and self.same == self.photos
+
+
+def onnx_of(network: WholeNetwork, side: int) -> bytes:
+    """Return the contents of a file that computes what a network does, for any number of pictures of `side` pixels.
+
+    Raises RunError where torch's exporter gives up.
+    """
+    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    outputs = OUTPUTS if network.distance else OUTPUTS[:2]
+    kept = io.BytesIO()
+    try:
+        with torch.inference_mode(), quiet():
+            program = torch.onnx.export(
+                network,
+                (example,),
+                input_names=[INPUT],
+                output_names=list(outputs),
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+            program.save(kept, external_data=False)
+    except Exception as error:  # of any kind: a network that the exporter cannot follow
+        raise RunError(f"torch cannot export this architecture to ONNX: {reason_of(error)}") from error
+    return kept.getvalue()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's own remarks to itself: whether the file is right, the comparison says."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def compare(network: WholeNetwork, model: bytes, preprocessing: Preprocessing) -> Agreement:
+    """Ask torch and onnxruntime for the logits of drawn photos, each once alone and once among all."""
+    pixels = drawn_photos(preprocessing)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(pixels))[0].numpy()  # (N, C)
+    session = session_of(model, MODEL_FILE)
+    among_all = session.run([OUTPUTS[0]], {INPUT: pixels})[0]
+    alone = np.concatenate([session.run([OUTPUTS[0]], {INPUT: one[None]})[0] for one in pixels])
+    allowed = max(TOLERANCE, TOLERANCE / 100 * float(np.abs(expected).max()))
+    chosen = np.take_along_axis(expected, among_all.argmax(axis=1)[:, None], axis=1)[:, 0]
+    same = int((chosen >= expected.max(axis=1) - allowed).sum())
+    difference = float(max(np.abs(found - expected).max() for found in (among_all, alone)))
+    return Agreement(len(pixels), difference if np.isfinite(difference) else np.inf, allowed, same)
+
+
+def drawn_photos(preprocessing: Preprocessing) -> np.ndarray:
+    """Return the plain views of a few drawn flowers, uint8 (N, S, S, 3)."""
+    species, rng = list(SPECIES.values()), generator("export", "drawn")
+    pictures = [draw_flower(species[one % len(species)], rng, 256) for one in range(PHOTOS_DRAWN)]
+    return np.concatenate([open_views(picture, preprocessing) for picture in pictures])
+
+
+def pattern_logits(model: bytes, side: int) -> list[float]:
+    """Return what a network says of a picture of coloured stripes, uint8 (S, S, 3), which network.js draws too."""
+    y, x, c = np.ogrid[:side, :side, :3]
+    pixels = ((3 * x + 5 * y + 80 * c) % 256).astype(np.uint8)
+    return session_of(model, MODEL_FILE).run([OUTPUTS[0]], {INPUT: pixels[None]})[0][0].astype(float).tolist()

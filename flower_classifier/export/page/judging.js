@@ -1,0 +1,63 @@
+// What the network's outputs are worth: probabilities, and whether the picture is of one of the classes at all.
+// The same rules as in judging/base_predictor.py and judging/familiarity.py.
+
+export function probabilities(logits, temperature) {
+  const scaled = Array.from(logits, (logit) => logit / temperature);
+  const highest = scaled.reduce((one, other) => Math.max(one, other));
+  const powers = scaled.map((value) => Math.exp(value - highest));
+  const sum = powers.reduce((one, other) => one + other);
+  return powers.map((power) => power / sum);
+}
+
+// The indices of the likeliest classes, likeliest first.
+export function likeliest(shares, number) {
+  const order = Array.from(shares.keys()).sort((a, b) => shares[b] - shares[a] || a - b);
+  return order.slice(0, number);
+}
+
+// Returns what takes a picture's two scores to the share of pictures of the classes that look at least as strange.
+export function familiarity(scores) {
+  const ranks = [0, 1].map((kind) => {
+    const sorted = Float64Array.from(scores, (pair) => pair[kind]).sort();
+    return scores.map((pair) => scores.length - firstNotBelow(sorted, pair[kind]));
+  });
+  return (doubt, distance) => {
+    let [asDoubtful, asFar] = [1, 1];
+    for (const [one, other] of scores) {
+      if (one >= doubt) asDoubtful++;
+      if (other >= distance) asFar++;
+    }
+    let asStrange = 1;
+    scores.forEach(([one, other], index) => {
+      const product = (ranks[0][index] + (doubt >= one)) * (ranks[1][index] + (distance >= other));
+      if (product <= asDoubtful * asFar) asStrange++;
+    });
+    return asStrange / (1 + scores.length);
+  };
+}
+
+function firstNotBelow(sorted, value) {
+  let [low, high] = [0, sorted.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (sorted[middle] < value) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+// Returns what takes logits and a distance to an answer: the likeliest classes, and whether the picture is known.
+export function judge(card) {
+  const names = card.classes.map((name) => card.category_names[name] ?? name);
+  const scores = card.stranger_scores;
+  const pValue = scores && familiarity(scores);
+  const rate = card.stranger_rate / 100;
+  const canTell = Boolean(scores) && rate * (1 + scores.length) >= 1; // else there are too few photos to promise it
+  return (logits, distance, number) => {
+    const shares = probabilities(logits, card.temperature);
+    const top = likeliest(shares, number);
+    const pKnown = pValue ? pValue(-shares[top[0]], distance) : null;
+    const predictions = top.map((index) => ({ class: card.classes[index], name: names[index], probability: shares[index] }));
+    return { predictions, p_known: pKnown, known: canTell ? pKnown > rate : null };
+  };
+}

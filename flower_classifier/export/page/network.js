@@ -1,0 +1,105 @@
+// The network, run by onnxruntime in the browser: on the graphics card where there is one, else by WebAssembly.
+//
+// Whichever it is must first give the logits that the exporter got for a pattern of colours. A graphics driver that
+// computes something else is found out by that, and WebAssembly takes over.
+
+const VENDOR = new URL("vendor/", import.meta.url);
+const MOST_THREADS = 4;
+const ALLOWED = 0.05; // of a logit, or a hundredth of the largest: a graphics card's sums have another order
+const ONLY_ERRORS = 3; // of onnxruntime's levels of messages
+const GZIP = [0x1f, 0x8b];
+
+const ENGINES = {
+  webgpu: { script: "ort.webgpu.min.js", wasm: "ort-wasm-simd-threaded.asyncify" },
+  wasm: { script: "ort.wasm.min.js", wasm: "ort-wasm-simd-threaded" },
+};
+
+// Returns {engine, run}: `run(pixels)` takes Uint8Array (S * S * 3) to {logits, distance}. `report` hears of bytes.
+export async function loadNetwork(card, { engine, threads }, report) {
+  const model = await fetchBytes(new URL(card.model.file, import.meta.url), report);
+  await checkDigest(model, card.model);
+  const problems = [];
+  for (const name of engine ? [engine] : await enginesHere()) {
+    try {
+      const run = await start(name, model, card, threads, report);
+      await checkPattern(run, card);
+      return { engine: name, run };
+    } catch (error) {
+      problems.push(`${name}: ${error.message ?? error}`);
+    }
+  }
+  throw new Error(`The classifier does not run in this browser (${problems.join("; ")})`);
+}
+
+// The engines that this browser offers, best first. A graphics card that is only imitated is slower than WebAssembly.
+async function enginesHere() {
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  const imitated = adapter?.info?.isFallbackAdapter || /swiftshader|llvmpipe/i.test(adapter?.info?.architecture ?? "");
+  return adapter && !imitated ? ["webgpu", "wasm"] : ["wasm"];
+}
+
+async function start(name, model, card, threads, report) {
+  const { script, wasm } = ENGINES[name];
+  const ort = await import(new URL(script, VENDOR).href);
+  const settings = ort.env.wasm;
+  settings.wasmPaths = { mjs: new URL(`${wasm}.js`, VENDOR).href };
+  settings.wasmBinary = await unpacked(await fetchBytes(new URL(`${wasm}.wasm.gz`, VENDOR), report));
+  const offered = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
+  settings.numThreads = Math.min(threads ?? MOST_THREADS, offered);
+  ort.env.logLevel = "error";
+  const session = await ort.InferenceSession.create(model, { executionProviders: [name], logSeverityLevel: ONLY_ERRORS });
+  settings.wasmBinary = undefined; // it has been compiled
+  const wanted = card.stranger_scores ? ["logits", "distance"] : ["logits"];
+  const side = card.preprocessing.crop_size;
+  return async (pixels) => {
+    const found = await session.run({ pixels: new ort.Tensor("uint8", pixels, [1, side, side, 3]) }, wanted);
+    return { logits: found.logits.data, distance: found.distance?.data[0] ?? null };
+  };
+}
+
+// Fetches a file, telling how many bytes of how many are there.
+async function fetchBytes(url, report) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url.pathname} is missing (${response.status})`);
+  const total = Number(response.headers.get("content-length"));
+  const parts = [];
+  for (const reader = response.body.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    parts.push(value);
+    report(url.pathname, value.length, total);
+  }
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
+}
+
+// Unpacks gzip, unless the server's headers have let the browser do it.
+async function unpacked(bytes) {
+  if (!GZIP.every((byte, place) => bytes[place] === byte)) return bytes;
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+// Throws where a file is not the one that was exported.
+export async function checkDigest(bytes, { file, sha256 }) {
+  if (!self.crypto?.subtle) return; // a page that came without https; the pattern's logits tell enough
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  const text = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (text !== sha256) throw new Error(`${file} is damaged, or from another export: export it again`);
+}
+
+async function checkPattern(run, card) {
+  const { logits } = await run(pattern(card.preprocessing.crop_size));
+  const expected = card.pattern_logits;
+  const allowed = Math.max(ALLOWED, 0.01 * Math.max(...expected.map(Math.abs)));
+  const off = expected.some((value, index) => !(Math.abs(value - logits[index]) <= allowed));
+  if (off || logits.length !== expected.length) throw new Error("it answers a test picture wrongly");
+}
+
+// The picture of coloured stripes that export/pattern.py draws too.
+export function pattern(side) {
+  const pixels = new Uint8Array(side * side * 3);
+  for (let y = 0, at = 0; y < side; y++) {
+    for (let x = 0; x < side; x++) for (let c = 0; c < 3; c++) pixels[at++] = (3 * x + 5 * y + 80 * c) % 256;
+  }
+  return pixels;
+}

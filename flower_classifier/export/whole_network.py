@@ -1,0 +1,76 @@
+"""A checkpoint as one network, from the pixels of photos to all that answers are made by: what is exported."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flower_classifier.judging.strangers import Clusters
+from flower_classifier.networks.backbones import source_of
+from flower_classifier.networks.checkpoint import Checkpoint
+from flower_classifier.networks.classifier import Classifier
+from flower_classifier.networks.frozen import fold_batch_norms
+
+
+class WholeNetwork(nn.Module):
+    """Takes uint8 pixels (B, S, S, 3) to logits (B, C), features (B, D) and, where they are known, distances (B,).
+
+    All in float32, on the CPU. With --mirror it makes the mirror images itself, so an answer is one forward.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        classifier = checkpoint.classifier
+        self.mirror = classifier.config.mirror
+        self.backbone = in_plain_layers(classifier)
+        self.head = classifier.head
+        self.register_buffer("mean", classifier.mean)
+        self.register_buffer("std", classifier.std)
+        knows_strangers = checkpoint.memory is not None and checkpoint.stranger_scores is not None
+        self.distance = Distance(Clusters(checkpoint.memory)) if knows_strangers else None
+        self.eval()
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Take pixels to logits, features and perhaps distances."""
+        images = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std  # (B, 3, S, S)
+        features = self.backbone(images)
+        logits = self.head(features)
+        if self.mirror:
+            mirrored = self.backbone(images.flip(-1))
+            features, logits = (features + mirrored) / 2, (logits + self.head(mirrored)) / 2
+        return (logits, features) if self.distance is None else (logits, features, self.distance(features))
+
+
+class Distance(nn.Module):
+    """How far features (B, D) are from the classes, (B,): Clusters.distances, in float32.
+
+    The distances of float64 are 1e-5 away, which is less than those of two validation photos ever are.
+    """
+
+    def __init__(self, clusters: Clusters) -> None:
+        super().__init__()
+        memory = clusters.memory
+        numbers = {
+            "origin": memory.centre,  # (D,)
+            "axes": memory.own_axes,  # (D, K)
+            "centre": clusters.centre,  # (K,)
+            "to_class": clusters.to_class,  # (K, K)
+            "to_all": clusters.to_all,  # (K, K)
+            "means": clusters.means,  # (C, K)
+        }
+        for name, tensor in numbers.items():
+            self.register_buffer(name, tensor.float())
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Take features to distances."""
+        points = (F.normalize(features, dim=1) - self.origin) @ self.axes  # (B, K)
+        to_classes = ((points @ self.to_class)[:, None] - self.means).square().sum(dim=2)  # (B, C)
+        to_all = ((points - self.centre) @ self.to_all).square().sum(dim=1)
+        return to_classes.amin(dim=1) - to_all
+
+
+def in_plain_layers(classifier: Classifier) -> nn.Module:
+    """Return the backbone in torch's own layers, with batch norms folded: smaller, faster to load, as good in int8."""
+    source = source_of(classifier.config.arch)
+    return fold_batch_norms(source.in_plain_layers(classifier.backbone, classifier.preprocessing.crop_size))

@@ -1,0 +1,114 @@
+"""A real Chromium, and a plain file host for exported folders."""
+
+import contextlib
+import functools
+import http.server
+import json
+import shutil
+import threading
+
+import pytest
+
+CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
+NEEDS_CHROMIUM = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver: `make browser` installs them"
+)
+QUIET = (
+    "--headless=new",
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--hide-scrollbars",
+)
+PATIENCE = 60  # seconds
+
+
+class Host(http.server.SimpleHTTPRequestHandler):
+    """Python's own file host, silent, which remembers what it was asked for."""
+
+    asked: list[str] = []  # noqa: RUF012 -- of all, in order
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        super().do_GET()
+
+
+@contextlib.contextmanager
+def hosted(folder):
+    """Serve a folder on 127.0.0.1; give its address, which ends in a slash."""
+    handler = functools.partial(Host, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def browser(*options, size=(390, 844), dark=False, prefs=None):
+    """Give a browser with an empty profile, with a window's inside of this size."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    chosen = webdriver.ChromeOptions()
+    chosen.binary_location = CHROMIUM
+    for option in (*QUIET, *options):
+        chosen.add_argument(option)
+    if prefs:
+        chosen.add_experimental_option("prefs", prefs)
+    chosen.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=chosen, service=Service(DRIVER))
+    driver.set_script_timeout(PATIENCE)
+    try:
+        set_size(driver, *size, dark)
+        yield driver
+    finally:
+        driver.quit()
+
+
+def set_size(driver, width, height, dark=False):
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 2 if width < 600 else 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+
+def wait_for(driver, condition, seconds=PATIENCE):
+    """Wait until a JavaScript expression is true, and return its value."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(driver, seconds, 0.05).until(lambda _: driver.execute_script(f"return {condition}"))
+
+
+LISTEN = """
+window.answers = [];
+addEventListener("answer", ({ detail }) => window.answers.push(detail));
+"""
+
+
+def open_page(driver, address):
+    """Open the page, listen to its answers, and wait until it is ready: for the camera, or a photo."""
+    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LISTEN})
+    driver.get(address)
+    return wait_for(driver, "document.body.dataset.state != 'loading' && document.body.dataset.state")
+
+
+def ask(driver, photo):
+    """Choose a photo, and return what the page answers."""
+    driver.execute_script("window.answers.length = 0")
+    driver.find_element("id", "file").send_keys(str(photo))
+    return wait_for(
+        driver,
+        "window.answers[0] || (!document.getElementById('notice').hidden && "
+        "document.body.dataset.state != 'photo' && document.getElementById('notice-text').textContent)",
+    )
+
+
+def console(driver):
+    """Return what went wrong, as the browser's console has it."""
+    return [json.dumps(entry) for entry in driver.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]
