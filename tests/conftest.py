@@ -12,6 +12,7 @@ from download_server import Server, contents, zipped
 from hypothesis import HealthCheck, settings
 from support import NAMES, Outcome
 
+import export
 import train
 from flower_classifier.base import messages, program
 from flower_classifier.photos import demo, download
@@ -66,6 +67,23 @@ def trained_on_features(flowers, tmp_path_factory):
     options = ["--arch", "resnet18", "--weights", "none", "--epochs", "2", "--no_report"]
     train.main([str(flowers), *options, "--save_dir", str(save_dir)])
     return save_dir
+
+
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory):
+    """The cnn as an exported folder. Tests must not change it."""
+    return exported_into(tmp_path_factory.mktemp("exported") / "rose_app", trained)
+
+
+@pytest.fixture(scope="session")
+def exported_features(trained_on_features, tmp_path_factory):
+    """The resnet18 and its head as an exported folder. Tests must not change it."""
+    return exported_into(tmp_path_factory.mktemp("exported_features") / "rose_app", trained_on_features)
+
+
+def exported_into(folder, save_dir):
+    export.main([str(save_dir / "checkpoint.pth"), str(folder)])
+    return folder
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 // The page: camera or photo in, answer out. The work itself is done in worker.js.
 //
-// For other scripts: each answer is also an event, `addEventListener("answer", ({ detail }) => …)`. ?engine=wasm or
+// For other scripts: each answer is also an event, `addEventListener("answer", ({ detail }) => …)`, where `held` says
+// that the picture is kept. ?engine=wasm or
 // webgpu and ?threads=1 choose what runs the network.
 
 const $ = (id) => document.getElementById(id);
@@ -8,6 +9,7 @@ const [video, photo, finder] = ["video", "photo", "finder"].map($);
 const SHOWN = 3; // bars
 const SPEAK_EVERY = 2500; // ms, at most so often a screen reader is told
 const FEWEST_MS = 40; // a frame: more would only warm the phone
+const MARGIN = { side: 14, top: 54, bottom: 34 }; // px, of the corners: the title and the answer are there
 const SMOOTH = 0.85; // weight of the frame before in the frame rate
 const CONTROL_WITHIN = 4000; // ms in which a service worker takes over, where it can
 
@@ -36,9 +38,13 @@ async function start() {
 // Waits until what is fetched goes through the service worker, which keeps it for the next time without a network.
 async function settleServiceWorker() {
   if (!("serviceWorker" in navigator)) return; // no https
+  const isUpdate = Boolean(navigator.serviceWorker.controller);
   const isControlled = new Promise((resolve) => {
-    if (navigator.serviceWorker.controller) resolve();
-    navigator.serviceWorker.addEventListener("controllerchange", resolve, { once: true });
+    if (isUpdate) resolve();
+    navigator.serviceWorker.addEventListener("controllerchange", () => {
+      if (!isUpdate) resolve();
+      else if (document.body.dataset.state === "loading") location.reload(); // half of it would be the earlier export's
+    });
   });
   try {
     await navigator.serviceWorker.register("service_worker.js");
@@ -126,7 +132,7 @@ async function watch(own) {
 
 function showRate(milliseconds) {
   rate = rate ? SMOOTH * rate + ((1 - SMOOTH) * 1000) / milliseconds : 1000 / milliseconds;
-  $("rate").textContent = `${rate < 9.5 ? rate.toFixed(1) : Math.round(rate)} a second`;
+  $("rate").textContent = `${rate < 9.5 ? rate.toFixed(1) : Math.round(rate)} fps`;
 }
 
 const NO_CAMERA = {
@@ -175,7 +181,7 @@ function show(answer, atOnce = false) {
   $("detail").textContent = isStranger ? "Most like it, of those it knows:" : `${percent(first.probability)} sure`;
   answer.predictions.slice(0, SHOWN).forEach(showBar);
   speak(isStranger ? $("verdict").textContent : `${first.name}, ${$("detail").textContent}`, atOnce);
-  dispatchEvent(new CustomEvent("answer", { detail: answer }));
+  dispatchEvent(new CustomEvent("answer", { detail: { ...answer, held: isHeld } }));
 }
 
 function showBar({ name, probability }, place) {
@@ -235,7 +241,9 @@ function setState(state) {
   document.body.dataset.state = state;
   setHeld(false);
   $("hold").disabled = state !== "live" && state !== "photo";
-  $("hold").firstElementChild.textContent = state === "photo" ? "Back to the camera" : "Hold";
+  $("hold").hidden = state === "no-camera" || state === "failed";
+  $("choose").classList.toggle("main", $("hold").hidden);
+  $("hold").firstElementChild.textContent = state === "photo" ? "Camera" : "Hold";
 }
 
 function showLive() {
@@ -257,7 +265,15 @@ function setHeld(held) {
 function pressHold() {
   if ($("hold").disabled) return;
   if (document.body.dataset.state === "photo") openCamera();
-  else setHeld(!isHeld);
+  else if (isHeld) setHeld(false);
+  else hold();
+}
+
+// Keeps the picture, and the answer to this very picture.
+async function hold() {
+  setHeld(true);
+  const answer = await ask(await createImageBitmap(video));
+  if (isHeld) show(answer, true);
 }
 
 // Puts the corners around what the network sees: the middle of the picture, of which the stage may hide the sides.
@@ -267,11 +283,8 @@ function placeFinder() {
   const scale = Math.max(width / video.videoWidth, height / video.videoHeight);
   const share = preprocessing.crop_size / preprocessing.resize_size;
   const side = scale * share * Math.min(video.videoWidth, video.videoHeight);
-  const [shownWidth, shownHeight] = [Math.min(side, width - 20), Math.min(side, height - 20)];
-  finder.style.width = `${shownWidth}px`;
-  finder.style.height = `${shownHeight}px`;
-  finder.style.left = `${(width - shownWidth) / 2}px`;
-  finder.style.top = `${(height - shownHeight) / 2}px`;
+  const [across, down] = [Math.max((width - side) / 2, MARGIN.side), (height - side) / 2];
+  finder.style.inset = `${Math.max(down, MARGIN.top)}px ${across}px ${Math.max(down, MARGIN.bottom)}px`;
 }
 
 function watchControls() {

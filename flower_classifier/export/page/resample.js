@@ -69,8 +69,13 @@ export function plainBox(width, height, { resize_size: resizeSize, crop_size: si
 }
 
 // For each of `side` pixels: the first pixel of a line that counts, how many do, and their weights as whole numbers.
+// predict.py hands Pillow the part of a line that counts, and Pillow takes the box in floats of 32 bits. So does this.
 function weightsOf(length, from, to, side, { reach, weight }) {
-  const scale = (to - from) / side;
+  const margin = 1 + Math.ceil(reach * Math.max(1, (to - from) / side));
+  const start = Math.max(0, Math.trunc(from) - margin);
+  const end = Math.min(length, Math.ceil(to) + margin);
+  const begin = Math.fround(from - start);
+  const scale = Math.fround(Math.fround(to - start) - begin) / side;
   const stretch = Math.max(scale, 1); // antialiasing
   const support = reach * stretch;
   const most = Math.ceil(support) * 2 + 1;
@@ -79,16 +84,16 @@ function weightsOf(length, from, to, side, { reach, weight }) {
   const weights = new Int32Array(side * most);
   const own = new Float64Array(most);
   for (let i = 0; i < side; i++) {
-    const middle = from + (i + 0.5) * scale;
+    const middle = begin + (i + 0.5) * scale;
     const first = Math.max(0, Math.trunc(middle - support + 0.5));
-    const count = Math.min(length, Math.trunc(middle + support + 0.5)) - first;
+    const count = Math.min(end - start, Math.trunc(middle + support + 0.5)) - first;
     let sum = 0;
     for (let x = 0; x < count; x++) sum += own[x] = weight((x + first - middle + 0.5) * (1 / stretch));
     for (let x = 0; x < count; x++) {
       const scaled = (sum ? own[x] / sum : own[x]) * (1 << PRECISION);
       weights[i * most + x] = Math.trunc(scaled < 0 ? scaled - 0.5 : scaled + 0.5);
     }
-    firsts[i] = first;
+    firsts[i] = start + first;
     counts[i] = count;
   }
   return { firsts, counts, weights, most };

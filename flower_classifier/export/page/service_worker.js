@@ -19,7 +19,7 @@ addEventListener("fetch", (event) => {
 
 async function keepShell() {
   const cache = await caches.open(CACHE + VERSION);
-  await cache.addAll(SHELL.map((name) => new Request(name, { cache: "no-cache" })));
+  await cache.addAll(SHELL.map((name) => new Request(name, { cache: "reload" })));
 }
 
 async function dropOthers() {
@@ -33,7 +33,7 @@ async function answer(request) {
   const cache = await caches.open(CACHE + VERSION);
   const kept = await cache.match(request, { ignoreSearch: true });
   if (kept) return isolated(kept);
-  const fetched = await fetch(new Request(request.url, { cache: "no-cache" }));
+  const fetched = await fetch(new Request(request.url, { cache: "reload" }));
   if (fetched.status === 200) await cache.put(request, fetched.clone());
   return isolated(fetched);
 }

@@ -1,0 +1,489 @@
+"""The page of an exported folder, in a real browser: it sees and answers as predict.py does, camera or not."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+from browser import NEEDS_CHROMIUM, Host, ask, browser, console, hosted, open_page, set_size, wait_for
+from PIL import Image
+
+import flower_classifier as fc
+from flower_classifier.photos.views import TOLERANCE_LEVELS, Preprocessing, open_views
+
+pytestmark = NEEDS_CHROMIUM
+
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+NO_ADAPTER = "No available adapters"  # what Chromium remarks where there is no graphics card
+IMITATED_CARD = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
+
+
+@pytest.fixture(scope="module")
+def site(exported):
+    """The folder that holds the exported one, on a plain file host: so the page is under a sub-path."""
+    with hosted(exported.parent) as address:
+        yield address + exported.name + "/"
+
+
+@pytest.fixture(scope="module")
+def page(site):
+    """The page, ready for photos, in a browser without a camera."""
+    with browser() as driver:
+        assert open_page(driver, site) == "no-camera"
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def some(flowers):
+    return sorted((flowers / "test").glob("*/*.jpg"))
+
+
+def text_of(driver, name):
+    return driver.find_element("id", name).text
+
+
+# ------------------------------------------------------------------------------------------------------------- pixels
+
+VIEW = """
+const [folder, numbers, data, type, width, done] = arguments;
+(async () => {
+  const { viewer } = await import(folder + "resample.js");
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  const picture = await createImageBitmap(new Blob([bytes], { type }), { colorSpaceConversion: "none" });
+  const pixels = viewer(numbers)(picture, picture.width, picture.height, type === "image/jpeg");
+  let text = "";
+  for (const level of pixels) text += String.fromCharCode(level);
+  done(btoa(text));
+})().catch((error) => done("error: " + error));
+"""
+
+
+def seen_by_the_page(driver, site, data, preprocessing, kind="image/png"):
+    """The pixels that the page makes of a file, uint8 (S, S, 3)."""
+    numbers = {name: getattr(preprocessing, name) for name in ("resize_size", "crop_size", "interpolation")}
+    found = driver.execute_async_script(VIEW, site, numbers, base64.b64encode(data).decode(), kind, 0)
+    assert not found.startswith("error"), found
+    side = preprocessing.crop_size
+    return np.frombuffer(base64.b64decode(found), np.uint8).reshape(side, side, 3)
+
+
+def picture(width, height, seed=0, **saved):
+    """The bytes of a file: edges, slopes and noise."""
+    draw = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    slopes = np.stack([x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x // 7 + y // 5) % 2 * 255], -1)
+    pixels = np.clip(slopes + draw.normal(0, 20, slopes.shape), 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, **({"format": "PNG"} | saved))
+    return file.getvalue()
+
+
+STYLES = {
+    "bicubic": Preprocessing(72, 64, (0.5,) * 3, (0.5,) * 3, "bicubic"),
+    "bilinear": Preprocessing(64, 64, (0.5,) * 3, (0.5,) * 3, "bilinear"),
+    "uneven": Preprocessing(73, 64, (0.5,) * 3, (0.5,) * 3, "bicubic"),
+}
+SIZES = [
+    (97, 131),
+    (131, 97),
+    (64, 64),
+    (20, 33),
+    (1, 1),
+    (3, 40),
+    (400, 90),
+    (90, 700),
+    (288, 300),
+    (301, 289),
+    (1000, 750),
+]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_page_sees_the_very_pixels_that_predict_sees(page, site, style):
+    """Bit for bit: enlarged, made smaller, averaged in blocks first, trimmed panoramas."""
+    for seed, size in enumerate(SIZES):
+        data = picture(*size, seed)
+        expected = open_views(data, STYLES[style])[0]
+        found = seen_by_the_page(page, site, data, STYLES[style])
+        assert np.array_equal(found, expected), size
+
+
+def test_a_transparent_picture_is_seen_on_white(page, site):
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 90, 4), dtype=np.uint8)
+    pixels[..., 3] = np.where(pixels[..., 3] > 128, 255, 0)
+    Image.fromarray(pixels, "RGBA").save(file, "PNG")
+    found = seen_by_the_page(page, site, file.getvalue(), STYLES["bicubic"])
+    assert np.array_equal(found, open_views(file.getvalue(), STYLES["bicubic"])[0])
+
+
+@pytest.mark.parametrize("size", [(120, 90), (640, 480), (1300, 1000)])
+def test_a_jpeg_is_seen_within_the_contracts_tolerance(page, site, size):
+    """Where Pillow lets the decoder make it smaller, the page averages blocks: nearly the same."""
+    data = picture(*size, format="JPEG", quality=90)
+    found = seen_by_the_page(page, site, data, STYLES["bilinear"], "image/jpeg").astype(int)
+    off = np.abs(found - open_views(data, STYLES["bilinear"])[0])
+    is_drafted = min(size) >= 4 * STYLES["bilinear"].resize_size
+    assert np.mean(off) < 1.0
+    assert np.percentile(off, 99 if is_drafted else 100) <= (6 if is_drafted else TOLERANCE_LEVELS)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_turned_as_its_exif_says(page, site, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = picture(120, 90, format="JPEG", quality=95, exif=exif)
+    found = seen_by_the_page(page, site, data, STYLES["bilinear"], "image/jpeg").astype(int)
+    assert np.abs(found - open_views(data, STYLES["bilinear"])[0]).max() <= TOLERANCE_LEVELS
+
+
+# ------------------------------------------------------------------------------------------------------------- answers
+
+
+def check_same(answered, expected):
+    """Compare an answer of the page with a result of the package."""
+    first, *_ = answered["predictions"]
+    assert first["class"] == expected[0]["class"]
+    by_class = {row["class"]: row["probability"] for row in expected}
+    for row in answered["predictions"]:
+        assert row["probability"] == pytest.approx(by_class[row["class"]], abs=0.02)
+    assert answered["known"] == expected.known
+    assert answered["p_known"] == pytest.approx(expected.p_known, abs=0.1)  # one of few ranks
+
+
+def test_it_answers_as_predict_does(page, exported, some):
+    for photo, expected in zip(some, fc.load(exported)(some, top_k=6), strict=True):
+        check_same(ask(page, photo), expected)
+    assert not [line for line in console(page) if NO_ADAPTER not in line]
+
+
+def test_it_shows_what_it_answers(page, exported, some):
+    answered = ask(page, some[0])
+    shown = [row.text.split("\n") for row in page.find_elements("css selector", "#bars li")]
+    assert [name for name, _ in shown] == [row["name"] for row in answered["predictions"][:3]]
+    first = answered["predictions"][0]
+    assert text_of(page, "verdict").lower() == first["name"]
+    assert text_of(page, "detail") == f"{first['probability']:.0%} sure".replace("%", " %")
+    assert text_of(page, "spoken") == f"{first['name']}, {text_of(page, 'detail')}"
+
+
+def test_a_stranger_is_none_of_the_classes(exported, some, tmp_path):
+    """By the checkpoint's own rule: at a rate at which this photo is one."""
+    from flower_classifier.export.card import digest_of
+
+    folder = shutil.copytree(exported, tmp_path / "app")
+    results = fc.load(exported)(some)
+    strangest = min(range(len(some)), key=lambda place: results[place].p_known)
+    card = json.loads((folder / "classifier.json").read_text())
+    card["stranger_rate"] = 100 * results[strangest].p_known
+    del card["digest"]
+    text = json.dumps({**card, "digest": digest_of(card)}).encode()
+    repacked(folder, "classifier.json", text)
+    with hosted(folder) as address, browser() as driver:
+        open_page(driver, address)
+        assert ask(driver, some[strangest])["known"] is False
+        assert text_of(driver, "verdict") == "None of the 6 classes"
+        assert "Most like it" in text_of(driver, "detail")
+
+
+def repacked(folder, name, data):
+    """Replace a file of an exported folder, and its digest on the page."""
+    from flower_classifier.export.page_files import sha256
+
+    index = folder / "index.html"
+    before = sha256((folder / name).read_bytes())
+    (folder / name).write_bytes(data)
+    index.write_text(index.read_text().replace(before, sha256(data)))
+
+
+def test_other_engines_give_the_same_answers(site, exported, some):
+    """Threads, which the service worker's headers allow from the second visit on; and a graphics card, imitated."""
+    expected = fc.load(exported)(some[:4], top_k=6)
+    with browser(*IMITATED_CARD) as driver:
+        open_page(driver, site)
+        assert driver.execute_script("return document.body.dataset.engine") == "wasm"  # an imitation is no gain
+        driver.get(f"{site}?threads=2")
+        wait_for(driver, "document.body.dataset.state != 'loading'")
+        assert driver.execute_script("return self.crossOriginIsolated")
+        for photo, result in zip(some, expected, strict=False):
+            check_same(ask(driver, photo), result)
+        open_page(driver, f"{site}?engine=webgpu")
+        assert driver.execute_script("return document.body.dataset.engine") == "webgpu"
+        check_same(ask(driver, some[0]), expected[0])
+
+
+# -------------------------------------------------------------------------------------------------------------- camera
+
+
+def planes(image):
+    """What a camera gives of an RGB picture: Y, Cb and Cr of BT.601 in its limited range, colours at half the size."""
+    y, *colours = image.convert("YCbCr").split()
+    yield np.round(16 + np.asarray(y, dtype=float) * 219 / 255).astype(np.uint8)
+    for colour in colours:
+        yield np.round(128 + (np.asarray(colour.reduce(2), dtype=float) - 128) * 224 / 255).astype(np.uint8)
+
+
+def write_video(path, pictures, frames):
+    """Write pictures as the video of a camera, each for so many frames, 30 a second."""
+    width, height = pictures[0].size
+    with path.open("wb") as file:
+        file.write(f"YUV4MPEG2 W{width} H{height} F30:1 Ip A1:1 C420jpeg\n".encode())
+        for image in pictures:
+            file.write((b"FRAME\n" + b"".join(plane.tobytes() for plane in planes(image))) * frames)
+
+
+@pytest.fixture(scope="module")
+def live(site, some, tmp_path_factory):
+    """The page, looking through a camera at one photo after the other, half a second each."""
+    video = tmp_path_factory.mktemp("video") / "camera.y4m"
+    pictures = [Image.open(photo).convert("RGB").resize((640, 480), Image.Resampling.BICUBIC) for photo in some[::3]]
+    write_video(video, pictures, 15)
+    with browser(*CAMERA, f"--use-file-for-fake-video-capture={video}") as driver:
+        assert open_page(driver, site) == "live"
+        yield driver
+
+
+SHOWN_FRAME = """
+const video = document.getElementById("video");
+const canvas = document.createElement("canvas");
+[canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+canvas.getContext("2d").drawImage(video, 0, 0);
+return canvas.toDataURL("image/png").split(",")[1];
+"""
+
+
+def test_what_the_camera_sees_is_named_as_predict_names_it(live, exported):
+    """Held, so that the picture can be taken and predict.py be asked about it."""
+    predictor, seen = fc.load(exported), set()
+    for _ in range(6):
+        wait_for(live, "window.answers.length > 3")
+        live.find_element("id", "hold").click()
+        answered = wait_for(live, "window.answers.findLast((answer) => answer.held)")
+        frame = base64.b64decode(live.execute_script(SHOWN_FRAME))
+        check_same(answered, predictor(frame, top_k=6))
+        seen.add(frame)
+        live.find_element("id", "hold").click()
+        live.execute_script("window.answers.length = 0")
+    assert len(seen) > 2  # the camera did move
+
+
+def test_space_holds_the_picture_and_lets_it_go_on(live):
+    from selenium.webdriver.common.keys import Keys
+
+    body, button = live.find_element("tag name", "body"), live.find_element("id", "hold")
+    for pressed, shown in (("true", "Go on"), ("false", "Hold")):
+        body.send_keys(Keys.SPACE)
+        assert button.get_attribute("aria-pressed") == pressed
+        assert button.text == shown
+
+
+def test_the_frame_rate_is_shown_quietly(live):
+    assert re.fullmatch(r"\d+(\.\d)? fps", wait_for(live, "document.getElementById('rate').textContent"))
+    assert live.find_element("id", "rate").get_attribute("aria-hidden") == "true"
+
+
+def used_memory(driver):
+    """Bytes of JavaScript's heap and of buffers beside it, after the garbage is collected."""
+    driver.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
+    usage = driver.execute_cdp_cmd("Runtime.getHeapUsage", {})
+    return usage["usedSize"] + usage.get("backingStorageSize", 0)
+
+
+def test_500_frames_take_no_more_memory_than_50(live):
+    wait_for(live, "document.body.dataset.state == 'live'")
+    live.execute_script(
+        "window.frames = 0;"
+        "window.count = () => { window.answers.length = 0; window.frames++; };"
+        "addEventListener('answer', window.count);"
+    )
+    wait_for(live, "window.frames > 50")
+    before = used_memory(live)
+    wait_for(live, "window.frames > 500")
+    live.execute_script("removeEventListener('answer', window.count)")
+    assert used_memory(live) < before + 2_000_000
+
+
+def test_the_camera_comes_back_after_a_photo(live, some):
+    ask(live, some[0])
+    assert live.find_element("id", "hold").text == "Camera"
+    live.find_element("id", "hold").click()
+    wait_for(live, "document.body.dataset.state == 'live' && document.getElementById('photo').hidden")
+
+
+def test_a_denied_camera_is_said_and_photos_still_work(site, exported, some):
+    denied = {"profile.default_content_setting_values.media_stream_camera": 2}
+    with browser("--use-fake-device-for-media-stream", prefs=denied) as driver:
+        assert open_page(driver, site) == "no-camera"
+        assert "The camera is off for this page" in text_of(driver, "notice-text")
+        assert driver.find_element("id", "again").is_displayed()
+        check_same(ask(driver, some[0]), fc.load(exported)(some[0], top_k=6))
+
+
+# ----------------------------------------------------------------------------------------------------- photos and files
+
+
+def test_a_wrong_file_is_said_and_the_next_photo_works(page, some, tmp_path):
+    (tmp_path / "notes.jpg").write_bytes(b"no photo")
+    assert ask(page, tmp_path / "notes.jpg") == "notes.jpg is not a picture that this browser can open."
+    assert ask(page, some[0])["predictions"]
+
+
+def test_a_photo_may_be_dropped(page, some):
+    page.execute_script("window.answers.length = 0")
+    page.execute_async_script(
+        """
+        const [data, done] = arguments;
+        const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([bytes], "dropped.jpg", { type: "image/jpeg" }));
+        for (const type of ["dragenter", "dragover", "drop"]) {
+          document.body.dispatchEvent(new DragEvent(type, { bubbles: true, cancelable: true, dataTransfer: transfer }));
+        }
+        done();
+        """,
+        base64.b64encode(some[1].read_bytes()).decode(),
+    )
+    assert wait_for(page, "window.answers[0]")["predictions"]
+    assert page.find_element("id", "photo").get_attribute("alt") == "dropped.jpg"
+
+
+def test_a_photo_of_48_megapixels_is_answered(page, exported, tmp_path):
+    y, x = np.mgrid[:6000, :8000]
+    pixels = np.stack([x // 32, y // 24, (x // 400 + y // 400) % 2 * 200], -1).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.jpg", quality=85)
+    check_same(ask(page, tmp_path / "large.jpg"), fc.load(exported)(tmp_path / "large.jpg", top_k=6))
+
+
+# ------------------------------------------------------------------------------------------------------------ the site
+
+
+def test_without_a_network_it_works_after_the_first_visit(exported, some, tmp_path):
+    """And what it needs was fetched once."""
+    with browser() as driver:
+        Host.asked.clear()
+        with hosted(exported.parent) as address:
+            open_page(driver, f"{address}{exported.name}/")
+            expected = ask(driver, some[0])["predictions"]
+            heavy = [path for path in Host.asked if path.endswith((".onnx", ".gz"))]
+            assert len(heavy) == len(set(heavy)) == 2
+        driver.get(f"{address}{exported.name}/")  # the host is gone
+        wait_for(driver, "document.body.dataset.state == 'no-camera'")
+        assert ask(driver, some[0])["predictions"] == expected
+
+
+def test_another_export_in_its_place_is_taken(exported, exported_features, some, tmp_path):
+    """The service worker of the first one must not keep it for ever."""
+    folder = shutil.copytree(exported, tmp_path / "app")
+    with hosted(tmp_path) as address, browser() as driver:
+        open_page(driver, f"{address}app/")
+        ask(driver, some[0])
+        shutil.rmtree(folder)
+        shutil.copytree(exported_features, folder)
+        later = time.time() + 5  # a host tells by this time whether a file has changed
+        for path in folder.rglob("*"):
+            os.utime(path, (later, later))
+        deadline, answered = time.monotonic() + 30, None
+        expected = fc.load(folder)(some[0], top_k=6)
+        while time.monotonic() < deadline and answered != expected[0]["class"]:
+            open_page(driver, f"{address}app/")
+            answered = ask(driver, some[0])["predictions"][0]["class"]
+        names = driver.execute_async_script("caches.keys().then(arguments[0])")
+        assert answered == expected[0]["class"]
+        assert len(names) == 1
+
+
+def test_nothing_is_asked_of_elsewhere_and_nothing_can_be(page, site):
+    """All that the page has fetched came from its own host; its policy refuses the rest, even to a script in it."""
+    fetched = page.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert fetched
+    assert all(name.startswith((site, "blob:")) for name in fetched)
+    policy = page.find_element("css selector", "meta[http-equiv='Content-Security-Policy']").get_attribute("content")
+    assert "default-src 'none'" in policy
+    assert not re.search(
+        r"https?:|\*|unsafe-(inline|eval)(?<!wasm-unsafe-eval)", policy.replace("'wasm-unsafe-eval'", "")
+    )
+    tried = "fetch('http://127.0.0.2:9/').then(() => arguments[0]('reached'), (error) => arguments[0](String(error)))"
+    assert "Failed to fetch" in page.execute_async_script(tried)
+    assert any("Content Security Policy" in line for line in console(page))
+
+
+def test_a_damaged_network_is_said_in_a_line(exported, tmp_path):
+    for name in ("model.onnx", "classifier.json"):
+        folder = shutil.copytree(exported, tmp_path / name)
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (folder / name).write_bytes(data)
+        with hosted(folder) as address, browser() as driver:
+            assert open_page(driver, address) == "failed"
+            assert text_of(driver, "notice-text") == f"{name} is damaged, or from another export: export it again"
+
+
+def test_it_can_be_installed(page, site):
+    """What Chromium itself finds wrong with the manifest: nothing."""
+    assert page.execute_cdp_cmd("Page.getAppManifest", {})["errors"] == []
+    problems = page.execute_cdp_cmd("Page.getInstallabilityErrors", {})["installabilityErrors"]
+    assert [one for one in problems if one["errorId"] != "in-incognito"] == []
+
+
+# --------------------------------------------------------------------------------------------------------- for everyone
+
+CONTRAST = """
+const light = (colour) => {
+  const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map((level) => {
+    const share = level / 255;
+    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const ground = (element) => {
+  for (; element; element = element.parentElement) {
+    const colour = getComputedStyle(element).backgroundColor;
+    if (!/, 0\\)$/.test(colour)) return colour;
+  }
+  return "rgb(255, 255, 255)";
+};
+return arguments[0].map((name) => {
+  const element = document.querySelector(name);
+  const [one, other] = [light(getComputedStyle(element).color), light(ground(element))].sort((a, b) => b - a);
+  return (one + 0.05) / (other + 0.05);
+});
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_stands_out_from_its_ground(page, some, dark):
+    """By at least 4.5 to 1, as WCAG 2.2 asks for (1.4.3)."""
+    set_size(page, 390, 844, dark)
+    ask(page, some[0])
+    names = ["#verdict", "#detail", "#bars .name", "#hold", "#choose", ".private"]
+    assert min(page.execute_script(CONTRAST, names)) >= 4.5
+
+
+@pytest.mark.parametrize("size", [(320, 568), (390, 844), (844, 390), (1280, 800)])
+def test_nothing_is_cut_off_on_any_screen(page, some, size):
+    set_size(page, *size)
+    ask(page, some[0])
+    inside = """
+    const [width, height] = [innerWidth, innerHeight];
+    return [...document.querySelectorAll("#verdict, #bars, #hold, #choose")].every((element) => {
+      const box = element.getBoundingClientRect();
+      return box.left >= 0 && box.right <= width && box.top >= 0 && (box.bottom <= height || height < 500);
+    }) && document.documentElement.scrollWidth <= width;
+    """
+    assert page.execute_script(inside)
+    set_size(page, 390, 844)
+
+
+def test_every_control_has_a_name_and_a_size_for_a_thumb(page, some):
+    ask(page, some[0])
+    for button in page.find_elements("css selector", "button"):
+        if button.is_displayed():
+            assert button.accessible_name
+            assert button.size["height"] >= 44
+    assert page.find_element("tag name", "html").get_attribute("lang") == "en"
+    assert page.find_element("id", "spoken").get_attribute("role") == "status"
