@@ -2,6 +2,8 @@
 # make gallery   make the pictures and outputs of README and docs anew
 # make docs     write docs/options.md anew
 # make test   everything that CI checks
+# make browser   install Chromium and its driver, where apt can, for the tests of the page
+# make runtime   take the newest onnxruntime-web into the package, for the page; needs npm
 # All need Python 3.10 or newer and make; what else they need goes into .venv, once.
 
 PYTHON ?= python3
@@ -9,7 +11,7 @@ BIN = .venv/bin
 FLOWERS ?= flowers
 SHOWN = demo/flowers/test/54/drawn_000.jpg
 
-.PHONY: setup demo gallery docs test lint format
+.PHONY: setup demo gallery docs test lint format browser runtime
 
 setup: .venv/installed
 
@@ -32,8 +34,18 @@ docs: setup
 	$(BIN)/python docs/options.py
 
 # Two tests at a time; threads that wait for each other leave the cores to the other one
-test: setup lint
+test: setup lint browser
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
+
+# Without Chromium the tests of the page say that they are skipped
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; } || \
+	echo "There is no Chromium with its driver, and apt cannot install it here: the tests of the page will be skipped."
+
+runtime: setup
+	$(BIN)/python -m flower_classifier.export.vendoring
 
 lint: setup
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ species, stay as they are where there is no such folder (to use another folder: 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import shlex
@@ -18,9 +19,11 @@ import tempfile
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 
 # isort: split
+from PIL import Image  # noqa: E402 -- after the path to what is ours
+
 from flower_classifier.report.report_files import REPORT_FILES  # noqa: E402 -- after the path to it
 
 PAGES = ("README.md", "docs/predicting.md")  # those with output blocks; later ones use what earlier ones leave
@@ -42,6 +45,7 @@ def main() -> None:
             (folder / "flowers").symlink_to(flowers.resolve())
             (folder / "rose.jpg").symlink_to(min((flowers / "test" / "74").resolve().iterdir()))
         make_pictures(folder)
+        take_screenshot(folder)
         for page in PAGES:
             text = (PROJECT / page).read_text(encoding="utf-8")
             (PROJECT / page).write_text(BLOCK.sub(lambda block: made_anew(block, folder), text), encoding="utf-8")
@@ -58,6 +62,21 @@ def make_pictures(folder: Path) -> None:
         made = folder / "demo" / "run" / file.name
         if file.is_picture and made.exists():
             shutil.copy(made, PROJECT / "docs")
+
+
+def take_screenshot(folder: Path) -> None:
+    """Export the network of the drawings, and show its page a drawing through the camera, on a phone."""
+    from browser import CAMERA, browser, hosted, open_page, wait_for, write_video
+
+    run("python export.py demo/checkpoint.pth flower_app --title Flowers", folder)
+    with Image.open(folder / "demo" / "flowers" / "test" / "54" / "drawn_000.jpg") as drawing:
+        write_video(folder / "camera.y4m", [drawing.convert("RGB").resize((960, 960), Image.Resampling.BICUBIC)], 30)
+    camera = (*CAMERA, f"--use-file-for-fake-video-capture={folder / 'camera.y4m'}")
+    with hosted(folder / "flower_app") as address, browser(*camera) as driver:
+        open_page(driver, address)
+        wait_for(driver, "window.answers.length > 9")
+        picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+    picture.resize((390, 844), Image.Resampling.LANCZOS).save(PROJECT / "docs" / "page.png", optimize=True)
 
 
 def made_anew(block: re.Match[str], folder: Path) -> str:

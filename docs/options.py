@@ -1,4 +1,4 @@
-"""Write docs/options.md: every option of train.py and predict.py, from the classes that define them. `make docs`."""
+"""Write docs/options.md: every option of the commands, from the classes that define them. `make docs`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 PAGE = """# Options
 
-`make docs` writes this page from train_config.py and predict_config.py; change it there. Flags may be written with `-`
-or `_`, before or behind the files.
+`make docs` writes this page from train_config.py, predict_config.py and export_config.py; change it there. Flags may be
+written with `-` or `_`, before or behind the files.
 
 ## train.py
 
@@ -23,6 +23,14 @@ all photos below it. Of several photos each gets a heading; those that cannot be
 exit code is then 2 ([more on predicting](predicting.md)).
 
 {predict}
+An exported folder has a `predict.py` of its own. It takes photos alone, and the options that need no checkpoint:
+{own}.
+
+## export.py
+
+`python export.py CHECKPOINT FOLDER [options]` makes of a checkpoint [a folder that needs no torch](export.md).
+
+{export}
 ## Exit codes
 
 | code | what happened |
@@ -46,11 +54,14 @@ After an interrupt the finished epochs are saved first; a second interrupt ends 
 def page() -> str:
     """Return the page as Markdown."""
     sys.path.insert(0, str(PROJECT))  # a script's own folder comes first, where `options` is this file
-    from flower_classifier.base.options import table
-    from flower_classifier.judging.predict_config import PredictConfig
+    from flower_classifier.base.options import settings_of, table
+    from flower_classifier.export.export_config import ExportConfig
+    from flower_classifier.judging.predict_config import PredictConfig, QuestionConfig
     from flower_classifier.training.train_config import TrainConfig
 
-    return PAGE.format(train=table(TrainConfig), predict=table(PredictConfig))
+    own = ", ".join(f"`--{setting.name}`" for setting in settings_of(QuestionConfig) if not setting.positional)
+    tables = {"train": TrainConfig, "predict": PredictConfig, "export": ExportConfig}
+    return PAGE.format(own=own, **{name: table(settings) for name, settings in tables.items()})
 
 
 if __name__ == "__main__":

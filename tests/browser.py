@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 
+import numpy as np
 import pytest
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -23,6 +24,7 @@ QUIET = (
     "--disable-quic",
     "--hide-scrollbars",
 )
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 PATIENCE = 60  # seconds
 
 
@@ -112,3 +114,20 @@ def ask(driver, photo):
 def console(driver):
     """Return what went wrong, as the browser's console has it."""
     return [json.dumps(entry) for entry in driver.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]
+
+
+def planes(image):
+    """What a camera gives of an RGB picture: Y, Cb and Cr of BT.601 in its limited range, colours at half the size."""
+    y, *colours = image.convert("YCbCr").split()
+    yield np.round(16 + np.asarray(y, dtype=float) * 219 / 255).astype(np.uint8)
+    for colour in colours:
+        yield np.round(128 + (np.asarray(colour.reduce(2), dtype=float) - 128) * 224 / 255).astype(np.uint8)
+
+
+def write_video(path, pictures, frames):
+    """Write pictures as the video of a camera, each for so many frames, 30 a second."""
+    width, height = pictures[0].size
+    with path.open("wb") as file:
+        file.write(f"YUV4MPEG2 W{width} H{height} F30:1 Ip A1:1 C420jpeg\n".encode())
+        for image in pictures:
+            file.write((b"FRAME\n" + b"".join(plane.tobytes() for plane in planes(image))) * frames)

@@ -6,13 +6,14 @@ import pytest
 from support import PROJECT
 
 from flower_classifier.base.options import settings_of
+from flower_classifier.export.export_config import ExportConfig
 from flower_classifier.judging.predict_config import PredictConfig
 from flower_classifier.photos.findings import KINDS
 from flower_classifier.report.report_files import REPORT_FILES
 from flower_classifier.training.train_config import TrainConfig
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
-PIPS_FLAGS = {"upgrade"}
+OTHERS_FLAGS = {"upgrade", "directory", "app"}  # of pip, http.server and flask
 
 
 def read(name):
@@ -51,9 +52,9 @@ def test_links_lead_to_files_and_headings(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_are_flags_of_the_commands(page):
-    settings = [setting for config in (TrainConfig, PredictConfig) for setting in settings_of(config)]
+    settings = [setting for config in (TrainConfig, PredictConfig, ExportConfig) for setting in settings_of(config)]
     known = {name for setting in settings for name in (setting.name, *setting.option.aliases)}
-    assert set(re.findall(r"(?<![\w-])--([a-z]\w+)", page.read_text("utf-8"))) <= known | PIPS_FLAGS
+    assert set(re.findall(r"(?<![\w-])--([a-z]\w+)", page.read_text("utf-8"))) <= known | OTHERS_FLAGS
 
 
 def test_every_page_is_linked_from_the_readme():

@@ -199,6 +199,8 @@ def test_installed_it_works_from_anywhere_and_brings_the_package_alone(trained, 
         subprocess.run(["cp", "-r", PROJECT / name, copied], check=True)
     subprocess.run([*install, "--target", tmp_path / "site", copied], check=True, cwd=tmp_path, capture_output=True)
     assert {path.name for path in (tmp_path / "site").iterdir() if path.suffix != ".dist-info"} == {"flower_classifier"}
+    kept = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert [path for path in kept if not (tmp_path / "site" / "flower_classifier" / path).is_file()] == []
     script = f"import flower_classifier as fc; print(fc.__file__); print(fc.load({str(trained / 'checkpoint.pth')!r})"
     outcome = run_program("-c", f"{script}({str(some[0])!r})[0])", cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
     place, answer = outcome.out.splitlines()

@@ -10,7 +10,19 @@ import time
 
 import numpy as np
 import pytest
-from browser import NEEDS_CHROMIUM, Host, ask, browser, console, hosted, open_page, set_size, wait_for
+from browser import (
+    CAMERA,
+    NEEDS_CHROMIUM,
+    Host,
+    ask,
+    browser,
+    console,
+    hosted,
+    open_page,
+    set_size,
+    wait_for,
+    write_video,
+)
 from PIL import Image
 
 import flower_classifier as fc
@@ -18,7 +30,6 @@ from flower_classifier.photos.views import TOLERANCE_LEVELS, Preprocessing, open
 
 pytestmark = NEEDS_CHROMIUM
 
-CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 NO_ADAPTER = "No available adapters"  # what Chromium remarks where there is no graphics card
 IMITATED_CARD = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
 
@@ -218,23 +229,6 @@ def test_other_engines_give_the_same_answers(site, exported, some):
 
 
 # -------------------------------------------------------------------------------------------------------------- camera
-
-
-def planes(image):
-    """What a camera gives of an RGB picture: Y, Cb and Cr of BT.601 in its limited range, colours at half the size."""
-    y, *colours = image.convert("YCbCr").split()
-    yield np.round(16 + np.asarray(y, dtype=float) * 219 / 255).astype(np.uint8)
-    for colour in colours:
-        yield np.round(128 + (np.asarray(colour.reduce(2), dtype=float) - 128) * 224 / 255).astype(np.uint8)
-
-
-def write_video(path, pictures, frames):
-    """Write pictures as the video of a camera, each for so many frames, 30 a second."""
-    width, height = pictures[0].size
-    with path.open("wb") as file:
-        file.write(f"YUV4MPEG2 W{width} H{height} F30:1 Ip A1:1 C420jpeg\n".encode())
-        for image in pictures:
-            file.write((b"FRAME\n" + b"".join(plane.tobytes() for plane in planes(image))) * frames)
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,8 @@ class ExportConfig:
     int8: Path | None = option(
         None,
         "output",
-        "also make the network a quarter as large, with 8-bit numbers: DIR is a folder with one folder of photos per "
-        "class, half of which set the numbers' ranges; how many of the others are then named rightly is said",
+        "write the network with 8-bit numbers: a half to a quarter as large; DIR is a folder with one folder of photos "
+        "per class, of which half set the numbers' ranges, and the others tell what accuracy it costs",
         metavar="DIR",
     )
 

@@ -35,6 +35,7 @@ class Agreement:
     photos: int
     difference: float  # the largest, of a logit
     allowed: float
+    largest: float  # of the logits
     same: int  # photos with the same likeliest class; two logits that are as close as is allowed are a tie
 
     @property
@@ -91,11 +92,12 @@ def compare(network: WholeNetwork, model: bytes, preprocessing: Preprocessing) -
     session = session_of(model, MODEL_FILE)
     among_all = session.run([OUTPUTS[0]], {INPUT: pixels})[0]
     alone = np.concatenate([session.run([OUTPUTS[0]], {INPUT: one[None]})[0] for one in pixels])
-    allowed = max(TOLERANCE, TOLERANCE / 100 * float(np.abs(expected).max()))
+    largest = float(np.abs(expected).max())
+    allowed = max(TOLERANCE, TOLERANCE / 100 * largest)
     chosen = np.take_along_axis(expected, among_all.argmax(axis=1)[:, None], axis=1)[:, 0]
     same = int((chosen >= expected.max(axis=1) - allowed).sum())
     difference = float(max(np.abs(found - expected).max() for found in (among_all, alone)))
-    return Agreement(len(pixels), difference if np.isfinite(difference) else np.inf, allowed, same)
+    return Agreement(len(pixels), difference if np.isfinite(difference) else np.inf, allowed, largest, same)
 
 
 def drawn_photos(preprocessing: Preprocessing) -> np.ndarray:

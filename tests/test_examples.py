@@ -1,0 +1,81 @@
+"""The examples that docs/export.md shows: they are what it shows, and they run."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from support import PROJECT
+
+import flower_classifier as fc
+
+EXAMPLES = PROJECT / "docs" / "examples"
+
+
+def start(*arguments, **settings):
+    """Start a script as a process of its own, with this project in its path."""
+    settings = {**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONUNBUFFERED": "1", **settings}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, *map(str, arguments)], env=settings, **pipes)
+
+
+@pytest.mark.parametrize("name", ["service.py", "watch.py"])
+def test_the_page_shows_the_files_themselves(name):
+    shown = (PROJECT / "docs" / "export.md").read_text(encoding="utf-8")
+    lines = (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
+    assert "".join(f"    {line}".rstrip() + "\n" for line in lines) in shown
+
+
+def sent(address, field, data):
+    """Upload a file as a form does, and return the status and the JSON that comes back."""
+    head = f'--cut\r\nContent-Disposition: form-data; name="{field}"; filename="a.jpg"\r\n\r\n'.encode()
+    request = urllib.request.Request(address, head + data + b"\r\n--cut--\r\n")
+    request.add_header("Content-Type", "multipart/form-data; boundary=cut")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.mark.parametrize("kind", ["folder", "checkpoint"])
+def test_the_web_service_answers_uploads(exported, trained, flowers, kind):
+    classifier = exported if kind == "folder" else trained / "checkpoint.pth"
+    photo = min((flowers / "test").glob("*/*.jpg"))
+    app = ("-m", "flask", "--app", EXAMPLES / "service.py", "run", "--port", "0")
+    with start(*app, CLASSIFIER=str(classifier)) as server:
+        try:
+            address = next(found[0] for line in server.stdout if (found := re.findall(r"http://[\d.:]+", line)))
+            assert sent(address, "photo", photo.read_bytes()) == (200, fc.load(classifier)(photo).plain())
+            status, told = sent(address, "photo", b"no photo")
+            assert status == 400
+            assert told["error"].startswith("cannot open the photo")
+            assert sent(address, "other", b"") == (400, {"error": "send a file as the form's field photo"})
+        finally:
+            server.terminate()
+
+
+def test_the_watcher_answers_each_photo_that_appears(exported, flowers, tmp_path):
+    photos = sorted((flowers / "test").glob("*/*.jpg"))[:2]
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    shutil.copy(photos[0], incoming / "a.jpg")
+    with start(EXAMPLES / "watch.py", incoming, exported) as watcher:
+        try:
+            first = json.loads(watcher.stdout.readline())
+            (incoming / "b.jpg").write_bytes(b"no photo")
+            time.sleep(1.5)
+            shutil.copy(photos[1], incoming / "c.jpg")
+            answers = [first, *(json.loads(watcher.stdout.readline()) for _ in range(2))]
+        finally:
+            watcher.terminate()
+    predictor = fc.load(exported)
+    assert answers[0] == {"path": str(incoming / "a.jpg"), **predictor(photos[0]).plain()}
+    assert "cannot open" in answers[1]["error"]
+    assert answers[2] == {"path": str(incoming / "c.jpg"), **predictor(photos[1]).plain()}
