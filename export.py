@@ -27,7 +27,7 @@ from dataclasses import replace
 
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.messages import note
-from flower_classifier.base.words import megabytes
+from flower_classifier.base.words import megabytes, printable
 from flower_classifier.export.folder import check_place, write_folder
 from flower_classifier.export.onnx_model import compare, onnx_of
 from flower_classifier.export.parts import card_of, files_of, names_of_files
@@ -40,14 +40,15 @@ from flower_classifier.photos.names import load_category_names
 
 def run(config: ExportConfig) -> None:
     """Write the folder that `config` asks for."""
-    title = config.title or config.folder.absolute().name.replace("_", " ")
-    check_place(config.folder, names_of_files())
+    folder = config.folder.resolve()
+    title = printable(config.title or folder.name.replace("_", " "))
+    check_place(folder, names_of_files())
     checkpoint = named_checkpoint(config)
     model = checked_model(checkpoint)
     card = card_of(checkpoint, model, config.checkpoint)
     if config.int8:
         model, card = in_8_bits(model, card, config.int8)
-    write_folder(config.folder, files_of(title, model, card))
+    write_folder(folder, files_of(title, model, card))
     print(f"{config.folder}: {megabytes(len(model))} of {MODEL_FILE}, for {len(card.classes)} classes", flush=True)
 
 

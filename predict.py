@@ -5,7 +5,7 @@
     python predict.py image.jpg checkpoint.pth --plot prediction.png --heatmap
     python predict.py a.jpg b.jpg holiday checkpoint.pth      (photos, and all those below a folder)
     find . -name "*.jpg" | python predict.py - checkpoint.pth --format csv > answers.csv
-    python predict.py image.jpg rose_app                      (a folder that export.py made: without torch, at once)
+    python predict.py image.jpg rose_app                      (a folder that export.py made, without torch)
     python predict.py flowers/test checkpoint.pth --evaluate  (where each class has a folder)
 
 The checkpoint is all it needs: no network, no pretrained weights, and no matter which device it was trained on.
@@ -25,11 +25,10 @@ if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and 
 
 # isort: split
 import flower_classifier
-from flower_classifier.base.errors import InputError
 from flower_classifier.base.files import check_writable
 from flower_classifier.judging.base_predictor import BasePredictor
 from flower_classifier.judging.predict_paths import plan_pictures
-from flower_classifier.report.answering import LACKING, answer_photos, find_photos
+from flower_classifier.report.answering import answer_photos, find_photos
 from flower_classifier.report.drawn_verdicts import Drawer
 
 
@@ -52,10 +51,6 @@ def predict_photos(config: PredictConfig) -> None:
     sources = [config.checkpoint, *([config.category_names] if config.category_names else [])]
     pictures = plan_pictures(config.plot, photos, sources) if config.plot else []
     predictor = load_predictor(config)
-    if config.neighbours and predictor.checkpoint.memory is None:
-        raise InputError(
-            f"needs training photos that the checkpoint remembers: {LACKING}; --resume mends that", "neighbours"
-        )
     drawer = Drawer(predictor, config.heatmap, config.training_photos) if config.plot else None
     answer_photos(config, photos, predictor, config.neighbours, pictures, drawer)
 

@@ -19,7 +19,8 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.export import onnx_model
-from flower_classifier.export.exported_predictor import INPUT, OUTPUTS, session_of
+from flower_classifier.export.exported_predictor import session_of
+from flower_classifier.export.network_outputs import LOGITS, PIXELS
 from flower_classifier.export.onnx_model import drawn_photos, onnx_of
 from flower_classifier.export.whole_network import WholeNetwork
 from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
@@ -57,9 +58,9 @@ def main() -> None:
                 began = time.perf_counter()
                 session = session_of(model, Path(name))
                 loads.setdefault(name, []).append(time.perf_counter() - began)
-                found[name] = session.run([OUTPUTS[0]], {INPUT: pixels[:1]})[0]
+                found[name] = session.run([LOGITS], {PIXELS: pixels[:1]})[0]
                 began = time.perf_counter()
-                session.run([OUTPUTS[0]], {INPUT: pixels[:1]})
+                session.run([LOGITS], {PIXELS: pixels[:1]})
                 runs.setdefault(name, []).append(time.perf_counter() - began)
         print(
             f"\n{checkpoint.model.arch}\n\n| numbers, operators | size, MB | loading | a photo | largest difference |"

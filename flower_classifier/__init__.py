@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from flower_classifier.base.errors import InputError, RunError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what `load` returns
     from flower_classifier.judging.base_predictor import BasePredictor
 
 __all__ = ["InputError", "RunError", "__version__", "load"]
@@ -32,6 +32,7 @@ def load(path: str | Path, gpu: bool = False, category_names: str | Path | None 
     Raises InputError for a file that train.py did not write or a folder that export.py did not, RunError where
     onnxruntime is missing that a folder needs.
     """
+    from flower_classifier.base.installed import NEEDED, check_installed
     from flower_classifier.judging.exported_folder import is_exported
     from flower_classifier.photos.names import load_category_names
 
@@ -42,10 +43,19 @@ def load(path: str | Path, gpu: bool = False, category_names: str | Path | None 
         exported = load_exported(path)
         stored = load_category_names(names, exported.card.classes, exported.card.category_names)
         return ExportedPredictor(exported, stored)
-    from flower_classifier.judging.predictor import Predictor
-    from flower_classifier.networks.checkpoint import load_checkpoint
-    from flower_classifier.networks.devices import choose_device
-
+    if path.is_dir():
+        raise InputError(f"{path} is a folder that export.py did not write")
+    check_installed(NEEDED)
+    try:
+        from flower_classifier.judging.predictor import Predictor
+        from flower_classifier.networks.checkpoint import load_checkpoint
+        from flower_classifier.networks.devices import choose_device
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("flower_classifier."):
+            raise
+        raise InputError(
+            f"{path}: an exported folder's own copy of this package reads exported folders alone"
+        ) from None
     checkpoint = load_checkpoint(path)
     stored = load_category_names(names, checkpoint.classes, checkpoint.category_names)
     return Predictor(checkpoint, choose_device(gpu), stored)

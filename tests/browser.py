@@ -24,7 +24,7 @@ QUIET = (
     "--disable-quic",
     "--hide-scrollbars",
 )
-CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+CAMERA = ("--use-fake-device-for-media-stream=device-count=2", "--use-fake-ui-for-media-stream")
 PATIENCE = 60  # seconds
 
 
@@ -90,6 +90,13 @@ def wait_for(driver, condition, seconds=PATIENCE):
 LISTEN = """
 window.answers = [];
 addEventListener("answer", ({ detail }) => window.answers.push(detail));
+window.streams = [];
+const getUserMedia = navigator.mediaDevices?.getUserMedia.bind(navigator.mediaDevices);
+if (getUserMedia) navigator.mediaDevices.getUserMedia = async (wanted) => {
+  const stream = await getUserMedia(wanted);
+  window.streams.push(stream);
+  return stream;
+};
 """
 
 

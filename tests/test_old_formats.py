@@ -5,6 +5,7 @@ The files are what those versions wrote: their keys are listed here, not taken f
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from PIL import Image
 from support import QUICK, read, same
 from torchvision.transforms.v2 import functional as F
 
+import export
+import flower_classifier as fc
 import predict
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.networks.tensor_files import write_atomically
@@ -43,6 +46,19 @@ def as_format(version, path):
     old = {key: contents[key] for key in OLD_KEYS if not (key == "temperature" and version == 1)}
     old["preprocessing"] = {key: contents["preprocessing"][key] for key in OLD_PREPROCESSING}
     write_atomically(path, {**old, "format_version": version})
+
+
+def test_a_checkpoint_of_an_early_format_is_exported_by_todays_resampling(run, trained, flowers, tmp_path):
+    path, photo = tmp_path / "checkpoint.pth", min((flowers / "test").glob("*/*.jpg"))
+    shutil.copy(trained / "checkpoint.pth", path)
+    as_format(2, path)
+    outcome = run(export, path, tmp_path / "app")
+    assert outcome.code == 0
+    assert "the checkpoint is of an early format" in outcome.err
+    assert fc.load(tmp_path / "app").card.preprocessing.resampling == "pillow"
+    by_class = {row["class"]: row["probability"] for row in fc.load(path)(photo, top_k=6)}
+    for row in fc.load(tmp_path / "app")(photo, top_k=6):
+        assert row["probability"] == pytest.approx(by_class[row["class"]], abs=0.02)
 
 
 def as_state_of_format_2(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -34,6 +35,11 @@ def write_whole(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256_of(data: bytes) -> str:
+    """Return a digest in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def keep_as(path: Path, aside: Path) -> bool:

@@ -34,10 +34,16 @@ class Card:
     temperature: float = 1.0  # by which logits are divided before they become probabilities
     set_scores: list[float] = field(default_factory=list)  # by which sets of classes are made, lowest first
     stranger_scores: list[list[float]] | None = None  # (N, 2), by which strangers are told
-    # float (C,): what the network says of `pattern`. A browser whose graphics card says something else uses another
-    pattern_logits: list[float] = field(default_factory=list)
+    # What the network says of a picture of stripes, and how far off a browser may be (onnx_model.Pattern). One whose
+    # graphics processor says something else runs the network in another way
+    pattern: dict[str, object] = field(default_factory=dict)
     # What it was made of and with: arch, weights, licence, dtype, opset, versions; nothing is computed by it
     provenance: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def tells_strangers(self) -> bool:
+        """Whether it says what photos of the classes look like, and so which are none."""
+        return self.stranger_scores is not None
 
     @property
     def names(self) -> list[str]:
@@ -56,7 +62,7 @@ class Card:
             "set_scores": self.set_scores,
             "stranger_scores": self.stranger_scores,
             "stranger_rate": DEFAULT_RATE,  # of the page; predict.py is asked for its own
-            "pattern_logits": self.pattern_logits,
+            "pattern": self.pattern,
             "provenance": self.provenance,
         }
         return {**plain, "digest": digest_of(plain)}
@@ -74,7 +80,7 @@ class Card:
             temperature=contents["temperature"],
             set_scores=contents["set_scores"],
             stranger_scores=contents["stranger_scores"],
-            pattern_logits=contents["pattern_logits"],
+            pattern=contents["pattern"],
             provenance=contents["provenance"],
         )
         card.check()
@@ -85,6 +91,8 @@ class Card:
         names = (*self.classes, *self.category_names, *self.category_names.values(), self.model_sha256)
         if not all(isinstance(name, str) for name in names) or not isinstance(self.provenance, dict):
             raise ValueError("names that are no text")
+        if self.preprocessing.resampling != "pillow":
+            raise ValueError(f"resampling as {self.preprocessing.resampling}")
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise ValueError("too few classes, or one twice")
         if not isinstance(self.temperature, float) or not TEMPERATURE.allow(self.temperature):
@@ -126,5 +134,5 @@ def read_card(folder: Path) -> Card:
         raise InputError(f"{path} is missing: {EXPORT_AGAIN}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} is damaged, or was changed ({reason_of(error)}): {EXPORT_AGAIN}") from None

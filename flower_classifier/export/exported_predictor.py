@@ -6,7 +6,6 @@ predictor("rose.jpg")[0]          {"class": "74", "name": "rose", "probability":
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,9 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flower_classifier.base.errors import InputError
+from flower_classifier.base.files import sha256_of
 from flower_classifier.base.installed import NEEDED_BY_EXPORTED, check_installed
 from flower_classifier.base.words import reason_of
 from flower_classifier.export.card import EXPORT_AGAIN, Card, read_card
+from flower_classifier.export.network_outputs import DISTANCE, FEATURES, LOGITS, PIXELS, outputs_of
 from flower_classifier.judging.base_predictor import BasePredictor, settled
 from flower_classifier.judging.exported_folder import CARD_FILE, MODEL_FILE
 from flower_classifier.judging.familiarity import Familiarity
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 BATCH = 8  # photos that the network takes at a time
-INPUT = "pixels"  # uint8 (B, S, S, 3): height, width, red-green-blue
-OUTPUTS = ("logits", "features", "distance")  # float32 (B, C), (B, D), (B,); the last where strangers can be told
 ONLY_ERRORS = 3  # of onnxruntime's levels of messages
 
 
@@ -55,7 +54,7 @@ def load_exported(folder: Path) -> Exported:
         raise InputError(f"{path} is missing: {EXPORT_AGAIN}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if hashlib.sha256(model).hexdigest() != card.model_sha256:
+    if sha256_of(model) != card.model_sha256:
         raise InputError(f"{path} is damaged, or not the one that {CARD_FILE} beside it belongs to: {EXPORT_AGAIN}")
     session = session_of(model, path)
     check_fits(session, card, path)
@@ -79,10 +78,12 @@ def session_of(model: bytes, path: Path) -> onnxruntime.InferenceSession:
 def check_fits(session: onnxruntime.InferenceSession, card: Card, path: Path) -> None:
     """Raise InputError where a network's outputs are not those that the card tells of."""
     shapes = {output.name: output.shape for output in session.get_outputs()}
-    side, wanted = card.preprocessing.crop_size, OUTPUTS if card.stranger_scores else OUTPUTS[:2]
+    side, wanted = card.preprocessing.crop_size, outputs_of(card.tells_strangers)
     inputs = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
-    takes_pixels = inputs == [(INPUT, "tensor(uint8)", [side, side, 3])]
-    if not takes_pixels or not set(wanted) <= set(shapes) or shapes["logits"][1:] != [len(card.classes)]:
+    takes_pixels = inputs == [(PIXELS, "tensor(uint8)", [side, side, 3])]
+    gives_numbers = all(output.type == "tensor(float)" for output in session.get_outputs())
+    gives_all = set(wanted) <= set(shapes) and shapes[LOGITS][1:] == [len(card.classes)]
+    if not (takes_pixels and gives_numbers and gives_all):
         raise InputError(f"{path} is not a network for the {len(card.classes)} classes in {CARD_FILE}: {EXPORT_AGAIN}")
 
 
@@ -94,7 +95,7 @@ class ExportedPredictor(BasePredictor):
         named = replace(self.card, category_names=dict(category_names)) if category_names else self.card
         self.classes, self.names = self.card.classes, named.names
         self.temperature, self.set_scores = self.card.temperature, self.card.set_scores
-        self.familiarity = Familiarity(self.card.stranger_scores) if self.card.stranger_scores else None
+        self.familiarity = Familiarity(self.card.stranger_scores) if self.card.tells_strangers else None
 
     def answers(self, photos: Sequence[PhotoSource], bar: tqdm | None = None) -> Iterator[Answer | ImageError]:
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos.
@@ -128,18 +129,26 @@ class ExportedPredictor(BasePredictor):
     ) -> Iterator[Answer | ImageError]:
         """Yield the answers to a few photos, of which these are the views, or the errors."""
         views = [view for view in outcomes if not isinstance(view, ImageError)]
-        found = iter(self.run(np.stack(views)) if views else ())
+        found = self.run(np.stack(views)) if views else {}
+        row = 0
         for photo, outcome in zip(photos, outcomes, strict=True):
-            yield outcome if isinstance(outcome, ImageError) else Answer(photo, *next(found))
+            if isinstance(outcome, ImageError):
+                yield outcome
+                continue
+            distance = float(found[DISTANCE][row]) if DISTANCE in found else None
+            yield Answer(photo, features=found[FEATURES][row], logits=found[LOGITS][row], distance=distance)
+            row += 1
 
-    def run(self, pixels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, float | None]]:
-        """Yield features (D,), logits (C,) and the distance, if it is known, for each view of (B, S, S, 3)."""
-        wanted = OUTPUTS if self.familiarity else OUTPUTS[:2]
-        logits, features, *rest = self.session.run(list(wanted), {INPUT: pixels})
-        if not np.isfinite(logits).all():
-            raise InputError(f"the network answers with nan or infinity: {EXPORT_AGAIN}")
-        distances = rest[0].tolist() if rest else [None] * len(pixels)
-        yield from zip(features, logits, distances, strict=True)
+    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the network's outputs, by their names, for views (B, S, S, 3)."""
+        wanted = outputs_of(self.card.tells_strangers)
+        try:
+            found = dict(zip(wanted, self.session.run(list(wanted), {PIXELS: pixels}), strict=True))
+        except Exception as error:  # of onnxruntime's own kinds
+            raise InputError(f"onnxruntime cannot run the network ({reason_of(error)}): {EXPORT_AGAIN}") from None
+        if not all(len(values) == len(pixels) and np.isfinite(values).all() for values in found.values()):
+            raise InputError(f"the network answers with nan or infinity, or too few answers: {EXPORT_AGAIN}")
+        return found
 
 
 def outcome_of(future: Future[np.ndarray]) -> np.ndarray | ImageError:

@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ import torch
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.randomness import generator
 from flower_classifier.base.words import reason_of
-from flower_classifier.export.exported_predictor import INPUT, OUTPUTS, session_of
+from flower_classifier.export.exported_predictor import session_of
+from flower_classifier.export.network_outputs import DISTANCE, LOGITS, PIXELS, outputs_of
 from flower_classifier.export.whole_network import WholeNetwork
 from flower_classifier.judging.exported_folder import MODEL_FILE
 from flower_classifier.photos.demo import SPECIES, draw_flower
@@ -50,15 +51,14 @@ def onnx_of(network: WholeNetwork, side: int) -> bytes:
     Raises RunError where torch's exporter gives up.
     """
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    outputs = OUTPUTS if network.distance else OUTPUTS[:2]
     kept = io.BytesIO()
     try:
         with torch.inference_mode(), quiet():
             program = torch.onnx.export(
                 network,
                 (example,),
-                input_names=[INPUT],
-                output_names=list(outputs),
+                input_names=[PIXELS],
+                output_names=list(outputs_of(network.distance is not None)),
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 opset_version=OPSET,
                 dynamo=True,
@@ -90,8 +90,8 @@ def compare(network: WholeNetwork, model: bytes, preprocessing: Preprocessing) -
     with torch.inference_mode():
         expected = network(torch.from_numpy(pixels))[0].numpy()  # (N, C)
     session = session_of(model, MODEL_FILE)
-    among_all = session.run([OUTPUTS[0]], {INPUT: pixels})[0]
-    alone = np.concatenate([session.run([OUTPUTS[0]], {INPUT: one[None]})[0] for one in pixels])
+    among_all = session.run([LOGITS], {PIXELS: pixels})[0]
+    alone = np.concatenate([session.run([LOGITS], {PIXELS: one[None]})[0] for one in pixels])
     largest = float(np.abs(expected).max())
     allowed = max(TOLERANCE, TOLERANCE / 100 * largest)
     chosen = np.take_along_axis(expected, among_all.argmax(axis=1)[:, None], axis=1)[:, 0]
@@ -107,8 +107,28 @@ def drawn_photos(preprocessing: Preprocessing) -> np.ndarray:
     return np.concatenate([open_views(picture, preprocessing) for picture in pictures])
 
 
-def pattern_logits(model: bytes, side: int) -> list[float]:
-    """Return what a network says of a picture of coloured stripes, uint8 (S, S, 3), which network.js draws too."""
+@dataclass(frozen=True)
+class Pattern:
+    """What a network says of a picture of coloured stripes, which network.js draws too, and how far off that may be."""
+
+    logits: list[float]  # (C,)
+    tolerance: float  # of a logit
+    distance: float | None
+    distance_tolerance: float
+
+
+def pattern_of(model: bytes, side: int, closeness: float = 0.01) -> dict[str, object]:
+    """Return, as a plain dict, what a network of pictures of `side` pixels says of the stripes.
+
+    `closeness`: of what other processors say, as a share of the largest logit. Their sums have another order.
+    """
     y, x, c = np.ogrid[:side, :side, :3]
     pixels = ((3 * x + 5 * y + 80 * c) % 256).astype(np.uint8)
-    return session_of(model, MODEL_FILE).run([OUTPUTS[0]], {INPUT: pixels[None]})[0][0].astype(float).tolist()
+    session = session_of(model, MODEL_FILE)
+    found = dict(
+        zip((one.name for one in session.get_outputs()), session.run(None, {PIXELS: pixels[None]}), strict=True)
+    )
+    logits = found[LOGITS][0].astype(float).tolist()
+    distance = float(found[DISTANCE][0]) if DISTANCE in found else None
+    allowed = max(0.05, closeness * max(map(abs, logits)))
+    return asdict(Pattern(logits, allowed, distance, max(1.0, closeness * abs(distance or 0.0))))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from flower_classifier.base.files import sha256_of
 from flower_classifier.judging.exported_folder import CARD_FILE, MODEL_FILE
 
 PAGE = Path(__file__).resolve().parent / "page"
-INDEX, WORKER, MANIFEST = "index.html", "service_worker.js", "manifest.webmanifest"
-FILLED = (INDEX, WORKER)  # with {{words}} to be replaced
-SCRIPTS_OF_PYTHON = (".py", ".md")
-PAPER, LEAF = "#f6f4ef", "#1f7a4c"  # as in style.css
+INDEX, SERVICE_WORKER, MANIFEST = "index.html", "service_worker.js", "manifest.webmanifest"
+FILLED = (INDEX, SERVICE_WORKER)  # with {{words}} to be replaced
+NOT_OF_THE_PAGE = (".py", ".md")  # endings of files beside it
+PAPER = "#f6f4ef"  # as in style.css
 
 
 def static_files() -> dict[str, bytes]:
@@ -25,14 +25,15 @@ def static_files() -> dict[str, bytes]:
 
 def filled_files(title: str, others: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the files that depend on the title and on the `others` of the folder."""
-    index = filled(INDEX, title=html.escape(title), card_sha256=sha256(others[CARD_FILE]))
+    index = filled(INDEX, title=html.escape(title), card_sha256=sha256_of(others[CARD_FILE]))
     made = {INDEX: index, MANIFEST: manifest(title)}
-    page = {name: data for name, data in {**others, **made}.items() if not name.endswith(SCRIPTS_OF_PYTHON)}
+    page = {name: data for name, data in {**others, **made}.items() if not name.endswith(NOT_OF_THE_PAGE)}
     # At once are kept the files that every visit needs; the network and what runs it, when they are first fetched
-    shell = [name for name in page if name != MODEL_FILE and not name.startswith("vendor/")]
-    version = sha256("".join(f"{name} {sha256(data)}\n" for name, data in sorted(page.items())).encode())[:16]
-    worker = filled(WORKER, version=version, shell=json.dumps(["./", *sorted(shell)]))
-    return {**made, WORKER: worker}
+    later = [name for name in page if name == MODEL_FILE or name.startswith("vendor/")]
+    shell = ["./", *sorted(set(page) - set(later))]
+    version = sha256_of("".join(f"{name} {sha256_of(data)}\n" for name, data in sorted(page.items())).encode())[:16]
+    worker = filled(SERVICE_WORKER, version=version, shell=json.dumps(shell), later=json.dumps(sorted(later)))
+    return {**made, SERVICE_WORKER: worker}
 
 
 def manifest(title: str) -> bytes:
@@ -49,7 +50,8 @@ def manifest(title: str) -> bytes:
         "scope": "./",
         "display": "standalone",
         "background_color": PAPER,
-        "theme_color": LEAF,
+        "theme_color": PAPER,
+        "lang": "en",
         "icons": icons,
     }
     return (json.dumps(facts, indent=1) + "\n").encode()
@@ -61,8 +63,3 @@ def filled(name: str, **words: str) -> bytes:
     for word, value in words.items():
         text = text.replace(f"{{{{{word}}}}}", value)
     return text.encode()
-
-
-def sha256(data: bytes) -> str:
-    """Return the digest in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from flower_classifier.base.words import counted, megabytes
+from flower_classifier.base.files import sha256_of
+from flower_classifier.base.messages import note
+from flower_classifier.base.words import counted, megabytes, printable
 from flower_classifier.export.card import Card, card_text
 from flower_classifier.export.folder import script_files
-from flower_classifier.export.onnx_model import OPSET, pattern_logits
+from flower_classifier.export.onnx_model import OPSET, pattern_of
 from flower_classifier.export.page_files import filled_files, static_files
 from flower_classifier.judging.exported_folder import CARD_FILE, MODEL_FILE
 from flower_classifier.networks.checkpoint import Checkpoint
+from flower_classifier.photos.views import Preprocessing
 
 README = "README.md"
 
 
 def card_of(checkpoint: Checkpoint, model: bytes, path: Path) -> Card:
     """Return what goes into classifier.json beside a network: `path` is where the checkpoint was."""
-    scores = checkpoint.stranger_scores if checkpoint.memory else None
     training = checkpoint.training
     provenance = {
-        "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "checkpoint_sha256": sha256_of(path.read_bytes()),
         "arch": checkpoint.model.arch,
         "learned": checkpoint.model.learns,
         "weights": training.get("weights", ""),
@@ -34,16 +36,25 @@ def card_of(checkpoint: Checkpoint, model: bytes, path: Path) -> Card:
         "made_with": {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
     }
     return Card(
-        model_sha256=hashlib.sha256(model).hexdigest(),
+        model_sha256=sha256_of(model),
         classes=checkpoint.classes,
-        preprocessing=checkpoint.preprocessing,
+        preprocessing=by_contract(checkpoint.preprocessing),
         category_names=checkpoint.category_names,
         temperature=checkpoint.temperature,
         set_scores=checkpoint.set_scores,
-        stranger_scores=None if scores is None else scores.tolist(),
-        pattern_logits=pattern_logits(model, checkpoint.preprocessing.crop_size),
+        stranger_scores=checkpoint.stranger_scores.tolist() if checkpoint.tells_strangers else None,
+        pattern=pattern_of(model, checkpoint.preprocessing.crop_size),
         provenance=provenance,
     )
+
+
+def by_contract(preprocessing: Preprocessing) -> Preprocessing:
+    """Return the preprocessing of docs/resampling.md; a checkpoint of an early format saw photos by torchvision's."""
+    if preprocessing.resampling != "pillow":
+        note(
+            "the checkpoint is of an early format: of a photo's values the folder makes some that are 1 higher or lower"
+        )
+    return replace(preprocessing, resampling="pillow")
 
 
 def files_of(title: str, model: bytes, card: Card) -> dict[str, bytes]:
@@ -55,14 +66,16 @@ def files_of(title: str, model: bytes, card: Card) -> dict[str, bytes]:
 
 def names_of_files() -> set[str]:
     """Return the names of all files that an exported folder may hold."""
-    page = {**static_files(), **script_files()}
-    return {*page, MODEL_FILE, CARD_FILE, README, *filled_files("", {**page, CARD_FILE: b""})}
+    static = {**static_files(), **script_files()}
+    return {*static, MODEL_FILE, CARD_FILE, README, *filled_files("", {**static, CARD_FILE: b""})}
 
 
 def readme(title: str, card: Card, size: int) -> bytes:
     """Return the folder's README.md."""
     made: Mapping[str, object] = card.provenance
-    licence = made["licence_of_weights"] or "not stated: look where they come from before you pass this folder on"
+    licence = (
+        printable(made["licence_of_weights"]) or "not stated: look where they come from before you pass this folder on"
+    )
     return f"""# {title}
 
 A classifier for {counted(len(card.classes), "class", "classes")}. It runs without torch, and nothing leaves the device.

@@ -13,7 +13,8 @@ HEAVY = ("torch", "torchvision", "matplotlib")  # a file that needs one of them 
 def files_needed_by(script: Path) -> list[Path]:
     """Return the package's files that a script imports, and those that they do, wherever in them an import stands.
 
-    Files that load torch when they are imported are for what an exported folder is never asked.
+    A file that loads torch is left out, so only functions that an exported folder never calls may import it: a test
+    runs the folder's script without torch.
     """
     found: dict[Path, None] = {}
     waiting = [script]

@@ -9,13 +9,14 @@ worth it, since plain file hosts do not compress; the page unpacks them. version
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import subprocess
 import tarfile
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+
+from flower_classifier.base.files import sha256_of
 
 PACKAGE = "onnxruntime-web"
 FOLDER = Path(__file__).resolve().parent / "page" / "vendor"
@@ -40,7 +41,7 @@ def main() -> None:
         with tarfile.open(Path(place) / facts["filename"]) as archive:
             archive.extractall(place, filter="data")
         files = {name: (Path(place) / "package" / "dist" / name).read_bytes() for name in (*SCRIPTS, *BINARIES)}
-    unpacked = {name: sha256(files[name]) for name in BINARIES}
+    unpacked = {name: sha256_of(files[name]) for name in BINARIES}
     for name in BINARIES:
         files[f"{name}.gz"] = gzip.compress(files.pop(name), mtime=0)
     for name in SCRIPTS:  # which not every plain host knows to be scripts
@@ -54,7 +55,7 @@ def main() -> None:
     for name, data in files.items():
         (FOLDER / name).write_bytes(data)
     told = {"package": PACKAGE, "version": facts["version"], "licence": "MIT", "integrity": facts["integrity"]}
-    digests = {name: sha256(data) for name, data in sorted(files.items())}
+    digests = {name: sha256_of(data) for name, data in sorted(files.items())}
     (FOLDER / VERSIONS).write_text(
         json.dumps({**told, "sha256": digests, "sha256_unpacked": unpacked}, indent=1) + "\n"
     )
@@ -69,11 +70,6 @@ def one_of(packed: list | dict) -> dict:
 def licence(path: Path) -> bytes:
     """Return a licence text, the long one of other people's code gzipped."""
     return path.read_bytes() if path.name == "LICENSE" else gzip.compress(path.read_bytes(), mtime=0)
-
-
-def sha256(data: bytes) -> str:
-    """Return the digest in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
 
 
 if __name__ == "__main__":

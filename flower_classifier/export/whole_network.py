@@ -27,8 +27,7 @@ class WholeNetwork(nn.Module):
         self.head = classifier.head
         self.register_buffer("mean", classifier.mean)
         self.register_buffer("std", classifier.std)
-        knows_strangers = checkpoint.memory is not None and checkpoint.stranger_scores is not None
-        self.distance = Distance(Clusters(checkpoint.memory)) if knows_strangers else None
+        self.distance = Distance(Clusters(checkpoint.memory)) if checkpoint.tells_strangers else None
         self.eval()
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:

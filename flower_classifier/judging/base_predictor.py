@@ -44,6 +44,7 @@ class BasePredictor(ABC):
     temperature: float  # by which logits are divided before they become probabilities
     set_scores: list[float]  # by which sets of classes are made; none in old checkpoints
     familiarity: Familiarity | None  # by which strangers are told; None: they cannot be
+    remembers_photos: bool = False  # whether it can name training photos
 
     @abstractmethod
     def answers(self, photos: Sequence[PhotoSource], bar: tqdm | None = None) -> Iterator[Answer | ImageError]:
@@ -54,7 +55,7 @@ class BasePredictor(ABC):
         return contextlib.nullcontext()
 
     def neighbours(self, answer: Answer, number: int) -> list[Neighbour]:
-        """Return so many training photos that look most alike to the network. The classifier must remember them."""
+        """Return so many training photos that look most alike to the network. Raises ValueError where none are kept."""
         raise ValueError("it remembers no photos")
 
     @overload

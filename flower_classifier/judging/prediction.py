@@ -63,7 +63,7 @@ class Verdict:
     """What is predicted of one photo: its likeliest classes, and how far they can be relied on."""
 
     predictions: Sequence[Prediction]  # likeliest first, at least one
-    least: float = 0.0  # probability, 0 to 1, below which the likeliest class is not sure; 0: nobody asks
+    min_probability: float = 0.0  # 0 to 1, below which the likeliest class is not sure; 0: nobody asks
     members: Sequence[Prediction] | None = None  # the classes in its set, likeliest first; None: nobody asks
     neighbours: Sequence[Neighbour] | None = None  # the most alike first; None: nobody asks
     p_known: float | None = None  # share of photos of known classes that are as strange; None: nobody asks, or knows
@@ -80,7 +80,7 @@ class Verdict:
     @property
     def sure(self) -> bool | None:
         """Whether the likeliest class is probable enough; None where nobody asks."""
-        return self.predictions[0].probability >= self.least if self.least else None
+        return self.predictions[0].probability >= self.min_probability if self.min_probability else None
 
     def plain(self) -> dict[str, object]:
         """Return it under the keys that programs read: those beside the photo's path."""

@@ -51,8 +51,8 @@ class Predictor(BasePredictor):
         named = replace(checkpoint, category_names=dict(category_names)) if category_names else checkpoint
         self.names = named.names
         self.temperature, self.set_scores = checkpoint.temperature, checkpoint.set_scores
-        scores = checkpoint.stranger_scores
-        self.familiarity = None if checkpoint.memory is None or scores is None else Familiarity(scores)
+        self.familiarity = Familiarity(checkpoint.stranger_scores) if checkpoint.tells_strangers else None
+        self.remembers_photos = checkpoint.memory is not None
         self.threads = torch.get_num_threads()
 
     @functools.cached_property
@@ -116,9 +116,9 @@ class Predictor(BasePredictor):
 
     def neighbours(self, answer: Answer, number: int) -> list[Neighbour]:
         """Return so many training photos that look most alike to the network. The checkpoint must remember them."""
-        memory = self.checkpoint.memory
-        if memory is None:
+        if not self.remembers_photos:
             return super().neighbours(answer, number)
+        memory = self.checkpoint.memory
         return [
             Neighbour(memory.photos[index], self.classes[label], self.names[label], similarity)
             for index, similarity in memory.nearest(torch.from_numpy(answer.features), number)

@@ -47,6 +47,11 @@ class Checkpoint:
     stranger_scores: torch.Tensor | None = None
 
     @property
+    def tells_strangers(self) -> bool:
+        """Whether it knows what photos of its classes look like, and so which are none."""
+        return self.memory is not None and self.stranger_scores is not None
+
+    @property
     def names(self) -> list[str]:
         """What people call the classes, in the order of the logits."""
         return [self.category_names.get(name, name) for name in self.classes]

@@ -79,6 +79,9 @@ class Question:
         self.top_k = number_of_rows(config.top_k, predictor)
         self.least = least_in_sets(config, predictor)
         self.rate = rate_of_strangers(config, predictor)
+        if neighbours and not predictor.remembers_photos:
+            advice = f"needs training photos that the checkpoint remembers: {LACKING}; --resume mends that"
+            raise InputError(advice, "neighbours")
 
     def verdict_on(self, answer: Answer) -> Verdict:
         """Return all that is asked about a photo, of what the network makes of it."""
@@ -87,7 +90,7 @@ class Question:
         if self.config.format == "csv" and members > self.top_k:  # csv has no other place for a set
             verdict = replace(verdict, predictions=self.predictor.likeliest(answer, members))
         alike = self.predictor.neighbours(answer, self.neighbours) if self.neighbours else None
-        return replace(verdict, least=self.config.min_probability, neighbours=alike)
+        return replace(verdict, min_probability=self.config.min_probability, neighbours=alike)
 
 
 def further_columns(config: QuestionConfig) -> list[str]:

@@ -113,7 +113,7 @@ class Writer:
         if verdict.known is False:
             print(f"{indent}{none_of(self.classes)} (stranger score {1 - verdict.p_known:.3f})")
         if verdict.sure is False:
-            print(f"{indent}not sure: no class reaches {100 * verdict.least:g}%")
+            print(f"{indent}not sure: no class reaches {100 * verdict.min_probability:g}%")
         names = [printable(prediction.name) for prediction in verdict.predictions]
         width = self.width or max(map(len, names))
         for name, prediction in zip(names, verdict.predictions, strict=True):

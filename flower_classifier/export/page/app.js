@@ -1,30 +1,33 @@
 // The page: camera or photo in, answer out. The work itself is done in worker.js.
 //
 // For other scripts: each answer is also an event, `addEventListener("answer", ({ detail }) => …)`, where `held` says
-// that the picture is kept. ?engine=wasm or
-// webgpu and ?threads=1 choose what runs the network.
+// that the picture is kept. ?engine=wasm or webgpu, and ?threads=1, choose what runs the network.
+
+import { TEXTS, percent } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
 const [video, photo, finder] = ["video", "photo", "finder"].map($);
-const SHOWN = 3; // bars
+const BARS = 3; // style.css leaves room for so many
 const SPEAK_EVERY = 2500; // ms, at most so often a screen reader is told
-const FEWEST_MS = 40; // a frame: more would only warm the phone
+const SHORTEST_FRAME = 33; // ms: a faster page would only warm the phone
 const MARGIN = { side: 14, top: 54, bottom: 34 }; // px, of the corners: the title and the answer are there
+const MOST_FAILURES = 10; // frames in a row without an answer
 const SMOOTH = 0.85; // weight of the frame before in the frame rate
 const CONTROL_WITHIN = 4000; // ms in which a service worker takes over, where it can
 
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 const waiting = new Map(); // pictures by number -> what to do with their answers
-let [asked, classes, preprocessing] = [0, 0, null];
+let [asked, classCount, preprocessing] = [0, 0, null];
 let stream = null;
-let [isHeld, facing, rate, spokenAt, spoken] = [false, "environment", 0, 0, ""];
+let wish = 0; // number of the last wish for a camera or a photo: what an earlier one still brings is too late
+let [isHeld, facing, framesPerSecond, spokenAt, spoken] = [false, "environment", 0, 0, ""];
 
 // ------------------------------------------------------------------------------------------------------------ start
 
 async function start() {
   watchControls();
   const isOld = !("OffscreenCanvas" in window && "DecompressionStream" in window);
-  if (isOld) return fail("This browser is too old to run the classifier. One from 2023 or later does.");
+  if (isOld) return fail(TEXTS.tooOld);
   await settleServiceWorker();
   const parameters = new URLSearchParams(location.search);
   const options = {
@@ -43,7 +46,7 @@ async function settleServiceWorker() {
     if (isUpdate) resolve();
     navigator.serviceWorker.addEventListener("controllerchange", () => {
       if (!isUpdate) resolve();
-      else if (document.body.dataset.state === "loading") location.reload(); // half of it would be the earlier export's
+      else if (["loading", "failed"].includes(document.body.dataset.state)) location.reload(); // half of it was the earlier
     });
   });
   try {
@@ -63,21 +66,21 @@ worker.onmessage = ({ data }) => {
   else if (data.kind === "failure") fail(data.message);
 };
 
-worker.onerror = (event) => fail(`The classifier could not be started: ${event.message || "a file of it is missing"}`);
+worker.onerror = (event) => fail(TEXTS.notStarted(event.message));
 
 function begin(ready) {
-  ({ classes, preprocessing } = ready);
+  ({ classCount, preprocessing } = ready);
   document.body.dataset.engine = ready.engine;
   $("loading").hidden = true;
   $("answer").hidden = false;
   $("choose").disabled = false;
-  $("detail").textContent = `Point the camera at one of ${classes.toLocaleString("en")} things it knows.`;
+  $("detail").textContent = TEXTS.pointCamera(classCount);
   openCamera();
 }
 
 function showProgress({ done, total }) {
   $("progress").value = total ? done / total : 0;
-  $("progress-text").textContent = `${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`;
+  $("progress-text").textContent = TEXTS.loaded(done, total);
 }
 
 // Returns what the worker says of a picture: a file, or a bitmap, which is the worker's from then on.
@@ -91,68 +94,74 @@ function ask(picture) {
 // ------------------------------------------------------------------------------------------------------------ camera
 
 async function openCamera() {
+  const own = ++wish;
   closeCamera();
   if (!navigator.mediaDevices?.getUserMedia) return showNoCamera("NotSupportedError");
+  let opened;
   try {
     const wanted = { facingMode: facing, width: { ideal: 1280 }, height: { ideal: 720 } };
-    stream = await navigator.mediaDevices.getUserMedia({ video: wanted });
+    opened = await navigator.mediaDevices.getUserMedia({ video: wanted });
   } catch (error) {
-    return showNoCamera(error.name);
+    if (own === wish) showNoCamera(error.name);
+    return;
   }
-  video.srcObject = stream;
+  if (own !== wish) return stop(opened);
+  video.srcObject = stream = opened;
   stream.getVideoTracks()[0].addEventListener("ended", () => showNoCamera("NotReadableError"));
   const { facingMode } = stream.getVideoTracks()[0].getSettings();
   video.classList.toggle("mirrored", facingMode === "user");
-  await video.play().catch(() => {});
+  await video.play().catch(() => {}); // another wish may have come in between
   const devices = await navigator.mediaDevices.enumerateDevices();
   $("turn").hidden = devices.filter((device) => device.kind === "videoinput").length < 2;
+  if (own !== wish) return;
   showLive();
-  watch(stream);
+  watch(opened);
 }
 
 function closeCamera() {
-  stream?.getTracks().forEach((track) => track.stop());
+  if (stream) stop(stream);
   stream = null;
 }
 
+const stop = (some) => some.getTracks().forEach((track) => track.stop());
+
 // Answers one frame after the other while this stream is the one that is shown.
 async function watch(own) {
+  let failures = 0; // in a row
   while (stream === own) {
     const began = performance.now();
     if (!isHeld && !document.hidden && video.videoWidth) {
-      const answer = await ask(await createImageBitmap(video));
+      const frame = await createImageBitmap(video).catch(() => null); // between two sizes there is none
+      const answer = frame && (await ask(frame));
       if (stream !== own) return;
-      if (!isHeld) show(answer);
-      showRate(Math.max(performance.now() - began, FEWEST_MS));
+      failures = answer?.kind === "answer" ? 0 : failures + 1;
+      if (failures > MOST_FAILURES) return fail(answer?.message ?? TEXTS.noCamera.other);
+      if (!failures && !isHeld) show(answer);
+      showRate(Math.max(performance.now() - began, SHORTEST_FRAME));
     }
-    const rest = isHeld || document.hidden ? 100 : FEWEST_MS - (performance.now() - began);
+    const rest = isHeld || document.hidden ? 100 : SHORTEST_FRAME - (performance.now() - began);
     await new Promise((resolve) => setTimeout(resolve, Math.max(rest, 0)));
   }
 }
 
 function showRate(milliseconds) {
-  rate = rate ? SMOOTH * rate + ((1 - SMOOTH) * 1000) / milliseconds : 1000 / milliseconds;
-  $("rate").textContent = `${rate < 9.5 ? rate.toFixed(1) : Math.round(rate)} fps`;
+  const now = 1000 / milliseconds;
+  framesPerSecond = framesPerSecond ? SMOOTH * framesPerSecond + (1 - SMOOTH) * now : now;
+  $("rate").textContent = TEXTS.framesPerSecond(framesPerSecond);
 }
-
-const NO_CAMERA = {
-  NotAllowedError: "The camera is off for this page. Allow it in the browser’s settings, or choose a photo.",
-  NotFoundError: "There is no camera here. Choose a photo, or drop one onto this page.",
-  NotReadableError: "Another program is using the camera. Close it, or choose a photo.",
-  NotSupportedError: "The camera needs a page with https. Choose a photo, or drop one onto this page.",
-};
 
 function showNoCamera(reason) {
   closeCamera();
   setState("no-camera");
-  notice(NO_CAMERA[reason] ?? "The camera does not start. Choose a photo, or drop one onto this page.", true);
-  $("detail").textContent = `Choose a photo of one of ${classes.toLocaleString("en")} things it knows.`;
+  notice(TEXTS.noCamera[reason] ?? TEXTS.noCamera.other, true);
+  $("detail").textContent = TEXTS.choosePhoto(classCount);
 }
 
 // ------------------------------------------------------------------------------------------------------------ photos
 
 async function openPhoto(file) {
   if (!file || $("choose").disabled) return;
+  const own = ++wish;
   closeCamera();
   setState("photo");
   $("notice").hidden = true;
@@ -163,6 +172,7 @@ async function openPhoto(file) {
   photo.alt = file.name;
   photo.hidden = false;
   const answer = await ask(file);
+  if (own !== wish) return;
   if (answer.kind === "answer") return show(answer, true);
   photo.hidden = true;
   setState("no-camera");
@@ -173,14 +183,15 @@ async function openPhoto(file) {
 // ------------------------------------------------------------------------------------------------------------ answers
 
 function show(answer, atOnce = false) {
-  if (answer.kind === "failure") return fail(answer.message);
   const [first] = answer.predictions;
   const isStranger = answer.known === false;
   $("answer").classList.toggle("stranger", isStranger);
-  $("verdict").textContent = isStranger ? `None of the ${classes.toLocaleString("en")} classes` : first.name;
-  $("detail").textContent = isStranger ? "Most like it, of those it knows:" : `${percent(first.probability)} sure`;
-  answer.predictions.slice(0, SHOWN).forEach(showBar);
-  speak(isStranger ? $("verdict").textContent : `${first.name}, ${$("detail").textContent}`, atOnce);
+  const name = isStranger ? TEXTS.noneOf(classCount) : first.name;
+  const detail = isStranger ? TEXTS.mostLike : TEXTS.sure(percent(first.probability));
+  $("verdict").textContent = name;
+  $("detail").textContent = detail;
+  answer.predictions.slice(0, BARS).forEach(showBar);
+  speak(name, isStranger ? name : `${name}, ${detail}`, atOnce);
   dispatchEvent(new CustomEvent("answer", { detail: { ...answer, held: isHeld } }));
 }
 
@@ -206,16 +217,8 @@ function clearAnswer() {
   $("bars").replaceChildren();
 }
 
-// Only certainty is 100 %, so nothing else is rounded to it, or to 0 %.
-function percent(share) {
-  const rounded = Math.min(Math.max(Math.round(100 * share), 1), 99);
-  if (share > 0.995) return "> 99 %";
-  return share < 0.005 ? "< 1 %" : `${rounded} %`;
-}
-
 // Tells a screen reader of another answer, but not of every frame.
-function speak(text, atOnce) {
-  const name = text.split(",")[0];
+function speak(name, text, atOnce) {
   if (name === spoken || (!atOnce && performance.now() - spokenAt < SPEAK_EVERY)) return;
   [spoken, spokenAt] = [name, performance.now()];
   $("spoken").textContent = text;
@@ -243,7 +246,6 @@ function setState(state) {
   $("hold").disabled = state !== "live" && state !== "photo";
   $("hold").hidden = state === "no-camera" || state === "failed";
   $("choose").classList.toggle("main", $("hold").hidden);
-  $("hold").firstElementChild.textContent = state === "photo" ? "Camera" : "Hold";
 }
 
 function showLive() {
@@ -257,7 +259,8 @@ function showLive() {
 function setHeld(held) {
   isHeld = held;
   $("hold").setAttribute("aria-pressed", String(held));
-  if (document.body.dataset.state === "live") $("hold").firstElementChild.textContent = held ? "Go on" : "Hold";
+  const isPhoto = document.body.dataset.state === "photo";
+  $("hold").firstElementChild.textContent = isPhoto ? TEXTS.toCamera : held ? TEXTS.goOn : TEXTS.hold;
   if (held) video.pause();
   else if (stream) video.play().catch(() => {});
 }
@@ -271,9 +274,11 @@ function pressHold() {
 
 // Keeps the picture, and the answer to this very picture.
 async function hold() {
+  const own = wish;
   setHeld(true);
-  const answer = await ask(await createImageBitmap(video));
-  if (isHeld) show(answer, true);
+  const frame = await createImageBitmap(video).catch(() => null);
+  const answer = frame && (await ask(frame));
+  if (answer?.kind === "answer" && isHeld && own === wish) show(answer, true);
 }
 
 // Puts the corners around what the network sees: the middle of the picture, of which the stage may hide the sides.

@@ -47,8 +47,8 @@ function firstNotBelow(sorted, value) {
 }
 
 // Returns what takes logits and a distance to an answer: the likeliest classes, and whether the picture is known.
-export function judge(card) {
-  const names = card.classes.map((name) => card.category_names[name] ?? name);
+export function judgeFor(card) {
+  const names = card.classes.map((name) => (Object.hasOwn(card.category_names, name) ? card.category_names[name] : name));
   const scores = card.stranger_scores;
   const pValue = scores && familiarity(scores);
   const rate = card.stranger_rate / 100;

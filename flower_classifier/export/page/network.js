@@ -3,9 +3,10 @@
 // Whichever it is must first give the logits that the exporter got for a pattern of colours. A graphics driver that
 // computes something else is found out by that, and WebAssembly takes over.
 
+import { TEXTS } from "./texts.js";
+
 const VENDOR = new URL("vendor/", import.meta.url);
 const MOST_THREADS = 4;
-const ALLOWED = 0.05; // of a logit, or a hundredth of the largest: a graphics card's sums have another order
 const ONLY_ERRORS = 3; // of onnxruntime's levels of messages
 const GZIP = [0x1f, 0x8b];
 
@@ -16,8 +17,7 @@ const ENGINES = {
 
 // Returns {engine, run}: `run(pixels)` takes Uint8Array (S * S * 3) to {logits, distance}. `report` hears of bytes.
 export async function loadNetwork(card, { engine, threads }, report) {
-  const model = await fetchBytes(new URL(card.model.file, import.meta.url), report);
-  await checkDigest(model, card.model);
+  const model = await fetchChecked(card.model, report);
   const problems = [];
   for (const name of engine ? [engine] : await enginesHere()) {
     try {
@@ -28,7 +28,7 @@ export async function loadNetwork(card, { engine, threads }, report) {
       problems.push(`${name}: ${error.message ?? error}`);
     }
   }
-  throw new Error(`The classifier does not run in this browser (${problems.join("; ")})`);
+  throw new Error(TEXTS.runsNowhere(problems.join("; ")));
 }
 
 // The engines that this browser offers, best first. A graphics card that is only imitated is slower than WebAssembly.
@@ -44,8 +44,7 @@ async function start(name, model, card, threads, report) {
   const settings = ort.env.wasm;
   settings.wasmPaths = { mjs: new URL(`${wasm}.js`, VENDOR).href };
   settings.wasmBinary = await unpacked(await fetchBytes(new URL(`${wasm}.wasm.gz`, VENDOR), report));
-  const offered = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
-  settings.numThreads = Math.min(threads ?? MOST_THREADS, offered);
+  settings.numThreads = Math.min(threads ?? MOST_THREADS, threadsOffered());
   ort.env.logLevel = "error";
   const session = await ort.InferenceSession.create(model, { executionProviders: [name], logSeverityLevel: ONLY_ERRORS });
   settings.wasmBinary = undefined; // it has been compiled
@@ -57,10 +56,22 @@ async function start(name, model, card, threads, report) {
   };
 }
 
+const threadsOffered = () => (self.crossOriginIsolated ? navigator.hardwareConcurrency : 1);
+
+// Fetches a file of the page that must have this digest. One that was kept while the host was changing is fetched anew.
+export async function fetchChecked({ file, sha256 }, report) {
+  const url = new URL(file, import.meta.url);
+  const kept = await fetchBytes(url, report);
+  if (await fits(kept, sha256)) return kept;
+  const fresh = await fetchBytes(url, report, "reload");
+  if (await fits(fresh, sha256)) return fresh;
+  throw new Error(TEXTS.damaged(file));
+}
+
 // Fetches a file, telling how many bytes of how many are there.
-async function fetchBytes(url, report) {
-  const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url.pathname} is missing (${response.status})`);
+async function fetchBytes(url, report, cache = "default") {
+  const response = await fetch(url, { cache });
+  if (!response.ok) throw new Error(TEXTS.missing(url.pathname.split("/").pop()));
   const total = Number(response.headers.get("content-length"));
   const parts = [];
   for (const reader = response.body.getReader(); ; ) {
@@ -79,23 +90,20 @@ async function unpacked(bytes) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-// Throws where a file is not the one that was exported.
-export async function checkDigest(bytes, { file, sha256 }) {
-  if (!self.crypto?.subtle) return; // a page that came without https; the pattern's logits tell enough
+async function fits(bytes, sha256) {
+  if (!self.crypto?.subtle) return true; // a page that came without https; the pattern's logits tell enough
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  const text = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  if (text !== sha256) throw new Error(`${file} is damaged, or from another export: export it again`);
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("") === sha256;
 }
 
-async function checkPattern(run, card) {
-  const { logits } = await run(pattern(card.preprocessing.crop_size));
-  const expected = card.pattern_logits;
-  const allowed = Math.max(ALLOWED, 0.01 * Math.max(...expected.map(Math.abs)));
-  const off = expected.some((value, index) => !(Math.abs(value - logits[index]) <= allowed));
-  if (off || logits.length !== expected.length) throw new Error("it answers a test picture wrongly");
+async function checkPattern(run, { pattern: expected, preprocessing }) {
+  const { logits, distance } = await run(pattern(preprocessing.crop_size));
+  const areClose = expected.logits.every((value, index) => Math.abs(value - logits[index]) <= expected.tolerance);
+  const isAsFar = expected.distance === null || Math.abs(expected.distance - distance) <= expected.distance_tolerance;
+  if (!areClose || !isAsFar || logits.length !== expected.logits.length) throw new Error(TEXTS.wrongAnswer);
 }
 
-// The picture of coloured stripes that export/pattern.py draws too.
+// The picture of coloured stripes that `pattern_logits` in export/onnx_model.py draws too.
 export function pattern(side) {
   const pixels = new Uint8Array(side * side * 3);
   for (let y = 0, at = 0; y < side; y++) {

@@ -3,40 +3,43 @@
 // In:  {kind: "load", options}, then {kind: "picture", id, picture} with an ImageBitmap or a File
 // Out: {kind: "progress", …}, {kind: "ready", …}, {kind: "answer", id, …}, {kind: "failure", id, message}
 
-import { judge } from "./judging.js";
-import { checkDigest, loadNetwork } from "./network.js";
+import { judgeFor } from "./judging.js";
+import { fetchChecked, loadNetwork } from "./network.js";
 import { viewer } from "./resample.js";
+import { TEXTS } from "./texts.js";
 
-const SHOWN = 5; // classes in an answer
+const CLASSES_IN_ANSWER = 5;
 const JPEG = [0xff, 0xd8, 0xff];
 
-let view;
-let network;
-let verdict;
-let turn = Promise.resolve();
+let card; // all that answers are made by beside the network
+let view; // a picture -> pixels
+let network; // pixels -> logits and distance
+let judged; // logits and distance -> what they are worth
+let turn = Promise.resolve(); // one after the other
 
 onmessage = ({ data }) => {
-  const work = data.kind === "load" ? load(data.options) : () => answer(data);
+  const work = () => (data.kind === "load" ? load(data.options) : answer(data));
   turn = turn.then(work).catch((error) => postMessage({ kind: "failure", id: data.id, message: String(error.message ?? error) }));
 };
 
-function load(options) {
-  return async () => {
-    const response = await fetch(new URL("classifier.json", import.meta.url));
-    if (!response.ok) throw new Error("classifier.json is missing: export it again");
-    const text = await response.text();
-    await checkDigest(new TextEncoder().encode(text), { file: "classifier.json", sha256: options.cardSha256 });
-    const card = JSON.parse(text);
-    const loaded = new Map();
-    network = await loadNetwork(card, options, (file, bytes, total) => {
-      const done = (loaded.get(file)?.done ?? 0) + bytes;
-      loaded.set(file, { done, total: Math.max(total, done) });
-      const all = [...loaded.values()];
-      postMessage({ kind: "progress", done: sum(all, "done"), total: sum(all, "total") });
-    });
-    view = viewer(card.preprocessing);
-    verdict = judge(card);
-    postMessage({ kind: "ready", engine: network.engine, classes: card.classes.length, preprocessing: card.preprocessing });
+async function load(options) {
+  const data = await fetchChecked({ file: "classifier.json", sha256: options.cardSha256 }, () => {});
+  card = JSON.parse(new TextDecoder().decode(data));
+  network = await loadNetwork(card, options, progress());
+  view = viewer(card.preprocessing);
+  judged = judgeFor(card);
+  const { classes, preprocessing } = card;
+  postMessage({ kind: "ready", engine: network.engine, classCount: classes.length, preprocessing });
+}
+
+// Returns what hears of bytes that have come, and tells the page of all of them.
+function progress() {
+  const files = new Map();
+  return (file, bytes, total) => {
+    const done = (files.get(file)?.done ?? 0) + bytes;
+    files.set(file, { done, total: Math.max(total, done) });
+    const all = [...files.values()];
+    postMessage({ kind: "progress", done: sum(all, "done"), total: sum(all, "total") });
   };
 }
 
@@ -50,11 +53,22 @@ async function answer({ id, picture }) {
     const isJpeg = isFile && (await startsWith(picture, JPEG));
     const pixels = view(bitmap, bitmap.width, bitmap.height, isJpeg);
     const seen = performance.now();
-    const { logits, distance } = await network.run(pixels);
+    const { logits, distance } = await run(pixels);
     const timing = { look: seen - began, think: performance.now() - seen };
-    postMessage({ kind: "answer", id, ...verdict(logits, distance, SHOWN), timing });
+    postMessage({ kind: "answer", id, ...judged(logits, distance, CLASSES_IN_ANSWER), timing });
   } finally {
     bitmap.close();
+  }
+}
+
+// Runs the network. A graphics processor can be lost, say while a phone sleeps; then WebAssembly takes over.
+async function run(pixels) {
+  try {
+    return await network.run(pixels);
+  } catch (error) {
+    if (network.engine !== "webgpu") throw error;
+    network = await loadNetwork(card, { engine: "wasm" }, () => {});
+    return network.run(pixels);
   }
 }
 
@@ -63,7 +77,7 @@ async function opened(file) {
   try {
     return await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "default" });
   } catch {
-    throw new Error(`${file.name || "This"} is not a picture that this browser can open.`);
+    throw new Error(TEXTS.noPicture(file.name));
   }
 }
 

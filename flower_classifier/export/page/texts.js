@@ -1,0 +1,39 @@
+// What the page says, but for what stands in index.html. Another language needs both files.
+
+const number = (value) => value.toLocaleString("en");
+const again = "export it again";
+
+export const TEXTS = {
+  pointCamera: (classes) => `Point the camera at one of ${number(classes)} things it knows.`,
+  choosePhoto: (classes) => `Choose a photo of one of ${number(classes)} things it knows.`,
+  loaded: (done, total) => `${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`,
+  sure: (share) => `${share} sure`,
+  noneOf: (classes) => `None of the ${number(classes)} classes`,
+  mostLike: "Most like it, of those it knows:",
+  framesPerSecond: (rate) => `${rate < 9.5 ? rate.toFixed(1) : Math.round(rate)} fps`,
+
+  hold: "Hold",
+  goOn: "Go on",
+  toCamera: "Camera",
+
+  noCamera: {
+    NotAllowedError: "The camera is off for this page. Allow it in the browser’s settings, or choose a photo.",
+    NotFoundError: "There is no camera here. Choose a photo, or drop one onto this page.",
+    NotReadableError: "Another program is using the camera. Close it, or choose a photo.",
+    NotSupportedError: "The camera needs a page with https. Choose a photo, or drop one onto this page.",
+    other: "The camera does not start. Choose a photo, or drop one onto this page.",
+  },
+  noPicture: (file) => `${file || "This"} is not a picture that this browser can open.`,
+  tooOld: "This browser is too old to run the classifier. One from 2023 or later does.",
+  notStarted: (reason) => `The classifier could not be started: ${reason || "a file of it is missing"}`,
+  runsNowhere: (reasons) => `The classifier does not run in this browser (${reasons})`,
+  wrongAnswer: "it answers a test picture wrongly",
+  missing: (file) => `${file} is missing: ${again}`,
+  damaged: (file) => `${file} is damaged, or from another export: ${again}`,
+};
+
+// Only certainty is 100 %, so nothing else is rounded to it, or to 0 %.
+export function percent(share) {
+  if (share > 0.995) return "> 99 %";
+  return share < 0.005 ? "< 1 %" : `${Math.round(100 * share)} %`;
+}
