@@ -53,9 +53,8 @@ def load(path: str | Path, gpu: bool = False, category_names: str | Path | None 
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("flower_classifier."):
             raise
-        raise InputError(
-            f"{path}: an exported folder's own copy of this package reads exported folders alone"
-        ) from None
+        told = "this copy of the package, in an exported folder, reads such folders alone"
+        raise InputError(f"{path}: {told}") from None
     checkpoint = load_checkpoint(path)
     stored = load_category_names(names, checkpoint.classes, checkpoint.category_names)
     return Predictor(checkpoint, choose_device(gpu), stored)

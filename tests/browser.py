@@ -24,7 +24,7 @@ QUIET = (
     "--disable-quic",
     "--hide-scrollbars",
 )
-CAMERA = ("--use-fake-device-for-media-stream=device-count=2", "--use-fake-ui-for-media-stream")
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 PATIENCE = 60  # seconds
 
 

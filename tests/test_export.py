@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -320,6 +321,80 @@ def test_an_earlier_export_is_replaced_and_other_files_are_not(run, trained, tra
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert "other holds other files" in outcome.err
     assert [path.name for path in other.iterdir()] == ["photo.jpg"]
+
+
+def test_a_folder_that_only_looks_like_an_export_is_left_alone(run, trained, exported, tmp_path):
+    """A model.onnx of one's own, or files of one's own among the package's."""
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "model.onnx").write_bytes(b"mine")
+    mixed = copy_of(exported, tmp_path)
+    (mixed / "flower_classifier" / "notes.txt").write_text("mine")
+    for folder in (own, mixed):
+        assert run(export, trained / "checkpoint.pth", folder).code == 2
+    assert (own / "model.onnx").read_bytes() == b"mine"
+    assert (mixed / "flower_classifier" / "notes.txt").read_text() == "mine"
+
+
+def test_what_a_link_leads_to_is_replaced(run, trained, trained_on_features, tmp_path):
+    folder, link = tmp_path / "served", tmp_path / "link"
+    for save_dir, target in ((trained, folder), (trained_on_features, link)):
+        link.symlink_to(folder) if not link.is_symlink() else None
+        assert run(export, save_dir / "checkpoint.pth", target).code == 0
+    assert link.is_symlink()
+    assert json.loads((folder / "classifier.json").read_text())["provenance"]["arch"] == "resnet18"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "served"]
+
+
+def test_what_cannot_be_put_in_place_leaves_the_earlier_export(trained, exported, tmp_path, monkeypatch, run):
+    """Here the second of the two renames fails."""
+    folder = copy_of(exported, tmp_path)
+    rename = Path.rename
+
+    def fail_for_new(self, target):
+        if self.name.startswith(".app-") and not self.name.endswith(".old"):
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_new)
+    outcome = run(export, trained / "checkpoint.pth", folder)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "app cannot be written" in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["app"]
+    assert fc.load(folder).classes
+
+
+def test_a_mistaken_path_is_told_whichever_copy_of_the_package_is_asked(exported, trained, tmp_path):
+    """An exported folder has a copy, which reads such folders alone."""
+    with pytest.raises(fc.InputError, match="is a folder that"):
+        fc.load(tmp_path)
+    for path, told in ((tmp_path, "did not write"), (trained / "checkpoint.pth", "reads such folders alone")):
+        code = (
+            f"import flower_classifier as fc\ntry: fc.load({str(path)!r})\nexcept fc.InputError as error: print(error)"
+        )
+        outcome = run_program("-c", code, cwd=exported)
+        assert told in outcome.out, outcome.err
+
+
+FORGERIES = {
+    "stranger_scores": [[1e999, 1.0]],
+    "temperature": 1000.0,
+    "classes": ["a"],
+    "set_scores": [2.0],
+    "category_names": {"49": 1},
+}
+
+
+@pytest.mark.parametrize("key", FORGERIES)
+def test_impossible_numbers_are_told_in_a_line(exported, tmp_path, key):
+    from flower_classifier.export.card import digest_of
+
+    folder = copy_of(exported, tmp_path)
+    card = {**json.loads((folder / "classifier.json").read_text()), key: FORGERIES[key]}
+    del card["digest"]
+    (folder / "classifier.json").write_text(json.dumps({**card, "digest": digest_of(card)}))
+    with pytest.raises(fc.InputError, match=r"classifier\.json is damaged, or was changed"):
+        fc.load(folder)
 
 
 def test_wrong_paths_are_told_in_a_line(run, trained, exported, tmp_path):

@@ -308,9 +308,8 @@ def test_the_camera_comes_back_after_a_photo(live, some):
 
 def test_however_quickly_cameras_and_photos_are_wished_for_the_last_wish_holds(live, some):
     """And no camera that is not shown stays on."""
-    assert live.find_element("id", "turn").is_displayed()
     for _ in range(4):
-        live.execute_script("for (const _ of '123') document.getElementById('turn').click()")
+        live.execute_script("for (const _ of '123') document.getElementById('again').click()")
     live.find_element("id", "file").send_keys(str(some[0]))
     wait_for(live, "document.body.dataset.state == 'photo'")
     live.execute_script("for (const _ of '123') document.getElementById('hold').click()")
@@ -393,11 +392,29 @@ def test_another_export_in_its_place_is_taken(exported, exported_features, some,
         deadline, answered = time.monotonic() + 30, None
         expected = fc.load(folder)(some[0], top_k=6)
         while time.monotonic() < deadline and answered != expected[0]["class"]:
-            open_page(driver, f"{address}app/")
-            answered = ask(driver, some[0])["predictions"][0]["class"]
+            if open_page(driver, f"{address}app/") != "failed":  # half of it was the earlier export's: it loads again
+                answered = ask(driver, some[0])["predictions"][0]["class"]
         names = driver.execute_async_script("caches.keys().then(arguments[0])")
         assert answered == expected[0]["class"]
         assert len(names) == 1
+
+
+def test_another_site_at_its_address_is_shown_and_other_files_of_the_host_are_fresh(exported, tmp_path):
+    """A page that was once served at http://localhost:8000, say, must not stay there for ever."""
+    folder = shutil.copytree(exported, tmp_path / "site")
+    (folder / "news.txt").write_text("old")
+    with hosted(folder) as address, browser() as driver:
+        open_page(driver, address)
+        news = "fetch('news.txt', { cache: 'reload' }).then((it) => it.text()).then(arguments[0])"
+        assert driver.execute_async_script(news) == "old"
+        (folder / "news.txt").write_text("new")
+        assert driver.execute_async_script(news) == "new"
+        (folder / "index.html").write_text("<title>another site</title>")
+        (folder / "service_worker.js").unlink()
+        for _ in range(2):
+            driver.get(address)
+            assert driver.title == "another site"
+        assert driver.execute_async_script("caches.keys().then(arguments[0])") == []
 
 
 def test_nothing_is_asked_of_elsewhere_and_nothing_can_be(page, site):

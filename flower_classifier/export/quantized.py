@@ -44,10 +44,9 @@ def in_8_bits(model: bytes, card: Card, folder: Path) -> tuple[bytes, Card]:
     calibrating = even[:: -(-len(even) // MOST_CALIBRATING)]  # of all classes, which come one after the other
     smaller = quantised(model, (pixels for pixels, _ in views_of(split, calibrating, card)))
     before, after, photos = compared(model, smaller, views_of(split, odd, card))
-    note(f"in 8 bits {megabytes(len(smaller))} instead of {megabytes(len(model))}; of {counted(photos, 'photo')} that")
-    note(
-        f"  set no range, {after:.1%} are named rightly, instead of {before:.1%}: {100 * (after - before):+.1f} points"
-    )
+    note(f"in 8 bits {megabytes(len(smaller))} instead of {megabytes(len(model))}")
+    named, points = f"{after:.1%} are named rightly, instead of {before:.1%}", 100 * (after - before)
+    note(f"of {counted(photos, 'photo')} that set no range, {named}: {points:+.1f} points")
     return smaller, replace(
         card,
         model_sha256=sha256_of(smaller),
