@@ -28,8 +28,16 @@ class RunError(ToldError):
     """A sound command failed on the way: network, disk, memory, loss."""
 
 
-def is_out_of_memory(error: Exception) -> bool:
+# How torch, and the libraries of a GPU below it, say that there is no memory
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
+OF_A_GPU = ("cuda", "cublas", "cudnn", "mps", "hip")  # words in an error about a GPU
+
+
+def is_out_of_memory(error: BaseException) -> bool:
     """Recognise a lack of memory: torch says it with a RuntimeError on the CPU, with a kind of its own on a GPU."""
-    return isinstance(error, MemoryError) or any(
-        words in str(error).lower() for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
+
+
+def is_of_a_gpu(error: BaseException) -> bool:
+    """Say whether it was a GPU that had no memory."""
+    return any(word in str(error).lower() for word in OF_A_GPU)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from flower_classifier.base.errors import InputError, RunError, is_out_of_memory
+from flower_classifier.base.errors import InputError, RunError, is_of_a_gpu, is_out_of_memory
 from flower_classifier.base.installed import NEEDED, check_installed
 from flower_classifier.base.messages import speaking
 from flower_classifier.base.signals import Stopped, answer_signals, end_at_interrupt, ignore_signals
@@ -30,6 +30,7 @@ from flower_classifier.base.words import reason_of, shown
 EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2
 EXIT_NOBODY_READS = 141  # what a shell says of a process that SIGPIPE ended
 OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
+GPU_OUT_OF_MEMORY = "the GPU is out of memory: end other programs on it, take a smaller --arch, or leave out --gpu"
 Settings = TypeVar("Settings")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 
@@ -142,7 +143,7 @@ def outcome_of(main: Callable[[], None]) -> int:
         code = complain(what, EXIT_FAILED)
     except Exception as error:  # the last resort: a bug of ours, or of a library below
         if is_out_of_memory(error):
-            code = complain(OUT_OF_MEMORY, EXIT_FAILED)
+            code = complain(GPU_OUT_OF_MEMORY if is_of_a_gpu(error) else OUT_OF_MEMORY, EXIT_FAILED)
         else:
             what = f"{type(error).__name__}: {reason_of(error)}"
             code = complain(f"unexpected {what}\n(FLOWERS_DEBUG=1 shows where; please report it)", EXIT_FAILED)

@@ -1,20 +1,21 @@
 """From photos' files to what the frozen part of a classifier makes of them, on every core.
 
-Each thread takes a micro-batch all the way: it opens the photos, cuts the views out of them and runs the frozen
-backbone. So on a CPU decoding and computing never wait for each other, and what is in a core's caches stays there.
+On a CPU each thread takes a micro-batch all the way: it opens the photos, cuts the views out of them and runs the
+frozen backbone. So decoding and computing never wait for each other, and what is in a core's caches stays there. With a
+GPU, threads open photos and one thread alone gives them to it.
 Training keeps what comes out (inputs.py), predicting goes on to the head with it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -28,11 +29,22 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 MOST_WORKERS = 8  # threads; on a CPU each holds the activations of a micro-batch
+OPENED_AT_A_TIME = 8  # photos by one thread, where a GPU takes many more at a time
 AHEAD = 2  # micro-batches per worker that may wait for who takes the results
 
 OpenPhoto = Callable[[int, Sequence[int]], np.ndarray]  # a photo's index, views -> uint8 (V, S, S, 3)
 Result = TypeVar("Result")
 Work = tuple[Sequence[int], Sequence[int]]  # one micro-batch: indices of photos, and the views to cut out of each
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Some photos from their files, and those that are no photos."""
+
+    indices: list[int]  # of the photos that could be opened
+    photos: list[np.ndarray]  # their views, uint8 (V, S, S, 3) each
+    errors: dict[int, ImageError]  # index -> what is wrong with a photo that could not
+    seconds: float  # that it took
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class Extracted:
     rows: dict[int, torch.Tensor]  # view -> (B, ...): their features, or pixels where everything learns
     errors: dict[int, ImageError]  # index -> what is wrong with a photo that could not
     reading: float  # seconds spent on opening photos and cutting views
-    computing: float  # seconds spent on the network, and on waiting for a GPU
+    computing: float  # seconds spent on the network, or on waiting for a GPU
 
 
 def micro_batches(number: int, device: torch.device) -> list[range]:
@@ -64,34 +76,93 @@ def extract(
     Photos that cannot be opened come back as errors. The bar counts photos that are done with, and says what holds them
     up.
     """
-    device = frozen.device
-    turn = contextlib.nullcontext() if device.type == "cpu" else threading.Lock()  # one forward at a time on a GPU
-
-    def run(indices: Sequence[int], views: Sequence[int]) -> Extracted:
-        """Take one micro-batch from its files to its rows."""
-        started = time.perf_counter()
-        opened, errors = {}, {}
-        for index in indices:
-            try:
-                opened[index] = open_photo(index, views)
-            except ImageError as error:
-                errors[index] = error.bare()
-        read, rows = time.perf_counter(), {}
-        if opened:
-            pixels = to_pixels(list(opened.values()))  # (V, B, 3, S, S)
-            if device.type == "cuda":
-                pixels = pixels.pin_memory()  # from where the GPU fetches while the processor goes on
-            with turn, torch.inference_mode():
-                for view, batch in zip(views, pixels, strict=True):
-                    rows[view] = frozen(batch.to(device, non_blocking=True)).cpu()  # (B, ...)
-        return Extracted(list(opened), rows, errors, read - started, time.perf_counter() - read)
-
     reading = computing = 0.0
-    for done in in_order(run, work, device, most_workers):
+    is_on_gpu = frozen.device.type != "cpu" and frozen.network is not None
+    for done in (for_a_gpu if is_on_gpu else on_every_core)(frozen, open_photo, work, most_workers):
         yield done
         reading, computing = reading + done.reading, computing + done.computing
         bar.set_postfix_str("limited by computing" if computing > reading else "limited by reading", refresh=False)
         bar.update(len(done.indices) + len(done.errors))
+
+
+def on_every_core(
+    frozen: FrozenPart, open_photo: OpenPhoto, work: Sequence[Work], most_workers: int
+) -> Iterator[Extracted]:
+    """Yield what comes of each micro-batch: each worker takes one from its files to its rows."""
+
+    @torch.inference_mode()
+    def run(indices: Sequence[int], views: Sequence[int]) -> Extracted:
+        opened = open_photos(open_photo, indices, views)
+        started, rows = time.perf_counter(), {}
+        if opened.photos:
+            batches = zip(views, to_pixels(opened.photos), strict=True)  # (B, 3, S, S) each
+            rows = {view: frozen(batch) for view, batch in batches}  # (B, ...) each
+        return Extracted(opened.indices, rows, opened.errors, opened.seconds, time.perf_counter() - started)
+
+    # What learns as a whole has no frozen part: its rows are the pixels, for which a GPU has nothing to do yet
+    yield from in_order(run, work, frozen.device, most_workers)
+
+
+def for_a_gpu(
+    frozen: FrozenPart, open_photo: OpenPhoto, work: Sequence[Work], most_workers: int
+) -> Iterator[Extracted]:
+    """Yield what comes of each micro-batch: many threads open its photos, a few each; this thread has the GPU.
+
+    Two threads on a GPU gain nothing, and may end the process on Apple's (pytorch#197805). While the GPU works on one
+    micro-batch, this thread fetches the rows of the one before.
+    """
+    read = functools.partial(open_photos, open_photo)
+    parts = [(part, views) for indices, views in work for part in split(indices)]
+    opened = in_order(read, parts, frozen.device, most_workers)
+    waiting: Extracted | None = None  # with its rows on the GPU
+    for indices, views in work:
+        some = list(itertools.islice(opened, len(split(indices))))
+        started = time.perf_counter()
+        rows = begin_on_gpu(frozen, [photo for part in some for photo in part.photos], views)
+        if waiting:
+            yield fetched(waiting)
+        merged = [index for part in some for index in part.indices]
+        errors = {index: error for part in some for index, error in part.errors.items()}
+        reading = sum(part.seconds for part in some) / max(len(some), 1)  # they were opened at the same time
+        waiting = Extracted(merged, rows, errors, reading, time.perf_counter() - started)
+    if waiting:
+        yield fetched(waiting)
+
+
+@torch.inference_mode()
+def begin_on_gpu(frozen: FrozenPart, photos: Sequence[np.ndarray], views: Sequence[int]) -> dict[int, torch.Tensor]:
+    """Let the GPU begin with the views of some photos, (V, S, S, 3) each; return the rows (B, ...) it will have."""
+    if not photos:
+        return {}
+    pixels = to_pixels(photos)  # (V, B, 3, S, S)
+    is_cuda = frozen.device.type == "cuda"
+    if is_cuda:
+        pixels = pixels.pin_memory()  # from where the GPU fetches while the processor goes on
+    moved = pixels.to(frozen.device, non_blocking=is_cuda)  # MPS has no such order
+    return {view: frozen.in_parts(batch) for view, batch in zip(views, moved, strict=True)}
+
+
+def fetched(done: Extracted) -> Extracted:
+    """Return the same with its rows on the CPU, once the GPU has them."""
+    started = time.perf_counter()
+    rows = {view: batch.cpu() for view, batch in done.rows.items()}
+    return replace(done, rows=rows, computing=done.computing + time.perf_counter() - started)
+
+
+def split(indices: Sequence[int]) -> list[Sequence[int]]:
+    """Divide a micro-batch into what one thread opens at a time: all threads work on the same micro-batch."""
+    return [indices[start : start + OPENED_AT_A_TIME] for start in range(0, len(indices), OPENED_AT_A_TIME)]
+
+
+def open_photos(open_photo: OpenPhoto, indices: Sequence[int], views: Sequence[int]) -> Opened:
+    """Open photos and cut views out of them; those that cannot be opened come back as errors."""
+    started, photos, errors = time.perf_counter(), {}, {}
+    for index in indices:
+        try:
+            photos[index] = open_photo(index, views)
+        except ImageError as error:
+            errors[index] = error.bare()
+    return Opened(list(photos), list(photos.values()), errors, time.perf_counter() - started)
 
 
 def to_pixels(views: Sequence[np.ndarray]) -> torch.Tensor:
@@ -133,11 +204,12 @@ def shared_cores(device: torch.device, most_workers: int = MOST_WORKERS) -> Iter
 
     With a GPU the workers do little but open photos, for which every core is welcome.
     """
-    threads, share = torch.get_num_threads(), threads_per_worker(most_workers)
+    threads, is_cpu = torch.get_num_threads(), device.type == "cpu"
+    share = threads_per_worker(most_workers) if is_cpu else 1
     if share != threads:  # which is a setting of the whole process
         torch.set_num_threads(share)
     try:
-        yield threads // share if device.type == "cpu" else max(threads, usable_cores())
+        yield threads // share if is_cpu else usable_cores()
     finally:
         if share != threads:
             torch.set_num_threads(threads)

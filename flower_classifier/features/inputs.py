@@ -32,6 +32,8 @@ from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split, Splits
 from flower_classifier.photos.views import FIRST_RANDOM_VIEW, open_views
 
+SHARE_OF_GPU = 0.25  # of its free memory, that the rows of a view may take
+ROWS_ON_THE_WAY = 1_024  # at a time, to the GPU
 EVALUATION_BATCH = 64  # always the same, for the same digits
 LISTED_BAD = 5  # how many unusable photos an error lists by name
 
@@ -266,8 +268,26 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield batches of rows (N, ...) and labels (N,) on a device, in an order drawn from `order_seed`, else as is."""
     order = torch.arange(len(labels)) if order_seed is None else shuffled(len(labels), order_seed)
-    for chosen in order.split(batch_size):
-        yield to_learner(rows[chosen], device), labels[chosen].to(device)
+    parts = on_gpu(rows, order, device).split(batch_size) if fits_on_gpu(rows, order, device) else None
+    its_labels = labels[order].to(device).split(batch_size)  # at once: each transfer lets a GPU wait
+    for place, chosen in enumerate(order.split(batch_size)):
+        yield to_learner(rows[chosen] if parts is None else parts[place], device), its_labels[place]
+
+
+def fits_on_gpu(rows: Rows, order: torch.Tensor, device: torch.device) -> bool:
+    """Say whether there is a GPU with plenty of room for all rows (N, ...) of a view."""
+    if device.type != "cuda" or not len(order):
+        return False
+    return rows[order[:1]].nbytes * len(order) <= torch.cuda.mem_get_info(device)[0] * SHARE_OF_GPU
+
+
+def on_gpu(rows: Rows, order: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return rows (N, ...) on a device, in an order (N,), of which there are never more than a few on the way."""
+    first = rows[order[:1]]
+    moved = torch.empty(len(order), *first.shape[1:], dtype=first.dtype, device=device)
+    for target, chosen in zip(moved.split(ROWS_ON_THE_WAY), order.split(ROWS_ON_THE_WAY), strict=True):
+        target.copy_(rows[chosen])
+    return moved
 
 
 def shuffled(number: int, order_seed: int) -> torch.Tensor:

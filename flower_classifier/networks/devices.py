@@ -10,6 +10,7 @@ import torch
 
 from flower_classifier.base.messages import warn
 from flower_classifier.base.randomness import fold_seed
+from flower_classifier.base.words import reason_of
 
 # Photos per forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
 MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 64}
@@ -21,12 +22,25 @@ def choose_device(gpu: bool) -> torch.device:
         torch.set_num_threads(1)  # OpenMP, refused a thread, would end the process
     if not gpu:
         return torch.device("cpu")
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
+    for kind, is_there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
+        if not is_there():
+            continue
+        if not (trouble := trouble_with(torch.device(kind))):
+            return torch.device(kind)
+        warn(f"the GPU cannot be used ({trouble}); using the CPU")
+        return torch.device("cpu")
     warn("no GPU found; using the CPU")
     return torch.device("cpu")
+
+
+def trouble_with(device: torch.device) -> str:
+    """Say why a GPU cannot be used, or "": this torch may have no kernels for it, or another program may fill it."""
+    try:
+        pictures, kernels = torch.ones(1, 3, 8, 8, device=device), torch.ones(4, 3, 3, 3, device=device)
+        values = torch.nn.functional.conv2d(pictures, kernels).flatten()
+        return "" if (values @ values).item() == 4 * 36 * 27**2 else "it computes wrongly"
+    except Exception as error:  # of torch's many kinds
+        return reason_of(error)
 
 
 def usable_cores() -> int:
@@ -65,6 +79,11 @@ def has_bfloat16(device: torch.device) -> bool:
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch of 2026 knows them by name
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
+
+
+def has_float16(device: torch.device) -> bool:
+    """Say whether a GPU without bfloat16 computes fast in float16, as those from Volta on do (a T4, say)."""
+    return device.type == "cuda" and not has_bfloat16(device) and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def device_name(device: torch.device) -> str:

@@ -17,9 +17,12 @@ from types import ModuleType
 import torch
 from torch import nn
 
+from flower_classifier.base.errors import is_out_of_memory
+from flower_classifier.base.messages import note
+from flower_classifier.base.words import counted
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import Classifier, normalise
-from flower_classifier.networks.devices import MICRO_BATCH, device_name, has_bfloat16
+from flower_classifier.networks.devices import MICRO_BATCH, device_name, has_bfloat16, has_float16
 from flower_classifier.photos.views import Preprocessing
 
 # Which numbers come out of the code below and of the networks that it runs. Raise it when they change: features that
@@ -50,7 +53,8 @@ class FrozenPart:
     def __init__(self, classifier: Classifier, device: torch.device) -> None:
         self.classifier, self.config, self.device = classifier, classifier.config, device
         self.mean, self.std = classifier.mean, classifier.std
-        self.memory_format, self.bfloat16 = torch.contiguous_format, False
+        self.memory_format, self.bfloat16, self.float16 = torch.contiguous_format, False, False
+        self.most = MICRO_BATCH[device.type]  # photos that a forward takes; fewer where a GPU has no room for them
         self.original: nn.Module | None = None  # whose numbers it has
         self.network: nn.Module | None = None  # what runs
         if classifier.starts_frozen:
@@ -68,7 +72,7 @@ class FrozenPart:
         """
         if self.device.type != "mps":
             self.memory_format = torch.channels_last
-        self.bfloat16 = has_bfloat16(self.device)
+        self.bfloat16, self.float16 = has_bfloat16(self.device), has_float16(self.device)
         self.original = backbone.to(memory_format=self.memory_format)
         source, side = source_of(self.config.arch), self.preprocessing.crop_size
         plain = source.in_plain_layers(self.original, side)
@@ -81,8 +85,31 @@ class FrozenPart:
         """
         if self.network is None:
             return pixels
+        values = normalise(pixels, self.mean, self.std, self.memory_format)
+        if self.float16:
+            return self.in_float16(values)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
-            return self.network(normalise(pixels, self.mean, self.std, self.memory_format))
+            return self.network(values)
+
+    def in_float16(self, values: torch.Tensor) -> torch.Tensor:
+        """Take normalised images to rows, float32; in float32 altogether where float16 ends above its 65,504."""
+        with torch.autocast(self.device.type, dtype=torch.float16):
+            rows = self.network(values).float()
+        return rows if rows.isfinite().all() else self.network(values)
+
+    def in_parts(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Take pixels on the device to rows, as many at a time as a GPU has room for."""
+        while True:
+            try:
+                parts = [self(part) for part in pixels.split(self.most)]
+                return parts[0] if len(parts) == 1 else torch.cat(parts)
+            except Exception as error:
+                if self.device.type == "cpu" or not is_out_of_memory(error) or self.most == 1:
+                    raise
+            self.most = max(min(self.most, len(pixels)) // 2, 1)
+            note(f"the GPU has too little memory for more than {counted(self.most, 'photo')} at a time")
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     @functools.cached_property
     def rows(self) -> RowForm:
@@ -116,7 +143,8 @@ class FrozenPart:
             "device": device_name(self.device),
             "bfloat16": self.bfloat16,
             "micro-batch": MICRO_BATCH[self.device.type],
-            "threads": threads,
+            **({"threads": threads} if self.device.type == "cpu" else {}),
+            **({"float16": True} if self.float16 else {}),
         }
 
 
@@ -137,5 +165,7 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
         from torch.fx.experimental.optimization import fuse  # here, since what is experimental may move
 
         return fuse(module.eval())
-    except Exception:  # of any kind: this network's forward cannot be traced, so it runs as it is
+    except Exception as error:  # of any kind: this network's forward cannot be traced, so it runs as it is
+        if is_out_of_memory(error):
+            raise
         return module

@@ -176,7 +176,8 @@ def machine(frozen: FrozenPart) -> str:
     """Say what the run would be computed on, and how precisely the backbone is."""
     device = frozen.device
     unit = torch.cuda.get_device_name(device) if device.type == "cuda" else counted(torch.get_num_threads(), "thread")
-    return f"{device.type}, {unit}, {'bfloat16' if frozen.bfloat16 else 'float32'}"
+    numbers = "bfloat16" if frozen.bfloat16 else "float16" if frozen.float16 else "float32"
+    return f"{device.type}, {unit}, {numbers}"
 
 
 def expected(parts: Sequence[Inputs], classifier: Classifier, recipe: Recipe, cached: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -10,9 +11,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from flower_classifier.base.errors import RunError
-from flower_classifier.base.messages import progress, watched
+from flower_classifier.base.errors import RunError, is_out_of_memory
+from flower_classifier.base.messages import note, progress, watched
 from flower_classifier.base.seconds import Seconds
+from flower_classifier.base.words import counted
 from flower_classifier.features.inputs import Batch, Inputs
 from flower_classifier.judging.as_predicted import evaluate_on
 from flower_classifier.judging.evaluation import Evaluation
@@ -20,6 +22,8 @@ from flower_classifier.networks.devices import seed_torch
 from flower_classifier.training.finished import Row
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
+
+STEPS_UNSEEN = 50  # after which it is looked whether the loss is finite
 
 
 def fit(
@@ -71,35 +75,68 @@ def train_one_epoch(
 ) -> float:
     """Take one optimizer step per batch; return the mean loss over all samples, each as it was before its step.
 
-    `number` is that of the samples in an epoch. Raises FloatingPointError, before the step, for a loss that is not
-    finite.
+    `number` is that of the samples in an epoch. Raises FloatingPointError for a loss that is not finite, some steps
+    later: to look at each would let a GPU wait for the processor and the processor for it.
     """
-    total, count = 0.0, 0
-    for inputs, labels in batches:  # (B, ...), (B,)
+    total, count, most = torch.zeros(()), 0, None
+    for step, (inputs, labels) in enumerate(batches, 1):  # (B, ...), (B,)
         optimizer.zero_grad()
-        total += backward(learner, inputs, labels, recipe) * len(labels)
+        loss, most = backward(learner, inputs, labels, recipe, most or recipe.micro_batch(inputs.device))
+        total = total.to(loss) + loss * len(labels)
         middle = count + len(labels) / 2  # of the step: at its beginning, the first of all would have no rate
         recipe.before_step(optimizer, epoch - 1 + middle / number)
         optimizer.step()
         average.update_parameters(learner)
         count += len(labels)
-    return total / count
+        if step % STEPS_UNSEEN == 0:
+            check_finite(total)
+    return check_finite(total) / count
 
 
-def backward(learner: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> float:
-    """Add the gradients of a batch's mean loss, in parts where it is too large for one forward; return that loss.
+def check_finite(loss: torch.Tensor) -> float:
+    """Return a sum of losses as a number. Raises FloatingPointError where it is none."""
+    number = loss.item()
+    if not math.isfinite(number):
+        raise FloatingPointError(number)
+    return number
 
-    The parts have the batch's gradient: no learner that takes parts has layers that look across photos.
+
+def backward(
+    learner: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe, most: int | None
+) -> tuple[torch.Tensor, int | None]:
+    """Add the gradients of a batch's mean loss; return that loss, and how many photos a forward takes from now on.
+
+    `most`: how many it takes now; None: the whole batch. Where a GPU has no memory for so many, they are halved.
     """
-    loss, size = 0.0, recipe.micro_batch(inputs.device) or len(labels)
-    for some, their_labels in zip(inputs.split(size), labels.split(size), strict=True):
+    while True:
+        try:
+            return add_gradients(learner, inputs, labels, recipe, most or len(labels)), most
+        except Exception as error:
+            if inputs.device.type == "cpu" or not is_out_of_memory(error) or most is None or most == 1:
+                raise
+        learner.zero_grad()
+        most = max(min(most, len(labels)) // 2, 1)
+        note(f"the GPU has too little memory to learn from more than {counted(most, 'photo')} at a time")
+        if inputs.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def add_gradients(
+    learner: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe, most: int
+) -> torch.Tensor:
+    """Add the gradients of a batch's mean loss, of at most so many photos at a time; return that loss.
+
+    The parts have the batch's gradient: no learner that takes parts has layers that look across photos. The loss stays
+    on the device, in float64 where there is one.
+    """
+    wide = torch.float32 if inputs.device.type == "mps" else torch.float64
+    loss = torch.zeros((), dtype=wide, device=inputs.device)
+    for some, their_labels in zip(inputs.split(most), labels.split(most), strict=True):
         learner.train()  # each time: some of timm's networks keep what belongs to the last forward until then
         with recipe.precision(inputs.device):
             logits = learner(some)
         part = recipe.loss(logits.float(), their_labels)
-        if not torch.isfinite(part):
-            raise FloatingPointError(part.item())
         share = len(their_labels) / len(labels)
         (part * share).backward()
-        loss += part.item() * share
+        loss = loss + part.detach().to(wide) * share
     return loss

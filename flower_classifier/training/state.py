@@ -25,13 +25,30 @@ DECAY = 8
 
 
 @torch.no_grad()
-def average_in(average: list[torch.Tensor], learner: list[torch.Tensor], steps_before: torch.Tensor) -> None:
+def average_in(average: list[torch.Tensor], learner: list[torch.Tensor], steps_before: int) -> None:
     """Move the average towards the learner's tensors as they are after a step, the less the more steps there were.
 
     Polynomial-decay averaging: Shamir & Zhang 2013, section 4. It has the effect of a falling learning rate without
     having to know at which epoch to end, so that a run may be resumed for longer than was planned.
     """
-    torch._foreach_lerp_(average, learner, (DECAY + 1) / (DECAY + 1 + steps_before.item()))
+    torch._foreach_lerp_(average, learner, (DECAY + 1) / (DECAY + 1 + steps_before))
+
+
+class Average(AveragedModel):
+    """An average of a learner over its steps, which it counts without asking a GPU: that would wait at every step."""
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move the average towards the learner as it is after a step; buffers are the learner's."""
+        steps = int(self.n_averaged)  # it is on the CPU
+        own, learner = list(self.module.parameters()), list(model.parameters())
+        if steps:
+            average_in(own, learner, steps)
+        else:
+            torch._foreach_copy_(own, learner)
+        for buffer, latest in zip(self.module.buffers(), model.buffers(), strict=True):
+            buffer.copy_(latest)
+        self.n_averaged += 1
 
 
 def learned(module: nn.Module) -> Tensors:
@@ -84,7 +101,7 @@ class TrainState:
         self.optimizer = recipe.optimizer(self.learner)
         # What is evaluated and kept. Its batch-norm statistics (cnn's) are the learner's latest; averaged ones did no
         # better there.
-        self.average = AveragedModel(self.learner, multi_avg_fn=average_in)
+        self.average = Average(self.learner)
 
     @property
     def epoch(self) -> int:
