@@ -4,13 +4,15 @@
 
 Needs Chromium and its driver. For each photo below the folder: the answer of predict.py with the checkpoint (in
 bfloat16 where the processor has it), of plain torch in float32, of the exported folder, and of its page. Then whole
-processes for one photo, in turn, five rounds: the median. Takes two minutes on two cores for 408 photos.
+processes for one photo, in turn, five rounds: the median. Takes five minutes on two cores for 408 photos.
 """
 
 import argparse
+import base64
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,16 +23,20 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from browser import Host, ask, browser, hosted, open_page
+from browser import CAMERA, SHOWN_FRAME, Host, ask, browser, hosted, open_page, wait_for, write_video
+from PIL import Image
 
 import flower_classifier as fc
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.photos.folders import find_photos
+from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import open_views
 
 PROJECT = Path(__file__).resolve().parent.parent
 ROUNDS = 5
 CLOSE = 0.02  # of a probability
+FRAMES = 100  # different ones, that the camera shows
+CAMERA_SECONDS = 240
 
 
 def shares_of_torch(checkpoint: Path, photos: Sequence[Path]) -> np.ndarray:
@@ -96,6 +102,30 @@ def print_latency(photo: Path, checkpoint: Path, folder: Path) -> None:
         print(f"| {name} | {statistics.median(values):.2f} | {statistics.median(values) / first:.2f} |", flush=True)
 
 
+def print_camera(folder: Path, photos: Sequence[Path]) -> None:
+    """Print how alike the page and predict.py answer to what a camera sees: each photo for a third of a second."""
+    pictures = [load_image(photo).resize((640, 480), Image.Resampling.BICUBIC) for photo in photos]
+    predictor, seen = fc.load(folder), {}
+    with tempfile.TemporaryDirectory() as place, hosted(folder) as address:
+        write_video(Path(place) / "camera.y4m", pictures, 10)
+        with browser(*CAMERA, f"--use-file-for-fake-video-capture={place}/camera.y4m") as driver:
+            open_page(driver, address)
+            button, began = driver.find_element("id", "hold"), time.monotonic()
+            while len(seen) < len(photos) and time.monotonic() - began < CAMERA_SECONDS:
+                wait_for(driver, "window.answers.length > 0")
+                button.click()
+                answered = wait_for(driver, "window.answers.findLast((answer) => answer.held)")
+                seen[base64.b64decode(driver.execute_script(SHOWN_FRAME))] = answered["predictions"]
+                button.click()
+                driver.execute_script("window.answers.length = 0")
+    same, largest = 0, 0.0
+    for (frame, predictions), result in zip(seen.items(), predictor(list(seen)), strict=True):
+        shares = {row["class"]: row["probability"] for row in predictor(frame, top_k=len(predictor.classes))}
+        same += predictions[0]["class"] == result[0]["class"]
+        largest = max(largest, *(abs(row["probability"] - shares[row["class"]]) for row in predictions))
+    print(f"| camera's frames, page and folder | {same} of {len(seen)} | {largest:.4f} | |", flush=True)
+
+
 def first_load(folder: Path) -> float:
     """Return how many MB the page fetches on its first visit."""
     Host.asked.clear()
@@ -124,6 +154,7 @@ def main() -> None:
     pairs = [("page", "folder"), ("folder", "torch, float32"), ("folder", "checkpoint"), ("page", "checkpoint")]
     for one, other in pairs:
         print_agreement(f"{one} and {other}", ways[one], ways[other])
+    print_camera(options.folder, photos[:: max(1, len(photos) // FRAMES)][:FRAMES])
     print("\n| one photo, whole process | time, s | of the first |\n|---|---|---|")
     print_latency(photos[0], options.checkpoint, options.folder)
     print(f"\nThe page: {look:.0f} ms for the pixels and {think:.0f} ms for the network, a photo.")

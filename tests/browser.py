@@ -123,6 +123,15 @@ def console(driver):
     return [json.dumps(entry) for entry in driver.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]
 
 
+SHOWN_FRAME = """
+const video = document.getElementById("video");
+const canvas = document.createElement("canvas");
+[canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+canvas.getContext("2d").drawImage(video, 0, 0);
+return canvas.toDataURL("image/png").split(",")[1];
+"""
+
+
 def planes(image):
     """What a camera gives of an RGB picture: Y, Cb and Cr of BT.601 in its limited range, colours at half the size."""
     y, *colours = image.convert("YCbCr").split()

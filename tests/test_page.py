@@ -13,6 +13,7 @@ import pytest
 from browser import (
     CAMERA,
     NEEDS_CHROMIUM,
+    SHOWN_FRAME,
     Host,
     ask,
     browser,
@@ -239,15 +240,6 @@ def live(site, some, tmp_path_factory):
     with browser(*CAMERA, f"--use-file-for-fake-video-capture={video}") as driver:
         assert open_page(driver, site) == "live"
         yield driver
-
-
-SHOWN_FRAME = """
-const video = document.getElementById("video");
-const canvas = document.createElement("canvas");
-[canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
-canvas.getContext("2d").drawImage(video, 0, 0);
-return canvas.toDataURL("image/png").split(",")[1];
-"""
 
 
 def test_what_the_camera_sees_is_named_as_predict_names_it(live, exported):

@@ -3,7 +3,7 @@
 //     const view = viewer(preprocessing);
 //     const pixels = view(picture, width, height, isJpeg);      // Uint8Array (S * S * 3): rows, columns, red-green-blue
 //
-// Pillow 12's Resample.c and Reduce.c compute with whole numbers of 32 bits, and so does this: of the same picture it
+// Pillow's Resample.c and Reduce.c compute with whole numbers of 32 bits, and so does this: of the same picture it
 // makes the same pixels, bit for bit. A JPEG of four times the needed size and more is where they differ: Pillow lets the
 // decoder make it smaller, a browser cannot, so blocks of its pixels are averaged.
 
