@@ -192,10 +192,13 @@ def test_a_python_without_the_packages_is_told_what_to_install(flowers):
 
 def test_both_commands_work_without_docstrings_and_asserts(flowers, tmp_path):
     """`python -OO` drops both; the help is then that of the options alone."""
-    training = run_program("-OO", "train.py", flowers, "--arch", "cnn", "--epochs", 1, "--save_dir", tmp_path)
+    compiled = {"PYTHONPYCACHEPREFIX": str(tmp_path / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}  # torch, and once
+    own = ("--arch", "cnn", "--epochs", 1, "--save_dir", tmp_path)
+    training = run_program("-OO", "train.py", flowers, *own, **compiled)
     assert training.code == 0, training.err
     photo = next((flowers / "test" / "54").iterdir())
-    predicted = run_program("-OO", "predict.py", photo, tmp_path / "checkpoint.pth", "--plot", tmp_path / "plot.png")
+    asked = (photo, tmp_path / "checkpoint.pth", "--plot", tmp_path / "plot.png")
+    predicted = run_program("-OO", "predict.py", *asked, **compiled)
     assert (predicted.code, predicted.err, len(predicted.out.splitlines())) == (0, "", 5)
     helped = run_program("-OO", "train.py", "--help")
     assert (helped.code, helped.err) == (0, "")
