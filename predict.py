@@ -50,7 +50,14 @@ def predict_photos(config: PredictConfig) -> None:
     photos = find_photos(config)
     sources = [config.checkpoint, *([config.category_names] if config.category_names else [])]
     pictures = plan_pictures(config.plot, photos, sources) if config.plot else []
+    if config.output:
+        check_writable(config.output, "output")
     predictor = load_predictor(config)
+    if config.output:
+        from flower_classifier.report.answer_parts import answer_in_parts  # here, as hardly anybody needs it
+
+        answer_in_parts(config, photos, predictor, config.output)
+        return
     drawer = Drawer(predictor, config.heatmap, config.training_photos) if config.plot else None
     answer_photos(config, photos, predictor, config.neighbours, pictures, drawer)
 

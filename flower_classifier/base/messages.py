@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
+from flower_classifier.base.ranks import rank
 from flower_classifier.base.words import shown
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def speaking() -> Iterator[None]:
     """Show messages and progress bars on stderr: for a command, which has the terminal to itself."""
     handler, level, propagates = StderrHandler(), log.level, log.propagate
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if rank() == 0 else logging.CRITICAL)  # of a job's processes one alone speaks
     log.propagate = False  # else a handler of the root logger would say everything a second time
     try:
         yield
@@ -72,7 +73,7 @@ def is_speaking() -> bool:
 
 def bars_are_shown() -> bool:
     """Say whether progress bars are shown: by a command at a terminal."""
-    return is_speaking() and sys.stderr.isatty()
+    return is_speaking() and rank() == 0 and sys.stderr.isatty()
 
 
 def progress(

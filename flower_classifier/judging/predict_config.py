@@ -14,6 +14,7 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.base.installed import NEEDED, NEEDED_BY_EXPORTED
 from flower_classifier.base.limits import Limits
 from flower_classifier.base.options import argument, check, option
+from flower_classifier.base.ranks import world_size
 from flower_classifier.judging.exported_folder import is_exported
 from flower_classifier.judging.prediction import DEFAULT_RATE, DEFAULT_TOP_K, FORMATS
 
@@ -117,6 +118,13 @@ class PredictConfig(QuestionConfig):
         "the folder that training was given: --plot draws the --neighbours from there",
         metavar="DIR",
     )
+    output: Path | None = option(
+        None,
+        "output",
+        "write the answers (--format jsonl) into files in this folder, part by part: the same command goes on where it "
+        "was killed, and torchrun shares the parts among processes",
+        metavar="DIR",
+    )
     plot: Path | None = option(
         None,
         "output",
@@ -146,6 +154,10 @@ class PredictConfig(QuestionConfig):
             self.check_evaluation()
         elif self.report:
             raise InputError("works only together with --evaluate", "report")
+        if self.output and (self.format != "jsonl" or self.plot):
+            raise InputError("is for --format jsonl, without --plot", "output")
+        if world_size() > 1 and not self.output:
+            raise InputError("is what torchrun's processes need: each would print all answers", "output")
         if self.heatmap and not self.plot:
             raise InputError("is drawn on the photo: it needs --plot", "heatmap")
         if self.training_photos and not (self.neighbours and self.plot):
@@ -182,7 +194,7 @@ class PredictConfig(QuestionConfig):
         """Refuse what does not go with --evaluate."""
         if len(self.images) != 1 or not self.images[0].is_dir():
             raise InputError("takes one folder that holds one folder of photos per class", "evaluate")
-        single = ("plot", "heatmap", "null", "top_k", "min_probability", "sets", "neighbours")
+        single = ("plot", "heatmap", "null", "top_k", "min_probability", "sets", "neighbours", "output")
         if any(getattr(self, name) for name in single):
             named = ", ".join(f"--{name}" for name in single)
             raise InputError(f"judges all answers; {named} are for single ones", "evaluate")

@@ -10,6 +10,7 @@ import torch
 
 from flower_classifier.base.messages import warn
 from flower_classifier.base.randomness import fold_seed
+from flower_classifier.base.ranks import local_rank, world_size
 from flower_classifier.base.words import reason_of
 
 # Photos per forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
@@ -25,8 +26,9 @@ def choose_device(gpu: bool) -> torch.device:
     for kind, is_there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
         if not is_there():
             continue
-        if not (trouble := trouble_with(torch.device(kind))):
-            return torch.device(kind)
+        device = torch.device(kind, local_rank()) if kind == "cuda" and world_size() > 1 else torch.device(kind)
+        if not (trouble := trouble_with(device)):
+            return device
         warn(f"the GPU cannot be used ({trouble}); using the CPU")
         return torch.device("cpu")
     warn("no GPU found; using the CPU")

@@ -96,8 +96,8 @@ class Writer:
 
     def write_object(self, record: dict[str, object]) -> None:
         """Write an object on a line of its own: in an array, behind what separates it from the one before."""
-        before, behind = ("", "\n") if self.form == "jsonl" else (",\n" if self.written else "[\n", "")
-        text = before + json.dumps(record) + behind
+        before = ",\n" if self.written else "[\n"
+        text = line_of(record) if self.form == "jsonl" else before + json.dumps(record)
         with signals_held():  # a reader that is slow lets a write wait in the middle of an object
             for start in range(0, len(text), PIECE):
                 sys.stdout.write(text[start : start + PIECE])
@@ -126,6 +126,11 @@ class Writer:
             width = self.width or max(map(len, names))
             for name, one in zip(names, verdict.neighbours, strict=True):
                 print(f"{indent}  {one.similarity:5.2f}  {name:{width}}  {printable(one.photo)}")
+
+
+def line_of(record: dict[str, object]) -> str:
+    """Return an object as a line of jsonl."""
+    return json.dumps(record) + "\n"
 
 
 def yes_or_no(value: bool | None) -> str:

@@ -1,0 +1,164 @@
+"""predict.py --output: answers to very many photos, part by part, in as many processes as torchrun starts.
+
+    answers/manifest.json        what was asked, so that another question does not go on in this folder
+    answers/part-00000.jsonl     the answers to the first 1,024 photos, whole or not there
+    answers/answers.jsonl        all of them, as one process prints them; the parts are then gone
+
+A part belongs to a rank by its number. What is killed is started again by the same command, and goes on with the parts
+that are not there. The processes need not talk: who finds all parts on the disk puts them together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock
+
+from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.files import sync_folder, write_whole
+from flower_classifier.base.messages import note, progress
+from flower_classifier.base.ranks import rank, world_size
+from flower_classifier.base.words import counted, reason_of
+from flower_classifier.judging.base_predictor import BasePredictor
+from flower_classifier.judging.exported_folder import CARD_FILE
+from flower_classifier.judging.predict_config import PredictConfig
+from flower_classifier.judging.prediction import Answer
+from flower_classifier.photos.images import ImageError
+from flower_classifier.report.answering import Question
+from flower_classifier.report.formats import line_of
+
+PART = (
+    1_024  # photos; a multiple of every micro-batch, so that all are answered beside the same others as in one process
+)
+BLOCK = 1 << 20  # bytes of a file that are read at a time
+MANIFEST, ALL, LOCK = "manifest.json", "answers.jsonl", ".lock"
+ASKED = ("top_k", "min_probability", "stranger_rate", "sets", "neighbours", "gpu")  # options that change answers
+
+
+class Parts:
+    """The parts of the answers to some photos, in a folder."""
+
+    def __init__(self, folder: Path, photos: Sequence[Path]) -> None:
+        self.folder, self.photos = folder, photos
+        self.number = -(-len(photos) // PART)
+        self.all = folder / ALL
+
+    def path(self, part: int) -> Path:
+        """Return the file of a part."""
+        return self.folder / f"part-{part:05d}.jsonl"
+
+    def missing(self, parts: Sequence[int]) -> list[int]:
+        """Return those of some parts that are not there yet."""
+        return [] if self.all.exists() else [part for part in parts if not self.path(part).exists()]
+
+    def photos_of(self, part: int) -> Sequence[Path]:
+        """Return the photos of a part."""
+        return self.photos[part * PART : (part + 1) * PART]
+
+    def put_together(self) -> bool:
+        """Make one file of all parts, if they are all there and nobody else has done so; say whether it was done."""
+        with FileLock(self.folder / LOCK):
+            if self.missing(range(self.number)) or self.all.exists():
+                return False
+            temporary = self.folder / f".{ALL}.tmp"
+            with temporary.open("wb") as file:
+                for part in range(self.number):
+                    file.write(self.path(part).read_bytes())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.all)
+            sync_folder(self.folder)
+        for part in range(self.number):
+            self.path(part).unlink(missing_ok=True)
+        return True
+
+
+def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: BasePredictor, folder: Path) -> None:
+    """Write the answers to this rank's parts that are not there; put all together if these were the last.
+
+    Raises InputError for a folder with answers to another question, and, at the end, for photos that cannot be opened;
+    RunError where the disk refuses.
+    """
+    question, parts = Question(config, predictor, config.neighbours), Parts(folder, photos)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK):
+            keep_manifest(folder, manifest_of(config, photos))
+        mine = parts.missing(range(rank(), parts.number, world_size()))
+        with progress(sum(len(parts.photos_of(part)) for part in mine), "photos", "photo") as bar:
+            for part in mine:
+                some = parts.photos_of(part)
+                answers = zip(some, predictor.answers(some, bar), strict=True)
+                lines = [line_of(record_of(photo, answer, question)) for photo, answer in answers]
+                write_whole(parts.path(part), "".join(lines).encode())
+        if parts.put_together():
+            print(f"{parts.all}: {counted(len(photos), 'photo')}", flush=True)
+        elif not mine:
+            note(f"{parts.all if parts.all.exists() else folder}: these answers are there already")
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {reason_of(error)}") from error
+    if parts.all.exists():
+        report_bad(parts.all, len(photos))
+
+
+def record_of(photo: Path, answer: Answer | ImageError, question: Question) -> dict[str, object]:
+    """Return what is written about one photo, as predict.py prints it."""
+    if isinstance(answer, ImageError):
+        return {"path": str(photo), "error": str(answer)}
+    return {"path": str(photo), **question.verdict_on(answer).plain()}
+
+
+def report_bad(answers: Path, number: int) -> None:
+    """Raise InputError where there are photos among the answers that cannot be opened."""
+    with answers.open(encoding="utf-8") as file:
+        bad = sum('"error": ' in line and "error" in json.loads(line) for line in file)
+    if bad:
+        raise InputError(f"{bad:,} of {counted(number, 'photo')} could not be opened: {answers} says why")
+
+
+def manifest_of(config: PredictConfig, photos: Sequence[Path]) -> dict[str, object]:
+    """Return what the answers depend on: the photos' paths, the checkpoint, the options."""
+    checkpoint = config.checkpoint / CARD_FILE if config.asks_exported else config.checkpoint
+    names = config.category_names
+    return {
+        "format_version": 1,
+        "photos": len(photos),
+        "paths_sha256": hashlib.sha256("\0".join(map(str, photos)).encode("utf-8", "surrogateescape")).hexdigest(),
+        "checkpoint_sha256": digest_of(checkpoint),
+        "category_names_sha256": digest_of(names) if names else None,
+        "photos_in_a_part": PART,
+        **{name: getattr(config, name) for name in ASKED},
+    }
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file that may be large. Raises InputError where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+        return digest.hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def keep_manifest(folder: Path, manifest: dict[str, object]) -> None:
+    """Write what is asked, or compare it with what was asked here. Raises InputError where that was something else."""
+    path = folder / MANIFEST
+    if not path.exists():
+        if any(folder.glob("*.jsonl")):
+            raise InputError(f"{folder} holds other files of answers: give another folder", "output")
+        write_whole(path, (json.dumps(manifest, indent=1) + "\n").encode())
+        return
+    try:
+        before = json.loads(path.read_bytes())
+        differing = sorted(name for name in manifest if before.get(name) != manifest[name])
+    except (ValueError, AttributeError):
+        raise InputError(f"{path} is damaged: give another folder", "output") from None
+    if differing:
+        raise InputError(f"{folder} holds answers to another question ({', '.join(differing)}): give another", "output")

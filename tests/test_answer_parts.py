@@ -1,0 +1,145 @@
+"""predict.py --output: answers to many photos in parts, by processes that may be killed, are those of one process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import PROJECT, run_program
+
+import predict
+from flower_classifier.report import answer_parts
+
+NUMBER = 2_500  # photos: three parts
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A folder of small pictures, one of which is none."""
+    folder = tmp_path_factory.mktemp("many")
+    draw = np.random.default_rng(0)
+    for number in range(NUMBER):
+        pixels = draw.integers(0, 255, (12, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:05d}.png", compress_level=0)
+    (folder / "01500.png").write_bytes(b"no photo")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(many, trained):
+    """What one process prints."""
+    outcome = run_program("predict.py", many, trained / "checkpoint.pth", "--format", "jsonl")
+    assert outcome.code == 2
+    assert len(outcome.out.splitlines()) == NUMBER
+    return outcome.out
+
+
+def start(many, trained, folder, rank=0, world=1):
+    """Start one of a job's processes, as torchrun does."""
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)} if world > 1 else {}
+    words = ["predict.py", many, trained / "checkpoint.pth", "--format", "jsonl", "--output", folder]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *map(str, words)], cwd=PROJECT, env={**os.environ, **own}, **pipes)
+
+
+def wait_for_a_part(process, folder, number):
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("part-*"))) < number and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def test_killed_twice_it_goes_on_and_the_answers_are_those_of_one_process(many, trained, expected, tmp_path):
+    folder = tmp_path / "answers"
+    for number in (1, 2):
+        with start(many, trained, folder) as process:
+            wait_for_a_part(process, folder, number)
+            process.send_signal(signal.SIGKILL)
+        assert not (folder / "answers.jsonl").exists()
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*")}
+    assert kept
+    with start(many, trained, folder) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert out == f"{folder / 'answers.jsonl'}: {NUMBER:,} photos\n"
+    assert f"1 of {NUMBER:,} photos could not be opened: {folder / 'answers.jsonl'} says why" in err
+    assert (folder / "answers.jsonl").read_text(encoding="utf-8") == expected
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {"answers.jsonl", "manifest.json"}
+
+
+def test_three_processes_share_the_parts_and_one_of_them_puts_them_together(many, trained, expected, tmp_path):
+    folder = tmp_path / "answers"
+    processes = [start(many, trained, folder, rank, 3) for rank in range(3)]
+    told = [process.communicate(timeout=120) for process in processes]
+    assert (folder / "answers.jsonl").read_text(encoding="utf-8") == expected
+    assert sum(bool(out) for out, _ in told) == 1
+    assert all("Traceback" not in err for _, err in told)
+
+
+def test_torchrun_starts_them(many, trained, expected, tmp_path):
+    """The real one, with two processes."""
+    folder = tmp_path / "answers"
+    words = ("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 0)
+    asked = (many, trained / "checkpoint.pth", "--format", "jsonl", "--output", folder)
+    run_program(*words, "predict.py", *asked, OMP_NUM_THREADS="1")
+    lines = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    for one, other in zip(map(json.loads, lines), map(json.loads, expected.splitlines()), strict=True):
+        assert one["path"] == other["path"]
+        assert one.get("predictions", [{}])[0].get("class") == other.get("predictions", [{}])[0].get("class")
+
+
+def test_answers_that_are_there_are_not_computed_again(run, exported, flowers, tmp_path):
+    """And an exported folder answers as well as a checkpoint."""
+    photos, folder = flowers / "test", tmp_path / "answers"
+    asked = (photos, exported, "--format", "jsonl", "--output", folder)
+    assert run(predict, *asked).code == 0
+    before = (folder / "answers.jsonl").stat().st_mtime_ns
+    again = run(predict, *asked)
+    assert (again.code, again.out) == (0, "")
+    assert "these answers are there already" in again.err
+    assert (folder / "answers.jsonl").stat().st_mtime_ns == before
+    assert (folder / "answers.jsonl").read_text() == run(predict, photos, exported, "--format", "jsonl").out
+
+
+def test_another_question_does_not_go_on_in_the_same_folder(run, exported, trained, flowers, tmp_path):
+    photos, folder = flowers / "test", tmp_path / "answers"
+    asked = ("--format", "jsonl", "--output", folder)
+    assert run(predict, photos, exported, *asked).code == 0
+    kept = (folder / "answers.jsonl").read_bytes()
+    for other, told in (
+        ((photos, exported, *asked, "--top_k", 2), "top_k"),
+        ((photos, trained / "checkpoint.pth", *asked), "checkpoint_sha256"),
+        ((photos / "54", exported, *asked), "paths_sha256"),
+    ):
+        outcome = run(predict, *other)
+        assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+        assert "holds answers to another question" in outcome.err
+        assert told in outcome.err
+    assert (folder / "answers.jsonl").read_bytes() == kept
+    (folder / "manifest.json").write_text("{")
+    assert "manifest.json is damaged: give another folder" in run(predict, photos, exported, *asked).err
+    (folder / "manifest.json").unlink()
+    assert "holds other files of answers" in run(predict, photos, exported, *asked).err
+
+
+def test_wrong_ways_to_ask_are_told_in_a_line(run, exported, flowers, tmp_path, monkeypatch):
+    photo = min((flowers / "test").glob("*/*.jpg"))
+    outcome = run(predict, photo, exported, "--output", tmp_path / "answers")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--output is for --format jsonl" in outcome.err
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = run(predict, photo, exported)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--output is what torchrun's processes need" in outcome.err
+
+
+def test_a_part_is_a_multiple_of_every_micro_batch():
+    from flower_classifier.export.exported_predictor import BATCH
+    from flower_classifier.networks.devices import MICRO_BATCH
+
+    assert all(answer_parts.PART % size == 0 for size in (*MICRO_BATCH.values(), BATCH))
