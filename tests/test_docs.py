@@ -13,7 +13,7 @@ from flower_classifier.report.report_files import REPORT_FILES
 from flower_classifier.training.train_config import TrainConfig
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
-OTHERS_FLAGS = {"upgrade", "directory", "app"}  # of pip, http.server and flask
+OTHERS_FLAGS = {"upgrade", "directory", "app", "nproc_per_node"}  # of pip, http.server, flask and torchrun
 
 
 def read(name):
