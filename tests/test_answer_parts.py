@@ -65,7 +65,7 @@ def test_killed_twice_it_goes_on_and_the_answers_are_those_of_one_process(many, 
     with start(many, trained, folder) as process:
         out, err = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert out == f"{folder / 'answers.jsonl'}: {NUMBER:,} photos\n"
+    assert out == f"{folder / 'answers.jsonl'}: {NUMBER:,} photos, of which 1 could not be opened\n"
     assert f"1 of {NUMBER:,} photos could not be opened: {folder / 'answers.jsonl'} says why" in err
     assert (folder / "answers.jsonl").read_text(encoding="utf-8") == expected
     assert {path.name for path in folder.iterdir()} - {".lock"} == {"answers.jsonl", "manifest.json"}
@@ -77,6 +77,7 @@ def test_three_processes_share_the_parts_and_one_of_them_puts_them_together(many
     told = [process.communicate(timeout=120) for process in processes]
     assert (folder / "answers.jsonl").read_text(encoding="utf-8") == expected
     assert sum(bool(out) for out, _ in told) == 1
+    assert [process.returncode for process in processes] == [0, 0, 0]
     assert all("Traceback" not in err for _, err in told)
 
 
@@ -85,7 +86,7 @@ def test_torchrun_starts_them(many, trained, expected, tmp_path):
     folder = tmp_path / "answers"
     words = ("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 0)
     asked = (many, trained / "checkpoint.pth", "--format", "jsonl", "--output", folder)
-    run_program(*words, "predict.py", *asked, OMP_NUM_THREADS="1")
+    assert run_program(*words, "predict.py", *asked, OMP_NUM_THREADS="1").code == 0
     lines = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     for one, other in zip(map(json.loads, lines), map(json.loads, expected.splitlines()), strict=True):
         assert one["path"] == other["path"]
@@ -136,6 +137,50 @@ def test_wrong_ways_to_ask_are_told_in_a_line(run, exported, flowers, tmp_path, 
     outcome = run(predict, photo, exported)
     assert (outcome.code, outcome.out) == (2, "")
     assert "--output is what torchrun's processes need" in outcome.err
+
+
+def test_a_job_shares_no_standard_input(run, exported, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = run(predict, "-", exported, "--format", "jsonl", "--output", tmp_path / "answers")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "share one standard input" in outcome.err
+
+
+def test_a_part_that_is_not_whole_is_not_put_together(run, exported, flowers, tmp_path):
+    """Somebody else has cut it, or a disk has."""
+    folder, photos = tmp_path / "answers", sorted((flowers / "test").glob("*/*.jpg"))
+    asked = (flowers / "test", exported, "--format", "jsonl", "--output", folder)
+    assert run(predict, *asked).code == 0
+    whole = (folder / "answers.jsonl").read_bytes()
+    (folder / "answers.jsonl").unlink()
+    (folder / "part-00000.jsonl").write_bytes(whole[: len(whole) // 2])
+    outcome = run(predict, *asked)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "part-00000.jsonl was not whole: give the same command again" in outcome.err
+    assert run(predict, *asked).code == 0
+    assert (folder / "answers.jsonl").read_bytes() == whole
+    assert len(whole.splitlines()) == len(photos)
+
+
+def test_what_a_kill_left_behind_the_merged_file_goes_with_the_next_call(run, exported, flowers, tmp_path):
+    folder = tmp_path / "answers"
+    asked = (flowers / "test", exported, "--format", "jsonl", "--output", folder)
+    assert run(predict, *asked).code == 0
+    (folder / "part-00000.jsonl").write_text("left")
+    assert run(predict, *asked).code == 0
+    assert not list(folder.glob("part-*"))
+
+
+def test_a_last_part_of_few_photos_has_the_digits_of_one_process(trained_on_features, many, tmp_path):
+    """How cores are shared goes by all photos, not by those of the part."""
+    few = tmp_path / "few"
+    few.mkdir()
+    for photo in sorted(many.iterdir())[: answer_parts.PART + 3]:
+        (few / photo.name).symlink_to(photo)
+    asked = ("predict.py", few, trained_on_features / "checkpoint.pth", "--format", "jsonl")
+    assert run_program(*asked, "--output", tmp_path / "answers").code == 0
+    assert (tmp_path / "answers" / "answers.jsonl").read_text() == run_program(*asked).out
 
 
 def test_a_part_is_a_multiple_of_every_micro_batch():

@@ -30,12 +30,13 @@ class RunError(ToldError):
 
 # How torch, and the libraries of a GPU below it, say that there is no memory
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
-OF_A_GPU = ("cuda", "cublas", "cudnn", "mps", "hip")  # words in an error about a GPU
+NO_WORKSPACE = ("unable to find an engine", "unable to find a valid cudnn algorithm")  # cuDNN's, where none fits
+OF_A_GPU = ("cuda", "cublas", "cudnn", "mps", "hip", *NO_WORKSPACE)  # words in an error about a GPU
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Recognise a lack of memory: torch says it with a RuntimeError on the CPU, with a kind of its own on a GPU."""
-    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in (*NO_MEMORY, *NO_WORKSPACE))
 
 
 def is_of_a_gpu(error: BaseException) -> bool:

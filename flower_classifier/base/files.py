@@ -23,9 +23,12 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: `path` holds what it held before, or all of the data. Raises OSError."""
-    temporary = path.with_name(f".{path.name[:50]}.tmp")  # a name may already be as long as names can be
+def write_whole(path: Path, data: bytes, writer: str = "") -> None:
+    """Write a file whole or not at all: `path` holds what it held before, or all of the data. Raises OSError.
+
+    `writer`: what tells this process from others that may write the same file at the same time.
+    """
+    temporary = path.with_name(f".{path.name[:50]}{writer}.tmp")  # a name may already be as long as names can be
     try:
         with temporary.open("wb") as file:
             file.write(data)

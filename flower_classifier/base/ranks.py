@@ -12,12 +12,17 @@ def world_size() -> int:
 
 def rank() -> int:
     """Return the number of this process, from 0. Rank 0 alone speaks."""
-    return number("RANK", 0)
+    return number("RANK", 0) if world_size() > 1 else 0
 
 
 def local_rank() -> int:
     """Return the number of this process among those of its machine: the number of its GPU, too."""
-    return number("LOCAL_RANK", 0)
+    return number("LOCAL_RANK", 0) if world_size() > 1 else 0
+
+
+def local_world_size() -> int:
+    """Return the number of processes of the job on this machine."""
+    return number("LOCAL_WORLD_SIZE", 1) if world_size() > 1 else 1
 
 
 def number(name: str, alone: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.installed import NEEDED, NEEDED_TO_EXPORT
 from flower_classifier.base.options import argument, check, option
-from flower_classifier.judging.predict_config import CHECKPOINT_ENDINGS
+from flower_classifier.judging.predict_config import CHECKPOINT_ENDINGS, NAMES_HELP
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,7 @@ class ExportConfig:
     category_names: Path | None = option(
         None,
         "input",
-        "mapping from class folder to the name people use; classes that it does not name keep the names given at "
-        "training",
+        NAMES_HELP,
         metavar="JSON",
         unset="the names given at training, if any",
     )

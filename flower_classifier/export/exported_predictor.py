@@ -97,7 +97,9 @@ class ExportedPredictor(BasePredictor):
         self.temperature, self.set_scores = self.card.temperature, self.card.set_scores
         self.familiarity = Familiarity(self.card.stranger_scores) if self.card.tells_strangers else None
 
-    def answers(self, photos: Sequence[PhotoSource], bar: tqdm | None = None) -> Iterator[Answer | ImageError]:
+    def answers(
+        self, photos: Sequence[PhotoSource], bar: tqdm | None = None, altogether: int = 0
+    ) -> Iterator[Answer | ImageError]:
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos.
 
         While the network takes some photos, the next ones are opened.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, usable_cores
+from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, opening_threads
 from flower_classifier.networks.frozen import FrozenPart
 from flower_classifier.photos.images import ImageError
 
@@ -209,7 +209,7 @@ def shared_cores(device: torch.device, most_workers: int = MOST_WORKERS) -> Iter
     if share != threads:  # which is a setting of the whole process
         torch.set_num_threads(share)
     try:
-        yield threads // share if is_cpu else usable_cores()
+        yield threads // share if is_cpu else opening_threads()
     finally:
         if share != threads:
             torch.set_num_threads(threads)

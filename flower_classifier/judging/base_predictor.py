@@ -47,8 +47,14 @@ class BasePredictor(ABC):
     remembers_photos: bool = False  # whether it can name training photos
 
     @abstractmethod
-    def answers(self, photos: Sequence[PhotoSource], bar: tqdm | None = None) -> Iterator[Answer | ImageError]:
-        """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos."""
+    def answers(
+        self, photos: Sequence[PhotoSource], bar: tqdm | None = None, altogether: int = 0
+    ) -> Iterator[Answer | ImageError]:
+        """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos.
+
+        `altogether`: how many photos these are a part of, if of more. It decides how cores are shared, and so the last
+        digits.
+        """
 
     def alone(self) -> contextlib.AbstractContextManager:
         """Return what a thread holds while it is answered, if only one can be at a time."""

@@ -19,6 +19,9 @@ from flower_classifier.judging.exported_folder import is_exported
 from flower_classifier.judging.prediction import DEFAULT_RATE, DEFAULT_TOP_K, FORMATS
 
 CHECKPOINT_ENDINGS = (".pth", ".pt")
+NAMES_HELP = (
+    "mapping from class folder to the name people use; classes that it does not name keep the names given at training"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +43,7 @@ class QuestionConfig:
     category_names: Path | None = option(
         None,
         "input",
-        "mapping from class folder to the name people use; classes that it does not name keep the names given at "
-        "training",
+        NAMES_HELP,
         metavar="JSON",
         unset="the names given at training, if any",
     )
@@ -158,6 +160,8 @@ class PredictConfig(QuestionConfig):
             raise InputError("is for --format jsonl, without --plot", "output")
         if world_size() > 1 and not self.output:
             raise InputError("is what torchrun's processes need: each would print all answers", "output")
+        if world_size() > 1 and Path("-") in self.images:
+            raise InputError("-: torchrun's processes share one standard input; give folders or paths")
         if self.heatmap and not self.plot:
             raise InputError("is drawn on the photo: it needs --plot", "heatmap")
         if self.training_photos and not (self.neighbours and self.plot):

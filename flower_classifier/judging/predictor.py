@@ -71,7 +71,9 @@ class Predictor(BasePredictor):
                 torch.set_num_threads(self.threads)
             yield
 
-    def answers(self, photos: Sequence[PhotoSource], bar: tqdm | None = None) -> Iterator[Answer | ImageError]:
+    def answers(
+        self, photos: Sequence[PhotoSource], bar: tqdm | None = None, altogether: int = 0
+    ) -> Iterator[Answer | ImageError]:
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos."""
 
         def open_photo(index: int, views: Sequence[int]) -> np.ndarray:
@@ -82,7 +84,8 @@ class Predictor(BasePredictor):
         photos = [settled(photo) for photo in photos]
         views = self.frozen.config.answer_views
         work = [(indices, views) for indices in micro_batches(len(photos), self.frozen.device)]
-        workers = min(len(work), MOST_WORKERS)  # for a single photo one, with every core
+        batches = len(micro_batches(max(altogether, len(photos)), self.frozen.device))
+        workers = min(batches, MOST_WORKERS)  # for a single photo one, with every core
         with progress(len(photos), "photos", "photo", hidden=bar is None) as own_bar:
             for done in extract(self.frozen, open_photo, work, bar or own_bar, workers):
                 outcomes: dict[int, Answer | ImageError] = dict(done.errors)

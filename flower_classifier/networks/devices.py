@@ -8,13 +8,17 @@ import threading
 
 import torch
 
+from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.messages import warn
 from flower_classifier.base.randomness import fold_seed
-from flower_classifier.base.ranks import local_rank, world_size
+from flower_classifier.base.ranks import local_rank, local_world_size, rank, world_size
 from flower_classifier.base.words import reason_of
 
 # Photos per forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
 MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 64}
+
+
+MOST_OPENING = 32  # threads that open photos for a GPU: more only wait for the interpreter's lock
 
 
 def choose_device(gpu: bool) -> torch.device:
@@ -26,13 +30,29 @@ def choose_device(gpu: bool) -> torch.device:
     for kind, is_there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
         if not is_there():
             continue
-        device = torch.device(kind, local_rank()) if kind == "cuda" and world_size() > 1 else torch.device(kind)
+        device = own_gpu() if kind == "cuda" else torch.device(kind)
         if not (trouble := trouble_with(device)):
             return device
+        if world_size() > 1:
+            raise RunError(
+                f"process {rank()} cannot use {device} ({trouble}), and on the CPU it would hold up all others"
+            )
         warn(f"the GPU cannot be used ({trouble}); using the CPU")
         return torch.device("cpu")
     warn("no GPU found; using the CPU")
     return torch.device("cpu")
+
+
+def own_gpu() -> torch.device:
+    """Return the GPU of this process: in a job each has its own. Raises InputError where there are fewer of them."""
+    if world_size() == 1:
+        return torch.device("cuda")
+    number = torch.cuda.device_count()
+    if number > 1 and local_rank() >= number:
+        raise InputError(f"finds {number} GPUs for {local_world_size()} processes: start as many as there are", "gpu")
+    device = torch.device("cuda", local_rank() if number > 1 else 0)  # a launcher may show each process its own alone
+    torch.cuda.set_device(device)
+    return device
 
 
 def trouble_with(device: torch.device) -> str:
@@ -43,6 +63,11 @@ def trouble_with(device: torch.device) -> str:
         return "" if (values @ values).item() == 4 * 36 * 27**2 else "it computes wrongly"
     except Exception as error:  # of torch's many kinds
         return reason_of(error)
+
+
+def opening_threads() -> int:
+    """Return how many threads open photos for a GPU: this process's share of the cores."""
+    return min(max(usable_cores() // local_world_size(), 1), MOST_OPENING)
 
 
 def usable_cores() -> int:
@@ -76,7 +101,7 @@ def seed_torch(*parts: object) -> None:
 def has_bfloat16(device: torch.device) -> bool:
     """Say whether the device computes in bfloat16 with instructions of its own; emulated, it gains nothing."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.version.hip) or torch.cuda.get_device_properties(device).major >= 8
     if device.type == "cpu":
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch of 2026 knows them by name
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

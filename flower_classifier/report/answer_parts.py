@@ -10,13 +10,15 @@ that are not there. The processes need not talk: who finds all parts on the disk
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import platform
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.files import sync_folder, write_whole
@@ -36,6 +38,7 @@ PART = (
 )
 BLOCK = 1 << 20  # bytes of a file that are read at a time
 MANIFEST, ALL, LOCK = "manifest.json", "answers.jsonl", ".lock"
+WAIT_FOR_LOCK = 600  # seconds: putting millions of answers together takes some
 ASKED = ("top_k", "min_probability", "stranger_rate", "sets", "neighbours", "gpu")  # options that change answers
 
 
@@ -51,58 +54,99 @@ class Parts:
         """Return the file of a part."""
         return self.folder / f"part-{part:05d}.jsonl"
 
-    def missing(self, parts: Sequence[int]) -> list[int]:
+    def missing(self, parts: Iterable[int]) -> list[int]:
         """Return those of some parts that are not there yet."""
-        return [] if self.all.exists() else [part for part in parts if not self.path(part).exists()]
+        absent = [part for part in parts if not self.path(part).exists()]  # first: they go when all are one file
+        return [] if self.all.exists() else absent
 
     def photos_of(self, part: int) -> Sequence[Path]:
         """Return the photos of a part."""
         return self.photos[part * PART : (part + 1) * PART]
 
+    def keep(self, part: int, lines: Sequence[str]) -> None:
+        """Write a part whole; an earlier job's process that lives on may write the same."""
+        write_whole(self.path(part), "".join(lines).encode(), writer=f"-{platform.node()[:40]}-{os.getpid()}")
+
     def put_together(self) -> bool:
         """Make one file of all parts, if they are all there and nobody else has done so; say whether it was done."""
-        with FileLock(self.folder / LOCK):
-            if self.missing(range(self.number)) or self.all.exists():
-                return False
-            temporary = self.folder / f".{ALL}.tmp"
-            with temporary.open("wb") as file:
-                for part in range(self.number):
-                    file.write(self.path(part).read_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.all)
-            sync_folder(self.folder)
-        for part in range(self.number):
-            self.path(part).unlink(missing_ok=True)
-        return True
+        with locked(self.folder):
+            is_last = not self.all.exists() and not self.missing(range(self.number))
+            if is_last:
+                temporary = self.folder / f".{ALL}.tmp"
+                with temporary.open("wb") as file:
+                    for part in range(self.number):
+                        file.write(self.checked(part))
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(self.all)
+                sync_folder(self.folder)
+            if self.all.exists():
+                for path in self.folder.glob("part-*.jsonl"):
+                    path.unlink(missing_ok=True)
+        return is_last
+
+    def checked(self, part: int) -> bytes:
+        """Return what a part holds. Raises RunError, and takes it away, where that is not an answer to each photo."""
+        data = self.path(part).read_bytes()
+        if data.count(b"\n") != len(self.photos_of(part)):
+            self.path(part).unlink()
+            raise RunError(f"{self.path(part)} was not whole: give the same command again")
+        return data
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time put files in place. Raises RunError where the file system has no locks."""
+    try:
+        with FileLock(folder / LOCK, timeout=WAIT_FOR_LOCK):
+            yield
+    except (Timeout, NotImplementedError) as error:
+        raise RunError(
+            f"{folder / LOCK} cannot be locked ({reason_of(error)}): take a folder of another disk"
+        ) from None
 
 
 def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: BasePredictor, folder: Path) -> None:
     """Write the answers to this rank's parts that are not there; put all together if these were the last.
 
-    Raises InputError for a folder with answers to another question, and, at the end, for photos that cannot be opened;
-    RunError where the disk refuses.
+    Raises InputError for a folder with answers to another question, and, in a single process at the end, for photos
+    that cannot be opened; RunError where the disk refuses.
     """
     question, parts = Question(config, predictor, config.neighbours), Parts(folder, photos)
+    manifest = manifest_of(config, photos)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK):
-            keep_manifest(folder, manifest_of(config, photos))
-        mine = parts.missing(range(rank(), parts.number, world_size()))
-        with progress(sum(len(parts.photos_of(part)) for part in mine), "photos", "photo") as bar:
-            for part in mine:
-                some = parts.photos_of(part)
-                answers = zip(some, predictor.answers(some, bar), strict=True)
-                lines = [line_of(record_of(photo, answer, question)) for photo, answer in answers]
-                write_whole(parts.path(part), "".join(lines).encode())
-        if parts.put_together():
-            print(f"{parts.all}: {counted(len(photos), 'photo')}", flush=True)
-        elif not mine:
-            note(f"{parts.all if parts.all.exists() else folder}: these answers are there already")
+        with locked(folder):
+            keep_manifest(folder, manifest)
+        has_worked = answer_own_parts(parts, question, predictor)
+        is_last = parts.put_together()
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {reason_of(error)}") from error
-    if parts.all.exists():
-        report_bad(parts.all, len(photos))
+    if not parts.all.exists():
+        left = counted(len(parts.missing(range(parts.number))), "part")
+        note(f"{left} of {parts.number} are still missing: other processes are at them, or were killed")
+        return
+    bad = number_of_bad(parts.all)
+    if is_last:
+        unopened = f", of which {bad:,} could not be opened" if bad else ""
+        print(f"{parts.all}: {counted(len(photos), 'photo')}{unopened}", flush=True)
+    elif not has_worked:
+        note(f"{parts.all}: these answers are there already")
+    if bad and world_size() == 1:  # of a job, torchrun would report it as a crash
+        raise InputError(f"{bad:,} of {counted(len(photos), 'photo')} could not be opened: {parts.all} says why")
+
+
+def answer_own_parts(parts: Parts, question: Question, predictor: BasePredictor) -> bool:
+    """Write this rank's parts that are not there; say whether there were any."""
+    mine = parts.missing(range(rank(), parts.number, world_size()))
+    with progress(sum(len(parts.photos_of(part)) for part in mine), "photos", "photo") as bar:
+        for part in mine:
+            if not parts.missing([part]):
+                continue  # an earlier job's process has done it meanwhile
+            some = parts.photos_of(part)
+            answers = zip(some, predictor.answers(some, bar, len(parts.photos)), strict=True)
+            parts.keep(part, [line_of(record_of(photo, answer, question)) for photo, answer in answers])
+    return bool(mine)
 
 
 def record_of(photo: Path, answer: Answer | ImageError, question: Question) -> dict[str, object]:
@@ -112,12 +156,10 @@ def record_of(photo: Path, answer: Answer | ImageError, question: Question) -> d
     return {"path": str(photo), **question.verdict_on(answer).plain()}
 
 
-def report_bad(answers: Path, number: int) -> None:
-    """Raise InputError where there are photos among the answers that cannot be opened."""
+def number_of_bad(answers: Path) -> int:
+    """Return the number of photos among the answers that cannot be opened."""
     with answers.open(encoding="utf-8") as file:
-        bad = sum('"error": ' in line and "error" in json.loads(line) for line in file)
-    if bad:
-        raise InputError(f"{bad:,} of {counted(number, 'photo')} could not be opened: {answers} says why")
+        return sum('"error": ' in line and "error" in json.loads(line) for line in file)
 
 
 def manifest_of(config: PredictConfig, photos: Sequence[Path]) -> dict[str, object]:
