@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 
 PROJECT = Path(__file__).resolve().parent.parent
 NAMES = PROJECT / "cat_to_name.json"
+PYTHON = shlex.quote(sys.executable)  # for a shell: the project may lie in a folder with a space
 QUICK = (
     "--arch",
     "squeezenet1_1",

@@ -4,12 +4,11 @@ import math
 import re
 import runpy
 import subprocess
-import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
-from support import PROJECT, run_program
+from support import PROJECT, PYTHON, run_program
 
 import predict
 import train
@@ -250,6 +249,6 @@ def test_help_and_mistakes_on_the_command_line_load_nothing_heavy(line, code, sa
 def test_help_is_shown_where_the_terminal_lacks_its_letters_and_mistakes_are_not_results(tmp_path):
     plain = run_program("train.py", "--help", PYTHONIOENCODING="ascii")
     assert (plain.code, plain.err, plain.out.count("\\u2026")) == (0, "", 1)
-    shell = f"{sys.executable} train.py {tmp_path} --epochs 0 2>&-"
+    shell = f"{PYTHON} train.py {tmp_path} --epochs 0 2>&-"
     done = subprocess.run(["sh", "-c", shell], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")

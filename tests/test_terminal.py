@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from support import PROJECT, run_program
+from support import PROJECT, PYTHON, run_program
 
 import predict
 import train
@@ -244,14 +244,14 @@ def test_an_unexpected_error_is_a_line_and_with_debug_a_traceback():
 
 def test_a_reader_that_leaves_early_gets_no_traceback(flowers, trained):
     photo = next((flowers / "test" / "54").iterdir())
-    shell = f"{sys.executable} predict.py {photo} {trained}/checkpoint.pth --top_k 6 | head -1"
+    shell = f"{PYTHON} predict.py {photo} {trained}/checkpoint.pth --top_k 6 | head -1"
     done = subprocess.run(["sh", "-c", shell], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True)
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
 
 
 def test_training_says_where_it_stopped_when_nobody_reads_on(flowers, tmp_path):
-    shell = f"{sys.executable} train.py {flowers} --arch cnn --epochs 400 --save_dir {tmp_path} | head -1"
+    shell = f"{PYTHON} train.py {flowers} --arch cnn --epochs 400 --save_dir {tmp_path} | head -1"
     command = ["bash", "-c", f"{shell}; exit ${{PIPESTATUS[0]}}"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 141
@@ -312,7 +312,7 @@ def test_bars_and_results_that_come_through_a_pipe_to_the_same_terminal_share_it
     """
     photos = [str(path) for path in sorted((flowers / "test").glob("*/*.jpg"))] * 150
     (tmp_path / "photos.txt").write_text("\n".join(photos))
-    words = f"{sys.executable} predict.py - {trained}/checkpoint.pth --top_k 1 | tee {tmp_path}/answers.txt"
+    words = f"{PYTHON} predict.py - {trained}/checkpoint.pth --top_k 1 | tee {tmp_path}/answers.txt"
     with (tmp_path / "photos.txt").open() as names:
         shown = at_a_terminal(["sh", "-c", words], 24, 200, stdin=names, stdout="terminal")
     assert re.search(r"photos: +\d+%.*\d+/2700 ", shown)
@@ -325,7 +325,7 @@ def test_bars_and_results_that_come_through_a_pipe_to_the_same_terminal_share_it
 
 def test_a_closed_stderr_does_not_send_notes_to_stdout(trained, flowers):
     photo = next((flowers / "test" / "54").iterdir())
-    shell = f"{sys.executable} predict.py {photo} {trained}/checkpoint.pth --top_k 99 2>&-"
+    shell = f"{PYTHON} predict.py {photo} {trained}/checkpoint.pth --top_k 99 2>&-"
     done = subprocess.run(["sh", "-c", shell], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True)
     assert len(done.stdout.splitlines()) == 6
 
