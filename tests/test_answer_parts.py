@@ -1,6 +1,5 @@
 """predict.py --output: answers to many photos in parts, by processes that may be killed, are those of one process."""
 
-import json
 import os
 import signal
 import subprocess
@@ -32,19 +31,20 @@ def many(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(many, trained):
-    """What one process prints."""
-    outcome = run_program("predict.py", many, trained / "checkpoint.pth", "--format", "jsonl")
+    """What one process prints, with as many threads as torchrun gives each."""
+    asked = ("predict.py", many, trained / "checkpoint.pth", "--format", "jsonl")
+    outcome = run_program(*asked, OMP_NUM_THREADS="1")
     assert outcome.code == 2
     assert len(outcome.out.splitlines()) == NUMBER
     return outcome.out
 
 
-def start(many, trained, folder, rank=0, world=1):
-    """Start one of a job's processes, as torchrun does."""
-    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)} if world > 1 else {}
+def start(many, trained, folder):
+    """Start a process that may be killed."""
     words = ["predict.py", many, trained / "checkpoint.pth", "--format", "jsonl", "--output", folder]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *map(str, words)], cwd=PROJECT, env={**os.environ, **own}, **pipes)
+    own = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, *map(str, words)], cwd=PROJECT, env=own, **pipes)
 
 
 def wait_for_a_part(process, folder, number):
@@ -71,26 +71,15 @@ def test_killed_twice_it_goes_on_and_the_answers_are_those_of_one_process(many, 
     assert {path.name for path in folder.iterdir()} - {".lock"} == {"answers.jsonl", "manifest.json"}
 
 
-def test_three_processes_share_the_parts_and_one_of_them_puts_them_together(many, trained, expected, tmp_path):
+def test_torchruns_processes_share_the_parts_and_one_of_them_puts_them_together(many, trained, expected, tmp_path):
+    """The real one, with three processes: it ends well, and their answers are the bytes of one."""
     folder = tmp_path / "answers"
-    processes = [start(many, trained, folder, rank, 3) for rank in range(3)]
-    told = [process.communicate(timeout=120) for process in processes]
-    assert (folder / "answers.jsonl").read_text(encoding="utf-8") == expected
-    assert sum(bool(out) for out, _ in told) == 1
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    assert all("Traceback" not in err for _, err in told)
-
-
-def test_torchrun_starts_them(many, trained, expected, tmp_path):
-    """The real one, with two processes."""
-    folder = tmp_path / "answers"
-    words = ("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 0)
+    words = ("-m", "torch.distributed.run", "--nproc_per_node", 3, "--master_port", 0)
     asked = (many, trained / "checkpoint.pth", "--format", "jsonl", "--output", folder)
-    assert run_program(*words, "predict.py", *asked, OMP_NUM_THREADS="1").code == 0
-    lines = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
-    for one, other in zip(map(json.loads, lines), map(json.loads, expected.splitlines()), strict=True):
-        assert one["path"] == other["path"]
-        assert one.get("predictions", [{}])[0].get("class") == other.get("predictions", [{}])[0].get("class")
+    outcome = run_program(*words, "predict.py", *asked, OMP_NUM_THREADS="1")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == f"{folder / 'answers.jsonl'}: {NUMBER:,} photos, of which 1 could not be opened\n"
+    assert (folder / "answers.jsonl").read_text(encoding="utf-8") == expected
 
 
 def test_answers_that_are_there_are_not_computed_again(run, exported, flowers, tmp_path):

@@ -70,7 +70,8 @@ def test_a_mirrored_answer_is_the_mean_over_both_views(train_into, run, flowers,
 def test_a_transformer_of_timm_is_exported(train_into, run, flowers, tmp_path):
     """export.py itself compares onnxruntime with torch; benchmarks/export_families.py goes through all families."""
     arch = "timm/vit_tiny_patch16_224"
-    train_into(tmp_path, flowers, "--arch", arch, "--weights", "none", "--epochs", 1, "--views", 1, "--no_report")
+    small = ("--image_size", 64, "--epochs", 1, "--views", 1, "--no_report")
+    train_into(tmp_path, flowers, "--arch", arch, "--weights", "none", *small)
     outcome = run(export, tmp_path / "checkpoint.pth", tmp_path / "app")
     assert outcome.code == 0, outcome.err
     assert "8 of 8 have the same first class" in outcome.err
