@@ -23,6 +23,7 @@ if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and 
 
 # isort: split
 
+import shlex
 from dataclasses import replace
 
 from flower_classifier.base.errors import RunError
@@ -50,6 +51,7 @@ def run(config: ExportConfig) -> None:
         model, card = in_8_bits(model, card, config.int8)
     write_folder(folder, files_of(title, model, card))
     print(f"{config.folder}: {megabytes(len(model))} of {MODEL_FILE}, for {len(card.classes)} classes", flush=True)
+    note(f"its page: python -m http.server --directory {shlex.quote(str(config.folder))}, then http://localhost:8000")
 
 
 def named_checkpoint(config: ExportConfig) -> Checkpoint:
