@@ -45,8 +45,9 @@ async function settleServiceWorker() {
   const isControlled = new Promise((resolve) => {
     if (isUpdate) resolve();
     navigator.serviceWorker.addEventListener("controllerchange", () => {
+      const hasBegun = !["loading", "failed"].includes(document.body.dataset.state);
       if (!isUpdate) resolve();
-      else if (["loading", "failed"].includes(document.body.dataset.state)) location.reload(); // half of it was the earlier
+      else if (!hasBegun) location.reload(); // half of what it has loaded is the earlier export's
     });
   });
   try {
