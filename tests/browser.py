@@ -3,12 +3,14 @@
 import contextlib
 import functools
 import http.server
+import io
 import json
 import shutil
 import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 NEEDS_CHROMIUM = pytest.mark.skipif(
@@ -88,15 +90,17 @@ def wait_for(driver, condition, seconds=PATIENCE):
 
 
 LISTEN = """
-window.answers = [];
-addEventListener("answer", ({ detail }) => window.answers.push(detail));
-window.streams = [];
-const getUserMedia = navigator.mediaDevices?.getUserMedia.bind(navigator.mediaDevices);
-if (getUserMedia) navigator.mediaDevices.getUserMedia = async (wanted) => {
-  const stream = await getUserMedia(wanted);
-  window.streams.push(stream);
-  return stream;
-};
+{
+  window.answers = [];
+  addEventListener("answer", ({ detail }) => window.answers.push(detail));
+  window.streams = [];
+  const getUserMedia = navigator.mediaDevices?.getUserMedia.bind(navigator.mediaDevices);
+  if (getUserMedia) navigator.mediaDevices.getUserMedia = async (wanted) => {
+    const stream = await getUserMedia(wanted);
+    window.streams.push(stream);
+    return stream;
+  };
+}
 """
 
 
@@ -147,3 +151,14 @@ def write_video(path, pictures, frames):
         file.write(f"YUV4MPEG2 W{width} H{height} F30:1 Ip A1:1 C420jpeg\n".encode())
         for image in pictures:
             file.write((b"FRAME\n" + b"".join(plane.tobytes() for plane in planes(image))) * frames)
+
+
+def picture(width, height, seed=0, **saved):
+    """The bytes of a file: edges, slopes and noise."""
+    draw = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    slopes = np.stack([x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x // 7 + y // 5) % 2 * 255], -1)
+    pixels = np.clip(slopes + draw.normal(0, 20, slopes.shape), 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, **({"format": "PNG"} | saved))
+    return file.getvalue()

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from browser import browser, hosted, open_page
 from download_server import Server, contents, zipped
 from hypothesis import HealthCheck, settings
 from support import NAMES, Outcome
@@ -84,6 +85,21 @@ def exported_features(trained_on_features, tmp_path_factory):
 def exported_into(folder, save_dir):
     export.main([str(save_dir / "checkpoint.pth"), str(folder)])
     return folder
+
+
+@pytest.fixture(scope="module")
+def page_site(exported):
+    """The folder that holds the exported one, on a plain file host: so the page is under a sub-path."""
+    with hosted(exported.parent) as address:
+        yield address + exported.name + "/"
+
+
+@pytest.fixture(scope="module")
+def page(page_site):
+    """The page, ready for photos, in a browser without a camera."""
+    with browser() as driver:
+        assert open_page(driver, page_site) == "no-camera"
+        yield driver
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -71,3 +72,8 @@ def parse_blocks(out):
     blocks = re.findall(r"^(\S.*)\n((?:  .*\n)+)", out, re.MULTILINE)
     assert "".join(f"{path}\n{rows}" for path, rows in blocks) == out
     return {path: parse(rows.replace("  ", "", 1).replace("\n  ", "\n")) for path, rows in blocks}
+
+
+def copy_of(folder, tmp_path):
+    """Copy an exported folder, so that a test may change it."""
+    return shutil.copytree(folder, tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__"))
