@@ -38,7 +38,7 @@ def check_place(folder: Path, own: Collection[str]) -> None:
     if folder.exists():
         if any(folder.iterdir()) and not is_from_export(folder):
             raise InputError(f"{folder} holds other files: give a new folder, or one that export.py wrote")
-        foreign = [name for name in files_in(folder) if name not in own and not is_old_module(folder / name)]
+        foreign = [name for name in files_in(folder) if name not in own and not is_old_module(folder, name)]
         if foreign:
             raise InputError(f"{folder} holds files that are no part of an export ({first_few(foreign)}): move them")
     check_writable(folder.parent, "folder")
@@ -59,9 +59,9 @@ def files_in(folder: Path) -> list[str]:
     return sorted(name.as_posix() for name in names if not set(name.parts) & set(LEFT_BY_PYTHON))
 
 
-def is_old_module(path: Path) -> bool:
+def is_old_module(folder: Path, name: str) -> bool:
     """Say whether a file is a module of the package: an earlier version may have exported others than this one does."""
-    return PACKAGE.name in path.parts and path.suffix == ".py" and not path.is_symlink()
+    return name.startswith(f"{PACKAGE.name}/") and name.endswith(".py") and not (folder / name).is_symlink()
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -13,7 +13,7 @@ from flower_classifier.base.words import counted, megabytes, printable
 from flower_classifier.export.card import Card, card_text
 from flower_classifier.export.folder import script_files
 from flower_classifier.export.onnx_model import OPSET, pattern_of
-from flower_classifier.export.page_files import filled_files, static_files
+from flower_classifier.export.page_files import FILLED, MANIFEST, filled_files, static_files
 from flower_classifier.judging.exported_folder import CARD_FILE, MODEL_FILE
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.photos.views import Preprocessing
@@ -66,16 +66,14 @@ def files_of(title: str, model: bytes, card: Card) -> dict[str, bytes]:
 
 def names_of_files() -> set[str]:
     """Return the names of all files that an exported folder may hold."""
-    static = {**static_files(), **script_files()}
-    return {*static, MODEL_FILE, CARD_FILE, README, *filled_files("", {**static, CARD_FILE: b""})}
+    return {*static_files(), *script_files(), *FILLED, MANIFEST, MODEL_FILE, CARD_FILE, README}
 
 
 def readme(title: str, card: Card, size: int) -> bytes:
     """Return the folder's README.md."""
     made: Mapping[str, object] = card.provenance
-    licence = (
-        printable(made["licence_of_weights"]) or "not stated: look where they come from before you pass this folder on"
-    )
+    unknown = "not stated: look where they come from before you pass this folder on"
+    licence = printable(str(made["licence_of_weights"])) or unknown
     return f"""# {title}
 
 A classifier for {counted(len(card.classes), "class", "classes")}. It runs without torch, and nothing leaves the device.

@@ -1,7 +1,7 @@
-"""--int8: a network in 8-bit numbers, a quarter as large, and what that costs in accuracy.
+"""--int8: a network whose backbone computes in 8-bit numbers, and what that costs in accuracy.
 
-Weights and what flows between the layers are rounded to 256 levels, whose range photos decide about (static
-quantisation: Jacob et al. 2018, by onnxruntime's QDQ format). The head and the distances stay as they are.
+What flows between the layers is rounded to 256 levels, weights to 128; photos decide which range the levels divide
+(static quantisation: Jacob et al. 2018, by onnxruntime's QDQ format). The head and the distances stay as they are.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class WholeNetwork(nn.Module):
 class Distance(nn.Module):
     """How far features (B, D) are from the classes, (B,): Clusters.distances, in float32.
 
-    The distances of float64 are 1e-5 away, which is less than those of two validation photos ever are.
+    Those of float64 were at most 1e-4 away, with validation photos typically 0.3 apart (102 flowers, two backbones).
     """
 
     def __init__(self, clusters: Clusters) -> None:

@@ -32,7 +32,7 @@ from flower_classifier.photos.images import ImageError, PhotoSource
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-Many = list[PhotoSource] | tuple[PhotoSource, ...]
+Many = list[PhotoSource] | tuple[PhotoSource, ...]  # photos, to be answered by a list
 BROKEN = "the checkpoint answers with nan or infinity: its weights are broken; train again"
 
 
@@ -65,9 +65,7 @@ class BasePredictor(ABC):
         raise ValueError("it remembers no photos")
 
     @overload
-    def __call__(
-        self, photos: list[PhotoSource] | tuple[PhotoSource, ...], *numbers: float, **named: float
-    ) -> list[Result]: ...
+    def __call__(self, photos: Many, *numbers: float, **named: float) -> list[Result]: ...
 
     @overload
     def __call__(self, photos: PhotoSource, *numbers: float, **named: float) -> Result: ...

@@ -81,8 +81,9 @@ class Parts:
                 temporary.replace(self.all)
                 sync_folder(self.folder)
             if self.all.exists():
-                for path in self.folder.glob("part-*.jsonl"):
-                    path.unlink(missing_ok=True)
+                for pattern in ("part-*.jsonl", ".part-*.tmp"):  # the latter of processes that were killed
+                    for path in self.folder.glob(pattern):
+                        path.unlink(missing_ok=True)
         return is_last
 
     def checked(self, part: int) -> bytes:
@@ -118,7 +119,11 @@ def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: Ba
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             keep_manifest(folder, manifest)
-        has_worked = answer_own_parts(parts, question, predictor)
+        try:
+            has_worked = answer_own_parts(parts, question, predictor)
+        except KeyboardInterrupt:
+            note(f"the same command goes on after the parts that are in {folder}")
+            raise
         is_last = parts.put_together()
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {reason_of(error)}") from error
