@@ -37,6 +37,7 @@ if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.files import check_writable
 from flower_classifier.base.messages import note, warn
+from flower_classifier.base.ranks import rank
 from flower_classifier.base.seconds import Seconds
 from flower_classifier.base.signals import signals_held
 from flower_classifier.base.words import counted
@@ -51,6 +52,7 @@ from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen import FrozenPart, place
 from flower_classifier.networks.new_classifier import new_classifier, renew_head
+from flower_classifier.networks.processes import leading
 from flower_classifier.networks.source import Weights
 from flower_classifier.photos.download import download
 from flower_classifier.photos.listed import without_listed
@@ -72,6 +74,7 @@ from flower_classifier.studies.tuning import OPTIONS, search
 from flower_classifier.training.announcements import doing_of, report_best, report_start
 from flower_classifier.training.fine_tuning import second_recipe
 from flower_classifier.training.finished import Identity, Row, epoch_line
+from flower_classifier.training.helping import help_rank_0
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.remembering import keep_memory
@@ -356,9 +359,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(config: TrainConfig) -> None:
-    """Train into the folder that the config names, which other runs are kept out of."""
-    with RunFolder(config.save_dir, reports_on) as run_folder:
-        train_classifier(config, run_folder)
+    """Train into the folder that the config names, which other runs are kept out of; in a job, rank 0 does."""
+    if rank():
+        return help_rank_0(config.gpu)
+    with leading(), RunFolder(config.save_dir, reports_on) as run_folder:
+        train_classifier(run_folder.after_restart(config), run_folder)
 
 
 if __name__ == "__main__":

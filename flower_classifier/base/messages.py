@@ -181,8 +181,8 @@ def room_for_bars(terminal: TextIO) -> tuple[int, int]:
     return columns - 1, rows - 1
 
 
-def watched(batches: Iterable[tuple], bar: tqdm) -> Iterator[tuple]:
-    """Pass batches on, moving the bar by the length of each when it has been worked on."""
+def watched(batches: Iterable[tuple], bar: tqdm, processes: int = 1) -> Iterator[tuple]:
+    """Pass batches on, moving the bar by the length of each when it has been worked on: in so many processes."""
     for batch in batches:
         yield batch
-        bar.update(len(batch[0]))
+        bar.update(len(batch[0]) * processes)

@@ -17,14 +17,15 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from flower_classifier.base.errors import InputError, RunError, is_of_a_gpu, is_out_of_memory
 from flower_classifier.base.installed import NEEDED, check_installed
 from flower_classifier.base.messages import speaking
-from flower_classifier.base.signals import Stopped, answer_signals, end_at_interrupt, ignore_signals
+from flower_classifier.base.ranks import have_every_core, rank
+from flower_classifier.base.signals import Stopped, answer_signals, end_at_interrupt, end_silently, ignore_signals
 from flower_classifier.base.words import reason_of, shown
 
 EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2
@@ -40,9 +41,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 
 def begin() -> None:
     """Set the process up, before torch is loaded."""
-    end_at_interrupt()
+    end_at_interrupt() if rank() == 0 else end_silently()
     gc.disable()  # until `run`: while torch loads, a fifth of the time goes into finding no garbage
     warnings.filterwarnings("ignore", module=r"PIL\.")  # a photo opens, or the error says why not
+    have_every_core()
     keep_freed_memory()
 
 
@@ -55,10 +57,22 @@ def read_command_line(parse: Callable[[], Settings]) -> Settings:
     prepare_streams()
     parsed: list[Settings] = []
     with speaking():
-        code = outcome_of(lambda: parsed.append(parse()))
+        with silence() if rank() else contextlib.nullcontext():  # all of a job's processes read the same
+            code = outcome_of(lambda: parsed.append(parse()))
         if parsed:
             code = outcome_of(lambda: check_installed(getattr(parsed[0], "needs", NEEDED)))
     return parsed[0] if parsed and not code else leave(code)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Print nothing."""
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
 
 
 def prepare_streams() -> None:
@@ -134,7 +148,7 @@ def outcome_of(main: Callable[[], None]) -> int:
     except RunError as error:
         code = complain(error.at_terminal, EXIT_FAILED)
     except Stopped as stopped:
-        code = complain(stopped.word, stopped.code)
+        code = stopped.code if rank() else complain(stopped.word, stopped.code)
     except BrokenPipeError:  # the reader of our stdout, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_NOBODY_READS

@@ -25,6 +25,20 @@ def local_world_size() -> int:
     return number("LOCAL_WORLD_SIZE", 1) if world_size() > 1 else 1
 
 
+def restarts() -> int:
+    """Return how often torchrun has started this job again, after a process of it had failed."""
+    return number("TORCHELASTIC_RESTART_COUNT", 0)
+
+
+def have_every_core() -> None:
+    """Undo that torchrun lets each of several processes have one thread, before torch is loaded.
+
+    Each takes its share of the cores by itself, and rank 0 has them all while the others wait.
+    """
+    if local_world_size() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
+        del os.environ["OMP_NUM_THREADS"]
+
+
 def number(name: str, alone: int) -> int:
     """Return a number from the environment; `alone`: what holds outside a job."""
     text = os.environ.get(name, "")

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from flower_classifier.base.ranks import world_size
+
 HANGUP = getattr(signal, "SIGHUP", None)  # its terminal was closed, its ssh broke off; Windows has no such signal
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"} | ({HANGUP: "hung up"} if HANGUP else {})
 
@@ -22,12 +24,20 @@ class Stopped(KeyboardInterrupt):
         super().__init__()
         self.code = 128 + number
         self.word = WORDS[number]
+        if world_size() > 1 and number == signal.SIGTERM:
+            self.word += ": another process of the job has ended, or torchrun was stopped"
 
 
 def answer_signals() -> None:
     """Let signals raise Stopped from here on: for a process that is a command's own."""
     for number in heeded():
         signal.signal(number, stop)
+
+
+def end_silently() -> None:
+    """Let signals end the process at once, without a word: for one that others speak for."""
+    for number in heeded():
+        signal.signal(number, end_at_once)
 
 
 def end_at_interrupt() -> None:
@@ -68,10 +78,11 @@ def stop(number: int, _: FrameType | None) -> NoReturn:
     """Answer a signal: let what runs bring itself to safety, unless a second signal says not to.
 
     A terminal that closes sends several within a moment, the shell's, the system's, the session's; nobody there is in a
-    hurry. So a hangup is never the second signal, and behind one there is none.
+    hurry. So a hangup is never the second signal, and behind one there is none. In a job torchrun passes on what the
+    processes have been sent already.
     """
     for other in heeded():
-        signal.signal(other, signal.SIG_IGN if HANGUP in (number, other) else end_at_once)
+        signal.signal(other, signal.SIG_IGN if HANGUP in (number, other) or world_size() > 1 else end_at_once)
     raise Stopped(number)
 
 

@@ -21,9 +21,12 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
+from flower_classifier.base.ranks import local_world_size
 from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, opening_threads
 from flower_classifier.networks.frozen import FrozenPart
 from flower_classifier.photos.images import ImageError
+from flower_classifier.photos.splits import Split
+from flower_classifier.photos.views import Preprocessing, open_views
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -58,6 +61,16 @@ class Extracted:
     computing: float  # seconds spent on the network, or on waiting for a GPU
 
 
+def opener(split: Split, preprocessing: Preprocessing, seed: int) -> OpenPhoto:
+    """Return what opens the photos of a split, and cuts views of them: functions of seed, view and the photo's name."""
+
+    def open_photo(index: int, views: Sequence[int]) -> np.ndarray:
+        photo = split.photos[index]
+        return open_views(split.root / photo, preprocessing, views, seed, photo)
+
+    return open_photo
+
+
 def micro_batches(number: int, device: torch.device) -> list[range]:
     """Divide the indices of `number` photos into what one forward takes."""
     size = MICRO_BATCH[device.type]
@@ -67,7 +80,7 @@ def micro_batches(number: int, device: torch.device) -> list[range]:
 def extract(
     frozen: FrozenPart,
     open_photo: OpenPhoto,
-    work: Sequence[Work],
+    work: Iterable[Work],
     bar: tqdm,
     most_workers: int = MOST_WORKERS,
 ) -> Iterator[Extracted]:
@@ -86,7 +99,7 @@ def extract(
 
 
 def on_every_core(
-    frozen: FrozenPart, open_photo: OpenPhoto, work: Sequence[Work], most_workers: int
+    frozen: FrozenPart, open_photo: OpenPhoto, work: Iterable[Work], most_workers: int
 ) -> Iterator[Extracted]:
     """Yield what comes of each micro-batch: each worker takes one from its files to its rows."""
 
@@ -104,7 +117,7 @@ def on_every_core(
 
 
 def for_a_gpu(
-    frozen: FrozenPart, open_photo: OpenPhoto, work: Sequence[Work], most_workers: int
+    frozen: FrozenPart, open_photo: OpenPhoto, work: Iterable[Work], most_workers: int
 ) -> Iterator[Extracted]:
     """Yield what comes of each micro-batch: many threads open its photos, a few each; this thread has the GPU.
 
@@ -112,7 +125,8 @@ def for_a_gpu(
     micro-batch, this thread fetches the rows of the one before.
     """
     read = functools.partial(open_photos, open_photo)
-    parts = [(part, views) for indices, views in work for part in split(indices)]
+    work, ahead = itertools.tee(work)
+    parts = ((part, views) for indices, views in ahead for part in split(indices))
     opened = in_order(read, parts, frozen.device, most_workers)
     waiting: Extracted | None = None  # with its rows on the GPU
     for indices, views in work:
@@ -202,14 +216,15 @@ def threads_per_worker(most_workers: int = MOST_WORKERS) -> int:
 def shared_cores(device: torch.device, most_workers: int = MOST_WORKERS) -> Iterator[int]:
     """Divide torch's threads among workers: give their number, and let each operation use its worker's share.
 
-    With a GPU the workers do little but open photos, for which every core is welcome.
+    With a GPU the workers do little but open photos, for which every core is welcome. A job's processes have a part of
+    the workers each, and an operation its threads as in a single process: so no digit depends on their number.
     """
     threads, is_cpu = torch.get_num_threads(), device.type == "cpu"
     share = threads_per_worker(most_workers) if is_cpu else 1
     if share != threads:  # which is a setting of the whole process
         torch.set_num_threads(share)
     try:
-        yield threads // share if is_cpu else opening_threads()
+        yield max(threads // share // local_world_size(), 1) if is_cpu else opening_threads()
     finally:
         if share != threads:
             torch.set_num_threads(threads)

@@ -13,6 +13,7 @@ import torch
 from flower_classifier.base.randomness import fold_seed, generator
 from flower_classifier.features.extraction import in_order
 from flower_classifier.features.inputs import Batch, Inputs, UnusablePhotosError, shuffled
+from flower_classifier.networks.processes import current_job
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.views import FIRST_RANDOM_VIEW
 
@@ -25,14 +26,18 @@ def fresh_batches(inputs: Inputs, batch_size: int, seed: int, epoch: int) -> Ite
     """Yield batches of pixels, uint8 (B, 3, S, S), and labels (B,) on the device: all photos, in an order of their own.
 
     Each photo is a random crop, mirrored half of the time, in other colours: functions of seed, epoch and the photo's
-    name. Raises UnusablePhotosError for photos that could be opened before.
+    name. In a job these are this process's share of each batch, of which there may be none. Raises UnusablePhotosError
+    for photos that could be opened before.
     """
-    used, labels, device = inputs.used, inputs.labels, inputs.frozen.device
+    used, labels, device, job = inputs.used, inputs.labels, inputs.frozen.device, current_job()
     order = shuffled(len(used), fold_seed(seed, "shuffle", epoch))
-    block = max(BLOCK // batch_size, 1) * batch_size  # whole batches
-    for chosen in order.split(block):
-        pixels = read_augmented(inputs, [used[place] for place in chosen.tolist()], seed, epoch)
-        for batch, places in zip(pixels.split(batch_size), chosen.split(batch_size), strict=True):
+    rank, processes = (job.rank, job.size) if job else (0, 1)
+    own = [batch[rank::processes] for batch in order.split(batch_size)]
+    together = max(BLOCK * processes // batch_size, 1)  # batches that are read at a time
+    for first in range(0, len(own), together):
+        block = own[first : first + together]
+        pixels = read_augmented(inputs, [used[place] for batch in block for place in batch.tolist()], seed, epoch)
+        for batch, places in zip(pixels.split([len(batch) for batch in block]), block, strict=True):
             yield batch.to(device), labels[places].to(device)
 
 
@@ -51,7 +56,9 @@ def read_augmented(inputs: Inputs, indices: Sequence[int], seed: int, epoch: int
     opened = list(in_order(open_augmented, [(index,) for index in indices], torch.device("cpu")))
     if errors := [one for one in opened if isinstance(one, ImageError)]:
         raise UnusablePhotosError(errors, "repair them, and resume")
-    return torch.from_numpy(np.stack(opened)).permute(0, 3, 1, 2)
+    side = inputs.frozen.preprocessing.crop_size
+    pixels = np.stack(opened) if opened else np.empty((0, side, side, 3), np.uint8)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def recoloured(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -6,6 +6,7 @@ nearly free. Where everything learns there is no frozen part: the rows are the p
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,16 +22,17 @@ from flower_classifier.base.messages import bars_are_shown, note, progress, warn
 from flower_classifier.base.randomness import generator
 from flower_classifier.base.seconds import Seconds
 from flower_classifier.base.words import counted, first_few, reason_of
-from flower_classifier.features.extraction import extract, micro_batches, threads_per_worker
+from flower_classifier.features.extraction import micro_batches, opener, threads_per_worker
 from flower_classifier.features.feature_cache import FeatureCache, PhotoKey, photo_key
 from flower_classifier.features.row_tables import Rows, Table, disk_tables, memory_tables, tell_found
 from flower_classifier.features.schedule import PLAIN_VIEW, Schedule
+from flower_classifier.features.shared_extraction import extract_by_all
 from flower_classifier.networks.checkpoint import plain
 from flower_classifier.networks.frozen import FrozenPart, versions_of
 from flower_classifier.photos import views as photo_views
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split, Splits
-from flower_classifier.photos.views import FIRST_RANDOM_VIEW, open_views
+from flower_classifier.photos.views import FIRST_RANDOM_VIEW
 
 SHARE_OF_GPU = 0.25  # of its free memory, that the rows of a view may take
 ROWS_ON_THE_WAY = 1_024  # at a time, to the GPU
@@ -132,8 +134,9 @@ class Inputs:
         missing = {view: table.missing() - known for view, table in tables.items()}
         for view, indices in missing.items():
             tell_found(self.split, view, len(self.used) - len(indices))
-        for view, indices, rows in self.compute_missing(missing):
-            tables[view].keep(indices, rows)
+        with contextlib.closing(self.compute_missing(missing)) as computed:  # ends at once where they cannot be kept
+            for view, indices, rows in computed:
+                tables[view].keep(indices, rows)
         if faults := {index: error.fault for index, error in self.bad.items() if index not in known and error.fault}:
             for table in tables.values():
                 table.keep_faults(faults)
@@ -159,7 +162,7 @@ class Inputs:
         errors: dict[int, ImageError] = {}
         started, reading, computing = time.perf_counter(), 0.0, 0.0
         with progress(number, what, "photo") as bar:
-            for done in extract(self.frozen, self.open_photo, work, bar):
+            for done in extract_by_all(self.frozen, self.split, self.seed, work, bar):
                 errors |= done.errors
                 reading, computing = reading + done.reading, computing + done.computing
                 for view, rows in done.rows.items():
@@ -198,9 +201,8 @@ class Inputs:
             warn(f"{what}: earlier views show what was there before")
 
     def open_photo(self, index: int, views: Sequence[int]) -> np.ndarray:
-        """Open a photo and cut views of it: functions of seed, view and the photo's name. uint8 (V, S, S, 3)."""
-        photo = self.split.photos[index]
-        return open_views(self.split.root / photo, self.frozen.preprocessing, views, self.seed, photo)
+        """Open a photo and cut views of it, uint8 (V, S, S, 3)."""
+        return opener(self.split, self.frozen.preprocessing, self.seed)(index, views)
 
     def through(self, frozen: FrozenPart, chosen: Sequence[int] | None = None) -> Inputs:
         """Return the same photos seen through another frozen part, to be judged and kept nowhere.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from flower_classifier.base.errors import RunError, is_out_of_memory
 from flower_classifier.base.messages import note, progress, watched
+from flower_classifier.base.ranks import rank
 from flower_classifier.base.seconds import Seconds
 from flower_classifier.base.words import counted
 from flower_classifier.features.inputs import Batch, Inputs
@@ -20,6 +22,15 @@ from flower_classifier.judging.as_predicted import evaluate_on
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.training.finished import Row
+from flower_classifier.training.in_step import (
+    begin_epoch,
+    gradients_kept,
+    is_in_step,
+    learner_of_all,
+    processes_of,
+    sum_of_all,
+    taking_steps,
+)
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
 
@@ -35,33 +46,39 @@ def fit(
     Whatever ends it, `state.finished` holds the epochs that were finished. Raises RunError for losses that are not
     finite.
     """
+    learner = learner_of_all(state, train)
     while state.epoch < state.recipe.epochs and not state.has_stalled:
-        train_loss, evaluation, seconds = run_epoch(state, train, valid)
+        train_loss, evaluation, seconds = run_epoch(state, learner, train, valid)
         row = state.record(train_loss, evaluation)
         if on_epoch:
             on_epoch(row, seconds)
 
 
-def run_epoch(state: TrainState, train: Inputs, valid: Inputs) -> tuple[float, Evaluation, Seconds]:
-    """Train for one epoch; return the training loss, the average's answers to the validation photos, and the time.
-
-    Whatever is random in an epoch is a function of its number and the seed.
-    """
+def run_epoch(state: TrainState, learner: nn.Module, train: Inputs, valid: Inputs) -> tuple[float, Evaluation, Seconds]:
+    """Train for one epoch; return the training loss, the average's answers to the validation photos, and the time."""
     recipe, epoch, before = state.recipe, state.epoch + 1, train.seconds
     recipe.prepare(train, epoch)
     started = time.perf_counter()
-    shuffled, number = recipe.batches(train, epoch), len(train.used)
-    seed_torch(recipe.seed, "dropout", epoch)
     try:
-        with progress(number, f"{recipe.stage}epoch {epoch}/{recipe.epochs}", "photo") as bar:
-            train_loss = train_one_epoch(
-                state.learner, watched(shuffled, bar), state.optimizer, state.average, recipe, epoch, number
-            )
+        begin_epoch(learner, epoch)
+        train_loss = learn(state, learner, train, epoch)
         evaluation = evaluate_on(state.average.module, valid)
     except FloatingPointError as error:
         lower = f"lower --{recipe.rate_option} (now {recipe.learning_rate:g})"
         raise RunError(f"the loss is not finite ({error}) in epoch {epoch}: {lower}") from None
     return train_loss, evaluation, replace(train.seconds - before, training=time.perf_counter() - started)
+
+
+def learn(state: TrainState, learner: nn.Module, train: Inputs, epoch: int) -> float:
+    """Take an epoch's steps; return its training loss. `learner`: the state's, perhaps in step with other processes'.
+
+    Whatever is random in an epoch is a function of its number and the seed; what dropout draws, of the process too.
+    """
+    recipe, number = state.recipe, len(train.used)
+    seed_torch(recipe.seed, "dropout", epoch, *([rank()] if rank() else []))
+    with progress(number, f"{recipe.stage}epoch {epoch}/{recipe.epochs}", "photo") as bar:
+        seen = watched(recipe.batches(train, epoch), bar, processes_of(learner))
+        return train_one_epoch(learner, seen, state.optimizer, state.average, recipe, epoch, number)
 
 
 def train_one_epoch(
@@ -75,22 +92,25 @@ def train_one_epoch(
 ) -> float:
     """Take one optimizer step per batch; return the mean loss over all samples, each as it was before its step.
 
-    `number` is that of the samples in an epoch. Raises FloatingPointError for a loss that is not finite, some steps
-    later: to look at each would let a GPU wait for the processor and the processor for it.
+    `number` is that of the samples in an epoch. A learner in step with other processes' gets a share of each batch.
+    Raises FloatingPointError for a loss that is not finite, some steps later: to look at each would let a GPU wait for
+    the processor and the processor for it.
     """
     total, count, most = torch.zeros(()), 0, None
     for step, (inputs, labels) in enumerate(batches, 1):  # (B, ...), (B,)
-        optimizer.zero_grad()
-        loss, most = backward(learner, inputs, labels, recipe, most or recipe.micro_batch(inputs.device))
-        total = total.to(loss) + loss * len(labels)
-        middle = count + len(labels) / 2  # of the step: at its beginning, the first of all would have no rate
-        recipe.before_step(optimizer, epoch - 1 + middle / number)
-        optimizer.step()
-        average.update_parameters(learner)
-        count += len(labels)
+        size = min(recipe.batch_size, number - count) if is_in_step(learner) else len(labels)  # of the whole batch
+        with taking_steps(learner):
+            optimizer.zero_grad()
+            loss, most = backward(learner, inputs, labels, recipe, most or recipe.micro_batch(inputs.device), size)
+            total = total.to(loss) + loss * size
+            middle = count + size / 2  # of the step: at its beginning, the first of all would have no rate
+            recipe.before_step(optimizer, epoch - 1 + middle / number)
+            optimizer.step()
+            average.update_parameters(learner)
+        count += size
         if step % STEPS_UNSEEN == 0:
-            check_finite(total)
-    return check_finite(total) / count
+            check_finite(sum_of_all(total, learner))
+    return check_finite(sum_of_all(total, learner)) / count
 
 
 def check_finite(loss: torch.Tensor) -> float:
@@ -102,17 +122,20 @@ def check_finite(loss: torch.Tensor) -> float:
 
 
 def backward(
-    learner: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe, most: int | None
+    learner: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe, most: int | None, size: int
 ) -> tuple[torch.Tensor, int | None]:
     """Add the gradients of a batch's mean loss; return that loss, and how many photos a forward takes from now on.
 
-    `most`: how many it takes now; None: the whole batch. Where a GPU has no memory for so many, they are halved.
+    `most`: how many it takes now; None: all. Where a GPU has no memory for so many, they are halved; not where other
+    processes may have these gradients already. `size`: of the batch, of which these photos may be a share.
     """
     while True:
         try:
-            return add_gradients(learner, inputs, labels, recipe, most or len(labels)), most
+            return add_gradients(learner, inputs, labels, recipe, most or max(len(labels), 1), size), most
         except Exception as error:
             if inputs.device.type == "cpu" or not is_out_of_memory(error) or most is None or most == 1:
+                raise
+            if is_in_step(learner):
                 raise
         learner.zero_grad()
         most = max(min(most, len(labels)) // 2, 1)
@@ -122,21 +145,26 @@ def backward(
 
 
 def add_gradients(
-    learner: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe, most: int
+    learner: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe, most: int, size: int
 ) -> torch.Tensor:
-    """Add the gradients of a batch's mean loss, of at most so many photos at a time; return that loss.
+    """Add the gradients of a batch's mean loss, of at most so many photos at a time; return these photos' part of it.
 
     The parts have the batch's gradient: no learner that takes parts has layers that look across photos. The loss stays
     on the device, in float64 where there is one.
     """
     wide = torch.float32 if inputs.device.type == "mps" else torch.float64
     loss = torch.zeros((), dtype=wide, device=inputs.device)
-    for some, their_labels in zip(inputs.split(most), labels.split(most), strict=True):
+    weight = 1 / size
+    if not len(labels):  # fewer photos than processes: a black one that counts nothing takes part in this one's place
+        inputs, labels, weight = inputs.new_zeros(1, *inputs.shape[1:]), labels.new_zeros(1), 0.0
+    parts = list(zip(inputs.split(most), labels.split(most), strict=True))
+    for number, (some, their_labels) in enumerate(parts, 1):
         learner.train()  # each time: some of timm's networks keep what belongs to the last forward until then
-        with recipe.precision(inputs.device):
-            logits = learner(some)
-        part = recipe.loss(logits.float(), their_labels)
-        share = len(their_labels) / len(labels)
-        (part * share).backward()
+        with gradients_kept(learner) if number < len(parts) else contextlib.nullcontext():
+            with recipe.precision(inputs.device):
+                logits = learner(some)
+            part = recipe.loss(logits.float(), their_labels)
+            share = len(their_labels) * weight
+            (part * (share * processes_of(learner))).backward()  # of whose gradients the mean is taken
         loss = loss + part.detach().to(wide) * share
     return loss

@@ -3,6 +3,7 @@
 checkpoint.pth          the best epoch, complete in itself
 run/bad_photos.txt      the photos that could not be opened, where there are any
 run/lock                held while a run is using the folder
+run/job                 there while a job of torchrun's is at work, once it has saved something
 run/last.pth            the state after the last saved epoch, for --resume
 run/earlier/1/, 2/, …   what earlier runs had left here: earlier_runs.py
 
@@ -15,6 +16,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -22,6 +24,7 @@ from filelock import FileLock, Timeout
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.files import check_writable
 from flower_classifier.base.messages import note, warn
+from flower_classifier.base.ranks import restarts, world_size
 from flower_classifier.base.signals import signals_held
 from flower_classifier.base.words import first_few
 from flower_classifier.networks.checkpoint import save_checkpoint
@@ -35,6 +38,7 @@ from flower_classifier.training.earlier_runs import EarlierRun, best_earlier, pu
 from flower_classifier.training.fine_tuning import FineTuning
 from flower_classifier.training.finished import Finished
 from flower_classifier.training.state import TrainState
+from flower_classifier.training.train_config import TrainConfig
 
 TENSORS = ("state_dict", "memory", "stranger_scores")  # what a checkpoint holds in tensors
 SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than writing its files does
@@ -55,6 +59,7 @@ class RunFolder:
         self.folder = save_dir / "run"
         self.last_path = self.folder / "last.pth"
         self.bad_path = self.folder / "bad_photos.txt"
+        self.job_path = self.folder / "job"
         self.saved_at, self.saved_epoch = time.monotonic(), 0
         self.lock = FileLock(self.folder / "lock")  # which dies with its process
         self.mine = False  # whether what lies here is this run's
@@ -79,6 +84,8 @@ class RunFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock.acquire(timeout=0)
+            if not restarts():
+                self.job_path.unlink(missing_ok=True)  # of a job that was killed altogether
         except Timeout:
             save_dir = self.checkpoint_path.parent
             raise InputError(
@@ -88,6 +95,13 @@ class RunFolder:
             warn(f"no locks on the file system of {self.folder}: see to it that no other run uses it")
         except OSError as error:
             raise InputError(f"{self.folder} cannot be written to: {error.strerror}", "save_dir") from None
+
+    def after_restart(self, config: TrainConfig) -> TrainConfig:
+        """Return what is asked, going on where this job stopped if torchrun has started it again.
+
+        Until it has saved something, what lies here is an earlier run's: then it begins anew.
+        """
+        return replace(config, resume=True) if restarts() and self.job_path.exists() else config
 
     def read_last(self) -> Finished | None:
         """Return what the last run has saved here, and keep other runs out; where there is nothing, say so."""
@@ -128,6 +142,7 @@ class RunFolder:
             raise
         finally:
             self.save(state)
+        self.job_path.unlink(missing_ok=True)
 
     def save_if_due(self, state: TrainState) -> None:
         """Save if SAVE_EVERY seconds have passed since the last time."""
@@ -150,6 +165,8 @@ class RunFolder:
             if not self.has_saved:
                 self.make_room()
             write_atomically(self.last_path, state.finished.to_plain())
+            if world_size() > 1:
+                self.job_path.touch()
             save_checkpoint(self.checkpoint_path, state.best_checkpoint())
             if self.on_save:
                 self.on_save()

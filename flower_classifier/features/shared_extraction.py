@@ -1,0 +1,188 @@
+"""Extraction by all processes of a job: each takes the next micro-batch that nobody has, and rank 0 gets all rows.
+
+A micro-batch is the same whoever computes it, so neither the number of processes nor their speed changes a digit. Rows
+go to rank 0 as they come, which keeps them as a single process would: nobody ever has all of them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import torch
+
+from flower_classifier.base.errors import RunError
+from flower_classifier.base.messages import progress
+from flower_classifier.features.extraction import Extracted, Work, extract, opener
+from flower_classifier.networks.checkpoint import Checkpoint
+from flower_classifier.networks.classifier import ModelConfig
+from flower_classifier.networks.frozen import FrozenPart, RowForm, place
+from flower_classifier.networks.processes import Job, LostError, Message, current_job
+from flower_classifier.photos.splits import Split
+from flower_classifier.photos.views import Preprocessing
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+WAITING = 64  # micro-batches by each process that may wait for rank 0 to keep them
+NOTHING_MORE = None  # what a process sends behind its last micro-batch
+LOST = "lost"  # what stands for one that has ended
+
+
+# --------------------------------------------------------------------------------------------------------------- rank 0
+
+
+def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[Work], bar: tqdm) -> Iterator[Extracted]:
+    """Run the frozen part over micro-batches of a split's photos; yield what comes of each, in no order.
+
+    In a job all processes share the work. Whether a photo can be opened is for rank 0 to say: where another one cannot,
+    rank 0 does the micro-batch again. Raises LostError where another process has ended.
+    """
+    job, open_photo = current_job(), opener(split, frozen.preprocessing, seed)
+    if job is None or not work:
+        yield from extract(frozen, open_photo, work, bar)
+        return
+    about = {"seed": seed, "work": list(work), "preprocessing": asdict(frozen.preprocessing)}
+    job.order({"do": "extract", **about, **news_of(frozen, split)})
+    job.begin_list()
+    others, again = Others(job, frozen.rows), []
+    try:
+        for done in extract(frozen, open_photo, job.shares(work), bar):
+            yield done
+            yield from others.sound(others.arrived(), again, bar)
+        yield from others.sound(others.rest(), again, bar)
+    except GeneratorExit:  # nobody wants the rows any more: a disk is full, say
+        others.stop(work)
+        raise
+    yield from extract(frozen, open_photo, again, bar)
+
+
+class Others:
+    """What the other processes of a job send to rank 0: each has a thread that listens to it."""
+
+    def __init__(self, job: Job, form: RowForm) -> None:
+        self.job, self.form, self.at_work = job, form, len(job.helpers)
+        self.came: Queue[Extracted | str | None] = Queue(WAITING * self.at_work)
+        for helper in job.helpers:
+            Thread(target=self.listen, args=(helper,), daemon=True).start()
+
+    def listen(self, helper: int) -> None:
+        """Put what a process sends into the queue, until it has nothing more."""
+        done: Extracted | str | None
+        while True:
+            try:
+                head, body = self.job.receive(helper)
+                done = head and received(head, body, self.form)
+            except LostError:
+                done = LOST
+            self.came.put(done)
+            if not isinstance(done, Extracted):
+                return
+
+    def arrived(self) -> Iterator[Extracted]:
+        """Yield what has come, without waiting."""
+        while self.at_work:
+            try:
+                yield from self.opened(self.came.get_nowait())
+            except Empty:
+                return
+
+    def rest(self) -> Iterator[Extracted]:
+        """Yield what still comes, until no process has anything more."""
+        while self.at_work:
+            yield from self.opened(self.came.get())
+
+    def opened(self, done: Extracted | str | None) -> Iterator[Extracted]:
+        """Yield a micro-batch that has come, if it is one."""
+        if done == LOST:
+            raise LostError
+        if done is NOTHING_MORE:
+            self.at_work -= 1
+        else:
+            yield done
+
+    @staticmethod
+    def sound(came: Iterator[Extracted], again: list[Work], bar: tqdm) -> Iterator[Extracted]:
+        """Yield the micro-batches of which each photo could be opened; note the others as work to be done again."""
+        for done in came:
+            if done.errors:
+                again.append((sorted([*done.indices, *done.errors]), list(done.rows)))
+            else:
+                bar.update(len(done.indices))
+                yield done
+
+    def stop(self, work: Sequence[Work]) -> None:
+        """Let the others leave undone what they have not begun, and wait until they do."""
+        try:
+            self.job.drop(work)
+            for _ in self.rest():
+                pass
+        except LostError:  # they have ended, as this process is about to
+            self.at_work = 0
+
+
+def received(head: dict[str, list], body: torch.Tensor, form: RowForm) -> Extracted:
+    """Return a micro-batch from what a process has sent of it."""
+    indices, views = head["indices"], head["views"]
+    rows = body.view(form.dtype).view(len(views), len(indices), *form.shape)
+    errors = dict.fromkeys(head["errors"])  # why, rank 0 will see
+    return Extracted(indices, dict(zip(views, rows, strict=True)), errors, *head["seconds"])
+
+
+sent: dict[str, weakref.ref] = {}  # the network and the photos that the others have of an earlier order
+
+
+def news_of(frozen: FrozenPart, split: Split) -> Message:
+    """Return what an order says of a network and of photos; nothing of those that the order before was about."""
+    news: Message = {}
+    if not is_sent("frozen", frozen):
+        classifier = frozen.classifier
+        model = {"model": asdict(classifier.config), "preprocessing": asdict(classifier.preprocessing)}
+        news["frozen"] = {**model, "tensors": classifier.state_dict()}
+    if not is_sent("split", split):
+        news["split"] = {**asdict(split), "root": str(split.root)}
+    return news
+
+
+def is_sent(kind: str, thing: object) -> bool:
+    """Say whether the others have this very thing of its kind; from now on they do."""
+    before = sent.get(kind)
+    sent[kind] = weakref.ref(thing)
+    return before is not None and before() is thing
+
+
+# ----------------------------------------------------------------------------------------------------------- the others
+
+
+class Helper:
+    """What a process that is not rank 0 has been told, and the device it works on."""
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        self.job, self.device = job, device
+        self.frozen: FrozenPart
+        self.split: Split
+
+    def hear(self, order: Message) -> None:
+        """Take in the network and the photos that an order is about. Raises RunError where the photos are not here."""
+        if frozen := order.get("frozen"):
+            config, preprocessing = ModelConfig(**frozen["model"]), Preprocessing(**frozen["preprocessing"])
+            self.frozen = place(Checkpoint(config, preprocessing, (), frozen["tensors"]).classifier, self.device)
+        if split := order.get("split"):
+            self.split = Split(**{**split, "root": Path(split["root"])})
+            if not self.split.root.is_dir():
+                raise RunError(f"{self.split.root} is not there: each machine needs the photos, under the same path")
+
+    def extract(self, order: Message) -> None:
+        """Do a share of the work that rank 0 has ordered, and send it what comes of it."""
+        self.job.begin_list()
+        open_photo = opener(self.split, Preprocessing(**order["preprocessing"]), order["seed"])
+        with progress(None, "", "photo", hidden=True) as bar:
+            for done in extract(self.frozen, open_photo, self.job.shares(order["work"]), bar):
+                head = {"indices": done.indices, "views": list(done.rows), "errors": list(done.errors)}
+                self.job.send({**head, "seconds": [done.reading, done.computing]}, done.rows.values())
+        self.job.send(NOTHING_MORE)

@@ -1,0 +1,55 @@
+"""What a process of a job does that is not rank 0: what rank 0 orders, until it orders the end."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import fields
+
+from flower_classifier.base.signals import end_silently
+from flower_classifier.features.inputs import Inputs
+from flower_classifier.features.shared_extraction import Helper
+from flower_classifier.networks.devices import choose_device
+from flower_classifier.networks.processes import Message, helping
+from flower_classifier.training.fine_tuning import FineTuning
+from flower_classifier.training.finished import Finished
+from flower_classifier.training.in_step import in_step
+from flower_classifier.training.loop import learn
+from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.state import TrainState
+
+
+def help_rank_0(gpu: bool) -> None:
+    """Take part in a job, on a GPU of its own where that is asked for. It holds nothing that could be lost.
+
+    Raises RunError for what happens in this process alone: photos that its machine has not, a lack of memory.
+    """
+    end_silently()
+    with helping() as job:
+        helper, learner = Helper(job, choose_device(gpu)), None
+        while (order := job.next_order())["do"] != "end":
+            helper.hear(order)
+            if order["do"] == "extract":
+                helper.extract(order)
+            elif order["do"] == "fine-tune":
+                learner = Learner(helper, order)
+            elif learner:
+                learner.learn(order["epoch"])
+
+
+class Learner:
+    """A network that is fine-tuned in step with rank 0's, from where that stands."""
+
+    def __init__(self, helper: Helper, order: Message) -> None:
+        finished, second = Finished.from_plain(order["finished"]), FineTuning(**order["recipe"])
+        first = Recipe(**{entry.name: getattr(second, entry.name) for entry in fields(Recipe)})
+        classes, classifier = finished.identity.classes, helper.frozen.classifier
+        self.state = TrainState(classifier, first, classes, identity=finished.identity)
+        self.state.restore(finished, second)
+        self.train = Inputs(helper.frozen, helper.split, second.seed)
+        self.train.bad = dict.fromkeys(order["left out"])
+        self.learner = in_step(self.state.learner, helper.device)
+
+    def learn(self, epoch: int) -> None:
+        """Take an epoch's steps. A loss that is not finite stops all processes at the same step, and rank 0 says so."""
+        with contextlib.suppress(FloatingPointError):
+            learn(self.state, self.learner, self.train, epoch)

@@ -1,0 +1,94 @@
+"""Fine-tuning in all processes of a job, in step with each other.
+
+Each process reads and runs its share of every batch's photos, and torch's DistributedDataParallel gives all of them the
+gradient of the whole batch. So they take the steps that a single process would take, but for rounding and for what
+dropout draws, and none needs to be told what the others have become.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.ranks import local_world_size
+from flower_classifier.features.inputs import Inputs
+from flower_classifier.features.shared_extraction import news_of
+from flower_classifier.networks.processes import current_job, talking
+from flower_classifier.training.state import TrainState
+
+
+def learner_of_all(state: TrainState, train: Inputs) -> nn.Module:
+    """Return what is to learn: the state's learner; where a job fine-tunes, the same in step with all others'.
+
+    A head learns in rank 0 alone: to send its gradients would take longer than to compute them (docs/scale.md).
+    """
+    job = current_job()
+    if job is None or not state.is_fine_tuning:
+        return state.learner
+    about = {"recipe": asdict(state.recipe), "finished": state.finished.to_plain(), "left out": list(train.bad)}
+    job.order({"do": "fine-tune", **about, **news_of(train.frozen, train.split)})
+    return in_step(state.learner, train.frozen.device)
+
+
+def in_step(learner: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap a learner so that its gradients are those of all processes; every one of them must. Rank 0's is copied."""
+    if device.type == "mps":
+        raise InputError("a job of several processes fine-tunes on CUDA or on CPUs alone", "gpu")
+    is_cuda = device.type == "cuda"
+    with talking():
+        group = dist.new_group(backend="nccl") if is_cuda else None
+        places = [torch.cuda.current_device()] if is_cuda else None
+        return DistributedDataParallel(learner, places, process_group=group)
+
+
+def is_in_step(learner: nn.Module) -> bool:
+    """Say whether a learner learns together with those of other processes."""
+    return isinstance(learner, DistributedDataParallel)
+
+
+def processes_of(learner: nn.Module) -> int:
+    """Return in how many processes a learner learns."""
+    return dist.get_world_size() if is_in_step(learner) else 1
+
+
+def begin_epoch(learner: nn.Module, epoch: int) -> None:
+    """Let the other processes begin an epoch too, where there are others; for rank 0."""
+    if is_in_step(learner):
+        current_job().order({"do": "epoch", "epoch": epoch})
+
+
+@contextlib.contextmanager
+def taking_steps(learner: nn.Module) -> Iterator[None]:
+    """Use this process's share of the cores. Raises LostError where another process has ended."""
+    if not is_in_step(learner):
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(threads // local_world_size(), 1))
+    try:
+        with talking():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def gradients_kept(learner: nn.Module) -> contextlib.AbstractContextManager:
+    """Return the context in which gradients add up here, and do not go to the other processes yet."""
+    return learner.no_sync() if is_in_step(learner) else contextlib.nullcontext()
+
+
+def sum_of_all(number: torch.Tensor, learner: nn.Module) -> torch.Tensor:
+    """Return the sum of a number () over all processes, which each of them must ask for."""
+    if not is_in_step(learner):
+        return number
+    total = number.detach().to("cpu", copy=True)
+    with talking():
+        dist.all_reduce(total)
+    return total
