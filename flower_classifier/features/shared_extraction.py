@@ -14,14 +14,16 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import TYPE_CHECKING
 
+import numpy as np
+import PIL
 import torch
 
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.messages import progress
-from flower_classifier.features.extraction import Extracted, Work, extract, opener
+from flower_classifier.features.extraction import Extracted, Work, extract, opener, threads_per_worker
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import ModelConfig
-from flower_classifier.networks.frozen import FrozenPart, RowForm, place
+from flower_classifier.networks.frozen import FrozenPart, RowForm, place, versions_of
 from flower_classifier.networks.processes import Job, LostError, Message, current_job
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing
@@ -47,8 +49,8 @@ def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[W
     if job is None or not work:
         yield from extract(frozen, open_photo, work, bar)
         return
-    about = {"seed": seed, "work": list(work), "preprocessing": asdict(frozen.preprocessing)}
-    job.order({"do": "extract", **about, **news_of(frozen, split)})
+    what = {"seed": seed, "work": list(work), "preprocessing": asdict(frozen.preprocessing)}
+    job.order({"do": "extract", **what, "way": way_of(frozen), **news_of(frozen, split)})
     job.begin_list()
     others, again = Others(job, frozen.rows), []
     try:
@@ -149,6 +151,11 @@ def news_of(frozen: FrozenPart, split: Split) -> Message:
     return news
 
 
+def way_of(frozen: FrozenPart) -> dict[str, object]:
+    """Return what must be the same in all processes, for the same digits: machines, libraries, threads."""
+    return {**frozen.way(threads_per_worker()), "libraries of pixels": versions_of(PIL, np)}
+
+
 def is_sent(kind: str, thing: object) -> bool:
     """Say whether the others have this very thing of its kind; from now on they do."""
     before = sent.get(kind)
@@ -178,7 +185,15 @@ class Helper:
                 raise RunError(f"{self.split.root} is not there: each machine needs the photos, under the same path")
 
     def extract(self, order: Message) -> None:
-        """Do a share of the work that rank 0 has ordered, and send it what comes of it."""
+        """Do a share of the work that rank 0 has ordered, and send it what comes of it.
+
+        Raises RunError where rank 0 would get other digits of the same photos.
+        """
+        own, wanted = way_of(self.frozen), order["way"]
+        if other := [
+            f"{name}: {own.get(name)}, not {wanted.get(name)}" for name in wanted if own.get(name) != wanted[name]
+        ]:
+            raise RunError(f"would compute other digits than process 0 ({'; '.join(other)}): take machines of one kind")
         self.job.begin_list()
         open_photo = opener(self.split, Preprocessing(**order["preprocessing"]), order["seed"])
         with progress(None, "", "photo", hidden=True) as bar:

@@ -139,6 +139,12 @@ class FrozenPart:
             "arch": self.config.arch,
             "backbone": self.digest,
             "version": VERSION,
+            **self.way(threads),
+        }
+
+    def way(self, threads: int) -> dict[str, object]:
+        """Return that part of it which is no matter of the network: where and how this machine computes."""
+        return {
             "libraries": versions_of(torch, *source_of(self.config.arch).libraries),
             "device": device_name(self.device),
             "bfloat16": self.bfloat16,

@@ -30,7 +30,7 @@ from flower_classifier.base.words import reason_of
 
 PATIENCE = timedelta(days=7)  # the others wait while rank 0 trains a head, which may take long
 TO_JOIN = timedelta(minutes=10)  # until all machines of a job are there
-LOST = ("connection closed", "connection reset", "broken pipe", "peer", "nccl", "remote")  # what gloo and NCCL say
+LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")  # words of who cannot talk any more
 TOLD = "told"  # the key under which a process that fails says that it has said why
 END = {"do": "end"}
 EXIT_FAILED = 1
@@ -49,14 +49,19 @@ class LostError(Exception):
 
 
 class Job:
-    """All processes of a job, seen from one of them. There are at least two."""
+    """All processes of a job, seen from one of them. There are at least two.
+
+    Raises RunError where they do not find each other.
+    """
 
     def __init__(self) -> None:
-        with talking():
+        try:
             store, self.rank, self.size = next(dist.rendezvous("env://", timeout=TO_JOIN))
             # The store outlives a job that torchrun starts again
             self.store = dist.PrefixStore(f"flower_classifier/attempt {restarts()}", store)
             dist.init_process_group("gloo", store=self.store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
+        except (RuntimeError, ValueError) as error:
+            raise RunError(f"the processes of the job do not find each other: {reason_of(error)}") from error
         self.helpers = range(1, self.size)  # ranks
         self.lists = 0  # of work that was shared so far
 
@@ -131,6 +136,7 @@ def joined() -> Iterator[Job]:
     job = Job()
     try:
         yield job
+        dist.destroy_process_group()  # not where others have ended: it would wait for them
     finally:
         job = None
 

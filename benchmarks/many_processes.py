@@ -1,0 +1,197 @@
+"""Extraction in one process and in torchrun's, and what a job costs besides, for docs/scale.md. Run by hand.
+
+    python benchmarks/many_processes.py rates FOLDER     photos a second: one process, torchrun with 1 and with 2
+    python benchmarks/many_processes.py heads            a step of a head: in one process, and in two with their sum
+    python benchmarks/many_processes.py rows             rows a second that rank 0 takes from another and keeps
+    python benchmarks/many_processes.py lists [N]        what N photos cost before the first is opened: seconds, bytes
+
+Each table is of things that ran in turn in one call of this script; the median of three rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from flower_classifier.features.feature_cache import FeatureCache, photo_key
+from flower_classifier.features.shared_extraction import received
+from flower_classifier.networks import processes
+from flower_classifier.networks.frozen import RowForm
+from flower_classifier.networks.processes import Job
+from flower_classifier.photos.splits import load_splits
+
+PROJECT = Path(__file__).resolve().parent.parent
+ROUNDS = 3
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
+HEADS = {
+    "squeezenet1_1, 512 units": (512, 512),
+    "resnet50, 512 units": (2048, 512),
+    "vgg16, 4,096 units": (25088, 4096),
+}
+BATCH = 64
+MICRO_BATCH = 8
+
+
+def rates(folder: str) -> None:
+    """Print photos a second of whole extractions, without start and epochs, and what they are of one process's."""
+    ways = {"one process": [sys.executable]} | {f"torchrun, {n}": [*TORCHRUN, str(n)] for n in (1, 2)}
+    found = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, words in ways.items():
+            found[name].append(extraction_rate(words, folder))
+    first = statistics.median(found["one process"])
+    for name, rounds in found.items():
+        print(f"{name:14} {statistics.median(rounds):7.1f} photos/s {statistics.median(rounds) / first:6.2f}  {rounds}")
+
+
+def extraction_rate(words: list[str], folder: str) -> float:
+    """Train for one epoch; return the photos a second of what was spent on reading and computing."""
+    with tempfile.TemporaryDirectory() as save_dir:
+        asked = [folder, "--arch", "squeezenet1_1", "--epochs", "1", "--views", "1", "--no_cache", "--no_report"]
+        command = [*words, str(PROJECT / "train.py"), *asked, "--save_dir", save_dir]
+        subprocess.run(command, check=True, capture_output=True)
+        seconds = json.loads((Path(save_dir) / "run" / "summary.json").read_text())["seconds"]
+        photos = sum(1 for path in Path(folder).rglob("*") if path.is_file())
+        return photos / (seconds["reading"] + seconds["computing"])
+
+
+def heads() -> None:
+    """Print the milliseconds of a head's step on a batch: one process alone, two with half of it and their gradients'
+    mean."""
+    subprocess.run([*TORCHRUN, "2", __file__, "step"], check=True)
+
+
+def step() -> None:
+    """Measure, in one of two processes."""
+    dist.init_process_group("gloo")
+    is_first, threads = dist.get_rank() == 0, torch.get_num_threads()
+    for name, (width, units) in HEADS.items():
+        head = torch.nn.Sequential(torch.nn.Linear(width, units), torch.nn.ReLU(), torch.nn.Linear(units, 102))
+        shared = torch.nn.parallel.DistributedDataParallel(head)
+        rows, labels = torch.randn(BATCH, width), torch.randint(102, (BATCH,))
+        optimizer = torch.optim.AdamW(head.parameters(), fused=True)
+
+        def learn(model: torch.nn.Module, number: int) -> None:
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(rows[:number]), labels[:number]).backward()
+            optimizer.step()
+
+        together = milliseconds(lambda: learn(shared, BATCH // 2))
+        dist.barrier()
+        if is_first:
+            torch.set_num_threads(os.cpu_count() or 1)
+            alone = milliseconds(lambda: learn(head, BATCH))
+            torch.set_num_threads(threads)
+            numbers = sum(parameter.numel() for parameter in head.parameters())
+            print(
+                f"{name:26} {numbers / 1e6:6.1f} M numbers   alone {alone:7.2f} ms   two processes {together:7.2f} ms"
+            )
+        dist.barrier()
+
+
+def milliseconds(run: Callable[[], None], least: float = 2.0) -> float:
+    """Return the median of as many runs as fit into so many seconds, three at least."""
+    run()
+    found, began = [], time.perf_counter()
+    while len(found) < ROUNDS or time.perf_counter() - began < least:
+        started = time.perf_counter()
+        run()
+        found.append(1000 * (time.perf_counter() - started))
+    return statistics.median(found)
+
+
+def rows() -> None:
+    """Print the rows a second that rank 0 takes from one other process, and keeps in a table."""
+    subprocess.run([*TORCHRUN, "2", __file__, "send"], check=True)
+
+
+def send() -> None:
+    """Send micro-batches, or take and keep them."""
+    for width, number in ((1000, 4000), (25088, 400)):
+        form = RowForm((width,), torch.float32)
+        batch = torch.randn(MICRO_BATCH, width)
+        processes.job = processes.job or Job()
+        job = processes.job
+        if job.rank:
+            for start in range(0, number * MICRO_BATCH, MICRO_BATCH):
+                indices = list(range(start, start + MICRO_BATCH))
+                job.send({"indices": indices, "views": [0], "errors": [], "seconds": [0.0, 0.0]}, [batch])
+            continue
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            FeatureCache(Path(folder), 1e12).table({}, form.shape, form.dtype) as table,
+        ):
+            receiving = keeping = 0.0
+            for _ in range(number):
+                started = time.perf_counter()
+                done = received(*job.receive(1), form)
+                between = time.perf_counter()
+                table.append([(f"train/{index:09d}.jpg", 1, 1, 1) for index in done.indices], done.rows[0])
+                receiving, keeping = receiving + between - started, keeping + time.perf_counter() - between
+            photos = number * MICRO_BATCH
+            megabytes = photos * width * 4 / 1e6
+            both = receiving + keeping
+            print(
+                f"rows of {width:6,} numbers: {photos / both:9,.0f} rows/s, {megabytes / both:6,.0f} MB/s "
+                f"({receiving / both:.0%} receiving, {keeping / both:.0%} keeping)"
+            )
+
+
+def lists(number: str = "100000") -> None:
+    """Print what photos cost that nobody opens: in seconds for a million, and in bytes of memory for each."""
+    count, per_class = int(number), 1000
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for index in range(count):
+            split = "valid" if index % 100 == 99 else "train"
+            path = folder / split / f"class{index // per_class:05d}" / f"photo_{index:09d}.jpg"
+            if index % per_class < 100:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(f"{index:0{20 + index % 50}d}".encode())
+        tracemalloc.start()
+        splits, seconds = timed(lambda: load_splits(folder))
+        told("listing", seconds, count, tracemalloc.get_traced_memory()[0])
+        keys, seconds = timed(lambda: [photo_key(folder, photo) for photo in splits.train.photos])
+        told("asking what the files are", seconds, len(keys), tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        told("fingerprint", timed(splits.train.fingerprint)[1], len(keys))
+        shape, dtype = (8,), torch.float32
+        with FeatureCache(folder / "cache", 1e12).table({}, shape, dtype) as table:
+            table.append(keys, torch.zeros(len(keys), *shape))
+        tracemalloc.start()
+        table, seconds = timed(lambda: FeatureCache(folder / "cache", 1e12).table({}, shape, dtype).__enter__())
+        told("opening the cache's table", seconds, len(keys), tracemalloc.get_traced_memory()[0])
+        told("checking its rows", timed(lambda: table.find(keys))[1], len(keys))
+
+
+def timed(run: Callable[[], object]) -> tuple[object, float]:
+    """Return what comes of it, and the seconds that it took."""
+    started = time.perf_counter()
+    return run(), time.perf_counter() - started
+
+
+def told(what: str, seconds: float, count: int, bytes_in_use: int | None = None) -> None:
+    """Print a row."""
+    memory = "" if bytes_in_use is None else f"{bytes_in_use / count:8.0f} bytes a photo in use by then"
+    print(f"{what:28} {1e6 * seconds / count:8.1f} s for a million photos {memory}")
+
+
+if __name__ == "__main__":
+    sections = {"rates": rates, "heads": heads, "step": step, "rows": rows, "send": send, "lists": lists}
+    if sys.argv[1:2] and sys.argv[1] in sections:
+        sections[sys.argv[1]](*sys.argv[2:])
+    else:
+        print(__doc__)

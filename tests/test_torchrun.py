@@ -1,0 +1,195 @@
+"""train.py in a job of several processes, which torchrun starts: what one process leaves, to the last bit.
+
+Every job here is a real one. Only what is fine-tuned may differ, by rounding.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from support import PROJECT, QUICK, read, run_program, same
+
+import train
+
+TORCHRUN = ("-m", "torch.distributed.run")
+EPOCHS = ("--epochs", 3, "--skip_bad")
+
+
+@pytest.fixture(scope="module")
+def photos(flowers, tmp_path_factory):
+    """Drawn flowers, of which one cannot be opened."""
+    folder = tmp_path_factory.mktemp("job") / "photos"
+    shutil.copytree(flowers, folder)
+    min((folder / "train").glob("*/*.jpg")).write_bytes(b"no photo")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(photos, tmp_path_factory):
+    """What one process leaves: a checkpoint, and features in a cache."""
+    folder = tmp_path_factory.mktemp("alone")
+    places = ("--save_dir", folder, "--cache_dir", folder / "cache")
+    outcome = run_program("train.py", photos, *QUICK, *EPOCHS, *places)
+    assert outcome.code == 0, outcome.err
+    return folder, outcome
+
+
+def job(processes, *arguments):
+    return run_program(*TORCHRUN, "--standalone", "--nproc_per_node", processes, "train.py", *arguments)
+
+
+def leaves_the_same(folder, alone):
+    expected = alone[0]
+    assert (folder / "checkpoint.pth").read_bytes() == (expected / "checkpoint.pth").read_bytes()
+    assert same(read(folder / "run" / "last.pth"), read(expected / "run" / "last.pth"))
+    return (folder / "run" / "bad_photos.txt").read_text() == (expected / "run" / "bad_photos.txt").read_text()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_job_leaves_what_one_process_leaves(run, photos, alone, tmp_path, processes):
+    """The same bytes; and what it keeps in the cache, one process need not compute again."""
+    places = ("--save_dir", tmp_path, "--cache_dir", tmp_path / "cache")
+    outcome = job(processes, photos, *QUICK, *EPOCHS, *places)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == alone[1].out.replace(str(alone[0]), str(tmp_path))
+    assert leaves_the_same(tmp_path, alone)
+    again = run(train, photos, *QUICK, *EPOCHS, "--cache_dir", tmp_path / "cache", "--save_dir", tmp_path / "again")
+    assert again.code == 0
+    assert "reading" in outcome.err
+    assert "reading" not in again.err
+    assert leaves_the_same(tmp_path / "again", alone)
+
+
+def test_three_processes_take_what_one_has_kept(photos, alone, tmp_path):
+    outcome = job(3, photos, *QUICK, *EPOCHS, "--save_dir", tmp_path, "--cache_dir", alone[0] / "cache")
+    assert outcome.code == 0, outcome.err
+    assert "reading" not in outcome.err
+    assert leaves_the_same(tmp_path, alone)
+
+
+def start_node(number, port, cache_home, cwd, *arguments):
+    """Start torchrun on one of two machines, which both are this one."""
+    nodes = ("--nnodes", 2, "--node_rank", number, "--master_addr", "127.0.0.1", "--master_port", port)
+    words = [sys.executable, *TORCHRUN, *nodes, "--nproc_per_node", 1, PROJECT / "train.py", *arguments]
+    own = {**os.environ, "XDG_CACHE_HOME": str(cache_home)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(list(map(str, words)), cwd=cwd, env=own, **pipes)
+
+
+def on_two_nodes(tmp_path, folders, *arguments):
+    """Run a job on two machines, each in a folder and with a cache of its own; return codes, stdouts and stderrs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = [start_node(number, port, tmp_path / f"home{number}", folders[number], *arguments) for number in (0, 1)]
+    outputs = [node.communicate(timeout=120) for node in nodes]
+    return [node.returncode for node in nodes], *zip(*outputs, strict=True)
+
+
+def test_two_machines_with_caches_of_their_own_leave_the_same(photos, alone, tmp_path):
+    codes, out, err = on_two_nodes(tmp_path, [PROJECT] * 2, photos, *QUICK, *EPOCHS, "--save_dir", tmp_path)
+    assert codes == [0, 0], err
+    assert out == (alone[1].out.replace(str(alone[0]), str(tmp_path)), "")
+    assert "train.py" not in err[1]
+    assert leaves_the_same(tmp_path, alone)
+    assert list((tmp_path / "home0").rglob("rows.bin"))
+    assert not (tmp_path / "home1").exists()  # rows go to rank 0
+
+
+def test_a_machine_without_the_photos_says_so(photos, tmp_path):
+    """It does not call them photos that cannot be opened."""
+    asked = ("photos", *QUICK, "--save_dir", tmp_path / "out")
+    codes, out, err = on_two_nodes(tmp_path, [photos.parent, tmp_path], *asked)
+    assert 0 not in codes
+    assert out == ("", "")
+    assert re.search(r"^train.py: process 1 on .+: photos is not there: each machine needs the photos", err[1], re.M)
+    assert not (tmp_path / "out" / "checkpoint.pth").exists()
+
+
+def start_job(processes, *arguments):
+    """Start a job that torchrun starts once more if a process of it fails."""
+    words = (*TORCHRUN, "--standalone", "--nproc_per_node", processes, "--max_restarts", 1, "train.py", *arguments)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *map(str, words)], cwd=PROJECT, **pipes)
+
+
+def process_of(rank, folder):
+    """Return the number of the process of a job that trains into a folder."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                words, own = ((entry / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
+            except OSError:  # it has ended, or is another user's
+                continue
+            if str(folder).encode() in words and f"RANK={rank}".encode() in own:
+                return int(entry.name)
+    raise AssertionError("there is no such process")
+
+
+on_linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc")
+
+
+@on_linux
+def test_a_killed_process_ends_the_job_and_the_restarted_job_goes_on(photos, alone, tmp_path):
+    """torchrun starts it again, without --resume; photos that were computed are not computed again."""
+    places = ("--save_dir", tmp_path, "--cache_dir", tmp_path / "cache")
+    with start_job(2, photos, *QUICK, *EPOCHS, *places) as process:
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size for path in tmp_path.glob("cache/*/*/index.txt")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process_of(1, tmp_path), signal.SIGKILL)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    (told,) = (line for line in err.splitlines() if line.startswith("train.py:"))
+    assert "another process of the job has ended" in told
+    assert int(re.search(r"training photos, view 0: (\d+) of", err)[1]) > 0
+    assert out == alone[1].out.replace(str(alone[0]), str(tmp_path))
+    assert leaves_the_same(tmp_path, alone)
+
+
+@on_linux
+def test_fine_tuning_in_three_processes_of_which_one_is_killed_differs_by_rounding_alone(photos, alone, tmp_path):
+    """The last batch is of two photos, so one process has none of it; and the job goes on after its last epoch."""
+    number = sum(1 for _ in (photos / "train").glob("*/*.jpg")) - 1
+    batch_size = next(size for size in range(9, number) if number % size == 2)
+    recipe = ("--epochs", 1, "--fine_tune", 2, "--dropout", 0, "--batch_size", batch_size, "--skip_bad")
+    asked = (photos, *QUICK, *recipe, "--cache_dir", alone[0] / "cache")
+    one = run_program("train.py", *asked, "--save_dir", tmp_path / "one")
+    with start_job(3, *asked, "--save_dir", tmp_path / "three") as process:
+        while not process.stdout.readline().startswith("epoch 2/3"):
+            assert process.poll() is None
+        os.kill(process_of(2, tmp_path / "three"), signal.SIGKILL)
+        _, err = process.communicate(timeout=120)
+    assert (one.code, process.returncode) == (0, 0), err
+    assert "resuming after epoch 2, in the midst of fine-tuning" in err
+    assert not (tmp_path / "three" / "run" / "job").exists()
+    expected, found = (read(tmp_path / name / "checkpoint.pth") for name in ("one", "three"))
+    assert found["training"] == expected["training"] | {"results": found["training"]["results"]}
+    for row, other in zip(found["history"], expected["history"], strict=True):
+        assert row == pytest.approx(other, abs=1e-4)
+    # Adam's first steps go by the sign of a gradient, however small: a rounding may turn some numbers by a step
+    steps = 2 * -(-number // batch_size)
+    for name, tensor in expected["state_dict"].items():
+        assert (found["state_dict"][name] - tensor).abs().max() < 2 * 3 * 1e-4 * steps, name
+        assert torch.nn.functional.mse_loss(found["state_dict"][name], tensor) < 1e-9, name
+
+
+def test_a_restarted_job_does_not_go_on_after_an_earlier_run(run, photos, alone, tmp_path, monkeypatch):
+    """Before this job has saved anything, what lies there is not its own."""
+    shutil.copytree(alone[0], tmp_path / "out")
+    for name, value in (("RANK", 0), ("WORLD_SIZE", 1), ("TORCHELASTIC_RESTART_COUNT", 1)):
+        monkeypatch.setenv(name, str(value))
+    places = ("--save_dir", tmp_path / "out", "--cache_dir", alone[0] / "cache")
+    asked = (photos, *QUICK, "--epochs", 4, "--skip_bad", *places)
+    assert "epoch 1/4" in run(train, *asked).out
+    (tmp_path / "out" / "run" / "job").touch()
+    assert "4 epochs trained already" in run(train, *asked).err
