@@ -80,20 +80,13 @@ def step() -> None:
     is_first, threads = dist.get_rank() == 0, torch.get_num_threads()
     for name, (width, units) in HEADS.items():
         head = torch.nn.Sequential(torch.nn.Linear(width, units), torch.nn.ReLU(), torch.nn.Linear(units, 102))
-        shared = torch.nn.parallel.DistributedDataParallel(head)
-        rows, labels = torch.randn(BATCH, width), torch.randint(102, (BATCH,))
         optimizer = torch.optim.AdamW(head.parameters(), fused=True)
-
-        def learn(model: torch.nn.Module, number: int) -> None:
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(rows[:number]), labels[:number]).backward()
-            optimizer.step()
-
-        together = milliseconds(lambda: learn(shared, BATCH // 2))
+        shared = torch.nn.parallel.DistributedDataParallel(head)
+        together = milliseconds(learning(shared, optimizer, width, BATCH // 2))
         dist.barrier()
         if is_first:
             torch.set_num_threads(os.cpu_count() or 1)
-            alone = milliseconds(lambda: learn(head, BATCH))
+            alone = milliseconds(learning(head, optimizer, width, BATCH))
             torch.set_num_threads(threads)
             numbers = sum(parameter.numel() for parameter in head.parameters())
             print(
@@ -102,11 +95,23 @@ def step() -> None:
         dist.barrier()
 
 
-def milliseconds(run: Callable[[], None], least: float = 2.0) -> float:
-    """Return the median of as many runs as fit into so many seconds, three at least."""
+def learning(model: torch.nn.Module, optimizer: torch.optim.Optimizer, width: int, photos: int) -> Callable[[], None]:
+    """Return what takes a step of a head."""
+    inputs, labels = torch.randn(photos, width), torch.randint(102, (photos,))
+
+    def learn() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+
+    return learn
+
+
+def milliseconds(run: Callable[[], None], number: int = 30) -> float:
+    """Return the median of some runs: as many in every process."""
     run()
-    found, began = [], time.perf_counter()
-    while len(found) < ROUNDS or time.perf_counter() - began < least:
+    found = []
+    for _ in range(number):
         started = time.perf_counter()
         run()
         found.append(1000 * (time.perf_counter() - started))
@@ -161,32 +166,29 @@ def lists(number: str = "100000") -> None:
             if index % per_class < 100:
                 path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(f"{index:0{20 + index % 50}d}".encode())
-        tracemalloc.start()
-        splits, seconds = timed(lambda: load_splits(folder))
-        told("listing", seconds, count, tracemalloc.get_traced_memory()[0])
-        keys, seconds = timed(lambda: [photo_key(folder, photo) for photo in splits.train.photos])
-        told("asking what the files are", seconds, len(keys), tracemalloc.get_traced_memory()[0])
-        tracemalloc.stop()
-        told("fingerprint", timed(splits.train.fingerprint)[1], len(keys))
+        splits = told("listing", lambda: load_splits(folder), count)
+        photos = splits.train.photos
+        keys = told("asking what the files are", lambda: [photo_key(folder, photo) for photo in photos], len(photos))
+        told("fingerprint", splits.train.fingerprint, len(keys))
         shape, dtype = (8,), torch.float32
         with FeatureCache(folder / "cache", 1e12).table({}, shape, dtype) as table:
             table.append(keys, torch.zeros(len(keys), *shape))
-        tracemalloc.start()
-        table, seconds = timed(lambda: FeatureCache(folder / "cache", 1e12).table({}, shape, dtype).__enter__())
-        told("opening the cache's table", seconds, len(keys), tracemalloc.get_traced_memory()[0])
-        told("checking its rows", timed(lambda: table.find(keys))[1], len(keys))
+        with FeatureCache(folder / "cache", 1e12).table({}, shape, dtype) as table:
+            told("reading the cache's index", table.read_index, len(keys))
+            told("checking its rows", lambda: table.find(keys), len(keys))
 
 
-def timed(run: Callable[[], object]) -> tuple[object, float]:
-    """Return what comes of it, and the seconds that it took."""
+def told(what: str, run: Callable[[], object], count: int) -> object:
+    """Print what it takes, by photo; return what comes of it."""
     started = time.perf_counter()
-    return run(), time.perf_counter() - started
-
-
-def told(what: str, seconds: float, count: int, bytes_in_use: int | None = None) -> None:
-    """Print a row."""
-    memory = "" if bytes_in_use is None else f"{bytes_in_use / count:8.0f} bytes a photo in use by then"
-    print(f"{what:28} {1e6 * seconds / count:8.1f} s for a million photos {memory}")
+    run()
+    seconds = time.perf_counter() - started
+    tracemalloc.start()  # which takes time of its own
+    outcome = run()
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    print(f"{what:28} {1e6 * seconds / count:8.1f} s for a million photos {size / count:8.0f} bytes for each")
+    return outcome
 
 
 if __name__ == "__main__":

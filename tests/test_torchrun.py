@@ -18,6 +18,10 @@ import torch
 from support import PROJECT, QUICK, read, run_program, same
 
 import train
+from flower_classifier.base.errors import RunError
+from flower_classifier.features.shared_extraction import Helper, way_of
+from flower_classifier.networks.frozen import place
+from flower_classifier.networks.new_classifier import new_classifier
 
 TORCHRUN = ("-m", "torch.distributed.run")
 EPOCHS = ("--epochs", 3, "--skip_bad")
@@ -53,24 +57,10 @@ def leaves_the_same(folder, alone):
     return (folder / "run" / "bad_photos.txt").read_text() == (expected / "run" / "bad_photos.txt").read_text()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_job_leaves_what_one_process_leaves(run, photos, alone, tmp_path, processes):
-    """The same bytes; and what it keeps in the cache, one process need not compute again."""
-    places = ("--save_dir", tmp_path, "--cache_dir", tmp_path / "cache")
-    outcome = job(processes, photos, *QUICK, *EPOCHS, *places)
+def test_torchrun_with_one_process_is_one_process(photos, alone, tmp_path):
+    outcome = job(1, photos, *QUICK, *EPOCHS, "--save_dir", tmp_path, "--cache_dir", alone[0] / "cache")
     assert outcome.code == 0, outcome.err
     assert outcome.out == alone[1].out.replace(str(alone[0]), str(tmp_path))
-    assert leaves_the_same(tmp_path, alone)
-    again = run(train, photos, *QUICK, *EPOCHS, "--cache_dir", tmp_path / "cache", "--save_dir", tmp_path / "again")
-    assert again.code == 0
-    assert "reading" in outcome.err
-    assert "reading" not in again.err
-    assert leaves_the_same(tmp_path / "again", alone)
-
-
-def test_three_processes_take_what_one_has_kept(photos, alone, tmp_path):
-    outcome = job(3, photos, *QUICK, *EPOCHS, "--save_dir", tmp_path, "--cache_dir", alone[0] / "cache")
-    assert outcome.code == 0, outcome.err
     assert "reading" not in outcome.err
     assert leaves_the_same(tmp_path, alone)
 
@@ -94,24 +84,38 @@ def on_two_nodes(tmp_path, folders, *arguments):
     return [node.returncode for node in nodes], *zip(*outputs, strict=True)
 
 
-def test_two_machines_with_caches_of_their_own_leave_the_same(photos, alone, tmp_path):
-    codes, out, err = on_two_nodes(tmp_path, [PROJECT] * 2, photos, *QUICK, *EPOCHS, "--save_dir", tmp_path)
+def test_two_machines_with_their_own_caches_leave_what_one_process_leaves(run, photos, alone, tmp_path, monkeypatch):
+    """The same bytes; and what rank 0 keeps in its cache, one process need not compute again."""
+    codes, out, err = on_two_nodes(tmp_path, [PROJECT] * 2, photos, *QUICK, *EPOCHS, "--save_dir", tmp_path / "job")
     assert codes == [0, 0], err
-    assert out == (alone[1].out.replace(str(alone[0]), str(tmp_path)), "")
+    assert out == (alone[1].out.replace(str(alone[0]), str(tmp_path / "job")), "")
+    assert "reading" in err[0]
     assert "train.py" not in err[1]
-    assert leaves_the_same(tmp_path, alone)
-    assert list((tmp_path / "home0").rglob("rows.bin"))
-    assert not (tmp_path / "home1").exists()  # rows go to rank 0
+    assert leaves_the_same(tmp_path / "job", alone)
+    assert not (tmp_path / "home1").exists()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home0"))
+    again = run(train, photos, *QUICK, *EPOCHS, "--save_dir", tmp_path / "again")
+    assert again.code == 0
+    assert "reading" not in again.err
+    assert leaves_the_same(tmp_path / "again", alone)
 
 
-def test_a_machine_without_the_photos_says_so(photos, tmp_path):
-    """It does not call them photos that cannot be opened."""
-    asked = ("photos", *QUICK, "--save_dir", tmp_path / "out")
-    codes, out, err = on_two_nodes(tmp_path, [photos.parent, tmp_path], *asked)
-    assert 0 not in codes
-    assert out == ("", "")
-    assert re.search(r"^train.py: process 1 on .+: photos is not there: each machine needs the photos", err[1], re.M)
-    assert not (tmp_path / "out" / "checkpoint.pth").exists()
+def test_a_machine_without_the_photos_says_so(tmp_path):
+    """It does not take them for photos that cannot be opened."""
+    order = {"split": {"name": "train", "root": str(tmp_path / "photos"), "photos": ("1/a.jpg",), "labels": (0,)}}
+    with pytest.raises(RunError, match=r"photos is not there: each machine needs the photos, under the same path"):
+        Helper(None, torch.device("cpu")).hear(order)
+
+
+def test_a_machine_that_computes_other_digits_says_so(flowers):
+    """An older torch, another kind of CPU: the rows would be kept among rank 0's."""
+    classifier, _ = new_classifier("cnn", 2)
+    helper = Helper(None, torch.device("cpu"))
+    helper.frozen = place(classifier, torch.device("cpu"))
+    way = way_of(helper.frozen)
+    with pytest.raises(RunError, match=r"would compute other digits than process 0 \(device: .+, not another\)"):
+        helper.check_way({**way, "device": "another"})
+    helper.check_way(way)
 
 
 def start_job(processes, *arguments):
@@ -141,7 +145,7 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="p
 def test_a_killed_process_ends_the_job_and_the_restarted_job_goes_on(photos, alone, tmp_path):
     """torchrun starts it again, without --resume; photos that were computed are not computed again."""
     places = ("--save_dir", tmp_path, "--cache_dir", tmp_path / "cache")
-    with start_job(2, photos, *QUICK, *EPOCHS, *places) as process:
+    with start_job(3, photos, *QUICK, *EPOCHS, *places) as process:
         deadline = time.monotonic() + 60
         while not any(path.stat().st_size for path in tmp_path.glob("cache/*/*/index.txt")):
             assert time.monotonic() < deadline

@@ -6,8 +6,9 @@ go to rank 0 as they come, which keeps them as a single process would: nobody ev
 
 from __future__ import annotations
 
+import itertools
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, Queue
@@ -185,19 +186,20 @@ class Helper:
                 raise RunError(f"{self.split.root} is not there: each machine needs the photos, under the same path")
 
     def extract(self, order: Message) -> None:
-        """Do a share of the work that rank 0 has ordered, and send it what comes of it.
-
-        Raises RunError where rank 0 would get other digits of the same photos.
-        """
-        own, wanted = way_of(self.frozen), order["way"]
-        if other := [
-            f"{name}: {own.get(name)}, not {wanted.get(name)}" for name in wanted if own.get(name) != wanted[name]
-        ]:
-            raise RunError(f"would compute other digits than process 0 ({'; '.join(other)}): take machines of one kind")
+        """Do a share of the work that rank 0 has ordered, and send it what comes of it."""
+        self.check_way(order["way"])
         self.job.begin_list()
         open_photo = opener(self.split, Preprocessing(**order["preprocessing"]), order["seed"])
+        own, same = itertools.tee(self.job.shares(order["work"]))
         with progress(None, "", "photo", hidden=True) as bar:
-            for done in extract(self.frozen, open_photo, self.job.shares(order["work"]), bar):
-                head = {"indices": done.indices, "views": list(done.rows), "errors": list(done.errors)}
+            for done, (_, views) in zip(extract(self.frozen, open_photo, own, bar), same, strict=True):
+                head = {"indices": done.indices, "views": list(views), "errors": list(done.errors)}
                 self.job.send({**head, "seconds": [done.reading, done.computing]}, done.rows.values())
         self.job.send(NOTHING_MORE)
+
+    def check_way(self, wanted: Mapping[str, object]) -> None:
+        """Raise RunError where rank 0 would get other digits of the same photos than it computes."""
+        own = way_of(self.frozen)
+        if differing := [name for name, value in wanted.items() if own.get(name) != value]:
+            what = "; ".join(f"{name}: {own.get(name)}, not {wanted[name]}" for name in differing)
+            raise RunError(f"would compute other digits than process 0 ({what}): take machines of one kind")

@@ -156,7 +156,7 @@ class FrozenPart:
 
 def versions_of(*libraries: ModuleType) -> dict[str, str]:
     """Return the versions of libraries, by their names."""
-    return {library.__name__: library.__version__ for library in libraries}
+    return {library.__name__: str(library.__version__) for library in libraries}
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
