@@ -9,6 +9,7 @@
     python train.py flowers --save_dir out --resume         (goes on where the last run there stopped)
     python train.py flowers --summary                       (says what it found and how long it would take)
     python train.py flowers --arch resnet50 --doctor        (says what may be wrong with the photos)
+    torchrun --nproc_per_node 4 train.py flowers --gpu      (on four GPUs; docs/scale.md)
 
 Writes checkpoint.pth into --save_dir, for predict.py: the epoch that was best on the validation photos. Tables and
 pictures of the run, and what --resume needs, go into the folder run/ beside it.

@@ -1,6 +1,5 @@
 """predict.py --output: answers to many photos in parts, by processes that may be killed, are those of one process."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -31,9 +30,9 @@ def many(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(many, trained):
-    """What one process prints, with as many threads as torchrun gives each."""
+    """What one process prints."""
     asked = ("predict.py", many, trained / "checkpoint.pth", "--format", "jsonl")
-    outcome = run_program(*asked, OMP_NUM_THREADS="1")
+    outcome = run_program(*asked)
     assert outcome.code == 2
     assert len(outcome.out.splitlines()) == NUMBER
     return outcome.out
@@ -43,8 +42,7 @@ def start(many, trained, folder):
     """Start a process that may be killed."""
     words = ["predict.py", many, trained / "checkpoint.pth", "--format", "jsonl", "--output", folder]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    own = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, *map(str, words)], cwd=PROJECT, env=own, **pipes)
+    return subprocess.Popen([sys.executable, *map(str, words)], cwd=PROJECT, **pipes)
 
 
 def wait_for_a_part(process, folder, number):
@@ -76,7 +74,7 @@ def test_torchruns_processes_share_the_parts_and_one_of_them_puts_them_together(
     folder = tmp_path / "answers"
     words = ("-m", "torch.distributed.run", "--nproc_per_node", 3, "--master_port", 0)
     asked = (many, trained / "checkpoint.pth", "--format", "jsonl", "--output", folder)
-    outcome = run_program(*words, "predict.py", *asked, OMP_NUM_THREADS="1")
+    outcome = run_program(*words, "predict.py", *asked)
     assert outcome.code == 0, outcome.err
     assert outcome.out == f"{folder / 'answers.jsonl'}: {NUMBER:,} photos, of which 1 could not be opened\n"
     assert (folder / "answers.jsonl").read_text(encoding="utf-8") == expected

@@ -13,7 +13,8 @@ from flower_classifier.report.report_files import REPORT_FILES
 from flower_classifier.training.train_config import TrainConfig
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
-OTHERS_FLAGS = {"upgrade", "directory", "app", "nproc_per_node"}  # of pip, http.server, flask and torchrun
+OTHERS_FLAGS = {"upgrade", "directory", "app"}  # of pip, http.server and flask
+OTHERS_FLAGS |= {"nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint", "max_restarts"}  # of torchrun
 
 
 def read(name):
