@@ -363,7 +363,7 @@ def run(config: TrainConfig) -> None:
     """Train into the folder that the config names, which other runs are kept out of; in a job, rank 0 does."""
     if rank():
         return help_rank_0(config.gpu)
-    with leading(), RunFolder(config.save_dir, reports_on) as run_folder:
+    with RunFolder(config.save_dir, reports_on) as run_folder, leading():
         train_classifier(run_folder.after_restart(config), run_folder)
 
 

@@ -1,11 +1,12 @@
 """Extraction in one process and in torchrun's, and what a job costs besides, for docs/scale.md. Run by hand.
 
     python benchmarks/many_processes.py rates FOLDER     photos a second: one process, torchrun with 1 and with 2
-    python benchmarks/many_processes.py heads            a step of a head: in one process, and in two with their sum
+    python benchmarks/many_processes.py heads            a step of a head: in one process, and in two together
     python benchmarks/many_processes.py rows             rows a second that rank 0 takes from another and keeps
     python benchmarks/many_processes.py lists [N]        what N photos cost before the first is opened: seconds, bytes
 
-Each table is of things that ran in turn in one call of this script; the median of three rounds.
+A table's rows ran in turn, in one call of this script. `rates` shows the median of three rounds, `heads` that of thirty
+steps. `step` and `send` are what torchrun starts for `heads` and `rows`.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def extraction_rate(words: list[str], folder: str) -> float:
         command = [*words, str(PROJECT / "train.py"), *asked, "--save_dir", save_dir]
         subprocess.run(command, check=True, capture_output=True)
         seconds = json.loads((Path(save_dir) / "run" / "summary.json").read_text())["seconds"]
-        photos = sum(1 for path in Path(folder).rglob("*") if path.is_file())
+        photos = sum(1 for path in Path(folder).rglob("*.jpg"))
         return photos / (seconds["reading"] + seconds["computing"])
 
 
@@ -174,12 +175,12 @@ def lists(number: str = "100000") -> None:
         with FeatureCache(folder / "cache", 1e12).table({}, shape, dtype) as table:
             table.append(keys, torch.zeros(len(keys), *shape))
         with FeatureCache(folder / "cache", 1e12).table({}, shape, dtype) as table:
-            told("reading the cache's index", table.read_index, len(keys))
+            told("reading the cache's index", lambda: table.entries.clear() or table.read_index(), len(keys))
             told("checking its rows", lambda: table.find(keys), len(keys))
 
 
 def told(what: str, run: Callable[[], object], count: int) -> object:
-    """Print what it takes, by photo; return what comes of it."""
+    """Do something twice, for its time and for its memory; print these by photo, and return what comes of it."""
     started = time.perf_counter()
     run()
     seconds = time.perf_counter() - started

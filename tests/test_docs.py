@@ -14,7 +14,7 @@ from flower_classifier.training.train_config import TrainConfig
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 OTHERS_FLAGS = {"upgrade", "directory", "app"}  # of pip, http.server and flask
-OTHERS_FLAGS |= {"nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint", "max_restarts"}  # of torchrun
+OTHERS_FLAGS |= {"nproc_per_node", "nnodes", "node_rank", "master_addr", "max_restarts"}  # of torchrun
 
 
 def read(name):

@@ -115,7 +115,7 @@ def test_a_step_that_a_gpu_has_no_room_for_is_taken_in_smaller_parts(monkeypatch
     inputs, labels = torch.randn(10, 4), torch.arange(10) % 3
     network = Watched(nn.Linear(4, 3))
     recipe = Recipe(epochs=1, learning_rate=0.1, batch_size=10, views=1, seed=0)
-    expected = loop.add_gradients(network, inputs, labels, recipe, 10)
+    expected = loop.add_gradients(network, inputs, labels, recipe, 10, 10)
     gradient = network.network.weight.grad.clone()
     network.zero_grad()
     network.room = 3
@@ -129,7 +129,7 @@ def test_a_step_that_a_gpu_has_no_room_for_is_taken_in_smaller_parts(monkeypatch
     class Elsewhere:
         device = torch.device("mps")
 
-    loss, most = loop.backward(network, Elsewhere(), labels, recipe, 10)
+    loss, most = loop.backward(network, Elsewhere(), labels, recipe, 10, 10)
     assert most == 2
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(network.network.weight.grad, gradient)

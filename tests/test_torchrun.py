@@ -1,6 +1,6 @@
 """train.py in a job of several processes, which torchrun starts: what one process leaves, to the last bit.
 
-Every job here is a real one. Only what is fine-tuned may differ, by rounding.
+The jobs are real ones. Only what is fine-tuned may differ, by rounding.
 """
 
 import os
@@ -19,6 +19,7 @@ from support import PROJECT, QUICK, read, run_program, same
 
 import train
 from flower_classifier.base.errors import RunError
+from flower_classifier.base.ranks import job_name
 from flower_classifier.features.shared_extraction import Helper, way_of
 from flower_classifier.networks.frozen import place
 from flower_classifier.networks.new_classifier import new_classifier
@@ -50,11 +51,12 @@ def job(processes, *arguments):
     return run_program(*TORCHRUN, "--standalone", "--nproc_per_node", processes, "train.py", *arguments)
 
 
-def leaves_the_same(folder, alone):
+def assert_the_same(folder, alone):
     expected = alone[0]
     assert (folder / "checkpoint.pth").read_bytes() == (expected / "checkpoint.pth").read_bytes()
     assert same(read(folder / "run" / "last.pth"), read(expected / "run" / "last.pth"))
-    return (folder / "run" / "bad_photos.txt").read_text() == (expected / "run" / "bad_photos.txt").read_text()
+    assert (folder / "run" / "bad_photos.txt").read_text() == (expected / "run" / "bad_photos.txt").read_text()
+    assert not (folder / "run" / "job").exists()
 
 
 def test_torchrun_with_one_process_is_one_process(photos, alone, tmp_path):
@@ -62,7 +64,7 @@ def test_torchrun_with_one_process_is_one_process(photos, alone, tmp_path):
     assert outcome.code == 0, outcome.err
     assert outcome.out == alone[1].out.replace(str(alone[0]), str(tmp_path))
     assert "reading" not in outcome.err
-    assert leaves_the_same(tmp_path, alone)
+    assert_the_same(tmp_path, alone)
 
 
 def start_node(number, port, cache_home, cwd, *arguments):
@@ -91,13 +93,13 @@ def test_two_machines_with_their_own_caches_leave_what_one_process_leaves(run, p
     assert out == (alone[1].out.replace(str(alone[0]), str(tmp_path / "job")), "")
     assert "reading" in err[0]
     assert "train.py" not in err[1]
-    assert leaves_the_same(tmp_path / "job", alone)
+    assert_the_same(tmp_path / "job", alone)
     assert not (tmp_path / "home1").exists()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home0"))
     again = run(train, photos, *QUICK, *EPOCHS, "--save_dir", tmp_path / "again")
     assert again.code == 0
     assert "reading" not in again.err
-    assert leaves_the_same(tmp_path / "again", alone)
+    assert_the_same(tmp_path / "again", alone)
 
 
 def test_a_machine_without_the_photos_says_so(tmp_path):
@@ -108,7 +110,7 @@ def test_a_machine_without_the_photos_says_so(tmp_path):
 
 
 def test_a_machine_that_computes_other_digits_says_so(flowers):
-    """An older torch, another kind of CPU: the rows would be kept among rank 0's."""
+    """An older torch, another kind of CPU: its rows must not come among rank 0's."""
     classifier, _ = new_classifier("cnn", 2)
     helper = Helper(None, torch.device("cpu"))
     helper.frozen = place(classifier, torch.device("cpu"))
@@ -157,7 +159,7 @@ def test_a_killed_process_ends_the_job_and_the_restarted_job_goes_on(photos, alo
     assert "another process of the job has ended" in told
     assert int(re.search(r"training photos, view 0: (\d+) of", err)[1]) > 0
     assert out == alone[1].out.replace(str(alone[0]), str(tmp_path))
-    assert leaves_the_same(tmp_path, alone)
+    assert_the_same(tmp_path, alone)
 
 
 @on_linux
@@ -188,12 +190,13 @@ def test_fine_tuning_in_three_processes_of_which_one_is_killed_differs_by_roundi
 
 
 def test_a_restarted_job_does_not_go_on_after_an_earlier_run(run, photos, alone, tmp_path, monkeypatch):
-    """Before this job has saved anything, what lies there is not its own."""
+    """Before this job has saved anything, what lies there is not its own, even if an earlier job was killed there."""
     shutil.copytree(alone[0], tmp_path / "out")
-    for name, value in (("RANK", 0), ("WORLD_SIZE", 1), ("TORCHELASTIC_RESTART_COUNT", 1)):
-        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a job")
+    (tmp_path / "out" / "run" / "job").write_text("another job")
     places = ("--save_dir", tmp_path / "out", "--cache_dir", alone[0] / "cache")
     asked = (photos, *QUICK, "--epochs", 4, "--skip_bad", *places)
     assert "epoch 1/4" in run(train, *asked).out
-    (tmp_path / "out" / "run" / "job").touch()
+    assert not (tmp_path / "out" / "run" / "job").exists()
+    (tmp_path / "out" / "run" / "job").write_text(job_name())
     assert "4 epochs trained already" in run(train, *asked).err

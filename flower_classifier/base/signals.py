@@ -35,9 +35,9 @@ def answer_signals() -> None:
 
 
 def end_silently() -> None:
-    """Let signals end the process at once, without a word: for one that others speak for."""
+    """Let signals end the process at once, without a word, wherever it is: for one that others speak for."""
     for number in heeded():
-        signal.signal(number, end_at_once)
+        signal.signal(number, signal.SIG_DFL)
 
 
 def end_at_interrupt() -> None:
@@ -47,8 +47,8 @@ def end_at_interrupt() -> None:
 
 
 def is_ctrl_c(error: KeyboardInterrupt) -> bool:
-    """Say whether it was Ctrl-C that interrupted, and not a signal that ends the process."""
-    return not isinstance(error, Stopped) or error.code == 128 + signal.SIGINT
+    """Say whether it was Ctrl-C that interrupted, and not a signal that ends the process; torchrun's jobs it ends."""
+    return world_size() == 1 and (not isinstance(error, Stopped) or error.code == 128 + signal.SIGINT)
 
 
 def answers_to_signals() -> dict[int, object]:

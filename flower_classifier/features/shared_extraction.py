@@ -25,16 +25,15 @@ from flower_classifier.features.extraction import Extracted, Work, extract, open
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import ModelConfig
 from flower_classifier.networks.frozen import FrozenPart, RowForm, place, versions_of
-from flower_classifier.networks.processes import Job, LostError, Message, current_job
+from flower_classifier.networks.processes import EXTRACT, Job, LostError, Message, current_job
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-WAITING = 64  # micro-batches by each process that may wait for rank 0 to keep them
-NOTHING_MORE = None  # what a process sends behind its last micro-batch
-LOST = "lost"  # what stands for one that has ended
+WAITING = 64  # micro-batches by each helper that may wait for rank 0 to keep them
+NOTHING_MORE = None  # what a helper sends behind its last micro-batch
 
 
 # --------------------------------------------------------------------------------------------------------------- rank 0
@@ -43,46 +42,57 @@ LOST = "lost"  # what stands for one that has ended
 def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[Work], bar: tqdm) -> Iterator[Extracted]:
     """Run the frozen part over micro-batches of a split's photos; yield what comes of each, in no order.
 
-    In a job all processes share the work. Whether a photo can be opened is for rank 0 to say: where another one cannot,
-    rank 0 does the micro-batch again. Raises LostError where another process has ended.
+    In a job all processes share the work. Whether a photo can be opened is for rank 0 to say: where a helper cannot,
+    rank 0 does the micro-batch again. Raises LostError where a helper has ended.
     """
     job, open_photo = current_job(), opener(split, frozen.preprocessing, seed)
     if job is None or not work:
         yield from extract(frozen, open_photo, work, bar)
         return
     what = {"seed": seed, "work": list(work), "preprocessing": asdict(frozen.preprocessing)}
-    job.order({"do": "extract", **what, "way": way_of(frozen), **news_of(frozen, split)})
-    job.begin_list()
-    others, again = Others(job, frozen.rows), []
+    name = job.new_list()
+    job.order({"do": EXTRACT, "list": name, **what, "way": way_of(frozen), **news_of(frozen, split)})
+    helpers, to_redo = Helpers(job, frozen.rows), []
     try:
-        for done in extract(frozen, open_photo, job.shares(work), bar):
+        for done in extract(frozen, open_photo, job.shares(name, work), bar):
             yield done
-            yield from others.sound(others.arrived(), again, bar)
-        yield from others.sound(others.rest(), again, bar)
-    except GeneratorExit:  # nobody wants the rows any more: a disk is full, say
-        others.stop(work)
+            yield from readable(helpers.arrived(), to_redo, bar)
+        yield from readable(helpers.rest(), to_redo, bar)
+    except (GeneratorExit, OSError):  # nobody wants the rows any more: a disk is full, say
+        job.drop(name, work)
+        helpers.finish()
         raise
-    yield from extract(frozen, open_photo, again, bar)
+    yield from extract(frozen, open_photo, to_redo, bar)
 
 
-class Others:
-    """What the other processes of a job send to rank 0: each has a thread that listens to it."""
+def readable(came: Iterator[Extracted], to_redo: list[Work], bar: tqdm) -> Iterator[Extracted]:
+    """Yield the micro-batches of which a helper could open each photo; note the others as work to be done again."""
+    for done in came:
+        if done.errors:
+            to_redo.append((sorted([*done.indices, *done.errors]), list(done.rows)))
+        else:
+            bar.update(len(done.indices))
+            yield done
+
+
+class Helpers:
+    """What the helpers send to rank 0, where each has a thread that listens to it."""
 
     def __init__(self, job: Job, form: RowForm) -> None:
         self.job, self.form, self.at_work = job, form, len(job.helpers)
-        self.came: Queue[Extracted | str | None] = Queue(WAITING * self.at_work)
+        self.came: Queue[Extracted | Exception | None] = Queue(WAITING * self.at_work)
         for helper in job.helpers:
             Thread(target=self.listen, args=(helper,), daemon=True).start()
 
     def listen(self, helper: int) -> None:
-        """Put what a process sends into the queue, until it has nothing more."""
-        done: Extracted | str | None
+        """Put what a helper sends into the queue, until it has nothing more."""
+        done: Extracted | Exception | None
         while True:
             try:
                 head, body = self.job.receive(helper)
                 done = head and received(head, body, self.form)
-            except LostError:
-                done = LOST
+            except Exception as error:  # of any kind: the main thread waits for what comes
+                done = error
             self.came.put(done)
             if not isinstance(done, Extracted):
                 return
@@ -91,38 +101,29 @@ class Others:
         """Yield what has come, without waiting."""
         while self.at_work:
             try:
-                yield from self.opened(self.came.get_nowait())
+                yield from self.taken(self.came.get_nowait())
             except Empty:
                 return
 
     def rest(self) -> Iterator[Extracted]:
-        """Yield what still comes, until no process has anything more."""
+        """Yield what still comes, until no helper has anything more."""
         while self.at_work:
-            yield from self.opened(self.came.get())
+            yield from self.taken(self.came.get())
 
-    def opened(self, done: Extracted | str | None) -> Iterator[Extracted]:
-        """Yield a micro-batch that has come, if it is one."""
-        if done == LOST:
-            raise LostError
+    def taken(self, done: Extracted | Exception | None) -> Iterator[Extracted]:
+        """Yield a micro-batch that has come, if it is one. Raises the error that has come instead."""
+        if isinstance(done, LostError):
+            raise LostError(str(done))  # anew, in this thread
+        if isinstance(done, Exception):
+            raise done
         if done is NOTHING_MORE:
             self.at_work -= 1
         else:
             yield done
 
-    @staticmethod
-    def sound(came: Iterator[Extracted], again: list[Work], bar: tqdm) -> Iterator[Extracted]:
-        """Yield the micro-batches of which each photo could be opened; note the others as work to be done again."""
-        for done in came:
-            if done.errors:
-                again.append((sorted([*done.indices, *done.errors]), list(done.rows)))
-            else:
-                bar.update(len(done.indices))
-                yield done
-
-    def stop(self, work: Sequence[Work]) -> None:
-        """Let the others leave undone what they have not begun, and wait until they do."""
+    def finish(self) -> None:
+        """Wait until the helpers have nothing more, and drop what comes."""
         try:
-            self.job.drop(work)
             for _ in self.rest():
                 pass
         except LostError:  # they have ended, as this process is about to
@@ -137,11 +138,11 @@ def received(head: dict[str, list], body: torch.Tensor, form: RowForm) -> Extrac
     return Extracted(indices, dict(zip(views, rows, strict=True)), errors, *head["seconds"])
 
 
-sent: dict[str, weakref.ref] = {}  # the network and the photos that the others have of an earlier order
+sent: dict[str, weakref.ref] = {}  # the network and the photos that the helpers have of an earlier order
 
 
 def news_of(frozen: FrozenPart, split: Split) -> Message:
-    """Return what an order says of a network and of photos; nothing of those that the order before was about."""
+    """Return what an order says of a network and of photos: nothing where the helpers have them. They never change."""
     news: Message = {}
     if not is_sent("frozen", frozen):
         classifier = frozen.classifier
@@ -158,17 +159,17 @@ def way_of(frozen: FrozenPart) -> dict[str, object]:
 
 
 def is_sent(kind: str, thing: object) -> bool:
-    """Say whether the others have this very thing of its kind; from now on they do."""
+    """Say whether the helpers have this very thing of its kind; with the order that is being made they will."""
     before = sent.get(kind)
     sent[kind] = weakref.ref(thing)
     return before is not None and before() is thing
 
 
-# ----------------------------------------------------------------------------------------------------------- the others
+# ------------------------------------------------------------------------------------------------------------ a helper
 
 
 class Helper:
-    """What a process that is not rank 0 has been told, and the device it works on."""
+    """What a helper has been told, and the device it works on."""
 
     def __init__(self, job: Job, device: torch.device) -> None:
         self.job, self.device = job, device
@@ -188,9 +189,9 @@ class Helper:
     def extract(self, order: Message) -> None:
         """Do a share of the work that rank 0 has ordered, and send it what comes of it."""
         self.check_way(order["way"])
-        self.job.begin_list()
         open_photo = opener(self.split, Preprocessing(**order["preprocessing"]), order["seed"])
-        own, same = itertools.tee(self.job.shares(order["work"]))
+        # In the order of the work; and where no photo opens, only the work knows the views
+        own, same = itertools.tee(self.job.shares(order["list"], order["work"]))
         with progress(None, "", "photo", hidden=True) as bar:
             for done, (_, views) in zip(extract(self.frozen, open_photo, own, bar), same, strict=True):
                 head = {"indices": done.indices, "views": list(views), "errors": list(done.errors)}

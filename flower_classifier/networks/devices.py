@@ -30,6 +30,8 @@ def choose_device(gpu: bool) -> torch.device:
     for kind, is_there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
         if not is_there():
             continue
+        if kind == "mps" and world_size() > 1:
+            raise InputError("cannot be shared by several processes on a Mac: start one", "gpu")
         device = own_gpu() if kind == "cuda" else torch.device(kind)
         if not (trouble := trouble_with(device)):
             return device

@@ -1,13 +1,18 @@
 """The processes of a job that torchrun has started, and how they talk: rank 0 runs the program, the others help it.
 
-    with leading():                     rank 0: whatever it does meanwhile, the others can be asked to share
-        job.order({"do": "extract", ...})
-    with helping() as job:              the others
+    with leading():                     rank 0: whatever it does meanwhile, it can ask its helpers to share
+        job.order({"do": EXTRACT, ...})
+    with helping() as job:              a helper
         order = job.next_order()
 
-Rank 0 alone finds the photos, keeps what was computed, decides, speaks and writes. So the other processes, and other
-machines, need the photos and nothing else: networks and numbers come with the orders. Messages are plain types and
-tensors, read with `weights_only=True` as checkpoints are.
+Rank 0 alone finds the photos, keeps what was computed, decides, speaks and writes. So its helpers, and other machines,
+need the photos and nothing else: networks and numbers come with the orders. Messages are plain types and tensors, read
+with `weights_only=True` as checkpoints are. The orders, by what they ask to `do`:
+
+    EXTRACT       a share of a list of micro-batches (features/shared_extraction.py)
+    FINE_TUNE     make ready what rank 0 fine-tunes (training/in_step.py, training/helping.py)
+    EPOCH         take an epoch's steps of it
+    END           nothing more
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import contextlib
 import io
 import json
 import platform
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import NoReturn, TypeVar
@@ -23,16 +29,16 @@ from typing import NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
-from flower_classifier.base.errors import RunError
-from flower_classifier.base.ranks import rank, restarts, world_size
+from flower_classifier.base.errors import RunError, ToldError
+from flower_classifier.base.ranks import rank, world_size
 from flower_classifier.base.signals import ignore_signals
 from flower_classifier.base.words import reason_of
 
-PATIENCE = timedelta(days=7)  # the others wait while rank 0 trains a head, which may take long
-TO_JOIN = timedelta(minutes=10)  # until all machines of a job are there
-LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")  # words of who cannot talk any more
-TOLD = "told"  # the key under which a process that fails says that it has said why
-END = {"do": "end"}
+TO_ORDER = timedelta(days=7)  # how long helpers wait while rank 0 trains a head, say
+TO_ANSWER = timedelta(minutes=15)  # how long any other message may take, and all machines to be there
+CUT = ("connection closed", "connection reset", "broken pipe")  # words in an error about a process that has ended
+LOST = (*CUT, "gloo", "nccl")  # words in an error about messages
+EXTRACT, FINE_TUNE, EPOCH, END = "extract", "fine-tune", "epoch", "end"
 EXIT_FAILED = 1
 
 Message = dict[str, object]  # plain types and tensors
@@ -40,10 +46,13 @@ Item = TypeVar("Item")
 
 
 class LostError(Exception):
-    """Another process of the job has ended, and torchrun is about to end this one, which may have something to save."""
+    """Another process of the job does not answer: nearly always because it has ended. Holds the reason, if another.
 
-    def __init__(self) -> None:
-        super().__init__()
+    From its creation on, signals are ignored: torchrun is about to end this process, which may have something to save.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
         with contextlib.suppress(ValueError):  # not the main thread, which alone is given signals
             ignore_signals()
 
@@ -51,40 +60,45 @@ class LostError(Exception):
 class Job:
     """All processes of a job, seen from one of them. There are at least two.
 
-    Raises RunError where they do not find each other.
+    Raises RunError where they do not find each other, and later LostError where one of them does not answer.
     """
 
     def __init__(self) -> None:
         try:
-            store, self.rank, self.size = next(dist.rendezvous("env://", timeout=TO_JOIN))
-            # The store outlives a job that torchrun starts again
-            self.store = dist.PrefixStore(f"flower_classifier/attempt {restarts()}", store)
-            dist.init_process_group("gloo", store=self.store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
+            self.store, self.rank, self.size = next(dist.rendezvous("env://", timeout=TO_ANSWER))
+            dist.init_process_group("gloo", store=self.store, rank=self.rank, world_size=self.size, timeout=TO_ANSWER)
+            self.for_orders = dist.new_group(timeout=TO_ORDER)
+            name = [uuid.uuid4().hex]
+            dist.broadcast_object_list(name, src=0)
+            self.name = name[0]  # of this start of the job: the store, and what is in it, may outlive it
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the processes of the job do not find each other: {reason_of(error)}") from error
         self.helpers = range(1, self.size)  # ranks
-        self.lists = 0  # of work that was shared so far
+        self.lists = 0  # of work that this process has shared out
 
     def order(self, message: Message) -> None:
-        """Tell the other processes what to do; for rank 0. Each order but the end takes the same from all."""
+        """Tell the helpers what to do; for rank 0.
+
+        After an order all processes must do the same things that need all of them, in the same sequence.
+        """
         data = io.BytesIO()
         torch.save(message, data)
         content = torch.frombuffer(data.getbuffer(), dtype=torch.uint8)
         with talking():
-            dist.broadcast(torch.tensor([len(content)]), src=0)
-            dist.broadcast(content, src=0)
+            dist.broadcast(torch.tensor([len(content)]), src=0, group=self.for_orders)
+            dist.broadcast(content, src=0, group=self.for_orders)
 
     def next_order(self) -> Message:
-        """Wait for what rank 0 orders; for the others."""
+        """Wait for what rank 0 orders; for a helper."""
         length = torch.empty(1, dtype=torch.int64)
         with talking():
-            dist.broadcast(length, src=0)
+            dist.broadcast(length, src=0, group=self.for_orders)
             content = torch.empty(int(length), dtype=torch.uint8)
-            dist.broadcast(content, src=0)
+            dist.broadcast(content, src=0, group=self.for_orders)
         return torch.load(io.BytesIO(content.numpy()), map_location="cpu", weights_only=True)
 
     def send(self, head: object, body: Iterable[torch.Tensor] = ()) -> None:
-        """Send to rank 0 what JSON can hold, and tensors, whose forms rank 0 must know."""
+        """Send to rank 0 what JSON can hold, and tensors, whose forms rank 0 must know; for a helper."""
         words = torch.frombuffer(bytearray(json.dumps(head).encode()), dtype=torch.uint8)
         # The words last: numbers must begin where their type may
         parts = torch.cat([*(tensor.contiguous().flatten().view(torch.uint8) for tensor in body), words])
@@ -93,7 +107,7 @@ class Job:
             dist.send(parts, dst=0)
 
     def receive(self, helper: int) -> tuple[object, torch.Tensor]:
-        """Return what a process has sent: what JSON holds, and the bytes of all tensors, uint8 (B,)."""
+        """Return what a helper has sent: what JSON holds, and the bytes of all tensors, uint8 (B,); for rank 0."""
         lengths = torch.empty(2, dtype=torch.int64)
         with talking():
             dist.recv(lengths, src=helper)
@@ -102,23 +116,29 @@ class Job:
         body, words = parts.split(lengths.tolist())
         return json.loads(words.numpy().tobytes()), body
 
-    def begin_list(self) -> None:
-        """Begin a new list of work; every process of the job must."""
-        self.lists += 1
+    @property
+    def told(self) -> str:
+        """The key under which a helper that fails says that it has said why."""
+        return f"{self.name} told"
 
-    def shares(self, work: Sequence[Item]) -> Iterator[Item]:
+    def new_list(self) -> str:
+        """Return the name of a new list of work, which goes to the helpers with an order; for rank 0."""
+        self.lists += 1
+        return f"{self.name} list {self.lists}"
+
+    def shares(self, name: str, work: Sequence[Item]) -> Iterator[Item]:
         """Yield work from a list that all processes have, until it is done: each item goes to who asks first."""
-        while (place := self.count(1) - 1) < len(work):
+        while (place := self.add(name, 1) - 1) < len(work):
             yield work[place]
 
-    def drop(self, work: Sequence[object]) -> None:
+    def drop(self, name: str, work: Sequence[object]) -> None:
         """Leave undone what nobody has begun."""
-        self.count(len(work))
+        self.add(name, len(work))
 
-    def count(self, more: int) -> int:
-        """Count how much of a list is given out, and return it."""
+    def add(self, name: str, more: int) -> int:
+        """Add to the number of a list's items that are given out; return the sum."""
         with talking():
-            return self.store.add(f"list {self.lists}", more)
+            return self.store.add(name, more)
 
 
 job: Job | None = None  # that this process is in
@@ -143,7 +163,7 @@ def joined() -> Iterator[Job]:
 
 @contextlib.contextmanager
 def leading() -> Iterator[None]:
-    """Have the others' help, where there are others; for rank 0.
+    """Have helpers, where there are other processes; for rank 0.
 
     Raises RunError where one of them ends, in whatever rank 0 does then.
     """
@@ -153,30 +173,34 @@ def leading() -> Iterator[None]:
     with joined() as led:
         try:
             yield
-            led.order(END)
-        except LostError:
-            end_without_others(led)
+            led.order({"do": END})
+        except LostError as error:
+            end_without_helpers(led, str(error))
 
 
 @contextlib.contextmanager
 def helping() -> Iterator[Job]:
-    """Be one of the others. Where rank 0, or another one, has ended, end without a word: that one has said why."""
+    """Be a helper. Where another process has ended, end without a word: rank 0 says it, or torchrun.
+
+    What else goes wrong raises RunError, which names the process.
+    """
     with joined() as helped:
         try:
             yield helped
         except LostError:
             raise SystemExit(EXIT_FAILED) from None
         except Exception as error:
-            helped.store.set(TOLD, "1")
-            raise RunError(f"process {rank()} on {platform.node()}: {reason_of(error)}") from error
+            helped.store.set(helped.told, "1")
+            kind = "" if isinstance(error, ToldError) else f"{type(error).__name__}: "
+            raise RunError(f"process {rank()} on {platform.node()}: {kind}{reason_of(error)}") from error
 
 
-def end_without_others(led: Job) -> NoReturn:
-    """End rank 0, saying why, unless the process that failed has done so."""
+def end_without_helpers(led: Job, reason: str) -> NoReturn:
+    """End rank 0, saying why, unless the helper that failed has done so."""
     with contextlib.suppress(RuntimeError):  # the store may be gone too
-        if led.store.check([TOLD]):
+        if led.store.check([led.told]):
             raise SystemExit(EXIT_FAILED)
-    raise RunError("another process of the job has ended: torchrun says below which one")
+    raise RunError(f"another process of the job has ended{reason and f' ({reason})'}: torchrun says below which one")
 
 
 @contextlib.contextmanager
@@ -187,9 +211,10 @@ def talking() -> Iterator[None]:
     except RuntimeError as error:
         if not is_lost(error):
             raise
-        raise LostError from error
+        is_cut = any(words in str(error).lower() for words in CUT)
+        raise LostError("" if is_cut else reason_of(error)) from error
 
 
 def is_lost(error: RuntimeError) -> bool:
-    """Say whether an error means that another process has ended."""
+    """Say whether an error is about messages, and not about what is computed."""
     return isinstance(error, dist.DistError) or any(words in str(error).lower() for words in LOST)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from dataclasses import fields
 
+from flower_classifier.base.errors import RunError
 from flower_classifier.base.signals import end_silently
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.shared_extraction import Helper
 from flower_classifier.networks.devices import choose_device
-from flower_classifier.networks.processes import Message, helping
+from flower_classifier.networks.processes import END, EPOCH, EXTRACT, FINE_TUNE, Message, helping
 from flower_classifier.training.fine_tuning import FineTuning
 from flower_classifier.training.finished import Finished
 from flower_classifier.training.in_step import in_step
@@ -19,24 +20,26 @@ from flower_classifier.training.state import TrainState
 
 
 def help_rank_0(gpu: bool) -> None:
-    """Take part in a job, on a GPU of its own where that is asked for. It holds nothing that could be lost.
+    """Be a helper in a job, on a GPU of its own where that is asked for. It holds nothing that could be lost.
 
     Raises RunError for what happens in this process alone: photos that its machine has not, a lack of memory.
     """
     end_silently()
     with helping() as job:
-        helper, learner = Helper(job, choose_device(gpu)), None
-        while (order := job.next_order())["do"] != "end":
+        helper, tuner = Helper(job, choose_device(gpu)), None
+        while (order := job.next_order())["do"] != END:
             helper.hear(order)
-            if order["do"] == "extract":
+            if order["do"] == EXTRACT:
                 helper.extract(order)
-            elif order["do"] == "fine-tune":
-                learner = Learner(helper, order)
-            elif learner:
-                learner.learn(order["epoch"])
+            elif order["do"] == FINE_TUNE:
+                tuner = FineTuner(helper, order)
+            elif order["do"] == EPOCH and tuner:
+                tuner.take_epoch(order["epoch"])
+            else:
+                raise RunError(f"does not know what to do for {order['do']!r}")
 
 
-class Learner:
+class FineTuner:
     """A network that is fine-tuned in step with rank 0's, from where that stands."""
 
     def __init__(self, helper: Helper, order: Message) -> None:
@@ -49,7 +52,7 @@ class Learner:
         self.train.bad = dict.fromkeys(order["left out"])
         self.learner = in_step(self.state.learner, helper.device)
 
-    def learn(self, epoch: int) -> None:
+    def take_epoch(self, epoch: int) -> None:
         """Take an epoch's steps. A loss that is not finite stops all processes at the same step, and rank 0 says so."""
         with contextlib.suppress(FloatingPointError):
             learn(self.state, self.learner, self.train, epoch)

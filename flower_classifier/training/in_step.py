@@ -16,36 +16,45 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from flower_classifier.base.errors import InputError
 from flower_classifier.base.ranks import local_world_size
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.shared_extraction import news_of
-from flower_classifier.networks.processes import current_job, talking
+from flower_classifier.networks.processes import EPOCH, FINE_TUNE, current_job, talking
 from flower_classifier.training.state import TrainState
 
 
-def learner_of_all(state: TrainState, train: Inputs) -> nn.Module:
-    """Return what is to learn: the state's learner; where a job fine-tunes, the same in step with all others'.
+def learner_in_job(state: TrainState, train: Inputs) -> nn.Module:
+    """Return what is to learn: the state's learner; where a job fine-tunes, the same in step with the helpers'.
 
-    A head learns in rank 0 alone: to send its gradients would take longer than to compute them (docs/scale.md).
+    Orders the helpers to make theirs ready. A head learns in rank 0 alone: to send its gradients would take longer than
+    to compute them (docs/scale.md).
     """
     job = current_job()
     if job is None or not state.is_fine_tuning:
         return state.learner
     about = {"recipe": asdict(state.recipe), "finished": state.finished.to_plain(), "left out": list(train.bad)}
-    job.order({"do": "fine-tune", **about, **news_of(train.frozen, train.split)})
+    job.order({"do": FINE_TUNE, **about, **news_of(train.frozen, train.split)})
     return in_step(state.learner, train.frozen.device)
 
 
 def in_step(learner: nn.Module, device: torch.device) -> nn.Module:
     """Wrap a learner so that its gradients are those of all processes; every one of them must. Rank 0's is copied."""
-    if device.type == "mps":
-        raise InputError("a job of several processes fine-tunes on CUDA or on CPUs alone", "gpu")
     is_cuda = device.type == "cuda"
     with talking():
         group = dist.new_group(backend="nccl") if is_cuda else None
         places = [torch.cuda.current_device()] if is_cuda else None
-        return DistributedDataParallel(learner, places, process_group=group)
+        unused = has_unused(learner, device)
+        return DistributedDataParallel(learner, places, process_group=group, find_unused_parameters=unused)
+
+
+def has_unused(learner: nn.Module, device: torch.device) -> bool:
+    """Say whether there are parameters that a forward does not use, as some networks of timm's have them."""
+    side = learner.preprocessing.crop_size
+    learner.zero_grad()
+    learner(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)).sum().backward()
+    unused = any(one.grad is None for one in learner.parameters() if one.requires_grad)
+    learner.zero_grad()
+    return unused
 
 
 def is_in_step(learner: nn.Module) -> bool:
@@ -59,14 +68,14 @@ def processes_of(learner: nn.Module) -> int:
 
 
 def begin_epoch(learner: nn.Module, epoch: int) -> None:
-    """Let the other processes begin an epoch too, where there are others; for rank 0."""
+    """Order the helpers to begin an epoch too, where they learn; for rank 0."""
     if is_in_step(learner):
-        current_job().order({"do": "epoch", "epoch": epoch})
+        current_job().order({"do": EPOCH, "epoch": epoch})
 
 
 @contextlib.contextmanager
-def taking_steps(learner: nn.Module) -> Iterator[None]:
-    """Use this process's share of the cores. Raises LostError where another process has ended."""
+def in_time(learner: nn.Module) -> Iterator[None]:
+    """Take a step while the other processes do: on a share of the cores. Raises LostError where one has ended."""
     if not is_in_step(learner):
         yield
         return

@@ -25,11 +25,11 @@ from flower_classifier.training.finished import Row
 from flower_classifier.training.in_step import (
     begin_epoch,
     gradients_kept,
+    in_time,
     is_in_step,
-    learner_of_all,
+    learner_in_job,
     processes_of,
     sum_of_all,
-    taking_steps,
 )
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
@@ -46,7 +46,7 @@ def fit(
     Whatever ends it, `state.finished` holds the epochs that were finished. Raises RunError for losses that are not
     finite.
     """
-    learner = learner_of_all(state, train)
+    learner = learner_in_job(state, train)
     while state.epoch < state.recipe.epochs and not state.has_stalled:
         train_loss, evaluation, seconds = run_epoch(state, learner, train, valid)
         row = state.record(train_loss, evaluation)
@@ -75,7 +75,8 @@ def learn(state: TrainState, learner: nn.Module, train: Inputs, epoch: int) -> f
     Whatever is random in an epoch is a function of its number and the seed; what dropout draws, of the process too.
     """
     recipe, number = state.recipe, len(train.used)
-    seed_torch(recipe.seed, "dropout", epoch, *([rank()] if rank() else []))
+    own = [rank()] if rank() else []  # rank 0 draws what a single process would
+    seed_torch(recipe.seed, "dropout", epoch, *own)
     with progress(number, f"{recipe.stage}epoch {epoch}/{recipe.epochs}", "photo") as bar:
         seen = watched(recipe.batches(train, epoch), bar, processes_of(learner))
         return train_one_epoch(learner, seen, state.optimizer, state.average, recipe, epoch, number)
@@ -99,7 +100,7 @@ def train_one_epoch(
     total, count, most = torch.zeros(()), 0, None
     for step, (inputs, labels) in enumerate(batches, 1):  # (B, ...), (B,)
         size = min(recipe.batch_size, number - count) if is_in_step(learner) else len(labels)  # of the whole batch
-        with taking_steps(learner):
+        with in_time(learner):
             optimizer.zero_grad()
             loss, most = backward(learner, inputs, labels, recipe, most or recipe.micro_batch(inputs.device), size)
             total = total.to(loss) + loss * size
@@ -165,6 +166,6 @@ def add_gradients(
                 logits = learner(some)
             part = recipe.loss(logits.float(), their_labels)
             share = len(their_labels) * weight
-            (part * (share * processes_of(learner))).backward()  # of whose gradients the mean is taken
+            (part * (share * processes_of(learner))).backward()  # the mean over processes then is their sum
         loss = loss + part.detach().to(wide) * share
     return loss

@@ -3,7 +3,7 @@
 checkpoint.pth          the best epoch, complete in itself
 run/bad_photos.txt      the photos that could not be opened, where there are any
 run/lock                held while a run is using the folder
-run/job                 there while a job of torchrun's is at work, once it has saved something
+run/job                 the name of a job of torchrun's that is at work, once it has saved something
 run/last.pth            the state after the last saved epoch, for --resume
 run/earlier/1/, 2/, …   what earlier runs had left here: earlier_runs.py
 
@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.files import check_writable
 from flower_classifier.base.messages import note, warn
-from flower_classifier.base.ranks import restarts, world_size
+from flower_classifier.base.ranks import job_name
 from flower_classifier.base.signals import signals_held
 from flower_classifier.base.words import first_few
 from flower_classifier.networks.checkpoint import save_checkpoint
@@ -74,7 +74,9 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:  # else torchrun may start the job again
+            self.job_path.unlink(missing_ok=True)
         self.lock.release()
 
     def begin(self) -> None:
@@ -84,7 +86,7 @@ class RunFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock.acquire(timeout=0)
-            if not restarts():
+            if self.job_in_folder() != job_name():
                 self.job_path.unlink(missing_ok=True)  # of a job that was killed altogether
         except Timeout:
             save_dir = self.checkpoint_path.parent
@@ -97,11 +99,17 @@ class RunFolder:
             raise InputError(f"{self.folder} cannot be written to: {error.strerror}", "save_dir") from None
 
     def after_restart(self, config: TrainConfig) -> TrainConfig:
-        """Return what is asked, going on where this job stopped if torchrun has started it again.
+        """Return the options, with `resume` where torchrun has started this job again and it had saved something.
 
-        Until it has saved something, what lies here is an earlier run's: then it begins anew.
+        Before that, what lies here is an earlier run's, and the job begins anew.
         """
-        return replace(config, resume=True) if restarts() and self.job_path.exists() else config
+        return replace(config, resume=True) if job_name() and self.job_in_folder() == job_name() else config
+
+    def job_in_folder(self) -> str:
+        """Return the name of the job that saved last here, unless it has ended well."""
+        with contextlib.suppress(OSError, ValueError):
+            return self.job_path.read_text(encoding="utf-8")
+        return ""
 
     def read_last(self) -> Finished | None:
         """Return what the last run has saved here, and keep other runs out; where there is nothing, say so."""
@@ -142,7 +150,6 @@ class RunFolder:
             raise
         finally:
             self.save(state)
-        self.job_path.unlink(missing_ok=True)
 
     def save_if_due(self, state: TrainState) -> None:
         """Save if SAVE_EVERY seconds have passed since the last time."""
@@ -165,8 +172,9 @@ class RunFolder:
             if not self.has_saved:
                 self.make_room()
             write_atomically(self.last_path, state.finished.to_plain())
-            if world_size() > 1:
-                self.job_path.touch()
+            with contextlib.suppress(OSError):  # without it, a job that is started again only begins anew
+                if name := job_name():
+                    self.job_path.write_text(name, encoding="utf-8")
             save_checkpoint(self.checkpoint_path, state.best_checkpoint())
             if self.on_save:
                 self.on_save()
