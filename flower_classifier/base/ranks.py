@@ -26,6 +26,11 @@ def local_world_size() -> int:
     return number("LOCAL_WORLD_SIZE", 1) if world_size() > 1 else 1
 
 
+def restarts() -> int:
+    """Return how often torchrun has started this job again, after a process of it had failed."""
+    return number("TORCHELASTIC_RESTART_COUNT", 0)
+
+
 def job_name() -> str:
     """Return what the job has in common with itself before torchrun started it again, on this machine; else ""."""
     run = os.environ.get("TORCHELASTIC_RUN_ID", "")

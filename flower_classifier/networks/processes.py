@@ -21,7 +21,6 @@ import contextlib
 import io
 import json
 import platform
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import NoReturn, TypeVar
@@ -30,7 +29,7 @@ import torch
 import torch.distributed as dist
 
 from flower_classifier.base.errors import RunError, ToldError
-from flower_classifier.base.ranks import rank, world_size
+from flower_classifier.base.ranks import rank, restarts, world_size
 from flower_classifier.base.signals import ignore_signals
 from flower_classifier.base.words import reason_of
 
@@ -38,6 +37,7 @@ TO_ORDER = timedelta(days=7)  # how long helpers wait while rank 0 trains a head
 TO_ANSWER = timedelta(minutes=15)  # how long any other message may take, and all machines to be there
 CUT = ("connection closed", "connection reset", "broken pipe")  # words in an error about a process that has ended
 LOST = (*CUT, "gloo", "nccl")  # words in an error about messages
+TOLD = "told"  # the key under which a helper that fails says that it has said why
 EXTRACT, FINE_TUNE, EPOCH, END = "extract", "fine-tune", "epoch", "end"
 EXIT_FAILED = 1
 
@@ -65,12 +65,11 @@ class Job:
 
     def __init__(self) -> None:
         try:
-            self.store, self.rank, self.size = next(dist.rendezvous("env://", timeout=TO_ANSWER))
+            store, self.rank, self.size = next(dist.rendezvous("env://", timeout=TO_ANSWER))
+            # The store may outlive a job that torchrun starts again, with the addresses of the processes that were
+            self.store = dist.PrefixStore(f"start {restarts()}", store)
             dist.init_process_group("gloo", store=self.store, rank=self.rank, world_size=self.size, timeout=TO_ANSWER)
             self.for_orders = dist.new_group(timeout=TO_ORDER)
-            name = [uuid.uuid4().hex]
-            dist.broadcast_object_list(name, src=0)
-            self.name = name[0]  # of this start of the job: the store, and what is in it, may outlive it
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the processes of the job do not find each other: {reason_of(error)}") from error
         self.helpers = range(1, self.size)  # ranks
@@ -116,15 +115,10 @@ class Job:
         body, words = parts.split(lengths.tolist())
         return json.loads(words.numpy().tobytes()), body
 
-    @property
-    def told(self) -> str:
-        """The key under which a helper that fails says that it has said why."""
-        return f"{self.name} told"
-
     def new_list(self) -> str:
         """Return the name of a new list of work, which goes to the helpers with an order; for rank 0."""
         self.lists += 1
-        return f"{self.name} list {self.lists}"
+        return f"list {self.lists}"
 
     def shares(self, name: str, work: Sequence[Item]) -> Iterator[Item]:
         """Yield work from a list that all processes have, until it is done: each item goes to who asks first."""
@@ -190,7 +184,7 @@ def helping() -> Iterator[Job]:
         except LostError:
             raise SystemExit(EXIT_FAILED) from None
         except Exception as error:
-            helped.store.set(helped.told, "1")
+            helped.store.set(TOLD, "1")
             kind = "" if isinstance(error, ToldError) else f"{type(error).__name__}: "
             raise RunError(f"process {rank()} on {platform.node()}: {kind}{reason_of(error)}") from error
 
@@ -198,7 +192,7 @@ def helping() -> Iterator[Job]:
 def end_without_helpers(led: Job, reason: str) -> NoReturn:
     """End rank 0, saying why, unless the helper that failed has done so."""
     with contextlib.suppress(RuntimeError):  # the store may be gone too
-        if led.store.check([led.told]):
+        if led.store.check([TOLD]):
             raise SystemExit(EXIT_FAILED)
     raise RunError(f"another process of the job has ended{reason and f' ({reason})'}: torchrun says below which one")
 
