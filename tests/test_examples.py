@@ -1,4 +1,4 @@
-"""The examples that docs/export.md shows: they are what it shows, and they run."""
+"""The examples that docs/ shows: they are what it shows, and they run."""
 
 import json
 import os
@@ -25,11 +25,30 @@ def start(*arguments, **settings):
     return subprocess.Popen([sys.executable, *map(str, arguments)], env=settings, **pipes)
 
 
-@pytest.mark.parametrize("name", ["service.py", "watch.py"])
-def test_the_page_shows_the_files_themselves(name):
-    shown = (PROJECT / "docs" / "export.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("name", "page"), [("service.py", "export.md"), ("watch.py", "export.md"), ("many.py", "scale.md")]
+)
+def test_the_page_shows_the_files_themselves(name, page):
+    shown = (PROJECT / "docs" / page).read_text(encoding="utf-8")
     lines = (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
     assert "".join(f"    {line}".rstrip() + "\n" for line in lines) in shown
+
+
+def test_ray_gives_every_photo_the_answer_of_the_package(exported, flowers, tmp_path):
+    """And says of a file that is no photo why it has none. Ray is half a gigabyte: this runs where it is installed."""
+    pytest.importorskip("ray")
+    shutil.copytree(flowers / "test" / "54", tmp_path / "photos")
+    (tmp_path / "photos" / "none.jpg").write_bytes(b"no photo")
+    with start(
+        EXAMPLES / "many.py", exported, tmp_path / "photos", tmp_path / "answers", RAY_DEDUP_LOGS="0"
+    ) as process:
+        out, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, out
+    rows = [json.loads(line) for path in (tmp_path / "answers").glob("*.json*") for line in path.open()]
+    answers = {row["path"]: json.loads(row["answer"]) for row in rows}
+    assert answers.pop(str(tmp_path / "photos" / "none.jpg"))["error"].startswith("cannot open the photo")
+    predictor = fc.load(exported)
+    assert answers == {str(photo): predictor(photo).plain() for photo in (tmp_path / "photos").glob("drawn*")}
 
 
 def sent(address, field, data):
