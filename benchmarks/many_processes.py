@@ -5,7 +5,7 @@
     python benchmarks/many_processes.py rows             rows a second that rank 0 takes from another and keeps
     python benchmarks/many_processes.py lists [N]        what N photos cost before the first is opened: seconds, bytes
 
-A table's rows ran in turn, in one call of this script. `rates` shows the median of three rounds, `heads` that of thirty
+A table's rows ran in turn, in one call of this script. `rates` shows the median of five rounds, `heads` that of thirty
 steps. `step` and `send` are what torchrun starts for `heads` and `rows`.
 """
 
@@ -35,7 +35,7 @@ from flower_classifier.networks.processes import Job
 from flower_classifier.photos.splits import load_splits
 
 PROJECT = Path(__file__).resolve().parent.parent
-ROUNDS = 3
+ROUNDS = 5
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 HEADS = {
     "squeezenet1_1, 512 units": (512, 512),
