@@ -1,13 +1,16 @@
 """The epoch loop alone: without a folder, without a terminal, without a command."""
 
+import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from flower_classifier.features.inputs import prepare_inputs, whole
 from flower_classifier.judging.evaluation import evaluate
 from flower_classifier.networks.frozen import place
 from flower_classifier.networks.new_classifier import new_classifier
 from flower_classifier.photos.splits import load_splits
-from flower_classifier.training.loop import fit
+from flower_classifier.training.loop import add_gradients, fit
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
 
@@ -49,3 +52,17 @@ def test_a_classifier_can_be_exported_and_the_export_answers_the_same():
     exported = torch.export.export(classifier, (pixels,)).module()
     with torch.inference_mode():
         torch.testing.assert_close(exported(pixels), classifier(pixels))
+
+
+@pytest.mark.parametrize("size", [49, 64, 98])
+def test_the_gradients_of_a_batch_are_those_of_its_mean_loss_to_the_last_bit(size):
+    """49 times a 49th is less than 1."""
+    torch.manual_seed(0)
+    head, inputs, labels = nn.Linear(5, 3), torch.randn(size, 5), torch.arange(size) % 3
+    expected = F.cross_entropy(head(inputs), labels)
+    expected.backward()
+    gradient = head.weight.grad.clone()
+    head.zero_grad()
+    loss = add_gradients(head, inputs, labels, RECIPE, size, size)
+    assert loss == expected.double()
+    assert torch.equal(head.weight.grad, gradient)

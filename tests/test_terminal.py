@@ -154,6 +154,19 @@ def test_what_a_closing_terminal_sends_in_a_row_cuts_no_saving_short(ended_by):
     assert errors == {signal.SIGHUP: "-c: hung up\n", signal.SIGTERM: "-c: terminated\n"}[ended_by]
 
 
+def test_what_torchrun_passes_on_after_ctrl_c_cuts_no_saving_short():
+    """The terminal sends Ctrl-C to torchrun and to its processes, which torchrun then ends; there may be just one."""
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", ENDING], cwd=PROJECT, env=environment, **pipes)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "saving\n"
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate(timeout=10)
+    assert (process.returncode, out, errors) == (130, "saved\n", "-c: interrupted\n")
+
+
 def test_a_hangup_that_nohup_has_the_process_ignore_is_ignored():
     process = subprocess.Popen(
         ["nohup", sys.executable, "-c", ENDING], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

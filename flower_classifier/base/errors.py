@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2  # what a command ends with for the one and the other
+
 
 class ToldError(Exception):
     """Something that a person can do something about: what, where, and what to do.

@@ -21,14 +21,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from flower_classifier.base.errors import InputError, RunError, is_of_a_gpu, is_out_of_memory
+from flower_classifier.base.errors import (
+    EXIT_FAILED,
+    EXIT_WRONG_INPUT,
+    InputError,
+    RunError,
+    is_of_a_gpu,
+    is_out_of_memory,
+)
 from flower_classifier.base.installed import NEEDED, check_installed
 from flower_classifier.base.messages import speaking
 from flower_classifier.base.ranks import have_every_core, rank
 from flower_classifier.base.signals import Stopped, answer_signals, end_at_interrupt, end_silently, ignore_signals
 from flower_classifier.base.words import reason_of, shown
 
-EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2
 EXIT_NOBODY_READS = 141  # what a shell says of a process that SIGPIPE ended
 OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
 GPU_OUT_OF_MEMORY = "the GPU is out of memory: end other programs on it, take a smaller --arch, or leave out --gpu"
@@ -41,7 +47,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 
 def begin() -> None:
     """Set the process up, before torch is loaded."""
-    end_at_interrupt() if rank() == 0 else end_silently()
+    (end_silently if rank() else end_at_interrupt)()
     gc.disable()  # until `run`: while torch loads, a fifth of the time goes into finding no garbage
     warnings.filterwarnings("ignore", module=r"PIL\.")  # a photo opens, or the error says why not
     have_every_core()

@@ -37,6 +37,11 @@ def job_name() -> str:
     return f"{run} {platform.node()} {os.getppid()}" if run else ""
 
 
+def is_in_job() -> bool:
+    """Say whether torchrun watches over this process, which may be the only one."""
+    return world_size() > 1 or bool(job_name())
+
+
 def have_every_core() -> None:
     """Undo that torchrun lets each of several processes have one thread, before torch is loaded.
 

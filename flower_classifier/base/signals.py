@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from flower_classifier.base.ranks import world_size
+from flower_classifier.base.ranks import is_in_job
 
 HANGUP = getattr(signal, "SIGHUP", None)  # its terminal was closed, its ssh broke off; Windows has no such signal
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"} | ({HANGUP: "hung up"} if HANGUP else {})
@@ -24,7 +24,7 @@ class Stopped(KeyboardInterrupt):
         super().__init__()
         self.code = 128 + number
         self.word = WORDS[number]
-        if world_size() > 1 and number == signal.SIGTERM:
+        if is_in_job() and number == signal.SIGTERM:
             self.word += ": another process of the job has ended, or torchrun was stopped"
 
 
@@ -48,7 +48,7 @@ def end_at_interrupt() -> None:
 
 def is_ctrl_c(error: KeyboardInterrupt) -> bool:
     """Say whether it was Ctrl-C that interrupted, and not a signal that ends the process; torchrun's jobs it ends."""
-    return world_size() == 1 and (not isinstance(error, Stopped) or error.code == 128 + signal.SIGINT)
+    return not is_in_job() and (not isinstance(error, Stopped) or error.code == 128 + signal.SIGINT)
 
 
 def answers_to_signals() -> dict[int, object]:
@@ -82,7 +82,7 @@ def stop(number: int, _: FrameType | None) -> NoReturn:
     processes have been sent already.
     """
     for other in heeded():
-        signal.signal(other, signal.SIG_IGN if HANGUP in (number, other) or world_size() > 1 else end_at_once)
+        signal.signal(other, signal.SIG_IGN if HANGUP in (number, other) or is_in_job() else end_at_once)
     raise Stopped(number)
 
 

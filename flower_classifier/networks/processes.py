@@ -28,7 +28,7 @@ from typing import NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
-from flower_classifier.base.errors import RunError, ToldError
+from flower_classifier.base.errors import EXIT_FAILED, RunError, ToldError
 from flower_classifier.base.ranks import rank, restarts, world_size
 from flower_classifier.base.signals import ignore_signals
 from flower_classifier.base.words import reason_of
@@ -39,7 +39,6 @@ CUT = ("connection closed", "connection reset", "broken pipe")  # words in an er
 LOST = (*CUT, "gloo", "nccl")  # words in an error about messages
 TOLD = "told"  # the key under which a helper that fails says that it has said why
 EXTRACT, FINE_TUNE, EPOCH, END = "extract", "fine-tune", "epoch", "end"
-EXIT_FAILED = 1
 
 Message = dict[str, object]  # plain types and tensors
 Item = TypeVar("Item")

@@ -88,9 +88,9 @@ def in_time(learner: nn.Module) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def gradients_kept(learner: nn.Module) -> contextlib.AbstractContextManager:
-    """Return the context in which gradients add up here, and do not go to the other processes yet."""
-    return learner.no_sync() if is_in_step(learner) else contextlib.nullcontext()
+def gradients_kept(learner: nn.Module, more_follow: bool) -> contextlib.AbstractContextManager:
+    """Return the context of a backward: with `more_follow`, its gradients do not go to the other processes yet."""
+    return learner.no_sync() if more_follow and is_in_step(learner) else contextlib.nullcontext()
 
 
 def sum_of_all(number: torch.Tensor, learner: nn.Module) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -155,17 +154,16 @@ def add_gradients(
     """
     wide = torch.float32 if inputs.device.type == "mps" else torch.float64
     loss = torch.zeros((), dtype=wide, device=inputs.device)
-    weight = 1 / size
-    if not len(labels):  # fewer photos than processes: a black one that counts nothing takes part in this one's place
-        inputs, labels, weight = inputs.new_zeros(1, *inputs.shape[1:]), labels.new_zeros(1), 0.0
+    if is_idle := not len(labels):  # fewer photos than processes: a black one that counts nothing takes part here
+        inputs, labels = inputs.new_zeros(1, *inputs.shape[1:]), labels.new_zeros(1)
     parts = list(zip(inputs.split(most), labels.split(most), strict=True))
     for number, (some, their_labels) in enumerate(parts, 1):
         learner.train()  # each time: some of timm's networks keep what belongs to the last forward until then
-        with gradients_kept(learner) if number < len(parts) else contextlib.nullcontext():
+        with gradients_kept(learner, more_follow=number < len(parts)):
             with recipe.precision(inputs.device):
                 logits = learner(some)
             part = recipe.loss(logits.float(), their_labels)
-            share = len(their_labels) * weight
+            share = 0.0 if is_idle else len(their_labels) / size
             (part * (share * processes_of(learner))).backward()  # the mean over processes then is their sum
         loss = loss + part.detach().to(wide) * share
     return loss
