@@ -215,7 +215,8 @@ def read_photos(
 
     Further views wait for the epochs that use them.
     """
-    parts = prepare_inputs(frozen, splits, config.seed, open_cache(config), state.recipe.schedule)
+    bad_limit = config.bad_limit if config.skip_bad else 1.0  # else all that are bad are listed
+    parts = prepare_inputs(frozen, splits, config.seed, open_cache(config), state.recipe.schedule, bad_limit)
     check_bad_photos(config, run_folder, splits.classes, *parts)
     return parts
 

@@ -25,8 +25,9 @@ from torch.optim.swa_utils import AveragedModel
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.base.randomness import fold_seed, generator
+from flower_classifier.features.batches import Batch, batches
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import Batch, Inputs, batches
+from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.schedule import Schedule
 from flower_classifier.judging.calibration import best_temperature, calibrate, judged_by_others
 from flower_classifier.judging.evaluation import Evaluation, evaluate

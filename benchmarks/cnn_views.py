@@ -16,7 +16,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.base.randomness import fold_seed, generator
-from flower_classifier.features.inputs import Batch, Inputs, batches, whole
+from flower_classifier.features.batches import Batch, batches, whole
+from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.evaluation import evaluate
 from flower_classifier.networks.frozen import place
 from flower_classifier.networks.new_classifier import new_classifier

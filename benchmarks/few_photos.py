@@ -20,8 +20,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.base.randomness import generator
+from flower_classifier.features.batches import whole
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import Inputs, whole
+from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.schedule import PLAIN_VIEW, Schedule
 from flower_classifier.judging.evaluation import evaluate
 from flower_classifier.networks.classifier import ModelConfig, build_classifier

@@ -28,8 +28,9 @@ import torchvision
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from flower_classifier.features.batches import batches
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import Inputs, batches
+from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.row_tables import Rows
 from flower_classifier.features.schedule import Schedule
 from flower_classifier.networks.devices import usable_cores

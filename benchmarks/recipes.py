@@ -19,8 +19,9 @@ from torch.optim.swa_utils import AveragedModel
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.base.words import counted
+from flower_classifier.features.batches import to_learner
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import Inputs, prepare_inputs, to_learner
+from flower_classifier.features.inputs import Inputs, prepare_inputs
 from flower_classifier.features.schedule import Schedule
 from flower_classifier.networks.classifier import ModelConfig, build_head
 from flower_classifier.networks.devices import choose_device

@@ -15,8 +15,9 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from flower_classifier.features import extraction
+from flower_classifier.features.batches import batches
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import Inputs, batches, prepare_inputs
+from flower_classifier.features.inputs import Inputs, prepare_inputs
 from flower_classifier.features.schedule import Schedule
 from flower_classifier.judging.evaluation import evaluate
 from flower_classifier.networks.frozen import place

@@ -15,7 +15,7 @@ from tqdm import tqdm
 import train
 from flower_classifier.base.errors import is_of_a_gpu, is_out_of_memory
 from flower_classifier.features import extraction
-from flower_classifier.features.inputs import on_gpu
+from flower_classifier.features.batches import on_gpu
 from flower_classifier.networks import devices
 from flower_classifier.networks.frozen import fold_batch_norms, place
 from flower_classifier.networks.new_classifier import new_classifier

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flower_classifier.features.inputs import prepare_inputs, whole
+from flower_classifier.features.batches import whole
+from flower_classifier.features.inputs import prepare_inputs
 from flower_classifier.judging.evaluation import evaluate
 from flower_classifier.networks.frozen import place
 from flower_classifier.networks.new_classifier import new_classifier

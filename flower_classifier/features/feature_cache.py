@@ -31,6 +31,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from flower_classifier.base.messages import note
+from flower_classifier.photos.tar_files import status_of
 
 TABLES = "features-v1"  # the folder in --cache_dir that is ours; another form of tables gets another name
 FILES = ("index.txt", "rows.bin", "about.json")  # of a table, in the order in which they may be deleted
@@ -43,10 +44,10 @@ PhotoKey = tuple[str, int, int, int]  # path below the data folder, size in byte
 def photo_key(root: Path, photo: str) -> PhotoKey:
     """Return what tells that a photo is the same as before; for a missing photo, a key that matches no row."""
     try:
-        status = (root / photo).stat()
+        status = status_of(root / photo)
     except OSError:
         return photo, -1, -1, -1
-    return photo, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return photo, status.size, *status.changed
 
 
 class MappedRows:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from flower_classifier.base.randomness import fold_seed, generator
+from flower_classifier.features.batches import Batch, shuffled
 from flower_classifier.features.extraction import in_order
-from flower_classifier.features.inputs import Batch, Inputs, UnusablePhotosError, shuffled
+from flower_classifier.features.inputs import Inputs, UnusablePhotosError
 from flower_classifier.networks.processes import current_job
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.views import FIRST_RANDOM_VIEW

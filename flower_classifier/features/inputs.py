@@ -1,4 +1,4 @@
-"""One split as the learner sees it, and the batches made of it.
+"""One split as the learner sees it: a row of each photo and view.
 
 What the frozen backbone makes of a photo is the same in every epoch. So it is computed once and kept, and epochs are
 nearly free. Where everything learns there is no frozen part: the rows are the photo's pixels, and all else is the same.
@@ -19,7 +19,6 @@ import torchvision
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import bars_are_shown, note, progress, warn
-from flower_classifier.base.randomness import generator
 from flower_classifier.base.seconds import Seconds
 from flower_classifier.base.words import counted, first_few, reason_of
 from flower_classifier.features.extraction import micro_batches, opener, threads_per_worker
@@ -34,12 +33,7 @@ from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split, Splits
 from flower_classifier.photos.views import FIRST_RANDOM_VIEW
 
-SHARE_OF_GPU = 0.25  # of its free memory, that the rows of a view may take
-ROWS_ON_THE_WAY = 1_024  # at a time, to the GPU
-EVALUATION_BATCH = 64  # always the same, for the same digits
 LISTED_BAD = 5  # how many unusable photos an error lists by name
-
-Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, ...), labels (B,)
 
 
 class UnusablePhotosError(InputError):
@@ -65,8 +59,10 @@ class Inputs:
         cache: FeatureCache | None = None,
         schedule: Schedule = PLAIN_VIEW,
         announced: bool = True,
+        bad_limit: float = 1.0,
     ) -> None:
         self.frozen, self.split, self.seed, self.cache, self.schedule = frozen, split, seed, cache, schedule
+        self.bad_limit = bad_limit  # share of the photos that may be bad
         self.announced = announced  # whether it says what it reads, where no bar shows that
         self.bad: dict[int, ImageError] = {}  # index of a photo -> why it cannot be opened
         self.ready: dict[int, Rows] = {}  # by view
@@ -164,6 +160,7 @@ class Inputs:
         with progress(number, what, "photo") as bar:
             for done in extract_by_all(self.frozen, self.split, self.seed, work, bar):
                 errors |= done.errors
+                self.check_limit(errors)
                 reading, computing = reading + done.reading, computing + done.computing
                 for view, rows in done.rows.items():
                     places = [place for place, index in enumerate(done.indices) if index in missing[view]]
@@ -177,7 +174,20 @@ class Inputs:
         """Leave photos out, by index. Raises UnusablePhotosError where an earlier view has them."""
         if errors and self.ready:
             raise UnusablePhotosError([errors[index] for index in sorted(errors)], "repair them, and resume")
+        self.check_limit(errors)
         self.bad |= errors
+
+    def check_limit(self, errors: Mapping[int, ImageError]) -> None:
+        """Raise InputError where too many photos are bad, with these. It names the newest: the disk may have failed."""
+        bad = self.bad | errors
+        if len(bad) <= self.bad_limit * len(self.split):
+            return
+        newest = "\n".join(f"  {error}" for error in list(bad.values())[-LISTED_BAD:])
+        raise InputError(
+            f"of {self.bad_limit:.0%} is exceeded: {counted(len(bad), f'{self.split.spoken} photo')} of "
+            f"{len(self.split):,} cannot be opened. Is the disk at fault? The last of them:\n{newest}",
+            "bad_limit",
+        )
 
     def still_bad(self, indices: Sequence[int]) -> dict[int, ImageError]:
         """Try photos again that an earlier run could not open, since it may have lacked memory; return what is wrong.
@@ -232,15 +242,21 @@ class Inputs:
 
 
 def prepare_inputs(
-    frozen: FrozenPart, splits: Splits, seed: int, cache: FeatureCache | None, schedule: Schedule
+    frozen: FrozenPart,
+    splits: Splits,
+    seed: int,
+    cache: FeatureCache | None,
+    schedule: Schedule,
+    bad_limit: float = 1.0,
 ) -> tuple[Inputs, Inputs, Inputs | None]:
     """Run the frozen part over all photos: once each, view 0 and what is computed with it.
 
-    Returns the inputs of train, valid and (where there is one) test, each with its bad photos known.
+    Returns the inputs of train, valid and (where there is one) test, each with its bad photos known. Raises InputError
+    as soon as more than a share `bad_limit` of a split's photos cannot be opened.
     """
-    train = Inputs(frozen, splits.train, seed, cache, schedule)
-    valid = judged_inputs(frozen, splits.valid, cache)
-    test = judged_inputs(frozen, splits.test, cache) if splits.test else None
+    train = Inputs(frozen, splits.train, seed, cache, schedule, bad_limit=bad_limit)
+    valid = judged_inputs(frozen, splits.valid, cache, bad_limit=bad_limit)
+    test = judged_inputs(frozen, splits.test, cache, bad_limit=bad_limit) if splits.test else None
     for inputs in (train, valid, test):
         if inputs:
             inputs.prepare()
@@ -248,11 +264,17 @@ def prepare_inputs(
 
 
 def judged_inputs(
-    frozen: FrozenPart, split: Split, cache: FeatureCache | None = None, announced: bool = True
+    frozen: FrozenPart,
+    split: Split,
+    cache: FeatureCache | None = None,
+    announced: bool = True,
+    bad_limit: float = 1.0,
 ) -> Inputs:
     """Return the inputs of a split that is judged: of each photo the views that an answer is the mean of."""
     number = len(frozen.config.answer_views)
-    return Inputs(frozen, split, cache=cache, schedule=Schedule(number, number), announced=announced)
+    return Inputs(
+        frozen, split, cache=cache, schedule=Schedule(number, number), announced=announced, bad_limit=bad_limit
+    )
 
 
 def check_photos_left(classes: Sequence[str], train: Inputs, *others: Inputs | None) -> None:
@@ -263,46 +285,3 @@ def check_photos_left(classes: Sequence[str], train: Inputs, *others: Inputs | N
     if lost := set(train.split.labels) - set(train.labels.tolist()):
         names = first_few([classes[label] for label in sorted(lost)])
         raise InputError(f"no training photo can be opened of {names}: repair some, or remove the class")
-
-
-def batches(
-    rows: Rows, labels: torch.Tensor, batch_size: int, device: torch.device, order_seed: int | None = None
-) -> Iterator[Batch]:
-    """Yield batches of rows (N, ...) and labels (N,) on a device, in an order drawn from `order_seed`, else as is."""
-    order = torch.arange(len(labels)) if order_seed is None else shuffled(len(labels), order_seed)
-    parts = on_gpu(rows, order, device).split(batch_size) if fits_on_gpu(rows, order, device) else None
-    its_labels = labels[order].to(device).split(batch_size)  # at once: each transfer lets a GPU wait
-    for place, chosen in enumerate(order.split(batch_size)):
-        yield to_learner(rows[chosen] if parts is None else parts[place], device), its_labels[place]
-
-
-def fits_on_gpu(rows: Rows, order: torch.Tensor, device: torch.device) -> bool:
-    """Say whether there is a GPU with plenty of room for all rows (N, ...) of a view."""
-    if device.type != "cuda" or not len(order):
-        return False
-    return rows[order[:1]].nbytes * len(order) <= torch.cuda.mem_get_info(device)[0] * SHARE_OF_GPU
-
-
-def on_gpu(rows: Rows, order: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return rows (N, ...) on a device, in an order (N,), of which there are never more than a few on the way."""
-    first = rows[order[:1]]
-    moved = torch.empty(len(order), *first.shape[1:], dtype=first.dtype, device=device)
-    for target, chosen in zip(moved.split(ROWS_ON_THE_WAY), order.split(ROWS_ON_THE_WAY), strict=True):
-        target.copy_(rows[chosen])
-    return moved
-
-
-def shuffled(number: int, order_seed: int) -> torch.Tensor:
-    """Return the numbers from 0 to below `number` in an order drawn from a seed, int64 (N,)."""
-    return torch.from_numpy(generator(order_seed).permutation(number))
-
-
-def to_learner(rows: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Bring rows (B, ...) to a device in the type that a learner takes: features in float32, pixels as they are."""
-    rows = rows.to(device)
-    return rows.float() if rows.is_floating_point() else rows
-
-
-def whole(inputs: Inputs, view: int = 0) -> Iterator[Batch]:
-    """Return batches of a view of all photos of a split, in order: what is evaluated on."""
-    return batches(inputs.rows(view), inputs.labels, EVALUATION_BATCH, inputs.frozen.device)

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from flower_classifier.features.inputs import EVALUATION_BATCH, Inputs, to_learner, whole
+from flower_classifier.features.batches import EVALUATION_BATCH, to_learner, whole
+from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.evaluation import Evaluation, evaluate
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.frozen import FrozenPart

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flower_classifier.base.words import photos_of
-from flower_classifier.features.inputs import Batch
+from flower_classifier.features.batches import Batch
 
 BINS = 15  # of confidence, equally wide: Guo et al. 2017, section 2
 TOP = 5

@@ -11,6 +11,8 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.base.files import check_writable
 from flower_classifier.base.messages import note
 from flower_classifier.photos.folders import find_photos
+from flower_classifier.photos.shards import photos_in
+from flower_classifier.photos.tar_files import ENDING as TAR_ENDING
 
 STDIN = Path("-")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")  # what matplotlib writes and people open
@@ -24,18 +26,29 @@ class NoPhotosError(InputError):
 
 
 def find_named(paths: Sequence[Path], null: bool) -> list[Path]:
-    """Return the photos among the paths, below those that are folders, and for "-" those that stdin names, in order.
+    """Return the photos among the paths, in those that are folders or tar files, and for "-" those that stdin names.
 
-    `null`: paths on stdin end in a NUL. Raises NoPhotosError for a folder, or a standard input, without photos.
+    In this order. `null`: paths on stdin end in a NUL. Raises NoPhotosError for a folder, a tar file or a standard
+    input without photos, and InputError for a damaged tar file.
     """
     photos: list[Path] = []
     for path in paths:
         for named in read_paths(null) if path == STDIN else [path]:
-            found = find_photos(named) if os.path.isdir(named) else [named]  # noqa: PTH112 -- Path.is_dir() may raise
-            if not found:
-                raise NoPhotosError(f"there are no photos below {named}")
-            photos += found
+            photos += photos_of(named)
     return photos
+
+
+def photos_of(path: Path) -> list[Path]:
+    """Return the photos in a folder or a tar file; any other path is a photo's own. Raises NoPhotosError for none."""
+    if os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir() may raise
+        found = find_photos(path)
+    elif path.suffix == TAR_ENDING and os.path.isfile(path):  # noqa: PTH113
+        found = [path / name for name in photos_in(path)]
+    else:
+        return [path]
+    if not found:
+        raise NoPhotosError(f"there are no photos below {path}")
+    return found
 
 
 def read_paths(null: bool) -> list[Path]:

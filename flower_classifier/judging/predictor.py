@@ -20,8 +20,8 @@ import torch
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import progress
+from flower_classifier.features.batches import to_learner
 from flower_classifier.features.extraction import MOST_WORKERS, extract, micro_batches, to_pixels
-from flower_classifier.features.inputs import to_learner
 from flower_classifier.judging.base_predictor import BROKEN, BasePredictor, settled
 from flower_classifier.judging.familiarity import Familiarity
 from flower_classifier.judging.heatmap import Heatmap, find_heatmap

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from flower_classifier.base.messages import warn
 from flower_classifier.base.words import counted, first_few
+from flower_classifier.photos.tar_files import opened, status_of
 
 if TYPE_CHECKING:
     from flower_classifier.photos.splits import Split, Splits
@@ -89,16 +90,17 @@ def divided(group: Iterable[Place], known_by: Callable[[Path], Hashable]) -> Ite
 
 def size(path: Path) -> int:
     """Return how many bytes a file has."""
-    return path.stat().st_size
+    return status_of(path).size
 
 
 def tail(path: Path) -> bytes:
     """Return a file's last bytes."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         return file.read()
 
 
 def contents(path: Path) -> bytes:
     """Return a digest of a file's bytes."""
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+    with opened(path) as file:
+        return hashlib.blake2b(file.read(), digest_size=16).digest()

@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from flower_classifier.base.errors import InputError, is_out_of_memory
 from flower_classifier.base.words import printable, reason_of
+from flower_classifier.photos.tar_files import file_of, status_of
 
 # Told by content. AVIF and HEIF where this Pillow has them; MPO is what many phones make of a JPEG.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -113,17 +114,13 @@ def is_empty(source: Path | str | bytes | BinaryIO) -> bool:
     if isinstance(source, bytes):
         return not source
     if isinstance(source, Path | str):
-        return Path(source).stat().st_size == 0
+        return status_of(Path(source)).size == 0
     return source.seekable() and source.seek(0, io.SEEK_END) == 0
 
 
 def open_upright(source: Path | bytes | BinaryIO, shorter_side: int | None) -> Image.Image:
     """Decode a photo, turn it upright, and make RGB of it."""
-    if isinstance(source, Path):
-        mode = source.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise ValueError("it is no regular file")  # reading a pipe, say, might wait for ever
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=photo_formats()) as image:
+    with Image.open(readable(source), formats=photo_formats()) as image:
         check_size(image)
         if shorter_side:
             image.draft(None, (shorter_side, shorter_side))  # takes fewer of a JPEG's frequencies; others ignore it
@@ -131,6 +128,18 @@ def open_upright(source: Path | bytes | BinaryIO, shorter_side: int | None) -> I
         with contextlib.suppress(Exception):  # a good photo must not fail for its damaged metadata
             ImageOps.exif_transpose(image, in_place=True)
         return as_rgb(shrunk(image, shorter_side) if shorter_side else image)
+
+
+def readable(source: Path | bytes | BinaryIO) -> Path | BinaryIO:
+    """Return what Pillow reads a photo from. Raises ValueError for a path that is neither a file's nor a folder's."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    source = file_of(source) if isinstance(source, Path) else source
+    if isinstance(source, Path):
+        mode = source.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ValueError("it is no regular file")  # reading a pipe, say, might wait for ever
+    return source
 
 
 def picture_of(source: Image.Image | np.ndarray) -> Image.Image:
@@ -160,7 +169,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 
     An orientation that a PNG gives behind its pixels, where hardly any has it, is not seen.
     """
-    with Image.open(path, formats=photo_formats()) as image:
+    with Image.open(file_of(path), formats=photo_formats()) as image:
         # A TIFF's `size` is turned already in newer versions of Pillow
         width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
         with contextlib.suppress(Exception):  # unreadable EXIF turns nothing

@@ -15,12 +15,17 @@ from flower_classifier.base.messages import note, warn
 from flower_classifier.base.randomness import generator
 from flower_classifier.base.words import counted, first_few, spoken
 from flower_classifier.photos.copies import warn_of_copies
-from flower_classifier.photos.folders import SPLIT_NAMES, check_shape, find_classes, split_folders
+from flower_classifier.photos.folders import SPLIT_NAMES, check_shape, split_folders
+from flower_classifier.photos.shards import find_classes_anywhere, in_order_of_place
+from flower_classifier.photos.tar_files import status_of
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part of the data: its photos in a fixed order (class by class, names sorted) and their labels."""
+    """One part of the data: its photos in a fixed order and their labels.
+
+    Photos in folders come class by class, names sorted; those in tar files as they lie there.
+    """
 
     name: str  # train, valid or test
     root: Path  # the data folder
@@ -37,7 +42,7 @@ class Split:
 
     def fingerprint(self) -> str:
         """Return a digest that changes when a photo is added, removed, renamed, resized or moved to another class."""
-        sizes = [(self.root / photo).stat().st_size for photo in self.photos]
+        sizes = [status_of(self.root / photo).size for photo in self.photos]
         rows = "\0".join(f"{row}" for row in zip(self.photos, self.labels, sizes, strict=True))
         return hashlib.blake2b(rows.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
@@ -69,13 +74,13 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
     folders = split_folders(data_dir)
     if not folders:
         check_shape(data_dir)
-    train = find_classes(data_dir, folders.get("train", data_dir))
+    train = find_classes_anywhere(data_dir, folders.get("train", data_dir))
     check_number_of_classes(data_dir, tuple(train))
     if not folders and all(photo.count("/") > 1 for photos in train.values() for photo in photos):
         where = f"lie in folders below {first_few(list(train))}"
         warn(f"{data_dir}: all photos {where}, which are taken for classes; is this a level too high?")
     if "valid" in folders:
-        valid = find_classes(data_dir, folders["valid"])
+        valid = find_classes_anywhere(data_dir, folders["valid"])
         if not valid:
             raise InputError(f"{folders['valid']} holds no class folders with photos: fill it, or remove it")
     else:
@@ -85,7 +90,7 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
         number = counted(sum(map(len, valid.values())), "training photo")
         note(f"no validation folder in {data_dir}: held out {number} ({valid_split:.0%} of each class) as one")
     warn_of_cases(data_dir, tuple(train))
-    test = find_classes(data_dir, folders["test"]) if "test" in folders else {}
+    test = find_classes_anywhere(data_dir, folders["test"]) if "test" in folders else {}
     if "test" in folders and not test:
         warn(f"{folders['test']} holds no class folders with photos: there will be no test result")
     splits = Splits(
@@ -105,7 +110,7 @@ def load_labelled(folder: Path, classes: tuple[str, ...]) -> Split:
     """
     if inside := split_folders(folder):
         raise InputError(f"{folder} holds {first_few([f'{path.name}/' for path in inside.values()])}: name one of them")
-    found = find_classes(folder, folder)
+    found = find_classes_anywhere(folder, folder)
     if unknown := [name for name in found if name not in classes]:
         raise InputError(f"{folder}: no classes of the checkpoint: {first_few(unknown)}; it knows {first_few(classes)}")
     if not found:
@@ -126,13 +131,14 @@ def hold_out(by_class: dict[str, list[str]], share: float, seed: int) -> tuple[d
 
 
 def make_split(name: str, root: Path, classes: Iterable[str], by_class: dict[str, list[str]]) -> Split:
-    """Lay a split's photos out in a row, class by class. Raises InputError for a class not among them."""
+    """Lay a split's photos out in their order. Raises InputError for a class not among them."""
     index = {class_name: i for i, class_name in enumerate(classes)}
     if unknown := [class_name for class_name in by_class if class_name not in index]:
         raise InputError(
             f"{root}: {spoken(name)} photos of classes that train/ lacks: {first_few(unknown)}; remove or rename them"
         )
-    rows = [(photo, index[class_name]) for class_name, photos in by_class.items() for photo in photos]
+    by_name = [(photo, index[class_name]) for class_name, photos in by_class.items() for photo in photos]
+    rows = in_order_of_place(root, by_name)
     return Split(name, root, photos=tuple(photo for photo, _ in rows), labels=tuple(label for _, label in rows))
 
 

@@ -13,9 +13,10 @@ from dataclasses import replace
 import torch
 
 from flower_classifier.base.messages import progress
+from flower_classifier.features.batches import EVALUATION_BATCH, Batch, batches, to_learner
 from flower_classifier.features.extraction import extract, shared_cores
 from flower_classifier.features.fresh_photos import read_augmented
-from flower_classifier.features.inputs import EVALUATION_BATCH, Batch, Inputs, batches, to_learner
+from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.evaluation import Evaluation, evaluate
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import MICRO_BATCH

@@ -24,7 +24,8 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import note, progress
 from flower_classifier.base.randomness import fold_seed
 from flower_classifier.base.signals import answers_to_signals, is_ctrl_c, restore_answers
-from flower_classifier.features.inputs import Inputs, batches, whole
+from flower_classifier.features.batches import batches, whole
+from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.calibration import LEAST
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import seed_torch

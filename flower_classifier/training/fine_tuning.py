@@ -15,8 +15,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from flower_classifier.features.batches import Batch
 from flower_classifier.features.fresh_photos import fresh_batches
-from flower_classifier.features.inputs import Batch, Inputs
+from flower_classifier.features.inputs import Inputs
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import MICRO_BATCH, has_bfloat16
 from flower_classifier.networks.layer_depths import parameter_depths

@@ -16,7 +16,8 @@ from flower_classifier.base.messages import note, progress, watched
 from flower_classifier.base.ranks import rank
 from flower_classifier.base.seconds import Seconds
 from flower_classifier.base.words import counted
-from flower_classifier.features.inputs import Batch, Inputs
+from flower_classifier.features.batches import Batch
+from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.as_predicted import evaluate_on
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.devices import seed_torch

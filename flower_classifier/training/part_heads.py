@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from flower_classifier.base.randomness import fold_seed
-from flower_classifier.features.inputs import Inputs, shuffled, to_learner, whole
+from flower_classifier.features.batches import shuffled, to_learner, whole
+from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.schedule import Schedule
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.training.head_stack import HeadSettings, HeadStack

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from flower_classifier.base.randomness import fold_seed
-from flower_classifier.features.inputs import Batch, Inputs, batches
+from flower_classifier.features.batches import Batch, batches
+from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.schedule import Schedule
 
 

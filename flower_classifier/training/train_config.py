@@ -27,6 +27,7 @@ CLASS_WEIGHTS = ("equal", "balanced")
 KEPT = (
     "valid_split",
     "skip_bad",
+    "bad_limit",
     "without",
     "arch",
     "weights",
@@ -145,6 +146,14 @@ class TrainConfig:
         False,
         "data",
         "train without the photos that cannot be opened, instead of stopping before the first epoch",
+    )
+    bad_limit: float = option(
+        0.5,
+        "data",
+        "share of a split's photos that --skip_bad may leave out; beyond it the run stops at once, since a disk that "
+        "fails must not leave a model of few photos",
+        metavar="SHARE",
+        limits=Limits(least=0, most=1),
     )
 
     weights: str | None = option(

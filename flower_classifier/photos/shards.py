@@ -1,0 +1,114 @@
+"""Photos in tar files: of which class they are, by folders in the tar file or by WebDataset's naming.
+
+In `74/image_01191.jpg` the first folder is the class, as on a disk. Or a file beside the photo says it: what belongs
+together has one name up to the first dot, so `000017.cls` holds the class of `000017.jpg`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from flower_classifier.base.messages import warn
+from flower_classifier.base.words import counted, first_few
+from flower_classifier.photos.folders import Patience, by_name, find_classes, has_photo_ending, is_litter
+from flower_classifier.photos.images import photo_endings
+from flower_classifier.photos.tar_files import ENDING, contents_of, place_in, read_part, split_path
+
+CLASS_ENDING = "cls"
+LONGEST_CLASS = 255  # bytes, as of a folder's name
+
+
+def find_classes_anywhere(data_dir: Path, folder: Path) -> dict[str, list[str]]:
+    """Map each class of a folder to the paths of its photos below `data_dir`, the classes sorted by name as a string.
+
+    Photos lie in class folders or in tar files: beside class folders, a tar file is hardly more than their archive.
+    """
+    in_folders = find_classes(data_dir, folder)
+    shards = sorted(filter(is_shard, folder.iterdir()), key=by_name)
+    if in_folders and shards:
+        named = first_few([shard.name for shard in shards])
+        warn(f"{folder}: {counted(len(shards), 'tar file')} beside the class folders left out: {named}")
+    if in_folders or not shards:
+        return in_folders
+    found: dict[str, list[str]] = {}
+    patience = Patience(folder)
+    for shard in shards:
+        place = shard.relative_to(data_dir).as_posix()
+        for class_name, photos in classes_in(shard).items():
+            found.setdefault(class_name, []).extend(f"{place}/{photo}" for photo in photos)
+            patience.count(len(photos))
+    return dict(sorted(found.items()))
+
+
+def is_shard(path: Path) -> bool:
+    """Say whether a file is taken for a tar file of photos."""
+    return path.suffix == ENDING and not path.name.startswith(".") and path.is_file()
+
+
+def photos_in(tar: Path) -> list[str]:
+    """Return the names of the photos in a tar file, in their order. Raises OSError, and InputError for damage."""
+    return [name for name in contents_of(tar).places if is_photo_name(name)]
+
+
+def classes_in(tar: Path) -> dict[str, list[str]]:
+    """Map each class to the names of its photos in a tar file, in their order.
+
+    Raises OSError, and InputError for a damaged file. Photos of no class are left out with a warning.
+    """
+    by_key = read_classes(tar)
+    found: dict[str, list[str]] = {}
+    loose = []
+    for name in photos_in(tar):
+        key, ending = split_name(name)
+        if key in by_key and f".{ending}" not in photo_endings():
+            continue  # `000017.mask.png` belongs to the photo and is none
+        class_name = by_key[key] if key in by_key else name.partition("/")[0] if "/" in name else ""
+        if class_name:
+            found.setdefault(class_name, []).append(name)
+        else:
+            loose.append(name)
+    if loose:
+        warn(f"{tar}: {counted(len(loose), 'photo')} of no class left out ({first_few(loose)})")
+    return found
+
+
+def read_classes(tar: Path) -> dict[str, str]:
+    """Map what belongs together in a tar file to the class that a file there says; "" where that cannot be one."""
+    classes = {}
+    for name, place in contents_of(tar).places.items():
+        key, ending = split_name(name)
+        if ending == CLASS_ENDING:
+            text = read_part(tar, place) if place.size <= LONGEST_CLASS else b""
+            class_name = text.decode("utf-8", "replace").strip()
+            classes[key] = class_name if class_name.isprintable() and not set(class_name) & {"/", "\ufffd"} else ""
+    return classes
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Divide a name, as WebDataset does, into what it shares with others and its ending, in lower case."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, ending = file.partition(".")
+    return f"{folder}{slash}{stem}", ending.lower()
+
+
+def is_photo_name(name: str) -> bool:
+    """Say whether a file in a tar file is taken for a photo: not hidden, and in no folder of another tool's litter."""
+    return has_photo_ending(name) and not any(map(is_litter, name.split("/")))
+
+
+def in_order_of_place(root: Path, rows: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Sort photos, and their labels, as they lie in the tar files below `root`: a disk reads them in one go.
+
+    Those in folders stay as they are, before the others.
+    """
+
+    def place(row: tuple[str, int]) -> tuple[str, int]:
+        inside = split_path(root / row[0])
+        if not inside:
+            return "", 0
+        tar, name = inside
+        return os.fspath(tar), place_in(contents_of(tar), name).start
+
+    return sorted(rows, key=place)

@@ -1,0 +1,211 @@
+"""Photos in tar files: train/*.tar, named as a folder has them or as WebDataset does."""
+
+import io
+import json
+import os
+import shutil
+import tarfile
+
+import pytest
+from support import QUICK, parse_blocks, read, same
+
+import predict
+import train
+from flower_classifier.photos.splits import load_splits
+
+LEARNED = ("state_dict", "history", "set_scores", "stranger_scores")
+WHOLE = (
+    *QUICK,
+    "--epochs",
+    2,
+    "--views",
+    2,
+)  # random views are drawn by a photo's path, and so are others in tar files
+
+
+def pack(tar, files):
+    """Write a tar file of names and their contents."""
+    tar.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(tar, "w") as file:
+        for name, data in files:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            file.addfile(entry, io.BytesIO(data))
+    return tar
+
+
+def packed(flowers, root, per_shard=20):
+    """Pack the drawn flowers as their folders have them, so many photos a tar file."""
+    for split in ("train", "valid", "test"):
+        photos = sorted((flowers / split).glob("*/*.jpg"))
+        for number, start in enumerate(range(0, len(photos), per_shard)):
+            some = photos[start : start + per_shard]
+            files = [(f"./{photo.parent.name}/{photo.name}", photo.read_bytes()) for photo in some]
+            pack(root / split / f"flowers-{number:03}.tar", files)
+    return root
+
+
+@pytest.fixture
+def shards(flowers, tmp_path):
+    return packed(flowers, tmp_path / "shards")
+
+
+def test_a_run_on_tar_files_learns_what_one_on_folders_learns_bit_for_bit(train_into, flowers, shards, tmp_path):
+    folders = train_into(tmp_path / "folders", flowers, *WHOLE, "--no_cache")
+    for options in (("--no_cache",), ("--cache_dir", tmp_path / "cache")):
+        outcome = train_into(tmp_path / "tars", shards, *WHOLE, *options)
+        assert outcome.out == folders.out.replace("folders", "tars")
+        one, other = (read(tmp_path / name / "checkpoint.pth") for name in ("folders", "tars"))
+        assert [part for part in LEARNED if not same(one[part], other[part])] == []
+    again = train_into(tmp_path / "tars", shards, *WHOLE, "--cache_dir", tmp_path / "cache")
+    assert "training photos, view 0: 48 of 48 taken from the cache" in again.err
+
+
+def test_webdatasets_names_say_the_class_and_what_is_no_photo(flowers, tmp_path, capsys, speaking):
+    photo = next((flowers / "train" / "54").iterdir()).read_bytes()
+    photos = [photo + bytes([number]) for number in range(9)]  # none a copy of another
+    pack(
+        tmp_path / "train" / "a-000.tar",
+        [
+            ("000.jpg", photos[0]),
+            ("000.cls", b"7\n"),
+            ("000.mask.png", photos[1]),
+            ("000.json", b"{}"),
+            ("b/001.cls", b"wild rose"),
+            ("b/001.left.jpg", photos[2]),
+            ("b/001.JPEG", photos[3]),
+            ("002.jpg", photos[4]),
+            ("003.jpg", photos[5]),
+            ("003.cls", b"\xff\xfe"),
+            ("._000.jpg", b"a Mac's"),
+            ("__MACOSX/54/000.jpg", b"a Mac's"),
+            ("../54/000.jpg", photos[6]),
+            ("/54/000.jpg", photos[6]),
+            ("54/several.dots.jpg", photos[7]),
+        ],
+    )
+    pack(tmp_path / "train" / "a-001.tar", [("0.jpg", photos[8]), ("0.cls", b"7")])
+    pack(tmp_path / "valid" / "a.tar", [("0.jpg", photos[0]), ("0.cls", b"7")])
+    splits = load_splits(tmp_path)
+    assert splits.classes == ("54", "7", "wild rose")
+    found = {name: splits.classes[label] for name, label in zip(splits.train.photos, splits.train.labels, strict=True)}
+    assert list(found.items()) == [
+        ("train/a-000.tar/000.jpg", "7"),
+        ("train/a-000.tar/b/001.JPEG", "wild rose"),
+        ("train/a-000.tar/54/several.dots.jpg", "54"),
+        ("train/a-001.tar/0.jpg", "7"),
+    ]
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/train/a-000.tar: 2 photos of no class left out (002.jpg, 003.jpg)" in said
+    assert "1 validation photo of 1 is a training photo too (valid/a.tar/0.jpg)" in said
+
+
+def test_a_tar_file_beside_class_folders_is_left_out_with_a_warning(flowers, tmp_path, capsys, speaking):
+    root = shutil.copytree(flowers, tmp_path / "flowers")
+    pack(root / "train" / "all.tar", [("54/0.jpg", b"")])
+    assert load_splits(root).train.photos == load_splits(flowers).train.photos
+    assert f"{root / 'train'}: 1 tar file beside the class folders left out: all.tar" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: data[: len(data) // 2], "is damaged after 12 files (unexpected end of data): make it anew"),
+        (lambda data: b"", "is damaged from its beginning (empty file): make it anew"),
+        (lambda data: b"no tar file" * 99, "is damaged from its beginning ("),
+        (lambda data: overwritten(data, member=5), "is damaged after 5 files (what follows is no header): make it"),
+    ],
+)
+def test_a_damaged_tar_file_is_refused_in_a_line(run, shards, tmp_path, damage, said):
+    tar = shards / "train" / "flowers-001.tar"
+    tar.write_bytes(damage(tar.read_bytes()))
+    outcome = run(train, shards, *QUICK, "--save_dir", tmp_path / "out")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"{tar} {said}" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def overwritten(data, member):
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        start = tar.getmembers()[member].offset
+    return data[:start] + b"#" * tarfile.BLOCKSIZE + data[start + tarfile.BLOCKSIZE :]
+
+
+def test_a_photo_that_changes_in_a_tar_file_is_read_anew(train_into, flowers, shards, tmp_path):
+    """Though its size, its name and its place stay: the tar file has changed."""
+    options = (*WHOLE, "--cache_dir", tmp_path / "cache")
+    train_into(tmp_path / "before", shards, *options)
+    tar = shards / "train" / "flowers-000.tar"
+    with tarfile.open(tar) as file:
+        entry = file.getmembers()[0]
+    data = bytearray(tar.read_bytes())
+    middle = entry.offset_data + entry.size // 2
+    data[middle : middle + 40] = bytes(40)  # which a JPEG's decoder goes over
+    tar.write_bytes(data)
+    os.utime(tar, ns=(1, 1))
+    train_into(tmp_path / "after", shards, *options)
+    train_into(tmp_path / "fresh", shards, *WHOLE, "--no_cache")
+    before, after, fresh = (read(tmp_path / name / "checkpoint.pth") for name in ("before", "after", "fresh"))
+    assert same(after["memory"], fresh["memory"])
+    assert not same(before["memory"], after["memory"])
+
+
+def test_bad_photos_in_tar_files_are_named_and_counted_against_the_limit(run, train_into, shards, tmp_path):
+    tar = shards / "train" / "flowers-000.tar"
+    with tarfile.open(tar) as file:
+        entries = file.getmembers()[2:6]
+    with tar.open("r+b") as file:
+        for entry in entries:
+            file.seek(entry.offset_data)
+            file.write(bytes(entry.size))
+    bad = [f"{tar}/{entry.name.removeprefix('./')}" for entry in entries]
+    options = (shards, *WHOLE, "--no_cache", "--save_dir", tmp_path / "out")
+    outcome = run(train, *options)
+    assert (outcome.code, "4 photos cannot be used" in outcome.err) == (2, True)
+    listed = (tmp_path / "out" / "run" / "bad_photos.txt").read_text().splitlines()
+    assert [line.split(":")[0] for line in listed] == [f"cannot open {photo}" for photo in bad]
+    assert "going on without 4 photos" in train_into(tmp_path / "out", *options[:-2], "--skip_bad").err
+    outcome = run(train, *options, "--skip_bad", "--bad_limit", 0.08)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert (
+        "--bad_limit of 8% is exceeded: 4 training photos of 48 cannot be opened. Is the disk at fault?" in outcome.err
+    )
+    assert f"cannot open {bad[-1]}" in outcome.err
+
+
+def test_the_limit_ends_a_run_before_all_photos_are_read(run, flowers, tmp_path):
+    broken = shutil.copytree(flowers, tmp_path / "broken")
+    photos = sorted((broken / "train").glob("*/*"))
+    for photo in photos:
+        photo.write_bytes(b"")
+    outcome = run(train, broken, *QUICK, "--skip_bad", "--no_cache", "--save_dir", tmp_path / "out")
+    assert outcome.code == 2
+    number = int(outcome.err.partition("is exceeded: ")[2].split()[0])
+    assert len(photos) / 2 < number < len(photos)
+
+
+def test_predict_answers_photos_in_tar_files_as_on_the_disk(run, trained, flowers, shards):
+    checkpoint = trained / "checkpoint.pth"
+    tar = shards / "test" / "flowers-000.tar"
+    in_tar = parse_blocks(run(predict, tar, checkpoint, "--top_k", 2).out)
+    on_disk = parse_blocks(run(predict, flowers / "test", checkpoint, "--top_k", 2).out)
+    assert list(in_tar.values()) == list(on_disk.values())
+    assert [path.partition(".tar/")[2] for path in in_tar] == [path.partition("test/")[2] for path in on_disk]
+    one = next(iter(in_tar))
+    alone = run(predict, one, checkpoint, "--top_k", 1, "--format", "json")
+    assert json.loads(alone.out)[0]["path"] == one
+    missing = run(predict, tar / "54" / "none.jpg", checkpoint)
+    assert missing.code == 2
+    assert f"cannot open {tar}/54/none.jpg: there is no such file" in missing.err
+
+
+def test_a_tar_file_without_photos_is_no_answer(run, trained, tmp_path):
+    tar = pack(tmp_path / "texts.tar", [("a.txt", b"a"), (".b.jpg", b"hidden")])
+    outcome = run(predict, tar, trained / "checkpoint.pth")
+    assert (outcome.code, f"there are no photos below {tar}" in outcome.err) == (2, True)
+
+
+def test_evaluate_takes_a_folder_of_tar_files(run, trained, flowers, shards):
+    judged = [run(predict, root / "test", trained / "checkpoint.pth", "--evaluate") for root in (flowers, shards)]
+    assert [outcome.code for outcome in judged] == [0, 0]
+    assert judged[0].out == judged[1].out
