@@ -104,7 +104,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     if config.summary:
         second = second_recipe(config, state.recipe, classifier, config.epochs) if config.fine_tune else None
         fixed = fixed_by(config) if config.tune else None
-        return survey(splits, state, frozen, config.skip_bad, not config.no_cache, fixed, second)
+        return survey(splits, state, frozen, config.skip_bad, config.bad_limit, not config.no_cache, fixed, second)
 
     report_start(config, splits, state, device, doing_of(config, saved))
     run_folder.begin()

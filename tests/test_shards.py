@@ -11,6 +11,7 @@ from support import QUICK, parse_blocks, read, same
 
 import predict
 import train
+from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import load_splits
 
 LEARNED = ("state_dict", "history", "set_scores", "stranger_scores")
@@ -63,7 +64,7 @@ def test_a_run_on_tar_files_learns_what_one_on_folders_learns_bit_for_bit(train_
 
 def test_webdatasets_names_say_the_class_and_what_is_no_photo(flowers, tmp_path, capsys, speaking):
     photo = next((flowers / "train" / "54").iterdir()).read_bytes()
-    photos = [photo + bytes([number]) for number in range(9)]  # none a copy of another
+    photos = [photo + bytes([number]) for number in range(10)]  # none a copy of another
     pack(
         tmp_path / "train" / "a-000.tar",
         [
@@ -80,8 +81,9 @@ def test_webdatasets_names_say_the_class_and_what_is_no_photo(flowers, tmp_path,
             ("._000.jpg", b"a Mac's"),
             ("__MACOSX/54/000.jpg", b"a Mac's"),
             ("../54/000.jpg", photos[6]),
-            ("/54/000.jpg", photos[6]),
-            ("54/several.dots.jpg", photos[7]),
+            ("/54/several.dots.jpg", photos[7]),
+            ("004.image.jpg", photos[9]),
+            ("004.cls", b"7"),
         ],
     )
     pack(tmp_path / "train" / "a-001.tar", [("0.jpg", photos[8]), ("0.cls", b"7")])
@@ -93,10 +95,12 @@ def test_webdatasets_names_say_the_class_and_what_is_no_photo(flowers, tmp_path,
         ("train/a-000.tar/000.jpg", "7"),
         ("train/a-000.tar/b/001.JPEG", "wild rose"),
         ("train/a-000.tar/54/several.dots.jpg", "54"),
+        ("train/a-000.tar/004.image.jpg", "7"),
         ("train/a-001.tar/0.jpg", "7"),
     ]
     said = capsys.readouterr().err
-    assert f"{tmp_path}/train/a-000.tar: 2 photos of no class left out (002.jpg, 003.jpg)" in said
+    left_out = "3 photos left out, being of no class or nowhere (../54/000.jpg, 002.jpg, 003.jpg)"
+    assert f"{tmp_path}/train/a-000.tar: {left_out}" in said
     assert "1 validation photo of 1 is a training photo too (valid/a.tar/0.jpg)" in said
 
 
@@ -113,7 +117,14 @@ def test_a_tar_file_beside_class_folders_is_left_out_with_a_warning(flowers, tmp
         (lambda data: data[: len(data) // 2], "is damaged after 12 files (unexpected end of data): make it anew"),
         (lambda data: b"", "is damaged from its beginning (empty file): make it anew"),
         (lambda data: b"no tar file" * 99, "is damaged from its beginning ("),
-        (lambda data: overwritten(data, member=5), "is damaged after 5 files (what follows is no header): make it"),
+        (lambda data: overwritten(data, b"#", member=5), "is damaged after 5 files (what follows is no header): make"),
+        (lambda data: overwritten(data, b"\0", member=5), "is damaged after 5 files (what follows is no header): make"),
+        (lambda data: data + data, "is damaged after 20 files (what follows is no header): make it anew"),
+        (
+            lambda data: data.rstrip(b"\0") + bytes(-len(data.rstrip(b"\0")) % 512),
+            "is damaged after 20 files (it has no end mark): make it anew",
+        ),
+        (lambda data: with_size(data, -512), "is damaged from its beginning (a file of negative size): make it anew"),
     ],
 )
 def test_a_damaged_tar_file_is_refused_in_a_line(run, shards, tmp_path, damage, said):
@@ -125,10 +136,60 @@ def test_a_damaged_tar_file_is_refused_in_a_line(run, shards, tmp_path, damage, 
     assert outcome.err.count("\n") == 1
 
 
-def overwritten(data, member):
+def overwritten(data, byte, member):
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         start = tar.getmembers()[member].offset
-    return data[:start] + b"#" * tarfile.BLOCKSIZE + data[start + tarfile.BLOCKSIZE :]
+    return data[:start] + byte * tarfile.BLOCKSIZE + data[start + tarfile.BLOCKSIZE :]
+
+
+def with_size(data, size):
+    """Give the first file another size: with a negative one tarfile itself would go on for ever."""
+    entry = tarfile.TarInfo("54/0.jpg")
+    entry.size = size
+    return entry.tobuf(tarfile.GNU_FORMAT) + data[tarfile.BLOCKSIZE :]
+
+
+def test_links_in_a_tar_file_are_photos_too(flowers, tmp_path, capsys, speaking):
+    photo = next((flowers / "train" / "54").iterdir())
+    tar = pack(tmp_path / "train" / "a.tar", [("54/1.jpg", photo.read_bytes()), ("7/0.jpg", b"another")])
+    with tarfile.open(tar, "a") as file:
+        for name, kind, target in (
+            ("54/hard.jpg", tarfile.LNKTYPE, "54/1.jpg"),
+            ("7/soft.jpg", tarfile.SYMTYPE, "../54/hard.jpg"),
+            ("7/lost.jpg", tarfile.SYMTYPE, "/elsewhere.jpg"),
+            ("7/round.jpg", tarfile.SYMTYPE, "round.jpg"),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, target
+            file.addfile(entry)
+    train_photos = load_splits(tmp_path, 0.5).train.photos + load_splits(tmp_path, 0.5).valid.photos
+    assert {name.partition("a.tar/")[2] for name in train_photos} == {
+        "54/1.jpg",
+        "54/hard.jpg",
+        "7/0.jpg",
+        "7/soft.jpg",
+    }
+    assert "2 photos left out, being of no class or nowhere (7/lost.jpg, 7/round.jpg)" in capsys.readouterr().err
+    paths = [tmp_path / "train" / "a.tar" / name for name in ("54/hard.jpg", "7/soft.jpg")]
+    assert all(load_image(path) == load_image(photo) for path in paths)
+
+
+def test_compressed_archives_are_named(run, tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.tar.gz").write_bytes(b"")
+    outcome = run(train, tmp_path, *QUICK)
+    assert outcome.code == 2
+    assert "photos cannot be read from compressed archives (a.tar.gz): unpack them" in outcome.err
+
+
+def test_a_folder_of_tar_files_is_enough(run, flowers, tmp_path):
+    """Its classes are in the tar files, so it is no level too high."""
+    files = [(f"{photo.parent.name}/{photo.name}", photo.read_bytes()) for photo in (flowers / "train").glob("*/*")]
+    pack(tmp_path / "flat" / "a.tar", files)
+    outcome = run(train, tmp_path / "flat", *QUICK, "--summary")
+    assert outcome.code == 0
+    assert "6 classes: 36 training, 12 validation photos" in outcome.out
+    assert "a level too high" not in outcome.err
 
 
 def test_a_photo_that_changes_in_a_tar_file_is_read_anew(train_into, flowers, shards, tmp_path):
@@ -168,7 +229,8 @@ def test_bad_photos_in_tar_files_are_named_and_counted_against_the_limit(run, tr
     outcome = run(train, *options, "--skip_bad", "--bad_limit", 0.08)
     assert (outcome.code, outcome.out) == (2, "")
     assert (
-        "--bad_limit of 8% is exceeded: 4 training photos of 48 cannot be opened. Is the disk at fault?" in outcome.err
+        "--bad_limit of 0.08 is exceeded: 4 training photos of 48 cannot be opened. Is the disk at fault?"
+        in outcome.err
     )
     assert f"cannot open {bad[-1]}" in outcome.err
 
@@ -192,6 +254,7 @@ def test_predict_answers_photos_in_tar_files_as_on_the_disk(run, trained, flower
     assert list(in_tar.values()) == list(on_disk.values())
     assert [path.partition(".tar/")[2] for path in in_tar] == [path.partition("test/")[2] for path in on_disk]
     one = next(iter(in_tar))
+    assert run(predict, tar.parent, checkpoint, "--top_k", 2).out == run(predict, tar, checkpoint, "--top_k", 2).out
     alone = run(predict, one, checkpoint, "--top_k", 1, "--format", "json")
     assert json.loads(alone.out)[0]["path"] == one
     missing = run(predict, tar / "54" / "none.jpg", checkpoint)

@@ -179,6 +179,8 @@ def test_with_skip_bad_it_goes_on_where_training_would(summarise, changed):
     for photo in (changed / "valid").rglob("*.jpg"):
         photo.write_bytes(b"")
     outcome = summarise(changed, *QUICK, "--skip_bad", code=2)
+    assert "bad_limit of 0.5 is exceeded: 18 validation photos of 18 cannot be opened" in outcome.err
+    outcome = summarise(changed, *QUICK, "--skip_bad", "--bad_limit", 1, code=2)
     assert "none of the validation photos can be opened" in outcome.err
     assert "expected" not in facts(outcome)
 

@@ -93,7 +93,7 @@ def test_a_split_of_which_no_photo_can_be_opened_is_named_with_all_the_others(ru
     broken = shutil.copytree(flowers, tmp_path / "broken")
     for photo in [*(broken / "valid").glob("*/*"), broken / "train" / "54" / "drawn_000.jpg"]:
         photo.write_bytes(b"")
-    outcome = run(train, broken, *QUICK, *cache, "--skip_bad", "--save_dir", tmp_path / "out")
+    outcome = run(train, broken, *QUICK, *cache, "--skip_bad", "--bad_limit", 1, "--save_dir", tmp_path / "out")
     assert (outcome.code, outcome.out) == (2, "")
     assert "none of the validation photos can be opened" in outcome.err
     assert len((tmp_path / "out" / "run" / "bad_photos.txt").read_text().splitlines()) == 19

@@ -33,6 +33,7 @@ from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split, Splits
 from flower_classifier.photos.views import FIRST_RANDOM_VIEW
 
+NOTHING: Mapping[int, ImageError] = {}
 LISTED_BAD = 5  # how many unusable photos an error lists by name
 
 
@@ -159,8 +160,9 @@ class Inputs:
         started, reading, computing = time.perf_counter(), 0.0, 0.0
         with progress(number, what, "photo") as bar:
             for done in extract_by_all(self.frozen, self.split, self.seed, work, bar):
-                errors |= done.errors
-                self.check_limit(errors)
+                if done.errors:
+                    errors |= done.errors
+                    self.check_limit(errors)
                 reading, computing = reading + done.reading, computing + done.computing
                 for view, rows in done.rows.items():
                     places = [place for place, index in enumerate(done.indices) if index in missing[view]]
@@ -177,14 +179,14 @@ class Inputs:
         self.check_limit(errors)
         self.bad |= errors
 
-    def check_limit(self, errors: Mapping[int, ImageError]) -> None:
-        """Raise InputError where too many photos are bad, with these. It names the newest: the disk may have failed."""
-        bad = self.bad | errors
-        if len(bad) <= self.bad_limit * len(self.split):
+    def check_limit(self, errors: Mapping[int, ImageError] = NOTHING) -> None:
+        """Raise InputError where too many photos are bad, further ones included; it names the newest of them."""
+        number = len(self.bad) + len(errors)
+        if not number or number / len(self.split) <= self.bad_limit:
             return
-        newest = "\n".join(f"  {error}" for error in list(bad.values())[-LISTED_BAD:])
+        newest = "\n".join(f"  {error}" for error in [*self.bad.values(), *errors.values()][-LISTED_BAD:])
         raise InputError(
-            f"of {self.bad_limit:.0%} is exceeded: {counted(len(bad), f'{self.split.spoken} photo')} of "
+            f"of {self.bad_limit:g} is exceeded: {counted(number, f'{self.split.spoken} photo')} of "
             f"{len(self.split):,} cannot be opened. Is the disk at fault? The last of them:\n{newest}",
             "bad_limit",
         )

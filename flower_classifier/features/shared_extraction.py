@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, Queue
@@ -54,7 +54,7 @@ def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[W
     job.order({"do": EXTRACT, "list": name, **what, "way": way_of(frozen), **news_of(frozen, split)})
     helpers, to_redo = Helpers(job, frozen.rows), []
     try:
-        for done in extract(frozen, open_photo, job.shares(name, work), bar):
+        for done in extract(frozen, open_photo, with_redone(job.shares(name, work), to_redo), bar):
             yield done
             yield from readable(helpers.arrived(), to_redo, bar)
         yield from readable(helpers.rest(), to_redo, bar)
@@ -63,6 +63,14 @@ def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[W
         helpers.finish()
         raise
     yield from extract(frozen, open_photo, to_redo, bar)
+
+
+def with_redone(work: Iterable[Work], to_redo: list[Work]) -> Iterator[Work]:
+    """Yield work, and among it what is noted to be done again, so that bad photos are known as soon as they come."""
+    for own in work:
+        while to_redo:
+            yield to_redo.pop()
+        yield own
 
 
 def readable(came: Iterator[Extracted], to_redo: list[Work], bar: tqdm) -> Iterator[Extracted]:

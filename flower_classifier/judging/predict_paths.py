@@ -11,7 +11,7 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.base.files import check_writable
 from flower_classifier.base.messages import note
 from flower_classifier.photos.folders import find_photos
-from flower_classifier.photos.shards import photos_in
+from flower_classifier.photos.shards import photos_in, shards_of
 from flower_classifier.photos.tar_files import ENDING as TAR_ENDING
 
 STDIN = Path("-")
@@ -41,7 +41,7 @@ def find_named(paths: Sequence[Path], null: bool) -> list[Path]:
 def photos_of(path: Path) -> list[Path]:
     """Return the photos in a folder or a tar file; any other path is a photo's own. Raises NoPhotosError for none."""
     if os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir() may raise
-        found = find_photos(path)
+        found = find_photos(path) or [photo for tar in shards_of(path) for photo in photos_of(tar)]
     elif path.suffix == TAR_ENDING and os.path.isfile(path):  # noqa: PTH113
         found = [path / name for name in photos_in(path)]
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flower_classifier.base.messages import warn
 from flower_classifier.base.words import counted, first_few
-from flower_classifier.photos.tar_files import opened, status_of
+from flower_classifier.photos.tar_files import last_bytes, opened, status_of
 
 if TYPE_CHECKING:
     from flower_classifier.photos.splits import Split, Splits
@@ -95,9 +94,7 @@ def size(path: Path) -> int:
 
 def tail(path: Path) -> bytes:
     """Return a file's last bytes."""
-    with opened(path) as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-        return file.read()
+    return last_bytes(path, TAIL)
 
 
 def contents(path: Path) -> bytes:

@@ -7,6 +7,7 @@ together has one name up to the first dot, so `000017.cls` holds the class of `0
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from flower_classifier.base.messages import warn
 from flower_classifier.base.words import counted, first_few
 from flower_classifier.photos.folders import Patience, by_name, find_classes, has_photo_ending, is_litter
 from flower_classifier.photos.images import photo_endings
-from flower_classifier.photos.tar_files import ENDING, contents_of, place_in, read_part, split_path
+from flower_classifier.photos.tar_files import ENDING, contents_of, place_in, read_from, split_path
 
+COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|zip)$", re.IGNORECASE)
 CLASS_ENDING = "cls"
 LONGEST_CLASS = 255  # bytes, as of a folder's name
 
@@ -25,12 +27,11 @@ def find_classes_anywhere(data_dir: Path, folder: Path) -> dict[str, list[str]]:
 
     Photos lie in class folders or in tar files: beside class folders, a tar file is hardly more than their archive.
     """
-    in_folders = find_classes(data_dir, folder)
-    shards = sorted(filter(is_shard, folder.iterdir()), key=by_name)
+    in_folders, shards = find_classes(data_dir, folder), shards_of(folder)
     if in_folders and shards:
         named = first_few([shard.name for shard in shards])
         warn(f"{folder}: {counted(len(shards), 'tar file')} beside the class folders left out: {named}")
-    if in_folders or not shards:
+    if in_folders:
         return in_folders
     found: dict[str, list[str]] = {}
     patience = Patience(folder)
@@ -39,7 +40,14 @@ def find_classes_anywhere(data_dir: Path, folder: Path) -> dict[str, list[str]]:
         for class_name, photos in classes_in(shard).items():
             found.setdefault(class_name, []).extend(f"{place}/{photo}" for photo in photos)
             patience.count(len(photos))
+    if not found and (packed := [path.name for path in folder.iterdir() if COMPRESSED.search(path.name)]):
+        warn(f"{folder}: photos cannot be read from compressed archives ({first_few(packed)}): unpack them")
     return dict(sorted(found.items()))
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """Return the tar files that lie in a folder, sorted by name as a string."""
+    return sorted(filter(is_shard, folder.iterdir()), key=by_name)
 
 
 def is_shard(path: Path) -> bool:
@@ -48,39 +56,46 @@ def is_shard(path: Path) -> bool:
 
 
 def photos_in(tar: Path) -> list[str]:
-    """Return the names of the photos in a tar file, in their order. Raises OSError, and InputError for damage."""
-    return [name for name in contents_of(tar).places if is_photo_name(name)]
+    """Return the names of the photos in a tar file. Raises OSError, and InputError for a damaged file."""
+    return [name for name in contents_of(os.fspath(tar)).places if is_photo_name(name)]
 
 
 def classes_in(tar: Path) -> dict[str, list[str]]:
-    """Map each class to the names of its photos in a tar file, in their order.
+    """Map each class to the names of its photos in a tar file.
 
     Raises OSError, and InputError for a damaged file. Photos of no class are left out with a warning.
     """
-    by_key = read_classes(tar)
-    found: dict[str, list[str]] = {}
-    loose = []
+    classes = read_classes(tar)
+    by_key: dict[str, list[str]] = {}
     for name in photos_in(tar):
-        key, ending = split_name(name)
-        if key in by_key and f".{ending}" not in photo_endings():
-            continue  # `000017.mask.png` belongs to the photo and is none
-        class_name = by_key[key] if key in by_key else name.partition("/")[0] if "/" in name else ""
-        if class_name:
-            found.setdefault(class_name, []).append(name)
-        else:
-            loose.append(name)
+        by_key.setdefault(split_name(name)[0], []).append(name)
+    found: dict[str, list[str]] = {}
+    loose = [name for name in contents_of(os.fspath(tar)).passed_over if is_photo_name(name.lstrip("./"))]
+    for key, photos in by_key.items():
+        for photo in pictured(photos) if key in classes else photos:
+            class_name = classes.get(key, photo.partition("/")[0] if "/" in photo else "")
+            if class_name:
+                found.setdefault(class_name, []).append(photo)
+            else:
+                loose.append(photo)
     if loose:
-        warn(f"{tar}: {counted(len(loose), 'photo')} of no class left out ({first_few(loose)})")
+        warn(f"{tar}: {counted(len(loose), 'photo')} left out, being of no class or nowhere ({first_few(loose)})")
     return found
+
+
+def pictured(photos: Sequence[str]) -> list[str]:
+    """Return which photos, of those with one key, show what the class says: `000017.mask.png` does not."""
+    plain = [name for name in photos if f".{split_name(name)[1]}" in photo_endings()]
+    return plain or list(photos[:1])
 
 
 def read_classes(tar: Path) -> dict[str, str]:
     """Map what belongs together in a tar file to the class that a file there says; "" where that cannot be one."""
     classes = {}
-    for name, place in contents_of(tar).places.items():
+    for name, place in contents_of(os.fspath(tar)).places.items():
         key, ending = split_name(name)
         if ending == CLASS_ENDING:
-            text = read_part(tar, place) if place.size <= LONGEST_CLASS else b""
+            text = read_from(os.fspath(tar), name) if place.size <= LONGEST_CLASS else b""
             class_name = text.decode("utf-8", "replace").strip()
             classes[key] = class_name if class_name.isprintable() and not set(class_name) & {"/", "\ufffd"} else ""
     return classes
@@ -109,6 +124,6 @@ def in_order_of_place(root: Path, rows: Sequence[tuple[str, int]]) -> list[tuple
         if not inside:
             return "", 0
         tar, name = inside
-        return os.fspath(tar), place_in(contents_of(tar), name).start
+        return tar, place_in(contents_of(tar), tar, name).start
 
     return sorted(rows, key=place)

@@ -17,7 +17,7 @@ from flower_classifier.base.words import counted, first_few, spoken
 from flower_classifier.photos.copies import warn_of_copies
 from flower_classifier.photos.folders import SPLIT_NAMES, check_shape, split_folders
 from flower_classifier.photos.shards import find_classes_anywhere, in_order_of_place
-from flower_classifier.photos.tar_files import status_of
+from flower_classifier.photos.tar_files import split_path, status_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
         check_shape(data_dir)
     train = find_classes_anywhere(data_dir, folders.get("train", data_dir))
     check_number_of_classes(data_dir, tuple(train))
-    if not folders and all(photo.count("/") > 1 for photos in train.values() for photo in photos):
+    photos = [photo for found in train.values() for photo in found]
+    if not folders and all(photo.count("/") > 1 and not split_path(data_dir / photo) for photo in photos):
         where = f"lie in folders below {first_few(list(train))}"
         warn(f"{data_dir}: all photos {where}, which are taken for classes; is this a level too high?")
     if "valid" in folders:

@@ -37,22 +37,23 @@ def survey(
     state: TrainState,
     frozen: FrozenPart,
     skip_bad: bool,
+    bad_limit: float,
     cached: bool,
     fixed: Mapping[str, object] | None = None,
     second: FineTuning | None = None,
 ) -> None:
     """Print what was found, what would be trained and how long it would take about.
 
-    `skip_bad`: training would go on without bad photos. `cached`: it would keep features on disk. `fixed`: the options
-    that a search for the others would leave, if there would be one. `second`: the recipe of a second stage, if there
-    would be one. Raises InputError, after everything has been printed, for photos without which training would not
-    begin.
+    `skip_bad`: training would go on without bad photos, up to the share `bad_limit` of a split. `cached`: it would keep
+    features on disk. `fixed`: the options that a search for the others would leave, if there would be one. `second`:
+    the recipe of a second stage, if there would be one. Raises InputError, after everything has been printed, for
+    photos with which training would not begin.
     """
     classifier, recipe, category_names = state.classifier, state.recipe, state.finished.category_names
     names = [printable(category_names.get(name, name)) for name in splits.classes]
     found = [split for split in (splits.train, splits.valid, splits.test) if split]
-    parts = [Inputs(frozen, found[0], recipe.seed, schedule=recipe.schedule)]
-    parts += [judged_inputs(frozen, split) for split in found[1:]]
+    parts = [Inputs(frozen, found[0], recipe.seed, schedule=recipe.schedule, bad_limit=bad_limit)]
+    parts += [judged_inputs(frozen, split, bad_limit=bad_limit) for split in found[1:]]
     numbers = ", ".join(f"{len(part.split):,} {part.split.spoken}" for part in parts)
     print(f"{counted(len(splits.classes), 'class', 'classes')}: {numbers} photos")
     show("smallest class", class_sizes([names[label] for label in splits.train.labels]))
@@ -71,6 +72,8 @@ def survey(
     if errors and not skip_bad:
         advice = "repair or remove them, or leave them out (option skip_bad)"
         raise InputError(f"{counted(len(errors), 'photo')} cannot be used; {advice}")
+    for part in parts:
+        part.check_limit()
     check_photos_left(splits.classes, *parts)
 
 
