@@ -20,6 +20,7 @@ from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, prepare_inputs
 from flower_classifier.features.schedule import Schedule
 from flower_classifier.judging.evaluation import evaluate
+from flower_classifier.networks import frozen as frozen_part
 from flower_classifier.networks.frozen import place
 from flower_classifier.networks.new_classifier import new_classifier
 from flower_classifier.photos import views
@@ -179,6 +180,26 @@ def test_bfloat16_changes_features_by_its_rounding_alone(splits, classifier, fro
     exact, rounded = (extract(part, splits.valid) for part in (frozen, fast))
     assert ((rounded.float() - exact).norm(dim=1) / exact.norm(dim=1)).max() < 0.03
     assert not torch.equal(exact, rounded.float())
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "squeezenet1_1", "swin_t"])
+def test_weights_that_are_bfloat16_already_change_no_bit(splits, arch, monkeypatch):
+    """Autocast alone is the other way; the classifier, which may go into a checkpoint, keeps its own weights."""
+    classifier = new_classifier(arch, 6, "none")[0]
+    monkeypatch.setattr(frozen_part, "has_bfloat16", lambda device: False)
+    plain = place(copy.deepcopy(classifier), CPU)
+    monkeypatch.setattr(frozen_part, "has_bfloat16", lambda device: True)
+    part = place(classifier, CPU)
+    assert next(layer for layer in part.network.modules() if isinstance(layer, torch.nn.Conv2d)).weight.dtype == (
+        torch.bfloat16
+    )
+    assert {tensor.dtype for tensor in classifier.state_dict().values() if tensor.is_floating_point()} == {
+        torch.float32
+    }
+    plain.bfloat16 = True
+    pixels = extraction.to_pixels([open_views(splits.valid.root / splits.valid.photos[0], part.preprocessing)])[0]
+    with torch.inference_mode():
+        assert torch.equal(part(pixels), plain(pixels))
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ class Watched(nn.Module):
 @pytest.fixture
 def frozen():
     part = place(copy.deepcopy(new_classifier("resnet18", 6, "none", (8,), 0.0)[0]), CPU)
-    part.bfloat16, part.network = False, Watched(part.network)
+    part.bfloat16, part.network = False, Watched(part.original)
     return part
 
 

@@ -9,6 +9,7 @@ The frozen part of a network that learns as a whole is nothing: its rows are the
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ class FrozenPart:
         self.original = backbone.to(memory_format=self.memory_format)
         source, side = source_of(self.config.arch), self.preprocessing.crop_size
         plain = source.in_plain_layers(self.original, side)
-        self.network = fold_batch_norms(plain).to(memory_format=self.memory_format)
+        folded = fold_batch_norms(plain).to(memory_format=self.memory_format)
+        self.network = with_bfloat16_weights(folded) if self.bfloat16 else folded
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Take uint8 pixels (B, 3, S, S) to rows (B, *shape): features, or the pixels where everything learns.
@@ -152,6 +154,20 @@ class FrozenPart:
             **({"threads": threads} if self.device.type == "cpu" else {}),
             **({"float16": True} if self.float16 else {}),
         }
+
+
+def with_bfloat16_weights(network: nn.Module) -> nn.Module:
+    """Return a copy whose convolutions and linear layers have their weights in bfloat16 already.
+
+    Autocast takes them to the same numbers, but anew for each micro-batch: of eight photos on a core of an EPYC, that
+    would be 29 ms for resnet50, 3 ms for tf_efficientnet_lite0. Kinds of layers that are made of these may do something
+    with their weights before, and are left as they are.
+    """
+    network = copy.deepcopy(network)
+    for layer in network.modules():
+        if type(layer) in (nn.Conv2d, nn.Linear):
+            layer.to(torch.bfloat16)
+    return network
 
 
 def versions_of(*libraries: ModuleType) -> dict[str, str]:

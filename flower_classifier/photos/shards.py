@@ -15,7 +15,7 @@ from flower_classifier.base.messages import warn
 from flower_classifier.base.words import counted, first_few
 from flower_classifier.photos.folders import Patience, by_name, find_classes, has_photo_ending, is_litter
 from flower_classifier.photos.images import photo_endings
-from flower_classifier.photos.tar_files import ENDING, contents_of, place_in, read_from, split_path
+from flower_classifier.photos.tar_files import ENDING, contents_of, place_in, split_path
 
 COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|zip)$", re.IGNORECASE)
 CLASS_ENDING = "cls"
@@ -92,13 +92,21 @@ def pictured(photos: Sequence[str]) -> list[str]:
 def read_classes(tar: Path) -> dict[str, str]:
     """Map what belongs together in a tar file to the class that a file there says; "" where that cannot be one."""
     classes = {}
-    for name, place in contents_of(os.fspath(tar)).places.items():
-        key, ending = split_name(name)
-        if ending == CLASS_ENDING:
-            text = read_from(os.fspath(tar), name) if place.size <= LONGEST_CLASS else b""
-            class_name = text.decode("utf-8", "replace").strip()
-            classes[key] = class_name if class_name.isprintable() and not set(class_name) & {"/", "\ufffd"} else ""
+    with tar.open("rb") as file:
+        for name, place in contents_of(os.fspath(tar)).places.items():
+            key, ending = split_name(name)
+            if ending == CLASS_ENDING:
+                file.seek(place.start)
+                text = file.read(min(place.size, LONGEST_CLASS + 1))
+                classes[key] = class_name_in(text)
     return classes
+
+
+def class_name_in(text: bytes) -> str:
+    """Return the class that a file's text says, or "" where that can be none."""
+    name = text.decode("utf-8", "replace").strip()
+    fits = len(text) <= LONGEST_CLASS and name.isprintable() and not set(name) & {"/", "\ufffd"}
+    return name if fits else ""
 
 
 def split_name(name: str) -> tuple[str, str]:
