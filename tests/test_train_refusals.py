@@ -99,6 +99,17 @@ def test_a_split_of_which_no_photo_can_be_opened_is_named_with_all_the_others(ru
     assert len((tmp_path / "out" / "run" / "bad_photos.txt").read_text().splitlines()) == 19
 
 
+def test_the_limit_ends_a_run_before_all_photos_are_read(run, flowers, tmp_path):
+    broken = shutil.copytree(flowers, tmp_path / "broken")
+    photos = sorted((broken / "train").glob("*/*"))
+    for photo in photos:
+        photo.write_bytes(b"")
+    outcome = run(train, broken, *QUICK, "--skip_bad", "--no_cache", "--save_dir", tmp_path / "out")
+    assert outcome.code == 2
+    number = int(outcome.err.partition("is exceeded: ")[2].split()[0])
+    assert number == 32  # more than half of 48, in micro-batches of eight
+
+
 def test_skip_bad_trains_as_if_the_bad_photos_were_not_there(train_into, run, flowers, tmp_path):
     """Also with the cache, and resumed; rounding may differ, since other photos share their micro-batches."""
     broken = shutil.copytree(flowers, tmp_path / "broken")

@@ -31,7 +31,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from flower_classifier.base.messages import note
-from flower_classifier.photos.tar_files import status_of
+from flower_classifier.photos.photo_files import status_of
 
 TABLES = "features-v1"  # the folder in --cache_dir that is ours; another form of tables gets another name
 FILES = ("index.txt", "rows.bin", "about.json")  # of a table, in the order in which they may be deleted

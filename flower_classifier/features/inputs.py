@@ -33,7 +33,7 @@ from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split, Splits
 from flower_classifier.photos.views import FIRST_RANDOM_VIEW
 
-NOTHING: Mapping[int, ImageError] = {}
+NO_ERRORS: Mapping[int, ImageError] = {}
 LISTED_BAD = 5  # how many unusable photos an error lists by name
 
 
@@ -179,13 +179,13 @@ class Inputs:
         self.check_limit(errors)
         self.bad |= errors
 
-    def check_limit(self, errors: Mapping[int, ImageError] = NOTHING) -> None:
+    def check_limit(self, errors: Mapping[int, ImageError] = NO_ERRORS) -> None:
         """Raise InputError where too many photos are bad, further ones included; it names the newest of them."""
         number = len(self.bad) + len(errors)
         if not number or number / len(self.split) <= self.bad_limit:
             return
         newest = "\n".join(f"  {error}" for error in [*self.bad.values(), *errors.values()][-LISTED_BAD:])
-        raise InputError(
+        raise InputError(  # the message begins with the option's name
             f"of {self.bad_limit:g} is exceeded: {counted(number, f'{self.split.spoken} photo')} of "
             f"{len(self.split):,} cannot be opened. Is the disk at fault? The last of them:\n{newest}",
             "bad_limit",

@@ -66,7 +66,7 @@ def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[W
 
 
 def with_redone(work: Iterable[Work], to_redo: list[Work]) -> Iterator[Work]:
-    """Yield work, and among it what is noted to be done again, so that bad photos are known as soon as they come."""
+    """Yield work, and before each part what has to be done again by now: so bad photos are known early."""
     for own in work:
         while to_redo:
             yield to_redo.pop()

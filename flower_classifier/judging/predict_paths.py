@@ -10,9 +10,10 @@ from pathlib import Path
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.files import check_writable
 from flower_classifier.base.messages import note
+from flower_classifier.base.words import counted
 from flower_classifier.photos.folders import find_photos
 from flower_classifier.photos.shards import photos_in, shards_of
-from flower_classifier.photos.tar_files import ENDING as TAR_ENDING
+from flower_classifier.photos.tar_index import is_tar_name
 
 STDIN = Path("-")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")  # what matplotlib writes and people open
@@ -29,7 +30,7 @@ def find_named(paths: Sequence[Path], null: bool) -> list[Path]:
     """Return the photos among the paths, in those that are folders or tar files, and for "-" those that stdin names.
 
     In this order. `null`: paths on stdin end in a NUL. Raises NoPhotosError for a folder, a tar file or a standard
-    input without photos, and InputError for a damaged tar file.
+    input without photos, InputError for a damaged tar file, and OSError for one that cannot be read.
     """
     photos: list[Path] = []
     for path in paths:
@@ -41,8 +42,13 @@ def find_named(paths: Sequence[Path], null: bool) -> list[Path]:
 def photos_of(path: Path) -> list[Path]:
     """Return the photos in a folder or a tar file; any other path is a photo's own. Raises NoPhotosError for none."""
     if os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir() may raise
-        found = find_photos(path) or [photo for tar in shards_of(path) for photo in photos_of(tar)]
-    elif path.suffix == TAR_ENDING and os.path.isfile(path):  # noqa: PTH113
+        found, tars = find_photos(path), shards_of(path)
+        if found and tars:
+            note(
+                f"{path}: {counted(len(tars), 'tar file')} beside the photos left out: name them to have them answered"
+            )
+        found = found or [photo for tar in tars for photo in photos_of(tar)]
+    elif is_tar_name(path.name) and os.path.isfile(path):  # noqa: PTH113
         found = [path / name for name in photos_in(path)]
     else:
         return [path]

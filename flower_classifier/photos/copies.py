@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flower_classifier.base.messages import warn
 from flower_classifier.base.words import counted, first_few
-from flower_classifier.photos.tar_files import last_bytes, opened, status_of
+from flower_classifier.photos.photo_files import last_bytes, opened, status_of
 
 if TYPE_CHECKING:
     from flower_classifier.photos.splits import Split, Splits

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from flower_classifier.base.errors import InputError, is_out_of_memory
 from flower_classifier.base.words import printable, reason_of
-from flower_classifier.photos.tar_files import file_of, status_of
+from flower_classifier.photos.photo_files import file_of, status_of
 
 # Told by content. AVIF and HEIF where this Pillow has them; MPO is what many phones make of a JPEG.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -120,7 +120,7 @@ def is_empty(source: Path | str | bytes | BinaryIO) -> bool:
 
 def open_upright(source: Path | bytes | BinaryIO, shorter_side: int | None) -> Image.Image:
     """Decode a photo, turn it upright, and make RGB of it."""
-    with Image.open(readable(source), formats=photo_formats()) as image:
+    with Image.open(for_pillow(source), formats=photo_formats()) as image:
         check_size(image)
         if shorter_side:
             image.draft(None, (shorter_side, shorter_side))  # takes fewer of a JPEG's frequencies; others ignore it
@@ -130,7 +130,7 @@ def open_upright(source: Path | bytes | BinaryIO, shorter_side: int | None) -> I
         return as_rgb(shrunk(image, shorter_side) if shorter_side else image)
 
 
-def readable(source: Path | bytes | BinaryIO) -> Path | BinaryIO:
+def for_pillow(source: Path | bytes | BinaryIO) -> Path | BinaryIO:
     """Return what Pillow reads a photo from. Raises ValueError for a path that is neither a file's nor a folder's."""
     if isinstance(source, bytes):
         return io.BytesIO(source)

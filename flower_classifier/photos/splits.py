@@ -16,8 +16,8 @@ from flower_classifier.base.randomness import generator
 from flower_classifier.base.words import counted, first_few, spoken
 from flower_classifier.photos.copies import warn_of_copies
 from flower_classifier.photos.folders import SPLIT_NAMES, check_shape, split_folders
+from flower_classifier.photos.photo_files import split_path, status_of
 from flower_classifier.photos.shards import find_classes_anywhere, in_order_of_place
-from flower_classifier.photos.tar_files import split_path, status_of
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Splits:
 def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Splits:
     """Find the photos below `data_dir`: `train/`, a validation folder and perhaps `test/`, or class folders alone.
 
+    Each holds class folders or tar files.
     Without a validation folder a stratified, seeded `valid_split` of the training photos is held out.
     Raises InputError where there is nothing to learn from, or where the folders contradict each other.
     """
@@ -138,8 +139,8 @@ def make_split(name: str, root: Path, classes: Iterable[str], by_class: dict[str
         raise InputError(
             f"{root}: {spoken(name)} photos of classes that train/ lacks: {first_few(unknown)}; remove or rename them"
         )
-    by_name = [(photo, index[class_name]) for class_name, photos in by_class.items() for photo in photos]
-    rows = in_order_of_place(root, by_name)
+    by_class_rows = [(photo, index[class_name]) for class_name, photos in by_class.items() for photo in photos]
+    rows = in_order_of_place(root, by_class_rows)
     return Split(name, root, photos=tuple(photo for photo, _ in rows), labels=tuple(label for _, label in rows))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flower_classifier.base.words import counted, photos_of, printable
 from flower_classifier.photos.images import ImageError, load_image
-from flower_classifier.photos.tar_files import ENDING as TAR_ENDING
+from flower_classifier.photos.tar_index import is_tar_name
 from flower_classifier.report.report_files import remove_files
 from flower_classifier.report.run_log import table_of
 from flower_classifier.report.tables import all_mistakes, confusion_matrix, per_class, write_table
@@ -114,9 +114,7 @@ def most_confident_mistakes(diagnosis: Diagnosis, names: Sequence[str]) -> list[
 def below_class(path: Path, class_name: str) -> str:
     """Return where a photo is, from its class's folder or its tar file on: photos of several may have the same name."""
     folders = path.parts[:-1]
-    depths = (
-        depth for depth, name in enumerate(folders[::-1], start=1) if name == class_name or name.endswith(TAR_ENDING)
-    )
+    depths = (depth for depth, name in enumerate(folders[::-1], start=1) if name == class_name or is_tar_name(name))
     return "/".join(path.parts[-1 - next(depths, 1) :])
 
 

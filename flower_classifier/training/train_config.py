@@ -60,8 +60,8 @@ class TrainConfig:
 
     data_dir: Path = argument(
         "most used",
-        "folder that holds train/, valid/ (or val/) and perhaps test/, each with one folder of photos per class; "
-        "or a folder that holds the class folders themselves",
+        "folder that holds train/, valid/ (or val/) and perhaps test/, each with one folder of photos per class (or "
+        "with tar files of photos); or a folder that holds the class folders themselves",
         metavar="DATA_DIR",
     )
     summary: bool = option(
@@ -150,8 +150,8 @@ class TrainConfig:
     bad_limit: float = option(
         0.5,
         "data",
-        "share of a split's photos that --skip_bad may leave out; beyond it the run stops at once, since a disk that "
-        "fails must not leave a model of few photos",
+        "share of a split's photos that --skip_bad may leave out; where more fail, the run stops: the disk may be at "
+        "fault, and should not leave a model of few photos",
         metavar="SHARE",
         limits=Limits(least=0, most=1),
     )

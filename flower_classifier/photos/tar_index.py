@@ -1,0 +1,181 @@
+"""Where the files lie in a tar file: its headers are read once, and a file is then read from its place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.words import reason_of
+
+if TYPE_CHECKING:
+    from tarfile import TarFile
+
+ENDING = ".tar"  # a compressed one ends otherwise: nothing can be read from its midst
+CHUNK = 2**20  # bytes read at a time
+LONGEST_CHAIN = 8  # links to links
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the system knows of a file."""
+
+    size: int  # bytes
+    changed: tuple[int, int]  # mtime and ctime in ns
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """The part of a tar file that is one file in it."""
+
+    start: int  # bytes from the tar file's beginning
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class TarIndex:
+    """What lies in a tar file."""
+
+    extents: dict[str, Extent]  # by name
+    passed_over: tuple[str, ...]  # what cannot be read: names outside, links to nothing, sparse files
+
+
+class DamagedTarError(InputError):
+    """A tar file that cannot be read to its end."""
+
+
+# What this process has read, with the status of the tar file then: a million headers take minutes
+READ: dict[str, tuple[Status, TarIndex | DamagedTarError]] = {}
+READING = threading.Lock()  # so that several threads do not read the same headers
+
+
+def is_tar_name(name: str) -> bool:
+    """Say whether a file's name is that of a tar file."""
+    return name.endswith(ENDING) and not name.startswith(".")
+
+
+def status_of_file(file: str | int | Path) -> Status:
+    """Return size and times of a file, given its path or its descriptor. Raises OSError."""
+    status = os.stat(file)  # noqa: PTH116
+    return Status(status.st_size, (status.st_mtime_ns, status.st_ctime_ns))
+
+
+def index_of(tar: str, now: Status | None = None) -> TarIndex:
+    """Return what lies in a tar file, whose status is `now`; one that has changed is read anew.
+
+    Raises OSError, and DamagedTarError.
+    """
+    now = now or status_of_file(tar)
+    then, index = READ.get(tar, (None, None))
+    if then != now:
+        with READING:
+            then, index = READ.get(tar, (None, None))
+            if then != now:
+                index = read_index(tar)
+                READ[tar] = now, index
+    if isinstance(index, DamagedTarError):
+        raise DamagedTarError(str(index))
+    return index
+
+
+def extent_of(tar: str, name: str, now: Status | None = None) -> Extent:
+    """Return where a file lies in a tar file. Raises FileNotFoundError, another OSError, and DamagedTarError."""
+    extent = index_of(tar, now).extents.get(name)
+    if extent is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{tar}/{name}")
+    return extent
+
+
+def read_from(tar: str, name: str, last: int | None = None) -> bytes:
+    """Return the bytes of a file in a tar file, or its `last` ones. Raises OSError, and DamagedTarError."""
+    with open(tar, "rb") as file:  # noqa: PTH123
+        extent = extent_of(tar, name, status_of_file(file.fileno()))  # of what is open, should it be replaced now
+        left_out = 0 if last is None else max(0, extent.size - last)
+        file.seek(extent.start + left_out)
+        return file.read(extent.size - left_out)
+
+
+def read_each(tar: str, names: Iterable[str]) -> Iterator[bytes]:
+    """Yield the bytes of many files in a tar file, which is opened once. Raises as `read_from` does."""
+    with open(tar, "rb") as file:  # noqa: PTH123
+        now = status_of_file(file.fileno())
+        for name in names:
+            extent = extent_of(tar, name, now)
+            file.seek(extent.start)
+            yield file.read(extent.size)
+
+
+# ------------------------------------------------------------------------------------------------------------- headers
+
+
+def read_index(tar: str) -> TarIndex | DamagedTarError:
+    """Read the headers of a tar file: where its files lie, or what is wrong with it. Raises OSError.
+
+    Of several files with one name the last counts, as where they are unpacked.
+    """
+    import tarfile  # here: hardly anybody needs it, and everybody would wait for it
+
+    extents: dict[str, Extent] = {}
+    links: dict[str, str] = {}
+    unusable = []
+    try:
+        with tarfile.open(tar, "r:") as headers:
+            for header in headers:
+                if header.size < 0:  # tarfile would go back, again and again
+                    raise ValueError("a file of negative size")
+                name = posixpath.normpath(header.name.lstrip("/"))
+                extents.pop(name, None)
+                links.pop(name, None)
+                if is_unusable(name) or header.issparse():
+                    unusable.append(header.name)
+                elif header.isreg():
+                    extents[name] = Extent(header.offset_data, header.size)
+                elif header.islnk():
+                    links[name] = posixpath.normpath(header.linkname.lstrip("/"))
+                elif header.issym():
+                    links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), header.linkname))
+                headers.members.clear()  # which it would keep, at a kilobyte each
+            check_end(headers)
+    except (tarfile.TarError, EOFError, ValueError, RecursionError, MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a header names an impossible place
+            raise
+        after = f"after {len(extents):,} files" if extents else "from its beginning"
+        return DamagedTarError(f"{tar} is damaged {after} ({reason_of(error)}): pack it anew")
+    return TarIndex(extents, (*unusable, *follow(links, extents)))
+
+
+def check_end(headers: TarFile) -> None:
+    """Raise ValueError unless zeros, and nothing else, follow the headers: tarfile takes any damage for the end."""
+    headers.fileobj.seek(headers.offset)
+    ends = False
+    while chunk := headers.fileobj.read(CHUNK):
+        if chunk.strip(b"\0"):
+            raise ValueError("what follows is no header")
+        ends = True
+    if not ends:
+        raise ValueError("it has no end mark")
+
+
+def is_unusable(name: str) -> bool:
+    """Say whether a name leads out of the tar file, or is none on this system."""
+    return name.split("/", maxsplit=1)[0] == ".." or "\0" in name or (os.sep != "/" and os.sep in name)
+
+
+def follow(links: dict[str, str], extents: dict[str, Extent]) -> list[str]:
+    """Give links the extents of what they lead to; return those that lead to nothing in the tar file."""
+    lost = []
+    for name in links:
+        target = name
+        for _ in range(LONGEST_CHAIN):
+            target = links.get(target, target)
+        if target in extents:
+            extents[name] = extents[target]
+        else:
+            lost.append(name)
+    return lost
