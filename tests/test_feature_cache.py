@@ -174,7 +174,9 @@ def test_two_runs_at_once_share_the_work_and_agree(data, tmp_path):
 
 
 def test_a_run_killed_while_extracting_is_continued_not_repeated(data, tmp_path, train_cached):
-    """A real kill -9, as soon as the index has its first lines."""
+    """A real kill -9, as soon as the index has its first lines, among few photos, since resnet50 takes its time."""
+    for photo in (photo for number in range(4, 8) for photo in data.rglob(f"drawn_00{number}.jpg")):
+        photo.unlink()
     arguments = ["--arch", "resnet50", "--weights", "none", "--epochs", "2", "--cache_dir", str(tmp_path / "cache")]
     run = subprocess.Popen(
         [*COMMAND, str(data), *arguments, "--save_dir", str(tmp_path / "killed")],
@@ -190,7 +192,7 @@ def test_a_run_killed_while_extracting_is_continued_not_repeated(data, tmp_path,
     run.send_signal(signal.SIGKILL)
     run.wait(timeout=30)
     found = train_cached("continued", "--arch", "resnet50")
-    assert 8 <= found["train", 0] < 48
+    assert 8 <= found["train", 0] < 24
     train_cached("without", "--arch", "resnet50", "--no_cache")
     assert checkpoint(tmp_path, "continued") == checkpoint(tmp_path, "without")
 

@@ -113,9 +113,9 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another(train_into, 
 
 
 def test_a_frozen_backbone_does_not_move_and_the_cnn_does(train_into, flowers, tmp_path):
-    """Batch-norm statistics included: resnet18 has plenty."""
+    """Batch-norm statistics included: this small network has plenty."""
     for name, epochs in (("short", 1), ("long", 3)):
-        train_into(tmp_path / name, flowers, "--arch", "resnet18", "--weights", "none", "--epochs", epochs)
+        train_into(tmp_path / name, flowers, "--arch", "timm/test_resnet", "--weights", "none", "--epochs", epochs)
         train_into(tmp_path / f"cnn {name}", flowers, "--arch", "cnn", "--epochs", epochs)
 
     def moved(one, other):
