@@ -47,7 +47,7 @@ def photos_of(path: Path) -> list[Path]:
             note(
                 f"{path}: {counted(len(tars), 'tar file')} beside the photos left out: name them to have them answered"
             )
-        found = found or [photo for tar in tars for photo in photos_of(tar)]
+        found = found or [tar / name for tar in tars for name in photos_in(tar)]
     elif is_tar_name(path.name) and os.path.isfile(path):  # noqa: PTH113
         found = [path / name for name in photos_in(path)]
     else:

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from flower_classifier.photos.tar_index import ENDING, Status, extent_of, read_from, status_of_file
+from flower_classifier.photos.tar_index import ENDING, Status, extent_in, index_of, read_from, status_of_file
 
 
 def split_path(path: Path) -> tuple[str, str] | None:
@@ -61,6 +61,5 @@ def status_of(path: Path) -> Status:
     """
     if inside := split_path(path):
         tar, name = inside
-        status = status_of_file(tar)
-        return replace(status, size=extent_of(tar, name, status).size)
+        return replace(status_of_file(tar), size=extent_in(index_of(tar), tar, name).size)
     return status_of_file(path)

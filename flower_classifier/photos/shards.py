@@ -16,9 +16,9 @@ from flower_classifier.base.words import counted, first_few
 from flower_classifier.photos.folders import Patience, by_name, find_classes, has_photo_ending, is_litter
 from flower_classifier.photos.images import photo_endings
 from flower_classifier.photos.photo_files import split_path
-from flower_classifier.photos.tar_index import extent_of, index_of, is_tar_name, read_each
+from flower_classifier.photos.tar_index import extent_in, index_of, is_tar_name, read_each
 
-COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|zip)$", re.IGNORECASE)
+COMPRESSED = re.compile(r"\.(tar\.\w+|t[bgx]z2?|zip)$", re.IGNORECASE)
 CLASS_ENDING = "cls"
 LONGEST_CLASS = 255  # bytes, as of a folder's name
 
@@ -35,13 +35,17 @@ def find_classes_anywhere(data_dir: Path, folder: Path) -> dict[str, list[str]]:
     if in_folders:
         return in_folders
     found: dict[str, list[str]] = {}
-    patience = Patience(folder)
+    patience, empty = Patience(folder), []
     for shard in shards:
-        tar = shard.relative_to(data_dir).as_posix()
-        for class_name, photos in classes_in(shard).items():
+        tar, by_class = shard.relative_to(data_dir).as_posix(), classes_in(shard)
+        for class_name, photos in by_class.items():
             found.setdefault(class_name, []).extend(f"{tar}/{photo}" for photo in photos)
             patience.count(len(photos))
-    if not found and (packed := [path.name for path in folder.iterdir() if COMPRESSED.search(path.name)]):
+        if not by_class:
+            empty.append(shard.name)
+    if empty:
+        warn(f"{folder}: {counted(len(empty), 'tar file')} without photos left out: {first_few(empty)}")
+    if packed := [path.name for path in folder.iterdir() if COMPRESSED.search(path.name)]:
         warn(f"{folder}: photos cannot be read from compressed archives ({first_few(packed)}): unpack them")
     return dict(sorted(found.items()))
 
@@ -71,7 +75,7 @@ def classes_in(tar: Path) -> dict[str, list[str]]:
     for name in photos_in(tar):
         by_key.setdefault(split_name(name)[0], []).append(name)
     found: dict[str, list[str]] = {}
-    loose = [name for name in index_of(os.fspath(tar)).passed_over if is_photo_name(name.lstrip("./"))]
+    loose = list(index_of(os.fspath(tar)).passed_over)
     for key, photos in by_key.items():
         for photo in pictured(photos) if key in classes else photos:
             class_name = classes.get(key, photo.partition("/")[0] if "/" in photo else "")
@@ -80,7 +84,7 @@ def classes_in(tar: Path) -> dict[str, list[str]]:
             else:
                 loose.append(photo)
     if loose:
-        warn(f"{tar}: {counted(len(loose), 'photo')} left out, of no class or not to be read ({first_few(loose)})")
+        warn(f"{tar}: {counted(len(loose), 'file')} left out, of no class or not to be read ({first_few(loose)})")
     return found
 
 
@@ -127,6 +131,9 @@ def in_order_of_place(root: Path, rows: Sequence[tuple[str, int]]) -> list[tuple
 
     def position(row: tuple[str, int]) -> tuple[str, int]:
         inside = split_path(root / row[0])
-        return (inside[0], extent_of(*inside).start) if inside else ("", 0)
+        if not inside:
+            return "", 0
+        tar, name = inside
+        return tar, extent_in(index_of(tar), tar, name).start
 
     return sorted(rows, key=position)

@@ -9,16 +9,17 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.words import reason_of
 
 if TYPE_CHECKING:
-    from tarfile import TarFile
+    from tarfile import TarFile, TarInfo
 
 ENDING = ".tar"  # a compressed one ends otherwise: nothing can be read from its midst
 CHUNK = 2**20  # bytes read at a time
+MOST_ZEROS = 2**21  # bytes: the end is filled up to a whole record, of 10 kB as a rule and of a megabyte at most
 LONGEST_CHAIN = 8  # links to links
 
 
@@ -66,36 +67,50 @@ def status_of_file(file: str | int | Path) -> Status:
     return Status(status.st_size, (status.st_mtime_ns, status.st_ctime_ns))
 
 
-def index_of(tar: str, now: Status | None = None) -> TarIndex:
-    """Return what lies in a tar file, whose status is `now`; one that has changed is read anew.
+def index_of(tar: str) -> TarIndex:
+    """Return what lies in a tar file; one that has changed is read anew. Raises OSError, and DamagedTarError."""
+    then, index = READ.get(tar, (None, None))
+    if then != status_of_file(tar):
+        with open(tar, "rb") as file:  # noqa: PTH123
+            return index_of_open(tar, file)
+    return unless_damaged(index)
+
+
+def index_of_open(tar: str, file: BinaryIO) -> TarIndex:
+    """Return what lies in a tar file that is open: other than what lies under its path by now, if it was replaced.
 
     Raises OSError, and DamagedTarError.
     """
-    now = now or status_of_file(tar)
+    now = status_of_file(file.fileno())
     then, index = READ.get(tar, (None, None))
     if then != now:
         with READING:
             then, index = READ.get(tar, (None, None))
             if then != now:
-                index = read_index(tar)
-                READ[tar] = now, index
+                index = read_index(tar, file)
+                if status_of_file(file.fileno()) == now:  # else somebody is writing into it
+                    READ[tar] = now, index
+    return unless_damaged(index)
+
+
+def unless_damaged(index: TarIndex | DamagedTarError) -> TarIndex:
+    """Return an index. Raises DamagedTarError, anew: what is raised twice would hold both tracebacks."""
     if isinstance(index, DamagedTarError):
         raise DamagedTarError(str(index))
     return index
 
 
-def extent_of(tar: str, name: str, now: Status | None = None) -> Extent:
-    """Return where a file lies in a tar file. Raises FileNotFoundError, another OSError, and DamagedTarError."""
-    extent = index_of(tar, now).extents.get(name)
-    if extent is None:
+def extent_in(index: TarIndex, tar: str, name: str) -> Extent:
+    """Return where a file lies in a tar file. Raises FileNotFoundError."""
+    if name not in index.extents:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{tar}/{name}")
-    return extent
+    return index.extents[name]
 
 
 def read_from(tar: str, name: str, last: int | None = None) -> bytes:
     """Return the bytes of a file in a tar file, or its `last` ones. Raises OSError, and DamagedTarError."""
     with open(tar, "rb") as file:  # noqa: PTH123
-        extent = extent_of(tar, name, status_of_file(file.fileno()))  # of what is open, should it be replaced now
+        extent = extent_in(index_of_open(tar, file), tar, name)
         left_out = 0 if last is None else max(0, extent.size - last)
         file.seek(extent.start + left_out)
         return file.read(extent.size - left_out)
@@ -104,9 +119,9 @@ def read_from(tar: str, name: str, last: int | None = None) -> bytes:
 def read_each(tar: str, names: Iterable[str]) -> Iterator[bytes]:
     """Yield the bytes of many files in a tar file, which is opened once. Raises as `read_from` does."""
     with open(tar, "rb") as file:  # noqa: PTH123
-        now = status_of_file(file.fileno())
+        index = index_of_open(tar, file)
         for name in names:
-            extent = extent_of(tar, name, now)
+            extent = extent_in(index, tar, name)
             file.seek(extent.start)
             yield file.read(extent.size)
 
@@ -114,7 +129,7 @@ def read_each(tar: str, names: Iterable[str]) -> Iterator[bytes]:
 # ------------------------------------------------------------------------------------------------------------- headers
 
 
-def read_index(tar: str) -> TarIndex | DamagedTarError:
+def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
     """Read the headers of a tar file: where its files lie, or what is wrong with it. Raises OSError.
 
     Of several files with one name the last counts, as where they are unpacked.
@@ -125,24 +140,30 @@ def read_index(tar: str) -> TarIndex | DamagedTarError:
     links: dict[str, str] = {}
     unusable = []
     try:
-        with tarfile.open(tar, "r:") as headers:
+        file.seek(0)
+        with tarfile.open(fileobj=file, mode="r:") as headers:
+            before = 0
             for header in headers:
-                if header.size < 0:  # tarfile would go back, again and again
-                    raise ValueError("a file of negative size")
+                if headers.offset <= before:  # a size below 0, by which tarfile would go back, again and again
+                    raise ValueError("a header leads back")
+                before = headers.offset
                 name = posixpath.normpath(header.name.lstrip("/"))
+                target = target_of(header, name)
                 extents.pop(name, None)
                 links.pop(name, None)
                 if is_unusable(name) or header.issparse():
                     unusable.append(header.name)
                 elif header.isreg():
                     extents[name] = Extent(header.offset_data, header.size)
-                elif header.islnk():
-                    links[name] = posixpath.normpath(header.linkname.lstrip("/"))
-                elif header.issym():
-                    links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), header.linkname))
+                elif header.islnk() and target in extents:  # at once: another file may get its name
+                    extents[name] = extents[target]
+                elif target:
+                    links[name] = target
                 headers.members.clear()  # which it would keep, at a kilobyte each
             check_end(headers)
-    except (tarfile.TarError, EOFError, ValueError, RecursionError, MemoryError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # tarfile raises nearly anything on damaged files
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a header names an impossible place
             raise
         after = f"after {len(extents):,} files" if extents else "from its beginning"
@@ -150,16 +171,25 @@ def read_index(tar: str) -> TarIndex | DamagedTarError:
     return TarIndex(extents, (*unusable, *follow(links, extents)))
 
 
+def target_of(header: TarInfo, name: str) -> str:
+    """Return the name that a link leads to, or "" for what is no link."""
+    if header.islnk():
+        return posixpath.normpath(header.linkname.lstrip("/"))
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), header.linkname)) if header.issym() else ""
+
+
 def check_end(headers: TarFile) -> None:
     """Raise ValueError unless zeros, and nothing else, follow the headers: tarfile takes any damage for the end."""
     headers.fileobj.seek(headers.offset)
-    ends = False
+    zeros = 0
     while chunk := headers.fileobj.read(CHUNK):
         if chunk.strip(b"\0"):
             raise ValueError("what follows is no header")
-        ends = True
-    if not ends:
+        zeros += len(chunk)
+    if not zeros:
         raise ValueError("it has no end mark")
+    if zeros > MOST_ZEROS:
+        raise ValueError(f"{zeros:,} zeros at its end, as where not all of it has come")
 
 
 def is_unusable(name: str) -> bool:

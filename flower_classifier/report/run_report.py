@@ -113,9 +113,10 @@ def most_confident_mistakes(diagnosis: Diagnosis, names: Sequence[str]) -> list[
 
 def below_class(path: Path, class_name: str) -> str:
     """Return where a photo is, from its class's folder or its tar file on: photos of several may have the same name."""
-    folders = path.parts[:-1]
-    depths = (depth for depth, name in enumerate(folders[::-1], start=1) if name == class_name or is_tar_name(name))
-    return "/".join(path.parts[-1 - next(depths, 1) :])
+    above = path.parts[-2::-1]
+    tars = (depth for depth, name in enumerate(above, start=1) if is_tar_name(name))
+    depth = next(tars, above.index(class_name) + 1 if class_name in above else 1)
+    return "/".join(path.parts[-1 - depth :])
 
 
 def save_all(folder: Path, figures: dict[str, Figure]) -> dict[str, Figure]:
