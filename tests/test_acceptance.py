@@ -130,10 +130,8 @@ def test_train_stops_for_the_bad_files_or_goes_on_without_them(everything, flowe
 @pytest.mark.parametrize(
     "environment",
     [
-        {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0"},
-        {"COLUMNS": "20"},
-        {"TERM": "dumb"},
-        {"OMP_NUM_THREADS": "1"},
+        {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "TERM": "dumb"},
+        {"COLUMNS": "20", "OMP_NUM_THREADS": "1"},
         {"HOME": "/nowhere", "XDG_CACHE_HOME": "/proc/nowhere"},
         {"PYTHONWARNINGS": "error"},
     ],
