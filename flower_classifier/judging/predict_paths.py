@@ -12,8 +12,7 @@ from flower_classifier.base.files import check_writable
 from flower_classifier.base.messages import note
 from flower_classifier.base.words import counted
 from flower_classifier.photos.folders import find_photos
-from flower_classifier.photos.shards import photos_in, shards_of
-from flower_classifier.photos.tar_index import is_tar_name
+from flower_classifier.photos.shards import is_shard, photos_in, shards_of
 
 STDIN = Path("-")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")  # what matplotlib writes and people open
@@ -48,7 +47,7 @@ def photos_of(path: Path) -> list[Path]:
                 f"{path}: {counted(len(tars), 'tar file')} beside the photos left out: name them to have them answered"
             )
         found = found or [tar / name for tar in tars for name in photos_in(tar)]
-    elif is_tar_name(path.name) and os.path.isfile(path):  # noqa: PTH113
+    elif is_shard(path):
         found = [path / name for name in photos_in(path)]
     else:
         return [path]

@@ -32,8 +32,11 @@ def find_classes_anywhere(data_dir: Path, folder: Path) -> dict[str, list[str]]:
     if in_folders and shards:
         named = first_few([shard.name for shard in shards])
         warn(f"{folder}: {counted(len(shards), 'tar file')} beside the class folders left out: {named}")
-    if in_folders:
-        return in_folders
+    return in_folders or find_classes_in_shards(data_dir, folder, shards)
+
+
+def find_classes_in_shards(data_dir: Path, folder: Path, shards: Sequence[Path]) -> dict[str, list[str]]:
+    """Do the same for the tar files of a folder; warn of those without photos, and of compressed ones."""
     found: dict[str, list[str]] = {}
     patience, empty = Patience(folder), []
     for shard in shards:
@@ -57,7 +60,7 @@ def shards_of(folder: Path) -> list[Path]:
 
 def is_shard(path: Path) -> bool:
     """Say whether a file is taken for a tar file of photos."""
-    return is_tar_name(path.name) and path.is_file()
+    return is_tar_name(path.name) and os.path.isfile(path)  # noqa: PTH113 -- Path.is_file() may raise
 
 
 def photos_in(tar: Path) -> list[str]:

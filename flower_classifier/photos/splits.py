@@ -65,9 +65,9 @@ class Splits:
 def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Splits:
     """Find the photos below `data_dir`: `train/`, a validation folder and perhaps `test/`, or class folders alone.
 
-    Each holds class folders or tar files.
-    Without a validation folder a stratified, seeded `valid_split` of the training photos is held out.
-    Raises InputError where there is nothing to learn from, or where the folders contradict each other.
+    Each holds class folders or tar files. Without a validation folder a stratified, seeded `valid_split` of the
+    training photos is held out. Raises InputError where there is nothing to learn from, or where the folders contradict
+    each other.
     """
     if not data_dir.is_dir():
         what = "is not a folder" if data_dir.exists() else "does not exist"
