@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from browser import browser, hosted, open_page
 from download_server import Server, contents, zipped
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from support import NAMES, Outcome
 from warm import warm_parent
@@ -17,6 +18,7 @@ from warm import warm_parent
 import export
 import train
 from flower_classifier.base import messages, program
+from flower_classifier.export.card import read_card
 from flower_classifier.photos import demo, download
 
 LENIENT = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
@@ -53,46 +55,68 @@ def cache_home(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def flowers(tmp_path_factory):
+def built_once(tmp_path_factory):
+    """Let whoever needs a folder first build it, of all the processes that the tests are shared among."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+
+    def folder_of(name, build):
+        folder, done = shared / "shared" / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                build(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def flowers(built_once):
     """A folder with train/, valid/ and test/ of six drawn species. Tests must not change it."""
-    folder = tmp_path_factory.mktemp("data") / "flowers"
-    demo.draw_dataset(folder, SMALL, size=48)
-    return folder
+    return built_once("flowers", lambda folder: demo.draw_dataset(folder, SMALL, size=48))
 
 
 @pytest.fixture(scope="session")
-def trained(flowers, tmp_path_factory):
-    """The save_dir of a short cnn run on the drawn flowers, names included."""
-    save_dir = tmp_path_factory.mktemp("trained")
+def trained(flowers, built_once):
+    """The save_dir of a short cnn run on the drawn flowers, names included. Tests must not change it."""
     options = ["--arch", "cnn", "--epochs", "3", "--category_names", str(NAMES), "--no_report"]
-    train.main([str(flowers), *options, "--save_dir", str(save_dir)])
-    return save_dir
+    return built_once("trained", lambda folder: train.main([str(flowers), *options, "--save_dir", str(folder)]))
 
 
 @pytest.fixture(scope="session")
-def trained_on_features(flowers, tmp_path_factory):
-    """The save_dir of a short run of a head on a frozen resnet18."""
-    save_dir = tmp_path_factory.mktemp("trained_on_features")
-    options = ["--arch", "resnet18", "--weights", "none", "--epochs", "2", "--no_report"]
-    train.main([str(flowers), *options, "--save_dir", str(save_dir)])
-    return save_dir
+def trained_on_features(flowers, built_once):
+    """The save_dir of a short run of a head on a small frozen network of timm's. Tests must not change it."""
+    options = ["--arch", "timm/test_resnet", "--weights", "none", "--epochs", "2", "--no_report"]
+    return built_once(
+        "trained_on_features", lambda folder: train.main([str(flowers), *options, "--save_dir", str(folder)])
+    )
 
 
 @pytest.fixture(scope="session")
-def exported(trained, tmp_path_factory):
-    """The cnn as an exported folder. Tests must not change it."""
-    return exported_into(tmp_path_factory.mktemp("exported") / "rose_app", trained)
+def exported(trained, built_once):
+    """The cnn as an exported folder, in a folder of its own. Tests must not change it."""
+    return built_once("exported", lambda folder: export_into(folder, trained)) / "rose_app"
 
 
 @pytest.fixture(scope="session")
-def exported_features(trained_on_features, tmp_path_factory):
-    """The resnet18 and its head as an exported folder. Tests must not change it."""
-    return exported_into(tmp_path_factory.mktemp("exported_features") / "rose_app", trained_on_features)
+def exported_features(trained_on_features, built_once):
+    """The network of timm's and its head as an exported folder. Tests must not change it."""
+    return built_once("exported_features", lambda folder: export_into(folder, trained_on_features)) / "rose_app"
 
 
-def exported_into(folder, save_dir):
-    export.main([str(save_dir / "checkpoint.pth"), str(folder)])
-    return folder
+def export_into(folder, save_dir):
+    export.main([str(save_dir / "checkpoint.pth"), str(folder / "rose_app")])
+
+
+@pytest.fixture
+def networks_at_hand(exported, exported_features, monkeypatch):
+    """Let export.py take the networks of both exported folders from there, for tests of names and files.
+
+    It compares them with torch's before it writes anything, as ever.
+    """
+    by_side = {read_card(app).preprocessing.crop_size: app / "model.onnx" for app in (exported, exported_features)}
+    monkeypatch.setattr(export, "onnx_of", lambda _, side: by_side[side].read_bytes())
 
 
 @pytest.fixture(scope="module")

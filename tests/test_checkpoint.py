@@ -15,7 +15,7 @@ import zipfile
 
 import pytest
 import torch
-from support import PROJECT, run_program, same
+from support import PROJECT, QUICK, run_program, same
 from torch import nn
 
 import predict
@@ -103,15 +103,16 @@ def test_what_does_not_fit_is_refused(contents, tmp_path, change, said):
 
 @pytest.mark.parametrize(("resize", "crop"), [(1, 1), (31, 31), (256, 223), (2048, 2048)])
 def test_sizes_that_no_photo_would_pass_the_network_in_are_refused_with_the_file(
-    trained_on_features, run, flowers, tmp_path, resize, crop
+    train_into, run, flowers, tmp_path, resize, crop
 ):
     """All tensors fit, whatever the size: only the first photo would show it, and some sizes not even that."""
-    contents = torch.load(trained_on_features / "checkpoint.pth", weights_only=True)
+    train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
+    contents = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
     contents["preprocessing"].update(resize_size=resize, crop_size=crop)
     write_atomically(tmp_path / "changed.pth", contents)
     outcome = run(predict, flowers / "test" / "54" / "drawn_000.jpg", tmp_path / "changed.pth")
     assert (outcome.code, outcome.out) == (2, "")
-    assert f"resnet18 takes no pictures of {crop} pixels out of {resize}" in outcome.err
+    assert f"squeezenet1_1 takes no pictures of {crop} pixels out of {resize}" in outcome.err
 
 
 def test_a_small_file_that_names_a_large_network_takes_no_memory(contents, tmp_path):

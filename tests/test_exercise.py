@@ -84,10 +84,12 @@ def test_a_students_script_gets_what_the_commands_get_bit_for_bit(arch, flowers,
     assert last == [f"{row['class']} {row['probability']!r}" for row in rows]
 
 
-def test_a_checkpoint_of_train_py_is_loaded_judged_and_asked(trained, data, photo, run):
+def test_a_checkpoint_of_train_py_is_loaded_judged_and_asked(trained, data, photo, run, tmp_path):
     model = model_utils.load_checkpoint(trained / "checkpoint.pth")
     assert model.classes == data.classes
-    outcome = run(predict, data.splits.train.root / "test", trained / "checkpoint.pth", "--evaluate")
+    outcome = run(
+        predict, data.splits.train.root / "test", trained / "checkpoint.pth", "--evaluate", "--report", tmp_path
+    )
     results = model_utils.evaluate_model(model, data)
     assert f"{results}\n" == outcome.out
     probabilities, classes = model_utils.predict(photo, model, topk=100)

@@ -173,6 +173,7 @@ def test_a_program_may_ask_for_other_promises(exported, trained, some):
                 loaded(some[0], **{name: 100})
 
 
+@pytest.mark.usefixtures("networks_at_hand")
 def test_names_that_people_use_now(run, trained_on_features, exported_features, some, tmp_path):
     """At the export and when it is asked."""
     assert run(predict, some[0], exported_features, "--top_k", 6).out.split()[0].isdecimal()
@@ -191,6 +192,7 @@ def test_an_answer_is_drawn_too(run, exported, some, tmp_path):
 # ---------------------------------------------------------------------------------------------------- how it is made
 
 
+@pytest.mark.usefixtures("networks_at_hand")
 def test_a_network_that_answers_otherwise_is_not_written(run, trained, tmp_path, monkeypatch):
     """The comparison is a real one: with a tolerance of nothing it fails, and says by how much."""
     from flower_classifier.export import onnx_model

@@ -128,6 +128,7 @@ def test_the_same_checkpoint_gives_the_same_folder(run, trained, exported, tmp_p
             assert (tmp_path / "rose_app" / path.relative_to(exported)).read_bytes() == path.read_bytes(), path
 
 
+@pytest.mark.usefixtures("networks_at_hand")
 def test_an_earlier_export_is_replaced_and_other_files_are_not(run, trained, trained_on_features, exported, tmp_path):
     folder = copy_of(exported, tmp_path)
     before = (folder / "model.onnx").read_bytes()
@@ -163,6 +164,7 @@ def test_a_folder_that_only_looks_like_an_export_is_left_alone(run, trained, exp
     assert (mixed / "flower_classifier" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("networks_at_hand")
 def test_what_a_link_leads_to_is_replaced(run, trained, exported_features, tmp_path):
     folder, link = copy_of(exported_features, tmp_path), tmp_path / "link"
     link.symlink_to(folder)
@@ -172,6 +174,7 @@ def test_what_a_link_leads_to_is_replaced(run, trained, exported_features, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["app", "link"]
 
 
+@pytest.mark.usefixtures("networks_at_hand")
 def test_what_cannot_be_put_in_place_leaves_the_earlier_export(trained, exported, tmp_path, monkeypatch, run):
     """Here the second of the two renames fails."""
     folder = copy_of(exported, tmp_path)

@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
-from support import run_program
+from support import read, run_program
 
 import predict
 from flower_classifier.judging.heatmap import Heatmap
@@ -209,7 +209,8 @@ def test_the_heatmap_lies_on_what_the_network_sees_of_the_photo_alone(run, train
     assert not changed[:, :left].any()
     assert not changed[:, right + 1 :].any()
     assert changed[bottom + 4 :].any()  # the small print
-    side = 224 / 256 * (bottom + 1 - top)  # of the centre crop
+    sizes = read(trained_on_features / "checkpoint.pth")["preprocessing"]
+    side = sizes["crop_size"] / sizes["resize_size"] * (bottom + 1 - top)  # of the centre crop
     middle = (left + right) / 2
     columns = changed[top + 4 : bottom - 3].any(axis=0).nonzero()[0]
     assert (columns[0], columns[-1]) == (

@@ -301,7 +301,8 @@ def test_a_tar_file_without_photos_is_no_answer(run, trained, tmp_path):
     assert (outcome.code, f"there are no photos below {tar}" in outcome.err) == (2, True)
 
 
-def test_evaluate_takes_a_folder_of_tar_files(run, trained, flowers, shards):
-    judged = [run(predict, root / "test", trained / "checkpoint.pth", "--evaluate") for root in (flowers, shards)]
+def test_evaluate_takes_a_folder_of_tar_files(run, trained, flowers, shards, tmp_path):
+    asked = (trained / "checkpoint.pth", "--evaluate", "--report", tmp_path)
+    judged = [run(predict, root / "test", *asked) for root in (flowers, shards)]
     assert [outcome.code for outcome in judged] == [0, 0]
     assert judged[0].out == judged[1].out
