@@ -257,6 +257,7 @@ def test_what_cannot_be_evaluated_is_refused_in_a_line(run, checkpoint, flowers,
         ((test, "--format", "jsonl"), "--format is text or json with --evaluate, not jsonl"),
         ((test, "--min_probability", "0.5"), single),
         ((test, "--heatmap"), single),
+        ((test, "--sets", 95), single),
     ]
     for arguments, said in cases:
         outcome = run(predict, *arguments, checkpoint, "--evaluate")

@@ -128,11 +128,6 @@ def test_looking_for_it_leaves_the_probabilities_alone(run, trained, trained_on_
         assert json.loads(mapped.out) == json.loads(plain.out)
 
 
-def test_without_a_plot_there_is_nothing_to_draw_it_on(run, trained, flowers):
-    outcome = run(predict, flowers / "test", trained / "checkpoint.pth", "--heatmap")
-    assert (outcome.code, outcome.out, outcome.err.count("it needs --plot")) == (2, "", 1)
-
-
 @pytest.mark.parametrize(("arch", "times"), [("squeezenet1_1", 20), ("alexnet", 5), ("convnext_tiny", 5), ("vgg11", 5)])
 def test_a_heat_map_is_the_networks_own_while_workers_run_it_for_other_photos(flowers, arch, times):
     """These have no batch norms to fold, so what the workers run is the very network that is looked into."""

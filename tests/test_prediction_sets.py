@@ -150,12 +150,6 @@ def test_impossible_scores_are_refused(run, flowers, reported, tmp_path, scores)
     assert "scores for sets that are" in outcome.err
 
 
-def test_they_are_for_single_photos(run, flowers, reported):
-    outcome = run(predict, flowers / "test", reported / "checkpoint.pth", "--evaluate", "--sets", 95)
-    assert outcome.code == 2
-    assert "--evaluate judges all answers" in outcome.err
-
-
 def test_csv_has_a_row_for_each_class_in_the_set(run, flowers, reported):
     photo, checkpoint = next((flowers / "test").rglob("*.jpg")), reported / "checkpoint.pth"
     (found,) = json.loads(run(predict, photo, checkpoint, "--sets", 80, "--format", "json").out)
