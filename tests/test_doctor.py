@@ -39,6 +39,15 @@ def scene(path, seed, size=(320, 240)):
     return picture
 
 
+def few_scenes(data, photos):
+    """Paint so many photos of two classes into each split."""
+    for split, number in photos.items():
+        for label, name in enumerate("ab"):
+            for index in range(number):
+                scene(data / split / name / f"{index}.jpg", 100 * label + 10 * index + SPLITS.index(split))
+    return data
+
+
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory):
     """A folder of photos with one thing wrong of each kind, by kind: the paths."""
@@ -133,7 +142,8 @@ def test_it_prints_a_line_for_each_kind_and_trains_nothing(run, spoiled, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["doctor"]
 
 
-def test_what_an_earlier_time_found_is_gone_the_next_time(run, spoiled, tmp_path):
+def test_what_an_earlier_time_found_is_gone_the_next_time(run, tmp_path):
+    spoiled = few_scenes(tmp_path / "data", {"train": 4, "valid": 1})
     (tmp_path / "doctor").mkdir()
     (tmp_path / "doctor" / "outlier.png").write_bytes(b"of an earlier time")
     (tmp_path / "doctor" / "own.txt").write_text("mine")
@@ -155,7 +165,7 @@ def test_what_an_earlier_time_found_is_gone_the_next_time(run, spoiled, tmp_path
 
 def test_drawn_flowers_are_not_taken_for_one_another(train_into, tmp_path):
     """Sixty pictures of each species, of the same shapes on the same grounds."""
-    draw_dataset(tmp_path / "data", {"train": 30, "valid": 5})
+    draw_dataset(tmp_path / "data", {"train": 30, "valid": 5}, size=128)
     outcome = train_into(tmp_path / "run", tmp_path / "data", *LOOK)
     assert "there twice" not in outcome.out
     assert "in another split" not in outcome.out
@@ -180,10 +190,7 @@ def test_a_wrong_label_is_found_by_the_heads_that_did_not_learn_it(train_into, t
 
 def test_of_photos_that_are_one_exactly_one_stays(train_into, tmp_path):
     """In all splits, under two classes, more often than a photo has neighbours; the one that judges."""
-    for split in ("train", "valid", "test"):
-        for label, name in enumerate("ab"):
-            for index in range(6):
-                scene(tmp_path / "data" / split / name / f"{index}.jpg", 100 * label + 10 * index + SPLITS.index(split))
+    few_scenes(tmp_path / "data", dict.fromkeys(SPLITS, 6))
     one = tmp_path / "data" / "train" / "a" / "0.jpg"
     copies = ["train/b/x.jpg", "train/a/y.jpg", "train/a/z.jpg", "valid/b/x.jpg", "valid/a/y.jpg", "test/a/x.jpg"]
     for copy in copies:
@@ -222,10 +229,7 @@ def test_a_class_with_one_photo_is_not_called_an_outlier(train_into, tmp_path):
 
 def test_a_photo_that_cannot_be_opened_any_more_is_told(train_into, tmp_path):
     """Its features are in the cache."""
-    for split in ("train", "valid"):
-        for label, name in enumerate("ab"):
-            for index in range(4):
-                scene(tmp_path / "data" / split / name / f"{index}.jpg", 100 * label + 10 * index + SPLITS.index(split))
+    few_scenes(tmp_path / "data", {"train": 4, "valid": 4})
     train_into(tmp_path / "run", tmp_path / "data", *LOOK, "--cache_dir", tmp_path / "cache")
     spoiled = tmp_path / "data" / "train" / "a" / "2.jpg"
     before = spoiled.stat()
@@ -237,10 +241,7 @@ def test_a_photo_that_cannot_be_opened_any_more_is_told(train_into, tmp_path):
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_few_photos_are_examined_too(run, tmp_path, number):
-    for split in ("train", "valid"):
-        for label, name in enumerate("ab"):
-            for index in range(number if split == "train" else 1):
-                scene(tmp_path / "data" / split / name / f"{index}.jpg", 100 * label + 10 * index + SPLITS.index(split))
+    few_scenes(tmp_path / "data", {"train": number, "valid": 1})
     outcome = run(train, tmp_path / "data", *LOOK, "--save_dir", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith(f"{2 * number + 2} photos of 2 classes examined\n")

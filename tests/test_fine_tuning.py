@@ -298,7 +298,7 @@ def test_the_features_of_the_frozen_network_stay_its_own(train_into, run, flower
 
 def test_moments_come_back_in_the_parameters_memory_format(flowers):
     """On a Mac's GPU parameters have another one than on a CPU, and a fused step takes no notice of it."""
-    classifier, _ = new_classifier("resnet18", 6, "none", ())
+    classifier, _ = new_classifier("timm/test_resnet", 6, "none", ())
     frozen, recipe = place(classifier, CPU), Recipe(1, 0.001, 16, 1, 0)
     splits = load_splits(flowers)
     inputs, valid, _ = prepare_inputs(frozen, splits, 0, None, recipe.schedule)
@@ -321,4 +321,4 @@ def test_moments_come_back_in_the_parameters_memory_format(flowers):
 def identity_of(splits):
     """Return what a run on these photos is the run of."""
     photos = (splits.train.fingerprint(), splits.valid.fingerprint())
-    return Identity("resnet18", "head", "none", [], 0.2, 224, 0, "", list(splits.classes), *photos)
+    return Identity("timm/test_resnet", "head", "none", [], 0.2, 160, 0, "", list(splits.classes), *photos)
