@@ -205,9 +205,9 @@ def test_weights_come_from_either_kind_of_file_whatever_its_classifier(tmp_path)
     for file in ("a.pth", "b.safetensors", "c.safetensors"):
         backbone, weights = backbone_with_weights(SMALL, str(tmp_path / file))
         assert weights.name == file
+        stored = read_file(tmp_path / file)
         for name, tensor in backbone.module.state_dict().items():
-            wanted = read_file(tmp_path / file).get(name.removeprefix("model."))
-            assert torch.equal(tensor, wanted), name
+            assert torch.equal(tensor, stored[name.removeprefix("model.")]), name
 
 
 def read_file(path):
