@@ -1,7 +1,8 @@
 # make demo   draw flowers, train on them, predict one, show the picture
 # make gallery   make the pictures and outputs of README and docs anew
 # make docs     write docs/options.md anew
-# make test   everything that CI checks
+# make test   check the code, and run the tests that take seconds: four minutes on two cores
+# make test-all   everything that CI checks
 # make browser   install Chromium and its driver, where apt can, for the tests of the page
 # make runtime   take the newest onnxruntime-web into the package, for the page; needs npm
 # All need Python 3.10 or newer and make; what else they need goes into .venv, once.
@@ -11,7 +12,7 @@ BIN = .venv/bin
 FLOWERS ?= flowers
 SHOWN = demo/flowers/test/54/drawn_000.jpg
 
-.PHONY: setup demo gallery docs test lint format browser runtime
+.PHONY: setup demo gallery docs test test-all lint format browser runtime
 
 setup: .venv/installed
 
@@ -35,6 +36,9 @@ docs: setup
 
 # Two tests at a time; threads that wait for each other leave the cores to the other one
 test: setup lint browser
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: setup lint browser
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 
 # Without Chromium the tests of the page say that they are skipped

@@ -127,6 +127,7 @@ def test_train_stops_for_the_bad_files_or_goes_on_without_them(everything, flowe
     assert [name.rpartition("/")[2] for name in skipped] == sorted(REFUSED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [
@@ -175,6 +176,7 @@ def test_a_full_disk_ends_the_run_with_the_reason(flowers, tmp_path):
         subprocess.run(["umount", tmp_path], check=True)
 
 
+@pytest.mark.slow
 def test_where_no_threads_can_be_had_one_does_it_all(flowers, tmp_path):
     """The system's own limit, which does not hold for the superuser: hence another user, who may read everything."""
     limited = ["bash", "-c", 'ulimit -u 1 && exec "$@"', "bash"]

@@ -21,13 +21,25 @@ from flower_classifier.networks.weight_files import fill_backbone
 from flower_classifier.photos.views import Preprocessing
 
 TORCHVISION_NAMES = models.list_models(module=models)
+SMALLEST_OF_A_FAMILY = (
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
+    "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18",
+    "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vgg11_bn", "vit_b_32",
+    "wide_resnet50_2",
+)  # fmt: skip
 
 
 def default_preprocessing(arch):
     return source_of(arch).weights(arch, None, None).preprocessing
 
 
-@pytest.mark.parametrize("arch", TORCHVISION_NAMES)
+@pytest.mark.parametrize(
+    "arch",
+    [
+        pytest.param(name, marks=[] if name in SMALLEST_OF_A_FAMILY else [pytest.mark.slow])
+        for name in TORCHVISION_NAMES
+    ],
+)
 def test_every_model_of_the_registry_becomes_a_backbone_of_its_stated_width(arch):
     preprocessing = default_preprocessing(arch)
     backbone = backbones.empty_backbone(arch, preprocessing)

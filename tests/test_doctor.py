@@ -163,6 +163,7 @@ def test_what_an_earlier_time_found_is_gone_the_next_time(run, tmp_path):
     assert (outcome.code, "--doctor would move" in outcome.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_drawn_flowers_are_not_taken_for_one_another(train_into, tmp_path):
     """Sixty pictures of each species, of the same shapes on the same grounds."""
     draw_dataset(tmp_path / "data", {"train": 30, "valid": 5}, size=128)

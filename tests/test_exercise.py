@@ -65,6 +65,7 @@ def figures():
     pyplot.switch_backend(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["cnn", "squeezenet1_1"])
 def test_a_students_script_gets_what_the_commands_get_bit_for_bit(arch, flowers, photo, tmp_path, train_into, run):
     script = tmp_path / "mine.py"

@@ -51,6 +51,7 @@ def test_the_network_computes_what_plain_torch_does(request, some, kind):
         np.testing.assert_allclose(found["distance"], distances[chosen], rtol=1e-3, atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_mirrored_answer_is_the_mean_over_both_views(train_into, run, flowers, some, tmp_path):
     train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1, "--mirror", "--no_report")
     assert run(export, tmp_path / "checkpoint.pth", tmp_path / "app").code == 0
@@ -62,6 +63,7 @@ def test_a_mirrored_answer_is_the_mean_over_both_views(train_into, run, flowers,
     np.testing.assert_allclose(outputs_of(tmp_path / "app", plain)["logits"][0], expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_transformer_of_timm_is_exported(train_into, run, flowers, tmp_path):
     """export.py itself compares onnxruntime with torch; benchmarks/export_families.py goes through all families."""
     arch = "timm/vit_tiny_patch16_224"
@@ -80,6 +82,7 @@ def answers(photos, save_dir):
     return zip(*(fc.load(save_dir / name)(photos) for name in ("app", "checkpoint.pth")), strict=True)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_network_is_exported_as_it_has_become(train_into, run, flowers, tmp_path):
     options = ("--hidden_units", 0, "--epochs", 1, "--fine_tune", 3, "--backbone_lr", 0.0001)
     train_into(tmp_path, flowers, *QUICK, *options)
@@ -212,6 +215,7 @@ def sizes_of_kernels(folder):
     return {onnx.numpy_helper.to_array(tensor).itemsize for tensor in kernels}
 
 
+@pytest.mark.slow
 def test_in_8_bits_it_is_smaller_and_says_what_that_costs(run, trained, exported, flowers, tmp_path):
     checkpoint = trained / "checkpoint.pth"
     outcome = run(export, checkpoint, tmp_path / "app", "--int8", flowers / "train")

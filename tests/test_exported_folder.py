@@ -120,6 +120,7 @@ def test_the_folder_is_complete(exported):
         assert path.read_bytes() == (PROJECT / path.relative_to(exported)).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_checkpoint_gives_the_same_folder(run, trained, exported, tmp_path):
     """To the byte: so two exports can be compared, and a host sends only what has changed."""
     assert run(export, trained / "checkpoint.pth", tmp_path / "rose_app").code == 0

@@ -148,6 +148,7 @@ def test_what_it_reports_is_what_the_checkpoint_answers(run, flowers, tuned):
     assert saved.training["results"]["test"]["loss"] == pytest.approx(loss, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["squeezenet1_1", "timm/levit_128s"])
 def test_an_epoch_is_judged_as_its_checkpoint_answers(train_into, run, flowers, tmp_path, arch):
     """Levit keeps what it has computed from its weights until it is told that they change."""
@@ -170,6 +171,7 @@ def test_heat_maps_are_drawn_of_it(run, flowers, tuned, tmp_path):
     assert Image.open(tmp_path / "heat.png").size > (100, 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "rate"), [(signal.SIGKILL, 0.0001), (signal.SIGINT, 0.0001), (signal.SIGINT, 0.001)], ids=str
 )
@@ -226,6 +228,7 @@ train.main(arguments)
 """
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_fine_tuned_later_and_longer(train_into, run, flowers, tuned, tmp_path):
     head = train_into(tmp_path, flowers, *QUICK, "--hidden_units", 0, "--epochs", 2)
     later = train_into(tmp_path, flowers, "--resume", "--fine_tune", 3, "--backbone_lr", 0.0001, "--no_report")
@@ -281,6 +284,7 @@ def test_how_it_goes_does_nothing_without_it_and_that_is_said(train_into, flower
     assert "warning: --backbone_lr says how --fine_tune goes, which is not asked for" in outcome.err
 
 
+@pytest.mark.slow
 def test_the_features_of_the_frozen_network_stay_its_own(train_into, run, flowers, tmp_path):
     """A run that is resumed while its network learns reads photos into a cache that is empty by then.
 

@@ -55,6 +55,7 @@ def with_settings(notebook, settings):
     return notebook
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_the_first_cell_to_the_last_and_shows_what_it_says(notebook, execute, tmp_path):
     before, out = sorted(FOLDER.iterdir()), tmp_path / "out"
     # Fewer pictures to train on would be too few steps to learn anything.
@@ -75,6 +76,7 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last_and_shows_what_it_say
     assert sorted(FOLDER.iterdir()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", [PROJECT, FOLDER])
 def test_the_notebook_finds_the_project_wherever_of_it_it_is_opened(notebook, execute, folder):
     cells = code_cells(notebook)

@@ -48,6 +48,7 @@ def as_format(version, path):
     write_atomically(path, {**old, "format_version": version})
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_early_format_is_exported_by_todays_resampling(run, trained, flowers, tmp_path):
     path, photo = tmp_path / "checkpoint.pth", min((flowers / "test").glob("*/*.jpg"))
     shutil.copy(trained / "checkpoint.pth", path)

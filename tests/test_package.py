@@ -85,6 +85,7 @@ def state():
 """
 
 
+@pytest.mark.slow
 def test_importing_all_of_it_changes_nothing(tmp_path):
     """What torch and its like change when they are imported is not ours: they come first."""
     code = (
@@ -190,6 +191,7 @@ def test_a_file_that_is_no_checkpoint_is_an_error_that_names_it(tmp_path):
         fc.load(tmp_path / "a.pth")
 
 
+@pytest.mark.slow
 def test_installed_it_works_from_anywhere_and_brings_the_package_alone(trained, some, tmp_path):
     """Built and installed as pip does it, into a folder of its own, without what it needs, which is here."""
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]

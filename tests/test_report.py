@@ -162,7 +162,9 @@ def diagnosis(number, name="the flower of a rather long name, number {}, von der
     return Diagnosis("test", Evaluation(logits, labels), [Path("gone")] * 2 * number, classes, names)
 
 
-@pytest.mark.parametrize("number", [2, 3, 15, 30, 36, 102, 300])
+@pytest.mark.parametrize(
+    "number", [2, 3, 15, 30, 36, *(pytest.param(many, marks=pytest.mark.slow) for many in (102, 300))]
+)
 @pytest.mark.parametrize("name", ["the flower of a rather long name, number {}, von der Wiese", "{}"])
 def test_a_confusion_matrix_has_room_for_any_number_of_classes_and_long_names(tmp_path, number, name):
     figure = write_diagnosis(tmp_path, diagnosis(number, name))["confusion_matrix"]

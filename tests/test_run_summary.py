@@ -162,6 +162,7 @@ def test_tensorboard_gets_the_numbers_pictures_results_and_options(train_into, f
     assert b"learning_rate" in options
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_points_of_a_killed_run_and_after_resuming_none_twice(train_into, flowers, tmp_path):
     options = (flowers, *QUICK[:-1], "--views", 1, "--tensorboard")
     kill_after(4, options, "--save_dir", tmp_path)

@@ -128,6 +128,7 @@ def test_heat_maps_are_drawn_where_features_have_places():
 # ------------------------------------------------------------------------------------------------------- checkpoints
 
 
+@pytest.mark.slow
 def test_checkpoints_of_every_family_are_read_offline_in_a_fresh_process_with_the_same_digits(tmp_path):
     pixels = torch.randint(256, (2, 3, 256, 256), dtype=torch.uint8)
     torch.save(pixels, tmp_path / "pixels")
@@ -313,6 +314,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         """Keep quiet."""
 
 
+@pytest.mark.slow
 def test_weights_are_downloaded_once_and_their_licence_is_said_and_stored(flowers, tmp_path):
     save_file(random_state("convnextv2_atto", num_classes=0), tmp_path / "sent")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)

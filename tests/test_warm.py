@@ -11,6 +11,7 @@ from warm import WarmPopen, warm_parent
 
 from flower_classifier.photos import demo
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python is started")
 HOWS = (WarmPopen, subprocess.Popen)
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 STATE = """
@@ -32,6 +33,7 @@ def both(*arguments, **environment):
     return warm
 
 
+@pytest.mark.slow
 def test_training_and_answers_are_the_same_bytes(tmp_path):
     """Of a network that learns and of one that is frozen, with views and a report."""
     demo.draw_dataset(tmp_path / "flowers", {"train": 5, "valid": 2, "test": 2}, size=48)
@@ -74,6 +76,7 @@ def test_ends_are_the_same(words, code):
     assert both(*words).code == code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_signals_end_both_alike(flowers, tmp_path, number):
     arguments = [str(flowers), "--arch", "cnn", "--epochs", "100000", "--no_report", "--save_dir"]
