@@ -24,6 +24,7 @@ import torch
 from flower_classifier.base.ranks import local_world_size
 from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, opening_threads
 from flower_classifier.networks.frozen import FrozenPart
+from flower_classifier.networks.threads import torch_threads
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing, open_views
@@ -221,10 +222,5 @@ def shared_cores(device: torch.device, most_workers: int = MOST_WORKERS) -> Iter
     """
     threads, is_cpu = torch.get_num_threads(), device.type == "cpu"
     share = threads_per_worker(most_workers) if is_cpu else 1
-    if share != threads:  # which is a setting of the whole process
-        torch.set_num_threads(share)
-    try:
+    with torch_threads(share):
         yield max(threads // share // local_world_size(), 1) if is_cpu else opening_threads()
-    finally:
-        if share != threads:
-            torch.set_num_threads(threads)

@@ -20,6 +20,7 @@ from flower_classifier.base.ranks import local_world_size
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.shared_extraction import news_of
 from flower_classifier.networks.processes import EPOCH, FINE_TUNE, current_job, talking
+from flower_classifier.networks.threads import torch_threads
 from flower_classifier.training.state import TrainState
 
 
@@ -79,13 +80,8 @@ def in_time(learner: nn.Module) -> Iterator[None]:
     if not is_in_step(learner):
         yield
         return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(threads // local_world_size(), 1))
-    try:
-        with talking():
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(max(torch.get_num_threads() // local_world_size(), 1)), talking():
+        yield
 
 
 def gradients_kept(learner: nn.Module, more_follow: bool) -> contextlib.AbstractContextManager:
