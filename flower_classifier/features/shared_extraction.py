@@ -13,14 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
-from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL
 import torch
 
 from flower_classifier.base.errors import RunError
-from flower_classifier.base.messages import progress
+from flower_classifier.base.messages import Bar, progress
 from flower_classifier.features.extraction import Extracted, Work, extract, opener, threads_per_worker
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import ModelConfig
@@ -29,9 +28,6 @@ from flower_classifier.networks.processes import EXTRACT, Job, LostError, Messag
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
 WAITING = 64  # micro-batches by each helper that may wait for rank 0 to keep them
 NOTHING_MORE = None  # what a helper sends behind its last micro-batch
 
@@ -39,7 +35,7 @@ NOTHING_MORE = None  # what a helper sends behind its last micro-batch
 # --------------------------------------------------------------------------------------------------------------- rank 0
 
 
-def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[Work], bar: tqdm) -> Iterator[Extracted]:
+def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[Work], bar: Bar) -> Iterator[Extracted]:
     """Run the frozen part over micro-batches of a split's photos; yield what comes of each, in no order.
 
     In a job all processes share the work. Whether a photo can be opened is for rank 0 to say: where a helper cannot,
@@ -73,7 +69,7 @@ def with_redone(work: Iterable[Work], to_redo: list[Work]) -> Iterator[Work]:
         yield own
 
 
-def readable(came: Iterator[Extracted], to_redo: list[Work], bar: tqdm) -> Iterator[Extracted]:
+def readable(came: Iterator[Extracted], to_redo: list[Work], bar: Bar) -> Iterator[Extracted]:
     """Yield the micro-batches of which a helper could open each photo; note the others as work to be done again."""
     for done in came:
         if done.errors:

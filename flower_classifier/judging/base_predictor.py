@@ -9,12 +9,13 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import numpy as np
 from PIL import Image
 
 from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import Bar
 from flower_classifier.judging.familiarity import Familiarity
 from flower_classifier.judging.prediction import (
     DEFAULT_RATE,
@@ -28,9 +29,6 @@ from flower_classifier.judging.prediction import (
 )
 from flower_classifier.judging.prediction_sets import least_probability, likeliest_first, members
 from flower_classifier.photos.images import ImageError, PhotoSource
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 Many = list[PhotoSource] | tuple[PhotoSource, ...]  # photos, to be answered by a list
 BROKEN = "the checkpoint answers with nan or infinity: its weights are broken; train again"
@@ -48,7 +46,7 @@ class BasePredictor(ABC):
 
     @abstractmethod
     def answers(
-        self, photos: Sequence[PhotoSource], bar: tqdm | None = None, altogether: int = 0
+        self, photos: Sequence[PhotoSource], bar: Bar | None = None, altogether: int = 0
     ) -> Iterator[Answer | ImageError]:
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos.
 

@@ -13,13 +13,12 @@ import functools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.messages import progress
+from flower_classifier.base.messages import Bar, progress
 from flower_classifier.features.batches import to_learner
 from flower_classifier.features.extraction import MOST_WORKERS, extract, micro_batches, to_pixels
 from flower_classifier.judging.base_predictor import BROKEN, BasePredictor, settled
@@ -31,9 +30,6 @@ from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.frozen import place
 from flower_classifier.photos.images import ImageError, PhotoSource
 from flower_classifier.photos.views import open_views
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 
 class Predictor(BasePredictor):
@@ -72,7 +68,7 @@ class Predictor(BasePredictor):
             yield
 
     def answers(
-        self, photos: Sequence[PhotoSource], bar: tqdm | None = None, altogether: int = 0
+        self, photos: Sequence[PhotoSource], bar: Bar | None = None, altogether: int = 0
     ) -> Iterator[Answer | ImageError]:
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos."""
 

@@ -16,12 +16,11 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.messages import note, progress
+from flower_classifier.base.messages import Bar, note, progress
 from flower_classifier.base.randomness import fold_seed
 from flower_classifier.base.signals import answers_to_signals, is_ctrl_c, restore_answers
 from flower_classifier.features.batches import batches, whole
@@ -33,9 +32,6 @@ from flower_classifier.networks.new_classifier import new_head
 from flower_classifier.networks.sizes import DEFAULT_HIDDEN_UNITS
 from flower_classifier.training.head_stack import HeadSettings, HeadStack
 from flower_classifier.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 # What is tried of each option, unless one was given: a linear head can use higher learning rates and has no dropout
 LINEAR = {
@@ -194,7 +190,7 @@ def size_of(one: Tried, classifier: Classifier) -> int:
     return sum(inputs * outputs for inputs, outputs in itertools.pairwise(widths))
 
 
-def learn(members: Sequence[Tried], train: Inputs, valid: Inputs, classifier: Classifier, bar: tqdm) -> None:
+def learn(members: Sequence[Tried], train: Inputs, valid: Inputs, classifier: Classifier, bar: Bar) -> None:
     """Train heads for all epochs, and keep of each what its best epoch reached."""
     recipe, device = members[0].settings.recipe, train.frozen.device
     groups = list(grouped(members, classifier, device))
