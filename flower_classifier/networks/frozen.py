@@ -89,15 +89,9 @@ class FrozenPart:
             return pixels
         values = normalise(pixels, self.mean, self.std, self.memory_format)
         if self.float16:
-            return self.in_float16(values)
+            return in_float16(self.network, values)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             return self.network(values)
-
-    def in_float16(self, values: torch.Tensor) -> torch.Tensor:
-        """Take normalised images to rows, float32; in float32 altogether where float16 ends above its 65,504."""
-        with torch.autocast(self.device.type, dtype=torch.float16):
-            rows = self.network(values).float()
-        return rows if rows.isfinite().all() else self.network(values)
 
     def in_parts(self, pixels: torch.Tensor) -> torch.Tensor:
         """Take pixels on the device to rows, as many at a time as a GPU has room for."""
@@ -154,6 +148,13 @@ class FrozenPart:
             **({"threads": threads} if self.device.type == "cpu" else {}),
             **({"float16": True} if self.float16 else {}),
         }
+
+
+def in_float16(network: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """Take normalised images to rows, float32; in float32 altogether where float16 ends above its 65,504."""
+    with torch.autocast(values.device.type, dtype=torch.float16):
+        rows = network(values).float()
+    return rows if rows.isfinite().all() else network(values)
 
 
 def with_bfloat16_weights(network: nn.Module) -> nn.Module:
