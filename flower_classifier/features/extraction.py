@@ -183,7 +183,10 @@ def to_pixels(views: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 def in_order(
-    run: Callable[..., Result], work: Iterable[tuple], device: torch.device, most_workers: int = MOST_WORKERS
+    run: Callable[..., Result],
+    work: Iterable[tuple[object, ...]],
+    device: torch.device,
+    most_workers: int = MOST_WORKERS,
 ) -> Iterator[Result]:
     """Share `run`'s arguments in `work` among threads; yield the results in their order, few waiting at any time.
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
+from typing import TypedDict
 
 import numpy as np
 import PIL
@@ -25,11 +26,13 @@ from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import ModelConfig
 from flower_classifier.networks.frozen import FrozenPart, RowForm, place, versions_of
 from flower_classifier.networks.processes import EXTRACT, Job, LostError, Message, current_job
+from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing
 
 WAITING = 64  # micro-batches by each helper that may wait for rank 0 to keep them
 NOTHING_MORE = None  # what a helper sends behind its last micro-batch
+FOUND_ELSEWHERE = ImageError("another process could not open it")  # which is told of a photo by its index alone
 
 
 # --------------------------------------------------------------------------------------------------------------- rank 0
@@ -48,7 +51,8 @@ def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[W
     what = {"seed": seed, "work": list(work), "preprocessing": asdict(frozen.preprocessing)}
     name = job.new_list()
     job.order({"do": EXTRACT, "list": name, **what, "way": way_of(frozen), **news_of(frozen, split)})
-    helpers, to_redo = Helpers(job, frozen.rows), []
+    helpers = Helpers(job, frozen.rows)
+    to_redo: list[Work] = []
     try:
         for done in extract(frozen, open_photo, with_redone(job.shares(name, work), to_redo), bar):
             yield done
@@ -94,7 +98,7 @@ class Helpers:
         while True:
             try:
                 head, body = self.job.receive(helper)
-                done = head and received(head, body, self.form)
+                done = received(head, body, self.form) if head else NOTHING_MORE
             except Exception as error:  # of any kind: the main thread waits for what comes
                 done = error
             self.came.put(done)
@@ -134,15 +138,24 @@ class Helpers:
             self.at_work = 0
 
 
-def received(head: dict[str, list], body: torch.Tensor, form: RowForm) -> Extracted:
+class Head(TypedDict):
+    """What a helper sends before the rows of a micro-batch."""
+
+    indices: list[int]  # of the photos that could be opened
+    views: list[int]
+    errors: list[int]  # indices of the others
+    seconds: list[float]  # of reading, of computing
+
+
+def received(head: Head, body: torch.Tensor, form: RowForm) -> Extracted:
     """Return a micro-batch from what a process has sent of it."""
     indices, views = head["indices"], head["views"]
     rows = body.view(form.dtype).view(len(views), len(indices), *form.shape)
-    errors = dict.fromkeys(head["errors"])  # why, rank 0 will see
+    errors = dict.fromkeys(head["errors"], FOUND_ELSEWHERE)
     return Extracted(indices, dict(zip(views, rows, strict=True)), errors, *head["seconds"])
 
 
-sent: dict[str, weakref.ref] = {}  # the network and the photos that the helpers have of an earlier order
+sent: dict[str, weakref.ref[object]] = {}  # the network and the photos that the helpers have of an earlier order
 
 
 def news_of(frozen: FrozenPart, split: Split) -> Message:
@@ -198,8 +211,9 @@ class Helper:
         own, same = itertools.tee(self.job.shares(order["list"], order["work"]))
         with progress(None, "", "photo", hidden=True) as bar:
             for done, (_, views) in zip(extract(self.frozen, open_photo, own, bar), same, strict=True):
-                head = {"indices": done.indices, "views": list(views), "errors": list(done.errors)}
-                self.job.send({**head, "seconds": [done.reading, done.computing]}, done.rows.values())
+                seconds = [done.reading, done.computing]
+                head = Head(indices=done.indices, views=list(views), errors=list(done.errors), seconds=seconds)
+                self.job.send(head, done.rows.values())
         self.job.send(NOTHING_MORE)
 
     def check_way(self, wanted: Mapping[str, object]) -> None:
