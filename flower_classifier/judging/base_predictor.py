@@ -9,7 +9,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 from PIL import Image
@@ -30,7 +30,7 @@ from flower_classifier.judging.prediction import (
 from flower_classifier.judging.prediction_sets import least_probability, likeliest_first, members
 from flower_classifier.photos.images import ImageError, PhotoSource
 
-Many = list[PhotoSource] | tuple[PhotoSource, ...]  # photos, to be answered by a list
+Photo = TypeVar("Photo", bound=PhotoSource)
 BROKEN = "the checkpoint answers with nan or infinity: its weights are broken; train again"
 
 
@@ -54,7 +54,7 @@ class BasePredictor(ABC):
         digits.
         """
 
-    def alone(self) -> contextlib.AbstractContextManager:
+    def alone(self) -> contextlib.AbstractContextManager[object]:
         """Return what a thread holds while it is answered, if only one can be at a time."""
         return contextlib.nullcontext()
 
@@ -63,14 +63,18 @@ class BasePredictor(ABC):
         raise ValueError("it remembers no photos")
 
     @overload
-    def __call__(self, photos: Many, *numbers: float, **named: float) -> list[Result]: ...
+    def __call__(
+        self, photos: PhotoSource, top_k: int = ..., stranger_rate: float = ..., sets: float = ...
+    ) -> Result: ...
 
     @overload
-    def __call__(self, photos: PhotoSource, *numbers: float, **named: float) -> Result: ...
+    def __call__(
+        self, photos: list[Photo] | tuple[Photo, ...], top_k: int = ..., stranger_rate: float = ..., sets: float = ...
+    ) -> list[Result]: ...
 
     def __call__(
         self,
-        photos: PhotoSource | Sequence[PhotoSource],
+        photos: PhotoSource | list[Photo] | tuple[Photo, ...],
         top_k: int = DEFAULT_TOP_K,
         stranger_rate: float = DEFAULT_RATE,
         sets: float = DEFAULT_SETS,
@@ -90,15 +94,15 @@ class BasePredictor(ABC):
         for value, option in ((stranger_rate, "stranger_rate"), (sets, "sets")):
             if not 0 <= value < 100:
                 raise InputError(f"must be at least 0 and below 100, not {value}", option)
-        several = isinstance(photos, list | tuple)
         rate, least = self.rate_kept(stranger_rate), self.least_in_sets(sets)
         with self.alone():
-            answers = list(self.answers(photos if several else [photos]))
+            answers = list(self.answers(photos if isinstance(photos, list | tuple) else [photos]))
+        results = []
         for answer in answers:
             if isinstance(answer, ImageError):
                 raise answer
-        results = [Result(self.verdict(answer, top_k, rate, least)) for answer in answers]
-        return results if several else results[0]
+            results.append(Result(self.verdict(answer, top_k, rate, least)))
+        return results if isinstance(photos, list | tuple) else results[0]
 
     # ------------------------------------------------------------------------------------------ what an answer is worth
 

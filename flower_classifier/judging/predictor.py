@@ -47,13 +47,15 @@ class Predictor(BasePredictor):
         named = replace(checkpoint, category_names=dict(category_names)) if category_names else checkpoint
         self.names = named.names
         self.temperature, self.set_scores = checkpoint.temperature, checkpoint.set_scores
-        self.familiarity = Familiarity(checkpoint.stranger_scores) if checkpoint.tells_strangers else None
+        scores = checkpoint.stranger_scores if checkpoint.tells_strangers else None
+        self.familiarity = None if scores is None else Familiarity(scores)
         self.remembers_photos = checkpoint.memory is not None
         self.threads = torch.get_num_threads()
 
     @functools.cached_property
     def clusters(self) -> Clusters:
         """The classes in the memory, which there must be."""
+        assert self.checkpoint.memory  # as where there is familiarity
         return Clusters(self.checkpoint.memory)
 
     @contextlib.contextmanager
@@ -115,9 +117,9 @@ class Predictor(BasePredictor):
 
     def neighbours(self, answer: Answer, number: int) -> list[Neighbour]:
         """Return so many training photos that look most alike to the network. The checkpoint must remember them."""
-        if not self.remembers_photos:
-            return super().neighbours(answer, number)
         memory = self.checkpoint.memory
+        if memory is None:
+            return super().neighbours(answer, number)
         return [
             Neighbour(memory.photos[index], self.classes[label], self.names[label], similarity)
             for index, similarity in memory.nearest(torch.from_numpy(answer.features), number)
