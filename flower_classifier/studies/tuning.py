@@ -16,6 +16,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -68,7 +69,7 @@ class Tried:
         return self.losses.mean().item()
 
     @property
-    def options(self) -> dict[str, object]:
+    def options(self) -> dict[str, Any]:
         """Its settings by the names of train.py's options."""
         recipe = self.settings.recipe
         own = {"hidden_units": self.settings.hidden_units, "dropout": self.settings.dropout}
@@ -138,7 +139,7 @@ def grid(recipe: Recipe, fixed: Mapping[str, object]) -> list[HeadSettings]:
     settings = []
     for shape, views in ((LINEAR, either), (HIDDEN, (recipe.views,))):
         free = {**shape, "label_smoothing": LABEL_SMOOTHING, "views": views}
-        axes = {**free, **{name: (value,) for name, value in fixed.items()}}
+        axes: dict[str, tuple[Any, ...]] = {**free, **{name: (value,) for name, value in fixed.items()}}
         for values in itertools.product(*axes.values()):
             options = dict(zip(axes, values, strict=True))
             units, dropout = options.pop("hidden_units"), options.pop("dropout")
