@@ -61,7 +61,7 @@ def load_exported(folder: Path) -> Exported:
     return Exported(card, session)
 
 
-def session_of(model: bytes, path: Path) -> onnxruntime.InferenceSession:
+def session_of(model: bytes, path: Path | str) -> onnxruntime.InferenceSession:
     """Return what runs a network. Raises InputError, naming `path`, for one that onnxruntime cannot run."""
     check_installed(NEEDED_BY_EXPORTED)
     import onnxruntime  # here, as it is optional
@@ -95,7 +95,8 @@ class ExportedPredictor(BasePredictor):
         named = replace(self.card, category_names=dict(category_names)) if category_names else self.card
         self.classes, self.names = self.card.classes, named.names
         self.temperature, self.set_scores = self.card.temperature, self.card.set_scores
-        self.familiarity = Familiarity(self.card.stranger_scores) if self.card.tells_strangers else None
+        scores = self.card.stranger_scores
+        self.familiarity = None if scores is None else Familiarity(scores)
 
     def answers(
         self, photos: Sequence[PhotoSource], bar: Bar | None = None, altogether: int = 0
