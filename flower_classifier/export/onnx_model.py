@@ -64,7 +64,7 @@ def onnx_of(network: WholeNetwork, side: int) -> bytes:
                 dynamo=True,
                 verbose=False,
             )
-            program.save(kept, external_data=False)
+            program.save(kept, external_data=False)  # type: ignore[union-attr, arg-type]  # it is there, and takes files too
     except Exception as error:  # of any kind: a network that the exporter cannot follow
         raise RunError(f"torch cannot export this architecture to ONNX: {reason_of(error)}") from error
     return kept.getvalue()

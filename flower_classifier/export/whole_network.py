@@ -19,6 +19,9 @@ class WholeNetwork(nn.Module):
     All in float32, on the CPU. With --mirror it makes the mirror images itself, so an answer is one forward.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         classifier = checkpoint.classifier
@@ -27,7 +30,8 @@ class WholeNetwork(nn.Module):
         self.head = classifier.head
         self.register_buffer("mean", classifier.mean)
         self.register_buffer("std", classifier.std)
-        self.distance = Distance(Clusters(checkpoint.memory)) if checkpoint.tells_strangers else None
+        memory = checkpoint.memory if checkpoint.tells_strangers else None
+        self.distance = None if memory is None else Distance(Clusters(memory))
         self.eval()
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -47,16 +51,23 @@ class Distance(nn.Module):
     Those of float64 were at most 1e-4 away, with validation photos typically 0.3 apart (102 flowers, two backbones).
     """
 
+    origin: torch.Tensor  # (D,)
+    axes: torch.Tensor  # (D, K)
+    centre: torch.Tensor  # (K,)
+    to_class: torch.Tensor  # (K, K)
+    to_all: torch.Tensor  # (K, K)
+    means: torch.Tensor  # (C, K)
+
     def __init__(self, clusters: Clusters) -> None:
         super().__init__()
         memory = clusters.memory
         numbers = {
-            "origin": memory.centre,  # (D,)
-            "axes": memory.own_axes,  # (D, K)
-            "centre": clusters.centre,  # (K,)
-            "to_class": clusters.to_class,  # (K, K)
-            "to_all": clusters.to_all,  # (K, K)
-            "means": clusters.means,  # (C, K)
+            "origin": memory.centre,
+            "axes": memory.own_axes,
+            "centre": clusters.centre,
+            "to_class": clusters.to_class,
+            "to_all": clusters.to_all,
+            "means": clusters.means,
         }
         for name, tensor in numbers.items():
             self.register_buffer(name, tensor.float())

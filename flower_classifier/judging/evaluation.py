@@ -142,7 +142,7 @@ class Evaluation:
         share = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
         pairs = [(true, predicted) for true, predicted in confusion.nonzero().tolist() if true != predicted]
         pairs.sort(key=lambda pair: (-confusion[pair].item(), -share[pair].item(), pair))
-        return [(*pair, confusion[pair].item()) for pair in pairs]
+        return [(true, predicted, int(confusion[true, predicted])) for true, predicted in pairs]
 
     @property
     def mistakes(self) -> list[int]:

@@ -58,7 +58,7 @@ class FrozenPart:
         self.most = MICRO_BATCH[device.type]  # photos that a forward takes; fewer where a GPU has no room for them
         self.original: nn.Module | None = None  # whose numbers it has
         self.network: nn.Module | None = None  # what runs
-        fastest = precision_of(device)
+        fastest = precision_of(device)  # raises where FLOWERS_PRECISION is wrong, whatever the network
         if classifier.starts_frozen:
             self.precision = fastest
             self.place_backbone(classifier.backbone)
@@ -90,15 +90,9 @@ class FrozenPart:
             return pixels
         values = normalise(pixels, self.mean, self.std, self.memory_format)
         if self.precision == torch.float16:
-            return self.in_float16(values)
+            return in_float16(self.network, values)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
             return self.network(values)
-
-    def in_float16(self, values: torch.Tensor) -> torch.Tensor:
-        """Take normalised images to rows, float32; in float32 altogether where float16 ends above its 65,504."""
-        with torch.autocast(self.device.type, dtype=torch.float16):
-            rows = self.network(values).float()
-        return rows if rows.isfinite().all() else self.network(values)
 
     def in_parts(self, pixels: torch.Tensor) -> torch.Tensor:
         """Take pixels on the device to rows, as many at a time as a GPU has room for."""
@@ -157,6 +151,13 @@ class FrozenPart:
             **({"float16": True} if self.precision == torch.float16 else {}),
             **({"emulated": True} if is_bfloat16 and not has_bfloat16(self.device) else {}),
         }
+
+
+def in_float16(network: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """Take normalised images to rows, float32; in float32 altogether where float16 ends above its 65,504."""
+    with torch.autocast(values.device.type, dtype=torch.float16):
+        rows = network(values).float()
+    return rows if rows.isfinite().all() else network(values)
 
 
 def with_bfloat16_weights(network: nn.Module) -> nn.Module:

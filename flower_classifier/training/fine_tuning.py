@@ -63,7 +63,7 @@ class FineTuning(Recipe):
         """Return an epoch's batches: all training photos, in an order and with looks of their own."""
         return fresh_batches(train, self.batch_size, self.seed, epoch)
 
-    def parameter_groups(self, learner: Classifier) -> list[dict[str, object]]:
+    def parameter_groups(self, learner: nn.Module) -> list[dict[str, object]]:
         """Return what the optimizer steps, a group each, with its rate and its decay."""
         groups = []
         for name, parameter in learner.named_parameters():
@@ -100,7 +100,7 @@ class FineTuning(Recipe):
             return done / WARM_UP
         return (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
 
-    def precision(self, device: torch.device) -> contextlib.AbstractContextManager:
+    def precision(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
         """Return the context in which a forward runs: of bfloat16 where the frozen network has it too."""
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_of(device) == torch.bfloat16)
 

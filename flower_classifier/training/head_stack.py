@@ -44,10 +44,10 @@ class HeadStack:
         device: torch.device,
         classes: torch.Tensor | None = None,
     ) -> None:
-        own = ("learning_rate", "weight_decay", "label_smoothing")
-        if len({(one.hidden_units, replace(one.recipe, **dict.fromkeys(own, 0.0))) for one in settings}) > 1:
+        recipes = [replace(one.recipe, learning_rate=0, weight_decay=0, label_smoothing=0) for one in settings]
+        if len({(one.hidden_units, recipe) for one, recipe in zip(settings, recipes, strict=True)}) > 1:
             raise ValueError("heads in a stack have the same widths, and see the same batches")
-        self.settings, self.steps = list(settings), torch.zeros((), dtype=torch.int64)
+        self.settings, self.steps = list(settings), 0
         number, layers = len(settings), [layer for layer in head if isinstance(layer, nn.Linear)]
         parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
         # (H, out, in) and (H, out) of each layer in turn
@@ -90,6 +90,7 @@ class HeadStack:
             means.sum().backward()  # no head's loss depends on another's parameters
             for index, parts in enumerate(self.parts):
                 for part, tensor in zip(parts, self.stacked, strict=True):
+                    assert tensor.grad is not None  # each is part of what the logits are made of
                     part.grad = tensor.grad[index]
             self.optimizer.step()
             for tensor in self.stacked:

@@ -20,9 +20,9 @@ from flower_classifier.features.batches import Batch
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.as_predicted import evaluate_on
 from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.networks.threads import threads_for, torch_threads
-from flower_classifier.training.finished import Row
 from flower_classifier.training.in_step import (
     begin_epoch,
     gradients_kept,
