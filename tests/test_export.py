@@ -11,6 +11,7 @@ from support import NAMES, PROJECT, QUICK, copy_of, run_program
 import export
 import flower_classifier as fc
 import predict
+from flower_classifier.export.whole_network import WholeNetwork
 from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.photos.views import open_views
@@ -49,6 +50,13 @@ def test_the_network_computes_what_plain_torch_does(request, some, kind):
         np.testing.assert_allclose(found["logits"], logits[chosen], atol=1e-3)
         np.testing.assert_allclose(found["features"], features[chosen], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(found["distance"], distances[chosen], rtol=1e-3, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_tensor_of_the_network_can_have_an_operations_name(request, kind):
+    """Which have no dot: with onnxscript 0.5 the file had two values called `mean`, and onnxruntime refused it."""
+    network = WholeNetwork(load_checkpoint(request.getfixturevalue(kind) / "checkpoint.pth"))
+    assert [name for name in network.state_dict() if "." not in name] == []
 
 
 def test_a_mirrored_answer_is_the_mean_over_both_views(train_into, run, flowers, some, tmp_path):

@@ -19,30 +19,46 @@ class WholeNetwork(nn.Module):
     All in float32, on the CPU. With --mirror it makes the mirror images itself, so an answer is one forward.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         classifier = checkpoint.classifier
         self.mirror = classifier.config.mirror
+        self.normalisation = Normalisation(classifier)
         self.backbone = in_plain_layers(classifier)
         self.head = classifier.head
-        self.register_buffer("mean", classifier.mean)
-        self.register_buffer("std", classifier.std)
         memory = checkpoint.memory if checkpoint.tells_strangers else None
         self.distance = None if memory is None else Distance(Clusters(memory))
         self.eval()
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Take pixels to logits, features and perhaps distances."""
-        images = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std  # (B, 3, S, S)
+        images = self.normalisation(pixels)  # (B, 3, S, S)
         features = self.backbone(images)
         logits = self.head(features)
         if self.mirror:
             mirrored = self.backbone(images.flip(-1))
             features, logits = (features + mirrored) / 2, (logits + self.head(mirrored)) / 2
         return (logits, features) if self.distance is None else (logits, features, self.distance(features))
+
+
+class Normalisation(nn.Module):
+    """Takes uint8 pixels (B, S, S, 3) to float32 images (B, 3, S, S), normalised as the backbone was trained.
+
+    A module, so that its buffers get names with a dot. As buffers of the whole network they would be called like
+    operations: onnxscript 0.5 would name a buffer and a pooling layer `mean`, and onnxruntime refuses such a file.
+    """
+
+    mean: torch.Tensor  # (3, 1, 1), as is the deviation
+    std: torch.Tensor
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.register_buffer("mean", classifier.mean)
+        self.register_buffer("std", classifier.std)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Take pixels to images."""
+        return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
 
 class Distance(nn.Module):
