@@ -12,6 +12,7 @@ from browser import browser, hosted, open_page
 from download_server import Server, contents, zipped
 from hypothesis import HealthCheck, settings
 from support import NAMES, Outcome
+from warm import warm_parent
 
 import export
 import train
@@ -32,6 +33,13 @@ def answered_signals():
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_left():
+    """End the process that others are forked from, if any test needed it."""
+    yield
+    warm_parent.stop()
 
 
 @pytest.fixture(scope="session", autouse=True)

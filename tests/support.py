@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from warm import WarmPopen
 
 PROJECT = Path(__file__).resolve().parent.parent
 NAMES = PROJECT / "cat_to_name.json"
@@ -32,18 +33,18 @@ class Outcome:
     err: str
 
 
-def run_program(*arguments, cwd=PROJECT, **environment):
-    """Run a script in a process of its own, as from a shell."""
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
+def run_program(*arguments, cwd=PROJECT, cold=False, **environment):
+    """Run a script in a process of its own, as from a shell. `cold`: with a start of Python, where that is tested."""
+    start = subprocess.Popen if cold else WarmPopen
+    command, pipe = [sys.executable, *map(str, arguments)], subprocess.PIPE
+    environment = {**os.environ, **environment}
+    with start(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            out, err = process.communicate(timeout=120)
+        except BaseException:
+            process.kill()
+            raise
+    return Outcome(process.returncode, out, err)
 
 
 def read(path):

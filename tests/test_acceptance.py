@@ -142,12 +142,14 @@ def test_it_works_wherever_it_is_run(flowers, tmp_path, environment):
     (tmp_path / "雛菊").symlink_to(flowers)
     program = os.path.relpath("train.py", tmp_path)
     arguments = ("--arch", "cnn", "--epochs", 1, "--save_dir", "Ordner ü")
-    training = run_program(program, "雛菊", *arguments, cwd=tmp_path, **environment)
+    training = run_program(program, "雛菊", *arguments, cwd=tmp_path, cold=True, **environment)
     assert training.code == 0, training.err
     assert training.err.count("going on without the feature cache") == ("XDG_CACHE_HOME" in environment)
     photo = sorted((flowers / "test" / "54").iterdir())[0]
     checkpoint = tmp_path / "Ordner ü" / "checkpoint.pth"
-    predicted = run_program(os.path.relpath("predict.py", tmp_path), photo, checkpoint, cwd=tmp_path, **environment)
+    predicted = run_program(
+        os.path.relpath("predict.py", tmp_path), photo, checkpoint, cwd=tmp_path, cold=True, **environment
+    )
     assert (predicted.code, predicted.err, len(predicted.out.splitlines())) == (0, "", 5)
 
 

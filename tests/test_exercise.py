@@ -70,7 +70,7 @@ def test_a_students_script_gets_what_the_commands_get_bit_for_bit(arch, flowers,
     script = tmp_path / "mine.py"
     script.write_text(SCRIPT)
     own = {"PYTHONPATH": str(PROJECT), "XDG_CACHE_HOME": str(tmp_path / "cache")}  # nothing is taken from the other
-    mine = run_program(script, flowers, NAMES, arch, photo, cwd=tmp_path, **own)
+    mine = run_program(script, flowers, NAMES, arch, photo, cwd=tmp_path, cold=True, **own)
     assert mine.code == 0, mine.err
     theirs = train_into(tmp_path / "theirs", flowers, "--arch", arch, *SETTINGS)
     ours, last = mine.out.splitlines()[:-3], mine.out.splitlines()[-3:]

@@ -121,7 +121,7 @@ def test_its_own_script_and_predict_print_the_same(exported, some, tmp_path, for
 
 def test_no_torch_is_loaded(exported, some):
     for arguments in ((PROJECT / "predict.py", some[0], exported), (exported / "predict.py", some[0])):
-        outcome = run_program("-X", "importtime", *arguments)
+        outcome = run_program("-X", "importtime", *arguments, cold=True)
         assert outcome.code == 0
         loaded = {line.rpartition("|")[2].strip() for line in outcome.err.splitlines()}
         assert {"onnxruntime", "PIL.Image"} <= loaded
@@ -144,7 +144,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_a_moved_folder_needs_onnxruntime_numpy_and_pillow_alone(exported, some, tmp_path):
     """It has all of our own code that it needs, and asks for nothing else."""
     folder = copy_of(exported, tmp_path)
-    outcome = run_program("-c", ONLY, folder / "predict.py", *some[:2], "--format", "json", cwd=tmp_path)
+    outcome = run_program("-c", ONLY, folder / "predict.py", *some[:2], "--format", "json", cwd=tmp_path, cold=True)
     assert (outcome.code, outcome.err) == (0, "")
     expected = run_program(PROJECT / "predict.py", *some[:2], exported, "--format", "json").out
     assert json.loads(outcome.out) == json.loads(expected)

@@ -170,7 +170,7 @@ def test_with_a_gpu_as_many_workers_open_photos_as_there_are_cores_to_use():
         "from flower_classifier.features.extraction import shared_cores\n"
         "with shared_cores(torch.device('cuda')) as workers: print(workers)"
     )
-    assert run_program("-c", code).out == "1\n"
+    assert run_program("-c", code, cold=True).out == "1\n"
 
 
 def test_bfloat16_changes_features_by_its_rounding_alone(splits, classifier, frozen):

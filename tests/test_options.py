@@ -236,7 +236,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     ],
 )
 def test_help_and_mistakes_on_the_command_line_load_nothing_heavy(line, code, said):
-    outcome = run_program("-c", RUNNER, *line.split())
+    outcome = run_program("-c", RUNNER, *line.split(), cold=True)
     *lines, loaded = outcome.err.splitlines()
     assert loaded == "loaded:"
     assert outcome.code == code
@@ -247,7 +247,7 @@ def test_help_and_mistakes_on_the_command_line_load_nothing_heavy(line, code, sa
 
 
 def test_help_is_shown_where_the_terminal_lacks_its_letters_and_mistakes_are_not_results(tmp_path):
-    plain = run_program("train.py", "--help", PYTHONIOENCODING="ascii")
+    plain = run_program("train.py", "--help", cold=True, PYTHONIOENCODING="ascii")
     assert (plain.code, plain.err, plain.out.count("\\u2026")) == (0, "", 1)
     shell = f"{PYTHON} train.py {tmp_path} --epochs 0 2>&-"
     done = subprocess.run(["sh", "-c", shell], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)

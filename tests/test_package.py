@@ -69,7 +69,7 @@ def test_files_words_and_options_load_no_torch():
     wanted = [name for name in TORCH_FREE if not name.endswith(".torch_resampling")]
     heavy = "{'torch', 'torchvision', 'matplotlib', 'onnxruntime'}"
     code = f"import sys, {', '.join(wanted)}; print({heavy} & set(sys.modules))"
-    assert run_program("-c", code).out == "set()\n"
+    assert run_program("-c", code, cold=True).out == "set()\n"
     assert len(wanted) > 20
 
 
@@ -92,13 +92,13 @@ def test_importing_all_of_it_changes_nothing(tmp_path):
         "import torch.fx.experimental.optimization, filelock, platformdirs\n"
         f"before = state()\nimport flower_classifier, {', '.join(MODULES)}\nassert state() == before\n"
     )
-    outcome = run_program("-c", code)
+    outcome = run_program("-c", code, cold=True)
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
 
 
 def test_importing_it_loads_nothing_heavy():
     code = "import sys, flower_classifier; print({'torch', 'numpy', 'PIL', 'matplotlib', 'tqdm'} & set(sys.modules))"
-    assert run_program("-c", code).out == "set()\n"
+    assert run_program("-c", code, cold=True).out == "set()\n"
 
 
 # ------------------------------------------------------------------------------------------------------------ load
@@ -202,7 +202,9 @@ def test_installed_it_works_from_anywhere_and_brings_the_package_alone(trained, 
     kept = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert [path for path in kept if not (tmp_path / "site" / "flower_classifier" / path).is_file()] == []
     script = f"import flower_classifier as fc; print(fc.__file__); print(fc.load({str(trained / 'checkpoint.pth')!r})"
-    outcome = run_program("-c", f"{script}({str(some[0])!r})[0])", cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    outcome = run_program(
+        "-c", f"{script}({str(some[0])!r})[0])", cwd=tmp_path, cold=True, PYTHONPATH=str(tmp_path / "site")
+    )
     place, answer = outcome.out.splitlines()
     assert Path(place).is_relative_to(tmp_path / "site")
     assert answer == str(fc.load(trained / "checkpoint.pth")(some[0])[0])

@@ -176,7 +176,7 @@ def test_a_folder_without_photos_is_refused(run, trained, tmp_path):
 def test_names_that_the_terminal_cannot_show_are_escaped(trained, photo, tmp_path):
     (tmp_path / "names.json").write_text('{"54": "雛菊"}', encoding="utf-8")
     arguments = (photo, trained / "checkpoint.pth", "--top_k", 6, "--category_names", tmp_path / "names.json")
-    outcome = run_program("predict.py", *arguments, PYTHONIOENCODING="ascii")
+    outcome = run_program("predict.py", *arguments, cold=True, PYTHONIOENCODING="ascii")
     assert outcome.code == 0
     assert "\\u96db\\u83ca" in outcome.out
 

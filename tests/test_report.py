@@ -76,7 +76,7 @@ def test_what_needs_no_torch_and_no_matplotlib_loads_none(modules, heavy):
     code = (
         f"import sys; from flower_classifier.report import {modules}; print([n for n in {heavy} if n in sys.modules])"
     )
-    assert run_program("-c", code).out == "[]\n"
+    assert run_program("-c", code, cold=True).out == "[]\n"
 
 
 def test_every_class_has_a_row_by_its_name(reported, flowers):

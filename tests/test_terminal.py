@@ -190,23 +190,23 @@ def test_notes_that_nobody_can_read_stop_no_work():
 
 def test_a_python_without_the_packages_is_told_what_to_install(flowers):
     for command in (("train.py", flowers), ("predict.py", "photo.jpg", "checkpoint.pth")):
-        outcome = run_program("-S", *command)  # without site-packages
+        outcome = run_program("-S", *command, cold=True)  # without site-packages
         assert (outcome.code, outcome.out) == (1, "")
         assert re.fullmatch(rf"{command[0]}: needs torch, .* lacks: pip install -r requirements\.txt\n", outcome.err)
-    assert run_program("-S", "train.py", "--help").code == 0
+    assert run_program("-S", "train.py", "--help", cold=True).code == 0
 
 
 def test_both_commands_work_without_docstrings_and_asserts(flowers, tmp_path):
     """`python -OO` drops both; the help is then that of the options alone."""
     compiled = {"PYTHONPYCACHEPREFIX": str(tmp_path / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}  # torch, and once
     own = ("--arch", "cnn", "--epochs", 1, "--save_dir", tmp_path)
-    training = run_program("-OO", "train.py", flowers, *own, **compiled)
+    training = run_program("-OO", "train.py", flowers, *own, cold=True, **compiled)
     assert training.code == 0, training.err
     photo = next((flowers / "test" / "54").iterdir())
     asked = (photo, tmp_path / "checkpoint.pth", "--plot", tmp_path / "plot.png")
-    predicted = run_program("-OO", "predict.py", *asked, **compiled)
+    predicted = run_program("-OO", "predict.py", *asked, cold=True, **compiled)
     assert (predicted.code, predicted.err, len(predicted.out.splitlines())) == (0, "", 5)
-    helped = run_program("-OO", "train.py", "--help")
+    helped = run_program("-OO", "train.py", "--help", cold=True)
     assert (helped.code, helped.err) == (0, "")
     assert "--learning_rate RATE" in helped.out
 

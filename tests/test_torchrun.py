@@ -48,7 +48,7 @@ def alone(photos, tmp_path_factory):
 
 
 def job(processes, *arguments):
-    return run_program(*TORCHRUN, "--standalone", "--nproc_per_node", processes, "train.py", *arguments)
+    return run_program(*TORCHRUN, "--standalone", "--nproc_per_node", processes, "train.py", *arguments, cold=True)
 
 
 def assert_the_same(folder, alone):
