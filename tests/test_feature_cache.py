@@ -7,11 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from support import PROJECT, QUICK, run_program
+from waiting import LIMIT, LONG_LIMIT, is_something_in, wait_until
 
 import train
 from flower_classifier.features.feature_cache import FeatureCache, MappedRows
@@ -166,7 +166,7 @@ def test_two_runs_at_once_share_the_work_and_agree(data, tmp_path):
         )
         for name in ("one", "two")
     ]
-    errors = [run.communicate(timeout=120)[1] for run in runs]
+    errors = [run.communicate(timeout=LONG_LIMIT)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     assert checkpoint(tmp_path, "one") == checkpoint(tmp_path, "two")
     lines = [json.loads(line) for line in (table_of(tmp_path, ROWS) / "index.txt").read_text().splitlines()]
@@ -184,13 +184,10 @@ def test_a_run_killed_while_extracting_is_continued_not_repeated(data, tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not any(
-        index.stat().st_size for index in (tmp_path / "cache").glob("features-v1/*/index.txt")
-    ):
-        time.sleep(0.01)
+    noted = lambda: is_something_in(tmp_path / "cache", "features-v1/*/index.txt")  # noqa: E731
+    wait_until(noted, "photos were noted in the index", run)
     run.send_signal(signal.SIGKILL)
-    run.wait(timeout=30)
+    run.wait(timeout=LIMIT)
     found = train_cached("continued", "--arch", "resnet50")
     assert 8 <= found["train", 0] < 24
     train_cached("without", "--arch", "resnet50", "--no_cache")
@@ -214,7 +211,7 @@ def test_a_full_disk_is_a_warning_and_the_run_goes_on_in_memory(data, tmp_path):
     arguments = [str(data), *QUICK, "--epochs", "1", "--cache_dir", str(tmp_path / "cache")]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments, "--save_dir", str(tmp_path / "out")],
-        cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False,
+        cwd=PROJECT, capture_output=True, text=True, timeout=LIMIT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("going on without the feature cache") == 1

@@ -16,6 +16,7 @@ from PIL import Image
 from support import PROJECT, QUICK, parse_blocks, read, same
 from torch.nn import functional as F
 from torchvision import models
+from waiting import LIMIT
 
 import predict
 import train
@@ -187,7 +188,7 @@ def test_a_run_that_is_stopped_while_the_network_learns_ends_as_if_it_never_was(
     for epoch in (1, 2, 3):
         assert process.stdout.readline().startswith(f"epoch {epoch}/{2 if epoch < 3 else 5}")
     process.send_signal(how)
-    process.communicate(timeout=60)
+    process.communicate(timeout=LIMIT)
     assert process.returncode == (-how if how == signal.SIGKILL else 130)
     finished = read(tmp_path / "run" / "last.pth")["epoch"]
     assert finished == 2 if how == signal.SIGKILL else finished in (3, 4)
@@ -205,7 +206,7 @@ def test_what_is_stopped_before_its_first_epoch_ends_leaves_the_report_and_goes_
     for removed in (False, True):
         command = [sys.executable, "-c", STOPPED, str(int(removed)), str(flowers), *options]
         assert (
-            subprocess.run(command, cwd=PROJECT, capture_output=True, check=False, timeout=60).returncode
+            subprocess.run(command, cwd=PROJECT, capture_output=True, check=False, timeout=LIMIT).returncode
             == -signal.SIGINT
         )
         if not removed:
