@@ -58,6 +58,7 @@ ALL = {("train", 0): 48, ("valid", 0): 18, ("test", 0): 18}
 ROWS = sum(ALL.values())  # all splits share a table: it is the photo that counts
 
 
+@pytest.mark.usefixtures("precision")
 def test_a_second_run_takes_everything_from_the_cache_and_gives_the_same_checkpoint(train_cached, tmp_path):
     assert train_cached("cold") == {}
     assert train_cached("warm") == ALL
@@ -72,6 +73,14 @@ def test_another_head_reuses_and_another_network_or_seed_of_views_does_not(train
     assert train_cached("cnn", "--arch", "cnn", "--views", 3, "--epochs", 3) == {}
     plain = {**ALL, ("train", 1): 48}  # the photo and its mirror image know no chance
     assert train_cached("seed of views", "--arch", "cnn", "--views", 3, "--epochs", 3, "--seed", 1) == plain
+
+
+def test_features_of_one_precision_do_not_serve_the_other(train_cached, tmp_path, monkeypatch):
+    """Nor does going back to the first compute anything."""
+    for name, precision in (("exact", "float32"), ("rounded", "bfloat16"), ("again", "float32")):
+        monkeypatch.setenv("FLOWERS_PRECISION", precision)
+        assert train_cached(name) == (ALL if name == "again" else {})
+    assert checkpoint(tmp_path, "exact") == checkpoint(tmp_path, "again") != checkpoint(tmp_path, "rounded")
 
 
 def test_a_comment_in_the_code_drops_nobodys_features(train_cached, data, tmp_path):
@@ -158,6 +167,7 @@ def test_a_flipped_byte_costs_one_row(train_cached, tmp_path):
 COMMAND = [sys.executable, "train.py"]
 
 
+@pytest.mark.usefixtures("precision")
 def test_two_runs_at_once_share_the_work_and_agree(data, tmp_path):
     arguments = [str(data), *QUICK, "--epochs", "2", "--cache_dir", str(tmp_path / "cache")]
     runs = [

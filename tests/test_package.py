@@ -120,6 +120,7 @@ def printed(run, checkpoint, *photos, top_k=5):
     return [record["predictions"] for record in json.loads(outcome.out)]
 
 
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("kind", ["trained", "trained_on_features"])
 def test_it_gives_the_digits_of_predict(request, run, some, kind):
     """For one photo and for several, of a network that learned whole and of a head on a frozen one."""

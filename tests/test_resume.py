@@ -33,6 +33,7 @@ def start_and_stop(arguments, how, lines=0):
     return process.returncode, out, errors
 
 
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("model", [("--arch", "cnn"), QUICK], ids=["cnn", "frozen"])
 def test_two_epochs_and_two_more_equal_four_bit_for_bit(train_into, flowers, tmp_path, model):
     options = (*model, "--views", 3, "--hidden_units", 32, "--dropout", 0.5)
@@ -216,6 +217,7 @@ def test_a_killed_run_resumes_from_its_last_save_bit_for_bit(train_into, flowers
         assert same(read(tmp_path / "whole" / file), read(tmp_path / "parts" / file))
 
 
+@pytest.mark.usefixtures("precision")
 def test_what_a_run_had_finished_when_it_was_stopped_is_resumed_bit_for_bit(train_into, flowers, tmp_path):
     """A real Ctrl-C after the third epoch's line, wherever in the fourth that is, long before the next save is due."""
     options = [*QUICK, "--views", "2", "--hidden_units", "64"]
