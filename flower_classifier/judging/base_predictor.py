@@ -30,7 +30,8 @@ from flower_classifier.judging.prediction import (
 from flower_classifier.judging.prediction_sets import least_probability, likeliest_first, members
 from flower_classifier.photos.images import ImageError, PhotoSource
 
-Photo = TypeVar("Photo", bound=PhotoSource)
+Many = list[PhotoSource] | tuple[PhotoSource, ...]  # photos, to be answered by a list
+Photo = TypeVar("Photo", bound=PhotoSource)  # of one kind, such as paths
 BROKEN = "the checkpoint answers with nan or infinity: its weights are broken; train again"
 
 
@@ -69,12 +70,17 @@ class BasePredictor(ABC):
 
     @overload
     def __call__(
-        self, photos: list[Photo] | tuple[Photo, ...], top_k: int = ..., stranger_rate: float = ..., sets: float = ...
+        self, photos: Many, top_k: int = ..., stranger_rate: float = ..., sets: float = ...
+    ) -> list[Result]: ...
+
+    @overload
+    def __call__(
+        self, photos: list[Photo], top_k: int = ..., stranger_rate: float = ..., sets: float = ...
     ) -> list[Result]: ...
 
     def __call__(
         self,
-        photos: PhotoSource | list[Photo] | tuple[Photo, ...],
+        photos: PhotoSource | Many | list[Photo],
         top_k: int = DEFAULT_TOP_K,
         stranger_rate: float = DEFAULT_RATE,
         sets: float = DEFAULT_SETS,
