@@ -191,10 +191,9 @@ def test_fine_tuning_in_three_processes_of_which_one_is_killed_differs_by_roundi
     expected, found = (read(tmp_path / name / "checkpoint.pth") for name in ("one", "three"))
     assert found["training"] == expected["training"] | {"results": found["training"]["results"]}
     # The precision rounds what the steps change, and float32 the sums of losses
-    losses, precision = [row["train_loss"] for row in expected["history"]], precision_of(torch.device("cpu"))
-    rounding = (
-        torch.finfo(precision).eps * (max(losses) - min(losses)) + 64 * torch.finfo(torch.float32).eps * losses[0]
-    )
+    losses = [row["train_loss"] for row in expected["history"]]
+    of_steps, of_sums = (torch.finfo(kind).eps for kind in (precision_of(torch.device("cpu")), torch.float32))
+    rounding = of_steps * (max(losses) - min(losses)) + 64 * of_sums * losses[0]
     for row, other in zip(found["history"], expected["history"], strict=True):
         assert row == pytest.approx(other, abs=rounding)
     # Adam's first steps go by the sign of a gradient, however small: a rounding may turn some numbers by a step
