@@ -3,23 +3,28 @@
 # make docs     write docs/options.md anew
 # make test   check the code, and run the tests that take seconds: four minutes on two cores
 # make test-all   everything that CI checks
+# make lowest   the tests with the lowest versions that requirements*.txt allow, on Python 3.10
+# make newest   the tests with the newest versions: make newest PYTHON=python3.13
 # make browser   install Chromium and its driver, where apt can, for the tests of the page
 # make runtime   take the newest onnxruntime-web into the package, for the page; needs npm
-# All need Python 3.10 or newer and make; what else they need goes into .venv, once.
+# All need Python 3.10 or newer and make; what else they need goes into .venv, once. `lowest` and `newest` have
+# environments of their own, such as .venv-newest-python3.13.
 
 PYTHON ?= python3
-BIN = .venv/bin
+VENV = .venv
+BIN = $(VENV)/bin
+REQUIREMENTS = $(wildcard requirements*.txt)
 FLOWERS ?= flowers
 SHOWN = demo/flowers/test/54/drawn_000.jpg
 
-.PHONY: setup demo gallery docs test test-all lint format browser runtime
+.PHONY: setup demo gallery docs test test-all suite lowest newest lint format browser runtime
 
-setup: .venv/installed
+setup: $(VENV)/installed
 
-.venv/installed: requirements.txt requirements-dev.txt
+$(VENV)/installed: $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.version_info < (3, 10) and sys.exit("Python 3.10 or newer is needed: make PYTHON=...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -r requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -r requirements-dev.txt $(INSTALL_OPTIONS)
 	@touch $@
 
 demo: setup
@@ -35,11 +40,27 @@ docs: setup
 	$(BIN)/python docs/options.py
 
 # Two tests at a time; threads that wait for each other leave the cores to the other one
-test: setup lint browser
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 -m "not slow"
+PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 
-test-all: setup lint browser
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
+test: setup lint browser
+	$(PYTEST) -m "not slow"
+
+test-all: lint suite
+
+suite: setup browser
+	$(PYTEST)
+
+lowest: PYTHON = python3.10
+lowest newest: VENV = .venv-$@-$(notdir $(PYTHON))
+
+# Each bound, package>=version, becomes the one version that pip may install
+lowest:
+	sed -n 's/>=/==/p' $(REQUIREMENTS) >.venv-lowest.txt
+	$(MAKE) suite VENV=$(VENV) PYTHON=$(PYTHON) INSTALL_OPTIONS="--constraint .venv-lowest.txt"
+
+newest:
+	rm -f $(VENV)/installed
+	$(MAKE) suite VENV=$(VENV) PYTHON=$(PYTHON) INSTALL_OPTIONS="--upgrade --upgrade-strategy eager"
 
 # Without Chromium the tests of the page say that they are skipped
 browser:
@@ -54,6 +75,7 @@ runtime: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -36,16 +36,17 @@ from flower_classifier.judging.evaluation import Evaluation, summary
 from flower_classifier.judging.prediction import DEFAULT_TOP_K
 from flower_classifier.judging.predictor import Predictor
 from flower_classifier.networks import checkpoint as checkpoints
-from flower_classifier.networks.checkpoint import Checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen import FrozenPart, place
 from flower_classifier.networks.memory import Memory
 from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.tensor_files import Plain
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import Preprocessing
 from flower_classifier.report.run_report import Diagnosis
-from flower_classifier.training.finished import Row, epoch_line
+from flower_classifier.training.finished import epoch_line
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced
 from flower_classifier.training.remembering import keep_memory
@@ -66,7 +67,7 @@ class Model:
     frozen: FrozenPart  # what of it does not learn, on the device where all of it runs
     classes: tuple[str, ...]  # class folders, in the order of the logits
     category_names: dict[str, str] = field(default_factory=dict)  # class folder -> what people call it
-    training: dict[str, object] = field(default_factory=dict)  # weights, epochs, learning_rate, …
+    training: Plain = field(default_factory=dict)  # weights, epochs, learning_rate, …
     history: list[Row] = field(default_factory=list)  # one row per epoch of the last training
     temperature: float = 1.0  # by which logits are divided before they become probabilities
     set_scores: list[float] = field(default_factory=list)  # by which sets of classes are made
@@ -88,7 +89,7 @@ class Model:
             tensors=dict(self.classifier.state_dict()),
             category_names=self.category_names,
             training=self.training,
-            history=[dict(row) for row in self.history],
+            history=[row.copy() for row in self.history],
             temperature=self.temperature,
             set_scores=self.set_scores,
             memory=self.memory,
@@ -150,7 +151,8 @@ def build_model(
     downloaded.
     """
     units = widths(hidden_units)
-    check(data, arch=arch, hidden_units=units, dropout=dropout, image_size=image_size, seed=seed)
+    root = data.splits.train.root
+    TrainConfig(root, arch=arch, hidden_units=units, dropout=dropout, image_size=image_size, seed=seed)  # checks them
     with speaking():
         device = choose_device(gpu)
         with own_randomness(device):
@@ -196,7 +198,7 @@ def train_model(
         patience=patience,
     )
     settings = {**asdict(recipe), "class_weights": class_weights}
-    check(data, **settings)
+    TrainConfig(data.splits.train.root, **settings)  # checks them
     check_classes(model, data)
     del settings["epochs"], settings["patience"]
     training = {**model.training, **settings, "skipped": []}
@@ -216,6 +218,7 @@ def train_model(
                 model.take(state.best_checkpoint())
             else:
                 put_back(state.learner, before)
+        assert state.best.valid is not None  # this process has trained the best epoch
         keep_memory(state, train, valid, state.best.valid)
         model.take(state.best_checkpoint())
     best = state.best.row
@@ -349,11 +352,6 @@ def show_mistakes(results: Results) -> Image.Image | None:
 
 
 # ---------------------------------------------------------------------------------------------- what the verbs share
-
-
-def check(data: Data, **settings: object) -> None:
-    """Raise InputError, naming the argument, for a value that train.py would refuse."""
-    TrainConfig(data.splits.train.root, **settings)
 
 
 def check_classes(model: Model, data: Data) -> None:

@@ -64,13 +64,16 @@ def predict_photos(config: PredictConfig) -> None:
 
 def evaluate(config: PredictConfig) -> None:
     """Say how good the answers to a folder of labelled photos are."""
-    from flower_classifier.report.evaluating import evaluate_folder  # here, as it loads torch
+    from flower_classifier.judging.predictor import Predictor  # here, as it loads torch
+    from flower_classifier.report.evaluating import evaluate_folder
     from flower_classifier.report.evaluation_report import report_folder
 
     folder = config.images[0]
     report = config.report or report_folder(config.checkpoint, folder)
     check_writable(report, "report")
-    evaluate_folder(load_predictor(config), folder, config.checkpoint, report, config.format)
+    predictor = load_predictor(config)
+    assert isinstance(predictor, Predictor)  # PredictConfig refuses an exported folder
+    evaluate_folder(predictor, folder, config.checkpoint, report, config.format)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -49,6 +49,7 @@ from flower_classifier.judging.as_predicted import evaluate_on
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.backbones import resolve_arch, source_of
+from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen import FrozenPart, place
@@ -74,7 +75,7 @@ from flower_classifier.studies.survey import survey
 from flower_classifier.studies.tuning import OPTIONS, search
 from flower_classifier.training.announcements import doing_of, report_best, report_start
 from flower_classifier.training.fine_tuning import second_recipe
-from flower_classifier.training.finished import Identity, Row, epoch_line
+from flower_classifier.training.finished import Identity, epoch_line
 from flower_classifier.training.helping import help_rank_0
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe
@@ -251,9 +252,9 @@ def tune(config: TrainConfig, state: TrainState, train: Inputs, valid: Inputs) -
     """
     outcome = search(train, valid, state.classifier, state.recipe, fixed_by(config))
     note(outcome.summary)
-    config = replace(config, **outcome.chosen.options)
-    renew_head(state.classifier, config.hidden_units, config.dropout, config.seed)
-    return config, list(outcome.table())
+    chosen = outcome.chosen
+    renew_head(state.classifier, chosen.settings.hidden_units, chosen.settings.dropout, config.seed)
+    return replace(config, **chosen.options), list(outcome.table())
 
 
 def fixed_by(config: TrainConfig) -> dict[str, object]:

@@ -25,6 +25,7 @@ from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.schedule import PLAIN_VIEW, Schedule
 from flower_classifier.judging.evaluation import evaluate
+from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.classifier import ModelConfig, build_classifier
 from flower_classifier.networks.devices import choose_device, seed_torch
 from flower_classifier.networks.frozen import place
@@ -33,7 +34,7 @@ from flower_classifier.networks.source import Backbone
 from flower_classifier.photos.splits import Split, load_splits
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe
-from flower_classifier.training.state import Row, TrainState
+from flower_classifier.training.state import TrainState
 
 SEEDS, BATCH_SIZE, RATE, HIDDEN_UNITS = range(5), 64, 0.001, (512,)
 CHOOSING = 4  # photos a class that choose the epoch

@@ -79,7 +79,7 @@ class Check:
         """Return the frozen part of an architecture with random weights, always the same; `exact`: in float32."""
         frozen = place(new_classifier(arch, 102, "none")[0], device)
         if exact:
-            frozen.bfloat16 = frozen.float16 = False
+            frozen.precision = torch.float32
         return frozen
 
     def rows_of(self, frozen: FrozenPart, number: int, views: int = 1) -> torch.Tensor:

@@ -31,6 +31,16 @@ An exported folder has a `predict.py` of its own. It takes photos alone, and the
 `python export.py CHECKPOINT FOLDER [options]` makes of a checkpoint [a folder that needs no torch](export.md).
 
 {export}
+## Environment
+
+| variable | what it does |
+|---|---|
+| `FLOWERS_PRECISION` | what pretrained networks compute in: `float32` or `bfloat16`. Without it bfloat16 where the processor or the GPU is fast in it, else float32, or float16 on a GPU that lacks bfloat16. A processor that lacks bfloat16 emulates it: ten times more slowly, to try what another machine computes |
+| `FLOWERS_URL` | where `--download` fetches the photos from |
+| `FLOWERS_DEBUG` | `1` shows the traceback behind an error |
+| `TORCH_HOME` | where torchvision keeps pretrained weights, in `hub/checkpoints/` |
+| `XDG_CACHE_HOME` | on Linux, the folder that the feature cache lies in, unless `--cache_dir` says where |
+
 ## Exit codes
 
 | code | what happened |

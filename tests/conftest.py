@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from browser import browser, hosted, open_page
 from download_server import Server, contents, zipped
 from filelock import FileLock
@@ -19,6 +20,7 @@ import export
 import train
 from flower_classifier.base import messages, program
 from flower_classifier.export.card import read_card
+from flower_classifier.networks.devices import PRECISION, PRECISIONS, precision_of
 from flower_classifier.photos import demo, download
 
 LENIENT = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
@@ -27,6 +29,21 @@ settings.register_profile("long", max_examples=10_000, **LENIENT)
 settings.load_profile("default")
 
 SMALL = {"train": 8, "valid": 3, "test": 3}  # pictures a species
+
+
+def pytest_sessionstart(session):
+    """Say what networks compute in: tests that do not choose it, by the fixture `precision`, run in this one alone."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and not hasattr(session.config, "workerinput"):
+        why = "as FLOWERS_PRECISION asks" if os.environ.get(PRECISION) else "the fastest of this processor's"
+        reporter.write_line(f"networks compute in {precision_of(torch.device('cpu'))}, {why}")
+
+
+@pytest.fixture(params=PRECISIONS)
+def precision(request, monkeypatch):
+    """Let networks compute in each precision, on any processor."""
+    monkeypatch.setenv(PRECISION, request.param)
+    return PRECISIONS[request.param]
 
 
 @pytest.fixture(scope="session", autouse=True)

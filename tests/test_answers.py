@@ -8,10 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from support import PROJECT, parse_blocks
+from waiting import is_output_full, needs_proc, wait_until
 
 import predict
 
@@ -243,6 +243,7 @@ def test_an_array_is_ended_when_the_program_is_interrupted(trained, flowers):
     assert 0 < len(records) < 20_000
 
 
+@needs_proc
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_an_array_for_a_slow_reader_is_ended_between_two_objects(trained, flowers, tmp_path, unbuffered):
     """Objects larger than a buffer: the signal comes while one is being written."""
@@ -253,7 +254,7 @@ def test_an_array_for_a_slow_reader_is_ended_between_two_objects(trained, flower
         process.stdin.write(b"\n".join([os.fsencode(photo)] * 2000))
         process.stdin.close()
         begun = process.stdout.readline()
-        time.sleep(1)  # until the pipe is full
+        wait_until(lambda: is_output_full(process), "the pipe was full", process)
         process.send_signal(signal.SIGINT)
         records = json.loads(begun + process.stdout.read())
     assert (process.returncode, 0 < len(records) < 2000) == (130, True)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from support import PROJECT, QUICK, read, same
+from waiting import LIMIT
 
 import predict
 import train
@@ -81,7 +82,7 @@ def test_no_report_of_an_earlier_run_stays_beside_a_newer_checkpoint(train_into,
     for _ in range(2):
         assert process.stdout.readline().startswith(b"epoch")
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=LIMIT)
     assert read(tmp_path / "checkpoint.pth")["training"]["learning_rate"] == 0.001
     here = {path.name for path in (tmp_path / "run").iterdir()}
     assert here & {file.name for file in REPORT_FILES} == {"history.csv"}

@@ -11,6 +11,7 @@ from support import NAMES, PROJECT, QUICK, copy_of, run_program
 import export
 import flower_classifier as fc
 import predict
+from flower_classifier.export.whole_network import WholeNetwork
 from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.photos.views import open_views
@@ -51,6 +52,13 @@ def test_the_network_computes_what_plain_torch_does(request, some, kind):
         np.testing.assert_allclose(found["distance"], distances[chosen], rtol=1e-3, atol=0.01)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_tensor_of_the_network_can_have_an_operations_name(request, kind):
+    """Which have no dot: with onnxscript 0.5 the file had two values called `mean`, and onnxruntime refused it."""
+    network = WholeNetwork(load_checkpoint(request.getfixturevalue(kind) / "checkpoint.pth"))
+    assert [name for name in network.state_dict() if "." not in name] == []
+
+
 @pytest.mark.slow
 def test_a_mirrored_answer_is_the_mean_over_both_views(train_into, run, flowers, some, tmp_path):
     train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1, "--mirror", "--no_report")
@@ -64,7 +72,7 @@ def test_a_mirrored_answer_is_the_mean_over_both_views(train_into, run, flowers,
 
 
 @pytest.mark.slow
-def test_a_transformer_of_timm_is_exported(train_into, run, flowers, tmp_path):
+def test_a_transformer_of_timm_is_exported(train_into, run, flowers, tmp_path, precision):
     """export.py itself compares onnxruntime with torch; benchmarks/export_families.py goes through all families."""
     arch = "timm/vit_tiny_patch16_224"
     small = ("--image_size", 64, "--epochs", 1, "--views", 1, "--no_report")
@@ -74,7 +82,7 @@ def test_a_transformer_of_timm_is_exported(train_into, run, flowers, tmp_path):
     assert "8 of 8 have the same first class" in outcome.err
     photos = sorted((flowers / "test").glob("*/*.jpg"))
     same = [one[0]["class"] == other[0]["class"] for one, other in answers(photos, tmp_path)]
-    assert np.mean(same) > 0.8  # predict.py runs the network in bfloat16 where the processor has it
+    assert np.mean(same) > (0.99 if precision == torch.float32 else 0.8)  # the folder computes in float32
 
 
 def answers(photos, save_dir):
@@ -100,13 +108,15 @@ def test_a_fine_tuned_network_is_exported_as_it_has_become(train_into, run, flow
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_folder_answers_as_the_checkpoint_does(request, some, kind):
+def test_the_folder_answers_as_the_checkpoint_does(request, some, precision, kind):
+    """The folder in float32, the checkpoint in each precision: bfloat16 moves ranks among 18 photos."""
+    digits, ranks = (1e-3, 0.06) if precision == torch.float32 else (0.05, 0.2)
     save_dir, folder = request.getfixturevalue(kind), request.getfixturevalue(KINDS[kind])
     of_folder, of_checkpoint = fc.load(folder)(some, top_k=6), fc.load(save_dir / "checkpoint.pth")(some, top_k=6)
     for one, other in zip(of_folder, of_checkpoint, strict=True):
         by_class = {row["class"]: row["probability"] for row in other}
-        assert [row["probability"] for row in one] == pytest.approx([by_class[row["class"]] for row in one], abs=0.05)
-        assert one.p_known == pytest.approx(other.p_known, abs=0.2)  # bfloat16 moves ranks among 18 photos
+        assert [row["probability"] for row in one] == pytest.approx([by_class[row["class"]] for row in one], abs=digits)
+        assert one.p_known == pytest.approx(other.p_known, abs=ranks)
         assert (one.set is None, one.known is None) == (other.set is None, other.known is None)
 
 

@@ -7,11 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from support import PROJECT, QUICK, run_program
+from waiting import LIMIT, LONG_LIMIT, is_something_in, wait_until
 
 import train
 from flower_classifier.features.feature_cache import FeatureCache, MappedRows
@@ -58,6 +58,7 @@ ALL = {("train", 0): 48, ("valid", 0): 18, ("test", 0): 18}
 ROWS = sum(ALL.values())  # all splits share a table: it is the photo that counts
 
 
+@pytest.mark.usefixtures("precision")
 def test_a_second_run_takes_everything_from_the_cache_and_gives_the_same_checkpoint(train_cached, tmp_path):
     assert train_cached("cold") == {}
     assert train_cached("warm") == ALL
@@ -72,6 +73,14 @@ def test_another_head_reuses_and_another_network_or_seed_of_views_does_not(train
     assert train_cached("cnn", "--arch", "cnn", "--views", 3, "--epochs", 3) == {}
     plain = {**ALL, ("train", 1): 48}  # the photo and its mirror image know no chance
     assert train_cached("seed of views", "--arch", "cnn", "--views", 3, "--epochs", 3, "--seed", 1) == plain
+
+
+def test_features_of_one_precision_do_not_serve_the_other(train_cached, tmp_path, monkeypatch):
+    """Nor does going back to the first compute anything."""
+    for name, precision in (("exact", "float32"), ("rounded", "bfloat16"), ("again", "float32")):
+        monkeypatch.setenv("FLOWERS_PRECISION", precision)
+        assert train_cached(name) == (ALL if name == "again" else {})
+    assert checkpoint(tmp_path, "exact") == checkpoint(tmp_path, "again") != checkpoint(tmp_path, "rounded")
 
 
 def test_a_comment_in_the_code_drops_nobodys_features(train_cached, data, tmp_path):
@@ -158,6 +167,7 @@ def test_a_flipped_byte_costs_one_row(train_cached, tmp_path):
 COMMAND = [sys.executable, "train.py"]
 
 
+@pytest.mark.usefixtures("precision")
 def test_two_runs_at_once_share_the_work_and_agree(data, tmp_path):
     arguments = [str(data), *QUICK, "--epochs", "2", "--cache_dir", str(tmp_path / "cache")]
     runs = [
@@ -166,7 +176,7 @@ def test_two_runs_at_once_share_the_work_and_agree(data, tmp_path):
         )
         for name in ("one", "two")
     ]
-    errors = [run.communicate(timeout=120)[1] for run in runs]
+    errors = [run.communicate(timeout=LONG_LIMIT)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     assert checkpoint(tmp_path, "one") == checkpoint(tmp_path, "two")
     lines = [json.loads(line) for line in (table_of(tmp_path, ROWS) / "index.txt").read_text().splitlines()]
@@ -184,13 +194,10 @@ def test_a_run_killed_while_extracting_is_continued_not_repeated(data, tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not any(
-        index.stat().st_size for index in (tmp_path / "cache").glob("features-v1/*/index.txt")
-    ):
-        time.sleep(0.01)
+    noted = lambda: is_something_in(tmp_path / "cache", "features-v1/*/index.txt")  # noqa: E731
+    wait_until(noted, "photos were noted in the index", run)
     run.send_signal(signal.SIGKILL)
-    run.wait(timeout=30)
+    run.wait(timeout=LIMIT)
     found = train_cached("continued", "--arch", "resnet50")
     assert 8 <= found["train", 0] < 24
     train_cached("without", "--arch", "resnet50", "--no_cache")
@@ -214,7 +221,7 @@ def test_a_full_disk_is_a_warning_and_the_run_goes_on_in_memory(data, tmp_path):
     arguments = [str(data), *QUICK, "--epochs", "1", "--cache_dir", str(tmp_path / "cache")]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments, "--save_dir", str(tmp_path / "out")],
-        cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False,
+        cwd=PROJECT, capture_output=True, text=True, timeout=LIMIT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("going on without the feature cache") == 1

@@ -20,7 +20,6 @@ from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, prepare_inputs
 from flower_classifier.features.schedule import Schedule
 from flower_classifier.judging.evaluation import evaluate
-from flower_classifier.networks import frozen as frozen_part
 from flower_classifier.networks.frozen import place
 from flower_classifier.networks.new_classifier import new_classifier
 from flower_classifier.photos import views
@@ -49,7 +48,7 @@ def classifier():
 def frozen(classifier):
     """The frozen part in float32 and as it was built, whatever this machine has instructions for."""
     part = place(copy.deepcopy(classifier), CPU)
-    part.bfloat16, part.network = False, part.original
+    part.precision, part.network = torch.float32, part.original
     return part
 
 
@@ -176,7 +175,7 @@ def test_with_a_gpu_as_many_workers_open_photos_as_there_are_cores_to_use():
 def test_bfloat16_changes_features_by_its_rounding_alone(splits, classifier, frozen):
     """Eight bits of mantissa; a dozen layers in a row may add up to a few per cent of a feature vector."""
     fast = place(copy.deepcopy(classifier), CPU)
-    fast.bfloat16, fast.network = True, fast.original
+    fast.precision, fast.network = torch.bfloat16, fast.original
     exact, rounded = (extract(part, splits.valid) for part in (frozen, fast))
     assert ((rounded.float() - exact).norm(dim=1) / exact.norm(dim=1)).max() < 0.03
     assert not torch.equal(exact, rounded.float())
@@ -186,9 +185,9 @@ def test_bfloat16_changes_features_by_its_rounding_alone(splits, classifier, fro
 def test_weights_that_are_bfloat16_already_change_no_bit(splits, arch, monkeypatch):
     """Autocast alone is the other way; the classifier, which may go into a checkpoint, keeps its own weights."""
     classifier = new_classifier(arch, 6, "none")[0]
-    monkeypatch.setattr(frozen_part, "has_bfloat16", lambda device: False)
+    monkeypatch.setenv("FLOWERS_PRECISION", "float32")
     plain = place(copy.deepcopy(classifier), CPU)
-    monkeypatch.setattr(frozen_part, "has_bfloat16", lambda device: True)
+    monkeypatch.setenv("FLOWERS_PRECISION", "bfloat16")
     part = place(classifier, CPU)
     assert next(layer for layer in part.network.modules() if isinstance(layer, torch.nn.Conv2d)).weight.dtype == (
         torch.bfloat16
@@ -196,7 +195,7 @@ def test_weights_that_are_bfloat16_already_change_no_bit(splits, arch, monkeypat
     assert {tensor.dtype for tensor in classifier.state_dict().values() if tensor.is_floating_point()} == {
         torch.float32
     }
-    plain.bfloat16 = True
+    plain.precision = torch.bfloat16
     pixels = extraction.to_pixels([open_views(splits.valid.root / splits.valid.photos[0], part.preprocessing)])[0]
     with torch.inference_mode():
         assert torch.equal(part(pixels), plain(pixels))
@@ -206,10 +205,10 @@ def test_weights_that_are_bfloat16_already_change_no_bit(splits, arch, monkeypat
     ("arch", "dtype"),
     [("resnet18", torch.bfloat16), ("squeezenet1_1", torch.bfloat16), ("timm/xcit_nano_12_p16_224", torch.float32)],
 )
-def test_features_that_are_bfloat16_numbers_are_kept_as_such_and_no_others(splits, tmp_path, arch, dtype):
+def test_features_that_are_bfloat16_numbers_are_kept_as_such_and_no_others(splits, tmp_path, arch, dtype, monkeypatch):
     """In half the bytes, on disk and in memory; what the head is given are the very numbers of the network."""
+    monkeypatch.setenv("FLOWERS_PRECISION", "bfloat16")
     part = place(new_classifier(arch, 6, "none")[0], CPU)
-    part.bfloat16 = True
     pixels = extraction.to_pixels([open_views(splits.valid.root / splits.valid.photos[0], part.preprocessing)])[0]
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         plain = part.network(((pixels.float() - part.mean) / part.std).to(memory_format=torch.channels_last))
@@ -228,7 +227,7 @@ def test_features_that_are_bfloat16_numbers_are_kept_as_such_and_no_others(split
 def test_a_model_trained_whole_stays_in_float32_and_its_rows_are_pixels():
     classifier = new_classifier("cnn", 2)[0]
     frozen = place(classifier, CPU)
-    assert (frozen.bfloat16, frozen.network, classifier.learner) == (False, None, classifier)
+    assert (frozen.precision, frozen.network, classifier.learner) == (torch.float32, None, classifier)
     assert (frozen.rows.shape, frozen.rows.dtype) == ((3, 32, 32), torch.uint8)
 
 

@@ -1,6 +1,5 @@
 """Fine-tuning: more of the network learns, from the best head on, and nothing that was better is lost."""
 
-import contextlib
 import copy
 import json
 import math
@@ -16,6 +15,7 @@ from PIL import Image
 from support import PROJECT, QUICK, parse_blocks, read, same
 from torch.nn import functional as F
 from torchvision import models
+from waiting import LIMIT
 
 import predict
 import train
@@ -47,16 +47,10 @@ def tuned(flowers, tmp_path_factory):
 # ------------------------------------------------------------------------------------------------- what learns, and how
 
 
-class InFloat32(FineTuning):
-    """The recipe on a device without bfloat16, which would hide small differences."""
-
-    def precision(self, device):
-        return contextlib.nullcontext()
-
-
 @pytest.mark.parametrize("unfreeze", ["last", "all"])
-def test_an_epoch_is_what_plain_torch_makes_of_the_same_pictures(flowers, unfreeze):
+def test_an_epoch_is_what_plain_torch_makes_of_the_same_pictures(flowers, unfreeze, monkeypatch):
     """Whole batches, rates and clipping written out, and layers in the order in which squeezenet lists them."""
+    monkeypatch.setenv("FLOWERS_PRECISION", "float32")  # bfloat16 would hide small differences
     splits = load_splits(flowers)
     classifier, _ = new_classifier("squeezenet1_1", 6, "none", (8,), dropout=0.0)
     frozen, head_recipe = place(classifier, CPU), Recipe(1, 0.001, 16, 1, 0)
@@ -64,7 +58,7 @@ def test_an_epoch_is_what_plain_torch_makes_of_the_same_pictures(flowers, unfree
     state = TrainState(classifier, head_recipe, splits.classes)
     fit(state, train_photos, valid)
     depths = depths_of(classifier, unfreeze)
-    recipe = InFloat32(2, 0.001, 16, 1, 0, weight_decay=0.1, began=1, unfreeze=unfreeze, depths=depths)
+    recipe = FineTuning(2, 0.001, 16, 1, 0, weight_decay=0.1, began=1, unfreeze=unfreeze, depths=depths)
     state.begin_fine_tuning(recipe)
     plain = copy.deepcopy(classifier)
     fit(state, train_photos, valid)
@@ -189,7 +183,7 @@ def test_a_run_that_is_stopped_while_the_network_learns_ends_as_if_it_never_was(
     for epoch in (1, 2, 3):
         assert process.stdout.readline().startswith(f"epoch {epoch}/{2 if epoch < 3 else 5}")
     process.send_signal(how)
-    process.communicate(timeout=60)
+    process.communicate(timeout=LIMIT)
     assert process.returncode == (-how if how == signal.SIGKILL else 130)
     finished = read(tmp_path / "run" / "last.pth")["epoch"]
     assert finished == 2 if how == signal.SIGKILL else finished in (3, 4)
@@ -207,7 +201,7 @@ def test_what_is_stopped_before_its_first_epoch_ends_leaves_the_report_and_goes_
     for removed in (False, True):
         command = [sys.executable, "-c", STOPPED, str(int(removed)), str(flowers), *options]
         assert (
-            subprocess.run(command, cwd=PROJECT, capture_output=True, check=False, timeout=60).returncode
+            subprocess.run(command, cwd=PROJECT, capture_output=True, check=False, timeout=LIMIT).returncode
             == -signal.SIGINT
         )
         if not removed:

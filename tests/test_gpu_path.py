@@ -46,7 +46,7 @@ class Watched(nn.Module):
 @pytest.fixture
 def frozen():
     part = place(copy.deepcopy(new_classifier("resnet18", 6, "none", (8,), 0.0)[0]), CPU)
-    part.bfloat16, part.network = False, Watched(part.original)
+    part.precision, part.network = torch.float32, Watched(part.original)
     return part
 
 
@@ -142,7 +142,7 @@ def test_float16_is_left_where_a_number_does_not_fit(frozen):
     with torch.inference_mode():
         exact = frozen(pixels)
         frozen.device = CPU  # which has the same context
-        frozen.float16 = True
+        frozen.precision = torch.float16
         rounded = frozen(pixels)
         assert rounded.dtype == torch.float32
         assert 0 < (rounded - exact).norm() / exact.norm() < 0.01

@@ -121,6 +121,7 @@ def printed(run, checkpoint, *photos, top_k=5):
     return [record["predictions"] for record in json.loads(outcome.out)]
 
 
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("kind", ["trained", "trained_on_features"])
 def test_it_gives_the_digits_of_predict(request, run, some, kind):
     """For one photo and for several, of a network that learned whole and of a head on a frozen one."""
@@ -197,7 +198,8 @@ def test_installed_it_works_from_anywhere_and_brings_the_package_alone(trained, 
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     copied = tmp_path / "source"
     copied.mkdir()
-    for name in ("pyproject.toml", "requirements.txt", "README.md", "train.py", "predict.py", "flower_classifier"):
+    requirements = [path.name for path in PROJECT.glob("requirements*.txt")]
+    for name in ("pyproject.toml", *requirements, "README.md", "train.py", "predict.py", "flower_classifier"):
         subprocess.run(["cp", "-r", PROJECT / name, copied], check=True)
     subprocess.run([*install, "--target", tmp_path / "site", copied], check=True, cwd=tmp_path, capture_output=True)
     assert {path.name for path in (tmp_path / "site").iterdir() if path.suffix != ".dist-info"} == {"flower_classifier"}

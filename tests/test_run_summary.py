@@ -16,6 +16,7 @@ import torch
 import torchvision
 from support import NAMES, PROJECT, QUICK, read, run_program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from waiting import LIMIT
 
 from flower_classifier.report.report_files import REPORT_FILES
 from flower_classifier.report.run_summary import plain
@@ -140,7 +141,7 @@ def kill_after(lines, *arguments):
     for _ in range(lines):
         assert process.stdout.readline().startswith("epoch")
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=LIMIT)
 
 
 # -------------------------------------------------------------------------------------------------------- tensorboard

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections import deque
 from collections.abc import Collection, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from flower_classifier.base.words import nearest
 
@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
         """Know the file that a positional argument names by its ending, to say which of two is missing."""
         self.endings[str(action.metavar)] = endings
 
-    def parse(self, argv: Sequence[str] | None = None) -> dict[str, object]:
+    def parse(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the values of what was typed, and of nothing else: defaults are for the settings class to fill in.
 
         A mistake ends the process with code 2 and one or two lines.
@@ -102,7 +102,8 @@ def normalise(argv: Sequence[str], many: Collection[str] = (), valued: Collectio
     might take a negative number for a flag. The value of an old-style `--gpu gpu` or `--gpu True` goes, `--gpu False`
     goes whole.
     """
-    arguments, words = [], deque(argv)
+    arguments: list[str] = []
+    words = deque(argv)
     while words:
         word = words.popleft()
         if word == "--":  # what follows are paths, and "./-a.jpg" is one that argparse cannot take for a flag

@@ -14,20 +14,18 @@ import stat
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Iterable, Iterator, Sized
+from typing import TextIO, TypeVar
 
 from flower_classifier.base.ranks import rank
 from flower_classifier.base.words import shown
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
+Batch = TypeVar("Batch", bound=tuple[Sized, ...])
 USUAL_TERMINAL = (80, 24)  # columns and rows
 SETTLE = 0.005  # seconds in which the reader of a pipe, `tee` say, has shown what came through it
 
 log = logging.getLogger("flower_classifier")
-bars: weakref.WeakSet[tqdm] = weakref.WeakSet()  # that are under way
+bars: weakref.WeakSet[Bar] = weakref.WeakSet()  # that are under way
 
 
 def note(message: str) -> None:
@@ -76,9 +74,7 @@ def bars_are_shown() -> bool:
     return is_speaking() and rank() == 0 and sys.stderr.isatty()
 
 
-def progress(
-    total: int | None, what: str, unit: str, hidden: bool = False, scaled: bool = False, done: int = 0
-) -> tqdm:
+def progress(total: int | None, what: str, unit: str, hidden: bool = False, scaled: bool = False, done: int = 0) -> Bar:
     """Return a progress bar with rate and time left: silent off a terminal and for work done within a second.
 
     `scaled`: thousands as k, M and G. `done`: what an earlier run has done of `total`, which the rate leaves out.
@@ -99,14 +95,14 @@ def progress(
 
 
 @functools.cache
-def bar_class() -> type[tqdm]:
+def bar_class() -> type[Bar]:
     """Return the class of the progress bars."""
     try:
         from tqdm import tqdm  # here: `--help` needs none
     except ImportError:  # an exported folder does without
-        return NoBar
+        return Bar
 
-    class Bar(tqdm):
+    class ShownBar(tqdm, Bar):
         """A bar that makes way for results, and is back with its next update."""
 
         monitor_interval = 0  # no thread that watches over the bars: with miniters=1 they need none
@@ -132,23 +128,26 @@ def bar_class() -> type[tqdm]:
                 self.drawn, self.made_way = False, True
             self.back_at = time.monotonic() + settle
 
-    return Bar
+    return ShownBar
 
 
-class NoBar:
-    """What stands for a bar where tqdm is not installed: nothing is shown."""
+class Bar:
+    """What this package asks of a progress bar. This one shows nothing: it serves where tqdm is not installed."""
 
     def __init__(self, **options: object) -> None:
         pass
 
-    def __enter__(self) -> NoBar:
+    def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, *raised: object) -> None:
         pass
 
-    def update(self, n: float = 1) -> None:
+    def update(self, n: float = 1) -> bool | None:
         """Count."""
+
+    def set_postfix_str(self, s: str, refresh: bool = True) -> None:
+        """Say something behind the numbers."""
 
     def make_way(self, settle: float) -> None:
         """Do nothing: no bar is in the way."""
@@ -166,7 +165,7 @@ def clear_bars() -> None:
 def share_terminal(results: TextIO | None) -> bool:
     """Say whether what is written to a stream may appear among the bars: it does not in a file."""
     try:
-        return not stat.S_ISREG(os.fstat(results.fileno()).st_mode)
+        return results is not None and not stat.S_ISREG(os.fstat(results.fileno()).st_mode)
     except (AttributeError, OSError, ValueError):  # closed, or no stream of the system's
         return False
 
@@ -174,14 +173,14 @@ def share_terminal(results: TextIO | None) -> bool:
 def room_for_bars(terminal: TextIO) -> tuple[int, int]:
     """Return the columns and rows of a terminal, less one each; one that does not know its size has the usual."""
     try:
-        known = os.get_terminal_size(terminal.fileno())
+        known: tuple[int, int] = os.get_terminal_size(terminal.fileno())
     except (AttributeError, OSError, ValueError):  # closed, or no stream of the system's
         known = (0, 0)
     columns, rows = (size or usual for size, usual in zip(known, USUAL_TERMINAL, strict=True))
     return columns - 1, rows - 1
 
 
-def watched(batches: Iterable[tuple], bar: tqdm, processes: int = 1) -> Iterator[tuple]:
+def watched(batches: Iterable[Batch], bar: Bar, processes: int = 1) -> Iterator[Batch]:
     """Pass batches on, moving the bar by the length of each when it has been worked on: in so many processes."""
     for batch in batches:
         yield batch

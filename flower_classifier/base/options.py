@@ -25,16 +25,19 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from flower_classifier.base.command_line import Parser
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.limits import Limits
 from flower_classifier.base.words import reason_of
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 TYPED = "typed"  # the field that is no option, but says which were given
 Value = TypeVar("Value")
-Settings = TypeVar("Settings")
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Setting:
 
 
 @functools.cache
-def settings_of(settings_class: type) -> tuple[Setting, ...]:
+def settings_of(settings_class: type[DataclassInstance]) -> tuple[Setting, ...]:
     """Return the options of a settings class, in order."""
     kinds = get_type_hints(settings_class)
     found = []
@@ -131,12 +134,12 @@ def settings_of(settings_class: type) -> tuple[Setting, ...]:
     return tuple(found)
 
 
-def given_by(settings: object) -> dict[str, Any]:
+def given_by(settings: DataclassInstance) -> dict[str, Any]:
     """Return the value of each option, by its name."""
     return {setting.name: getattr(settings, setting.name) for setting in settings_of(type(settings))}
 
 
-def check(settings: object) -> None:
+def check(settings: DataclassInstance) -> None:
     """Raise InputError, naming the option, for the first value out of its limits. None is one that was not given."""
     for setting in settings_of(type(settings)):
         value = getattr(settings, setting.name)
@@ -159,7 +162,7 @@ def parse(settings_class: type[Settings], prog: str, doc: str | None, argv: Sequ
     return settings_class(**values)
 
 
-def build_parser(settings_class: type, prog: str, doc: str) -> Parser:
+def build_parser(settings_class: type[DataclassInstance], prog: str, doc: str | None) -> Parser:
     """Build the parser of a command; `doc` is its docstring, which --help shows."""
     parser = Parser(prog, doc)
     groups: dict[str, argparse._ArgumentGroup] = {}
@@ -190,7 +193,7 @@ def add(setting: Setting, group: argparse._ArgumentGroup, parser: Parser) -> Non
         group.add_argument(*setting.flags, default=setting.default, **details)
 
 
-def parse_numbers(text: str, kind: Callable[[str], float]) -> tuple[float, ...]:
+def parse_numbers(text: str, kind: Callable[[str], object]) -> tuple[object, ...]:
     """Parse `512`, `512,256` or `0` (none)."""
     try:
         numbers = tuple(kind(number) for number in text.split(","))
@@ -202,7 +205,7 @@ def parse_numbers(text: str, kind: Callable[[str], float]) -> tuple[float, ...]:
 # ----------------------------------------------------------------------------------------------------- documentation
 
 
-def table(settings_class: type) -> str:
+def table(settings_class: type[DataclassInstance]) -> str:
     """Return the options of a settings class as Markdown: a heading and a table for each group."""
     settings = settings_of(settings_class)
     titles = dict.fromkeys(setting.option.group for setting in settings)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -15,6 +15,8 @@ from flower_classifier.base.ranks import is_in_job
 
 HANGUP = getattr(signal, "SIGHUP", None)  # its terminal was closed, its ssh broke off; Windows has no such signal
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"} | ({HANGUP: "hung up"} if HANGUP else {})
+
+Answer = Callable[[int, FrameType | None], object] | int | None  # as the module `signal` takes and gives it
 
 
 class Stopped(KeyboardInterrupt):
@@ -51,12 +53,12 @@ def is_ctrl_c(error: KeyboardInterrupt) -> bool:
     return not is_in_job() and (not isinstance(error, Stopped) or error.code == 128 + signal.SIGINT)
 
 
-def answers_to_signals() -> dict[int, object]:
+def answers_to_signals() -> dict[int, Answer]:
     """Return what answers each signal now."""
     return {number: signal.getsignal(number) for number in WORDS}
 
 
-def restore_answers(answers: Mapping[int, object]) -> None:
+def restore_answers(answers: Mapping[int, Answer]) -> None:
     """Answer signals as before, after one of them that did not end the process."""
     with contextlib.suppress(ValueError):  # not the main thread, which alone is given signals
         for number, handler in answers.items():

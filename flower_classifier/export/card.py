@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.words import reason_of
@@ -68,7 +69,7 @@ class Card:
         return {**plain, "digest": digest_of(plain)}
 
     @classmethod
-    def from_plain(cls, contents: Mapping[str, object]) -> Card:
+    def from_plain(cls, contents: Mapping[str, Any]) -> Card:
         """Make a card of what a file holds. Raises ValueError, KeyError or TypeError for what makes no sense."""
         numbers = contents["preprocessing"]
         sizes = Preprocessing(**{**numbers, "mean": tuple(numbers["mean"]), "std": tuple(numbers["std"])})

@@ -18,6 +18,7 @@ import numpy as np
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.files import sha256_of
 from flower_classifier.base.installed import NEEDED_BY_EXPORTED, check_installed
+from flower_classifier.base.messages import Bar
 from flower_classifier.base.words import reason_of
 from flower_classifier.export.card import EXPORT_AGAIN, Card, read_card
 from flower_classifier.export.network_outputs import DISTANCE, FEATURES, LOGITS, PIXELS, outputs_of
@@ -30,7 +31,6 @@ from flower_classifier.photos.views import open_views
 
 if TYPE_CHECKING:
     import onnxruntime
-    from tqdm import tqdm
 
 BATCH = 8  # photos that the network takes at a time
 ONLY_ERRORS = 3  # of onnxruntime's levels of messages
@@ -61,7 +61,7 @@ def load_exported(folder: Path) -> Exported:
     return Exported(card, session)
 
 
-def session_of(model: bytes, path: Path) -> onnxruntime.InferenceSession:
+def session_of(model: bytes, path: Path | str) -> onnxruntime.InferenceSession:
     """Return what runs a network. Raises InputError, naming `path`, for one that onnxruntime cannot run."""
     check_installed(NEEDED_BY_EXPORTED)
     import onnxruntime  # here, as it is optional
@@ -95,10 +95,11 @@ class ExportedPredictor(BasePredictor):
         named = replace(self.card, category_names=dict(category_names)) if category_names else self.card
         self.classes, self.names = self.card.classes, named.names
         self.temperature, self.set_scores = self.card.temperature, self.card.set_scores
-        self.familiarity = Familiarity(self.card.stranger_scores) if self.card.tells_strangers else None
+        scores = self.card.stranger_scores
+        self.familiarity = None if scores is None else Familiarity(scores)
 
     def answers(
-        self, photos: Sequence[PhotoSource], bar: tqdm | None = None, altogether: int = 0
+        self, photos: Sequence[PhotoSource], bar: Bar | None = None, altogether: int = 0
     ) -> Iterator[Answer | ImageError]:
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos.
 

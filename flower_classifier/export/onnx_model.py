@@ -64,7 +64,7 @@ def onnx_of(network: WholeNetwork, side: int) -> bytes:
                 dynamo=True,
                 verbose=False,
             )
-            program.save(kept, external_data=False)
+            program.save(kept, external_data=False)  # type: ignore[union-attr, arg-type]  # it is there, and takes files too
     except Exception as error:  # of any kind: a network that the exporter cannot follow
         raise RunError(f"torch cannot export this architecture to ONNX: {reason_of(error)}") from error
     return kept.getvalue()
@@ -73,15 +73,17 @@ def onnx_of(network: WholeNetwork, side: int) -> bytes:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the exporter's own remarks to itself: whether the file is right, the comparison says."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def compare(network: WholeNetwork, model: bytes, preprocessing: Preprocessing) -> Agreement:

@@ -24,6 +24,7 @@ README = "README.md"
 def card_of(checkpoint: Checkpoint, model: bytes, path: Path) -> Card:
     """Return what goes into classifier.json beside a network: `path` is where the checkpoint was."""
     training = checkpoint.training
+    scores = checkpoint.stranger_scores if checkpoint.tells_strangers else None
     provenance = {
         "checkpoint_sha256": sha256_of(path.read_bytes()),
         "arch": checkpoint.model.arch,
@@ -42,7 +43,7 @@ def card_of(checkpoint: Checkpoint, model: bytes, path: Path) -> Card:
         category_names=checkpoint.category_names,
         temperature=checkpoint.temperature,
         set_scores=checkpoint.set_scores,
-        stranger_scores=checkpoint.stranger_scores.tolist() if checkpoint.tells_strangers else None,
+        stranger_scores=None if scores is None else scores.tolist(),
         pattern=pattern_of(model, checkpoint.preprocessing.crop_size),
         provenance=provenance,
     )

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from flower_classifier.judging.exported_folder import MODEL_FILE
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split, load_labelled
 from flower_classifier.photos.views import open_views
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
 
 MOST_CALIBRATING = 256  # photos: more hardly move a range
 FEWEST = 20  # photos, of both halves
@@ -109,7 +113,7 @@ def quantised(model: bytes, calibrating: Iterator[np.ndarray]) -> bytes:
         return after.read_bytes()
 
 
-def behind_features(graph: object) -> list[str]:
+def behind_features(graph: GraphProto) -> list[str]:
     """Return the names of the nodes that only features lead to: the head and the distances."""
     reached, names = {FEATURES}, []
     for node in graph.node:  # in an order in which each comes after those it needs

@@ -15,6 +15,7 @@ import tarfile
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from flower_classifier.base.files import sha256_of
 
@@ -29,6 +30,8 @@ SCRIPTS = (
 BINARIES = ("ort-wasm-simd-threaded.wasm", "ort-wasm-simd-threaded.asyncify.wasm")
 LICENCES = ("LICENSE", "ThirdPartyNotices.txt")
 VERSIONS = "versions.json"
+
+Facts = dict[str, Any]  # what npm says of a package, in JSON
 
 
 def main() -> None:
@@ -46,9 +49,10 @@ def main() -> None:
         files[f"{name}.gz"] = gzip.compress(files.pop(name), mtime=0)
     for name in SCRIPTS:  # which not every plain host knows to be scripts
         files[str(Path(name).with_suffix(".js"))] = files.pop(name)
-    licences = Path(find_spec("onnxruntime").origin).parent
+    spec = find_spec("onnxruntime")
+    assert spec and spec.origin  # as requirements-dev.txt has it
     for name in LICENCES:
-        files[f"{name}.gz" if name != "LICENSE" else name] = licence(licences / name)
+        files[f"{name}.gz" if name != "LICENSE" else name] = licence(Path(spec.origin).with_name(name))
     FOLDER.mkdir(exist_ok=True)
     for path in FOLDER.iterdir():
         path.unlink()
@@ -62,7 +66,7 @@ def main() -> None:
     print(f"{PACKAGE} {facts['version']}: {sum(map(len, files.values())) / 1e6:.1f} MB in {FOLDER}")
 
 
-def one_of(packed: list | dict) -> dict:
+def one_of(packed: list[Facts] | dict[str, Facts]) -> Facts:
     """Return the facts of the one package that npm packed: newer versions of npm give them by name."""
     return (packed if isinstance(packed, list) else list(packed.values()))[0]
 

@@ -23,16 +23,16 @@ class WholeNetwork(nn.Module):
         super().__init__()
         classifier = checkpoint.classifier
         self.mirror = classifier.config.mirror
+        self.normalisation = Normalisation(classifier)
         self.backbone = in_plain_layers(classifier)
         self.head = classifier.head
-        self.register_buffer("mean", classifier.mean)
-        self.register_buffer("std", classifier.std)
-        self.distance = Distance(Clusters(checkpoint.memory)) if checkpoint.tells_strangers else None
+        memory = checkpoint.memory if checkpoint.tells_strangers else None
+        self.distance = None if memory is None else Distance(Clusters(memory))
         self.eval()
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Take pixels to logits, features and perhaps distances."""
-        images = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std  # (B, 3, S, S)
+        images = self.normalisation(pixels)  # (B, 3, S, S)
         features = self.backbone(images)
         logits = self.head(features)
         if self.mirror:
@@ -41,22 +41,49 @@ class WholeNetwork(nn.Module):
         return (logits, features) if self.distance is None else (logits, features, self.distance(features))
 
 
+class Normalisation(nn.Module):
+    """Takes uint8 pixels (B, S, S, 3) to float32 images (B, 3, S, S), normalised as the backbone was trained.
+
+    A module, so that its buffers get names with a dot. As buffers of the whole network they would be called like
+    operations: onnxscript 0.5 would name a buffer and a pooling layer `mean`, and onnxruntime refuses such a file.
+    """
+
+    mean: torch.Tensor  # (3, 1, 1), as is the deviation
+    std: torch.Tensor
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.register_buffer("mean", classifier.mean)
+        self.register_buffer("std", classifier.std)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Take pixels to images."""
+        return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+
 class Distance(nn.Module):
     """How far features (B, D) are from the classes, (B,): Clusters.distances, in float32.
 
     Those of float64 were at most 1e-4 away, with validation photos typically 0.3 apart (102 flowers, two backbones).
     """
 
+    origin: torch.Tensor  # (D,)
+    axes: torch.Tensor  # (D, K)
+    centre: torch.Tensor  # (K,)
+    to_class: torch.Tensor  # (K, K)
+    to_all: torch.Tensor  # (K, K)
+    means: torch.Tensor  # (C, K)
+
     def __init__(self, clusters: Clusters) -> None:
         super().__init__()
         memory = clusters.memory
         numbers = {
-            "origin": memory.centre,  # (D,)
-            "axes": memory.own_axes,  # (D, K)
-            "centre": clusters.centre,  # (K,)
-            "to_class": clusters.to_class,  # (K, K)
-            "to_all": clusters.to_all,  # (K, K)
-            "means": clusters.means,  # (C, K)
+            "origin": memory.centre,
+            "axes": memory.own_axes,
+            "centre": clusters.centre,
+            "to_class": clusters.to_class,
+            "to_all": clusters.to_all,
+            "means": clusters.means,
         }
         for name, tensor in numbers.items():
             self.register_buffer(name, tensor.float())

@@ -16,20 +16,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from flower_classifier.base.messages import Bar
 from flower_classifier.base.ranks import local_world_size
 from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, opening_threads
 from flower_classifier.networks.frozen import FrozenPart
+from flower_classifier.networks.threads import torch_threads
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing, open_views
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 MOST_WORKERS = 8  # threads; on a CPU each holds the activations of a micro-batch
 OPENED_AT_A_TIME = 8  # photos by one thread, where a GPU takes many more at a time
@@ -81,7 +80,7 @@ def extract(
     frozen: FrozenPart,
     open_photo: OpenPhoto,
     work: Iterable[Work],
-    bar: tqdm,
+    bar: Bar,
     most_workers: int = MOST_WORKERS,
 ) -> Iterator[Extracted]:
     """Run the frozen part over micro-batches of photos; yield what comes of each, in order.
@@ -185,7 +184,10 @@ def to_pixels(views: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 def in_order(
-    run: Callable[..., Result], work: Iterable[tuple], device: torch.device, most_workers: int = MOST_WORKERS
+    run: Callable[..., Result],
+    work: Iterable[tuple[object, ...]],
+    device: torch.device,
+    most_workers: int = MOST_WORKERS,
 ) -> Iterator[Result]:
     """Share `run`'s arguments in `work` among threads; yield the results in their order, few waiting at any time.
 
@@ -221,10 +223,5 @@ def shared_cores(device: torch.device, most_workers: int = MOST_WORKERS) -> Iter
     """
     threads, is_cpu = torch.get_num_threads(), device.type == "cpu"
     share = threads_per_worker(most_workers) if is_cpu else 1
-    if share != threads:  # which is a setting of the whole process
-        torch.set_num_threads(share)
-    try:
+    with torch_threads(share):
         yield max(threads // share // local_world_size(), 1) if is_cpu else opening_threads()
-    finally:
-        if share != threads:
-            torch.set_num_threads(threads)

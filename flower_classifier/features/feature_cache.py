@@ -63,12 +63,12 @@ class MappedRows:
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, chosen: torch.Tensor) -> torch.Tensor:
+    def __getitem__(self, chosen: torch.Tensor | slice) -> torch.Tensor:
         """Return a copy of the chosen rows (B, ...)."""
         rows = torch.from_numpy(np.asarray(self.map[self.places[chosen].numpy()]))
         self.read += len(rows) * max(self.row_bytes, READ_AHEAD)
         if self.read > RELEASE_AFTER and hasattr(mmap, "MADV_DONTNEED"):
-            self.map._mmap.madvise(mmap.MADV_DONTNEED)
+            self.map._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]  # numpy's types leave it out
             self.read = 0
         return rows.view(self.dtype)
 
@@ -193,7 +193,7 @@ class FeatureCache:
                 sizes[table] = sum(file.stat().st_size for file in files)
                 ages[table] = max((file.stat().st_mtime for file in files), default=0.0)
         total = sum(sizes.values())
-        for table in sorted(ages, key=ages.get):
+        for table in sorted(ages, key=ages.__getitem__):
             if total > self.limit and table not in self.used and drop_table(table):
                 total -= sizes[table]
 

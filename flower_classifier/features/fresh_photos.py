@@ -57,8 +57,9 @@ def read_augmented(inputs: Inputs, indices: Sequence[int], seed: int, epoch: int
     opened = list(in_order(open_augmented, [(index,) for index in indices], torch.device("cpu")))
     if errors := [one for one in opened if isinstance(one, ImageError)]:
         raise UnusablePhotosError(errors, "repair them, and resume")
+    photos = [one for one in opened if isinstance(one, np.ndarray)]
     side = inputs.frozen.preprocessing.crop_size
-    pixels = np.stack(opened) if opened else np.empty((0, side, side, 3), np.uint8)
+    pixels = np.stack(photos) if photos else np.empty((0, side, side, 3), np.uint8)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 

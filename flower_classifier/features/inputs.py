@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split, Splits
 from flower_classifier.photos.views import FIRST_RANDOM_VIEW
 
+Computed = tuple[int, list[int], torch.Tensor]  # a view, indices of photos, and their rows
 NO_ERRORS: Mapping[int, ImageError] = {}
 LISTED_BAD = 5  # how many unusable photos an error lists by name
 
@@ -129,8 +130,8 @@ class Inputs:
             self.set_aside(self.still_bad([index for index in table.faults() if index not in self.bad]))
         known = set(self.bad)
         missing = {view: table.missing() - known for view, table in tables.items()}
-        for view, indices in missing.items():
-            tell_found(self.split, view, len(self.used) - len(indices))
+        for view, lacking in missing.items():
+            tell_found(self.split, view, len(self.used) - len(lacking))
         with contextlib.closing(self.compute_missing(missing)) as computed:  # ends at once where they cannot be kept
             for view, indices, rows in computed:
                 tables[view].keep(indices, rows)
@@ -139,7 +140,7 @@ class Inputs:
                 table.keep_faults(faults)
         return {view: table.rows(self.used) for view, table in tables.items()}
 
-    def compute_missing(self, missing: dict[int, set[int]]) -> Iterator[tuple[int, list[int], torch.Tensor]]:
+    def compute_missing(self, missing: dict[int, set[int]]) -> Generator[Computed, None, None]:
         """Run the frozen part over the photos whose rows are `missing`, by view; yield view, indices and their rows.
 
         A photo is always computed in the same micro-batch, that of its place in the split, so that neither the number
@@ -223,7 +224,8 @@ class Inputs:
         that could be opened before.
         """
         used = self.used if chosen is None else [self.used[place] for place in chosen]
-        photos, labels = ([values[index] for index in used] for values in (self.split.photos, self.split.labels))
+        photos = tuple(self.split.photos[index] for index in used)
+        labels = tuple(self.split.labels[index] for index in used)
         other = judged_inputs(frozen, replace(self.split, photos=photos, labels=labels), announced=False)
         if errors := other.prepare():
             raise UnusablePhotosError(errors, "repair them, and resume")

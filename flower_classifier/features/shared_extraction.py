@@ -13,33 +13,32 @@ from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TypedDict
 
 import numpy as np
 import PIL
 import torch
 
 from flower_classifier.base.errors import RunError
-from flower_classifier.base.messages import progress
+from flower_classifier.base.messages import Bar, progress
 from flower_classifier.features.extraction import Extracted, Work, extract, opener, threads_per_worker
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import ModelConfig
 from flower_classifier.networks.frozen import FrozenPart, RowForm, place, versions_of
 from flower_classifier.networks.processes import EXTRACT, Job, LostError, Message, current_job
+from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
 WAITING = 64  # micro-batches by each helper that may wait for rank 0 to keep them
 NOTHING_MORE = None  # what a helper sends behind its last micro-batch
+FOUND_ELSEWHERE = ImageError("another process could not open it")  # which is told of a photo by its index alone
 
 
 # --------------------------------------------------------------------------------------------------------------- rank 0
 
 
-def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[Work], bar: tqdm) -> Iterator[Extracted]:
+def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[Work], bar: Bar) -> Iterator[Extracted]:
     """Run the frozen part over micro-batches of a split's photos; yield what comes of each, in no order.
 
     In a job all processes share the work. Whether a photo can be opened is for rank 0 to say: where a helper cannot,
@@ -52,7 +51,8 @@ def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[W
     what = {"seed": seed, "work": list(work), "preprocessing": asdict(frozen.preprocessing)}
     name = job.new_list()
     job.order({"do": EXTRACT, "list": name, **what, "way": way_of(frozen), **news_of(frozen, split)})
-    helpers, to_redo = Helpers(job, frozen.rows), []
+    helpers = Helpers(job, frozen.rows)
+    to_redo: list[Work] = []
     try:
         for done in extract(frozen, open_photo, with_redone(job.shares(name, work), to_redo), bar):
             yield done
@@ -73,7 +73,7 @@ def with_redone(work: Iterable[Work], to_redo: list[Work]) -> Iterator[Work]:
         yield own
 
 
-def readable(came: Iterator[Extracted], to_redo: list[Work], bar: tqdm) -> Iterator[Extracted]:
+def readable(came: Iterator[Extracted], to_redo: list[Work], bar: Bar) -> Iterator[Extracted]:
     """Yield the micro-batches of which a helper could open each photo; note the others as work to be done again."""
     for done in came:
         if done.errors:
@@ -98,7 +98,7 @@ class Helpers:
         while True:
             try:
                 head, body = self.job.receive(helper)
-                done = head and received(head, body, self.form)
+                done = received(head, body, self.form) if head else NOTHING_MORE
             except Exception as error:  # of any kind: the main thread waits for what comes
                 done = error
             self.came.put(done)
@@ -138,15 +138,24 @@ class Helpers:
             self.at_work = 0
 
 
-def received(head: dict[str, list], body: torch.Tensor, form: RowForm) -> Extracted:
+class Head(TypedDict):
+    """What a helper sends before the rows of a micro-batch."""
+
+    indices: list[int]  # of the photos that could be opened
+    views: list[int]
+    errors: list[int]  # indices of the others
+    seconds: list[float]  # of reading, of computing
+
+
+def received(head: Head, body: torch.Tensor, form: RowForm) -> Extracted:
     """Return a micro-batch from what a process has sent of it."""
     indices, views = head["indices"], head["views"]
     rows = body.view(form.dtype).view(len(views), len(indices), *form.shape)
-    errors = dict.fromkeys(head["errors"])  # why, rank 0 will see
+    errors = dict.fromkeys(head["errors"], FOUND_ELSEWHERE)
     return Extracted(indices, dict(zip(views, rows, strict=True)), errors, *head["seconds"])
 
 
-sent: dict[str, weakref.ref] = {}  # the network and the photos that the helpers have of an earlier order
+sent: dict[str, weakref.ref[object]] = {}  # the network and the photos that the helpers have of an earlier order
 
 
 def news_of(frozen: FrozenPart, split: Split) -> Message:
@@ -202,8 +211,9 @@ class Helper:
         own, same = itertools.tee(self.job.shares(order["list"], order["work"]))
         with progress(None, "", "photo", hidden=True) as bar:
             for done, (_, views) in zip(extract(self.frozen, open_photo, own, bar), same, strict=True):
-                head = {"indices": done.indices, "views": list(views), "errors": list(done.errors)}
-                self.job.send({**head, "seconds": [done.reading, done.computing]}, done.rows.values())
+                seconds = [done.reading, done.computing]
+                head = Head(indices=done.indices, views=list(views), errors=list(done.errors), seconds=seconds)
+                self.job.send(head, done.rows.values())
         self.job.send(NOTHING_MORE)
 
     def check_way(self, wanted: Mapping[str, object]) -> None:

@@ -32,7 +32,7 @@ def looking(learner: nn.Module, inputs: Inputs, chosen: Sequence[int]) -> Callab
         for view in seen.frozen.config.answer_views:
             parts = places[some].split(EVALUATION_BATCH)
             rows = [to_learner(seen.rows(view)[part], seen.frozen.device) for part in parts]
-            if seen.frozen.network is None:  # the rows are pixels
+            if isinstance(learner, Classifier):  # the rows are pixels
                 rows = [learner.features(pixels) for pixels in rows]
             by_view.append(torch.cat(rows).cpu())
         return torch.stack(by_view).mean(dim=0)

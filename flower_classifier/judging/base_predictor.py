@@ -9,12 +9,13 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TypeVar, overload
 
 import numpy as np
 from PIL import Image
 
 from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import Bar
 from flower_classifier.judging.familiarity import Familiarity
 from flower_classifier.judging.prediction import (
     DEFAULT_RATE,
@@ -29,10 +30,8 @@ from flower_classifier.judging.prediction import (
 from flower_classifier.judging.prediction_sets import least_probability, likeliest_first, members
 from flower_classifier.photos.images import ImageError, PhotoSource
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
 Many = list[PhotoSource] | tuple[PhotoSource, ...]  # photos, to be answered by a list
+Photo = TypeVar("Photo", bound=PhotoSource)  # of one kind, such as paths
 BROKEN = "the checkpoint answers with nan or infinity: its weights are broken; train again"
 
 
@@ -48,7 +47,7 @@ class BasePredictor(ABC):
 
     @abstractmethod
     def answers(
-        self, photos: Sequence[PhotoSource], bar: tqdm | None = None, altogether: int = 0
+        self, photos: Sequence[PhotoSource], bar: Bar | None = None, altogether: int = 0
     ) -> Iterator[Answer | ImageError]:
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos.
 
@@ -56,7 +55,7 @@ class BasePredictor(ABC):
         digits.
         """
 
-    def alone(self) -> contextlib.AbstractContextManager:
+    def alone(self) -> contextlib.AbstractContextManager[object]:
         """Return what a thread holds while it is answered, if only one can be at a time."""
         return contextlib.nullcontext()
 
@@ -65,14 +64,23 @@ class BasePredictor(ABC):
         raise ValueError("it remembers no photos")
 
     @overload
-    def __call__(self, photos: Many, *numbers: float, **named: float) -> list[Result]: ...
+    def __call__(
+        self, photos: PhotoSource, top_k: int = ..., stranger_rate: float = ..., sets: float = ...
+    ) -> Result: ...
 
     @overload
-    def __call__(self, photos: PhotoSource, *numbers: float, **named: float) -> Result: ...
+    def __call__(
+        self, photos: Many, top_k: int = ..., stranger_rate: float = ..., sets: float = ...
+    ) -> list[Result]: ...
+
+    @overload
+    def __call__(
+        self, photos: list[Photo], top_k: int = ..., stranger_rate: float = ..., sets: float = ...
+    ) -> list[Result]: ...
 
     def __call__(
         self,
-        photos: PhotoSource | Sequence[PhotoSource],
+        photos: PhotoSource | Many | list[Photo],
         top_k: int = DEFAULT_TOP_K,
         stranger_rate: float = DEFAULT_RATE,
         sets: float = DEFAULT_SETS,
@@ -92,15 +100,15 @@ class BasePredictor(ABC):
         for value, option in ((stranger_rate, "stranger_rate"), (sets, "sets")):
             if not 0 <= value < 100:
                 raise InputError(f"must be at least 0 and below 100, not {value}", option)
-        several = isinstance(photos, list | tuple)
         rate, least = self.rate_kept(stranger_rate), self.least_in_sets(sets)
         with self.alone():
-            answers = list(self.answers(photos if several else [photos]))
+            answers = list(self.answers(photos if isinstance(photos, list | tuple) else [photos]))
+        results = []
         for answer in answers:
             if isinstance(answer, ImageError):
                 raise answer
-        results = [Result(self.verdict(answer, top_k, rate, least)) for answer in answers]
-        return results if several else results[0]
+            results.append(Result(self.verdict(answer, top_k, rate, least)))
+        return results if isinstance(photos, list | tuple) else results[0]
 
     # ------------------------------------------------------------------------------------------ what an answer is worth
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from flower_classifier.judging.evaluation import Evaluation, chosen_by_others
-from flower_classifier.networks.sizes import TEMPERATURE
+from flower_classifier.networks.sizes import LEAST_TEMPERATURE, MOST_TEMPERATURE
 
 STANDARD_ERRORS = 2  # by which confidence and accuracy must differ: less is chance in 95 of 100 good classifiers
 LEAST = 5  # answers that are right, and answers that are wrong: fewer can be one draw's bad luck
@@ -66,7 +66,7 @@ def best_temperature(valid: Evaluation) -> float:
     """
     logits = valid.logits
     true = logits.gather(1, valid.labels[:, None]).squeeze(1)  # (N,)
-    low, high = 1 / TEMPERATURE.most, 1 / TEMPERATURE.least  # of 1 / T
+    low, high = 1 / MOST_TEMPERATURE, 1 / LEAST_TEMPERATURE  # of 1 / T
     inverse, step = 1.0, 1.0
     while abs(step) > PRECISION * inverse and high / low > 1 + PRECISION:
         shares = (logits * inverse).softmax(dim=1)  # (N, C)

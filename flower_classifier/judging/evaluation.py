@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from flower_classifier.base.words import photos_of
-from flower_classifier.features.batches import Batch
+from flower_classifier.features.batches import EVALUATION_BATCH, Batch
+from flower_classifier.networks.threads import threads_for, torch_threads
 
 BINS = 15  # of confidence, equally wide: Guo et al. 2017, section 2
 TOP = 5
@@ -141,7 +142,7 @@ class Evaluation:
         share = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
         pairs = [(true, predicted) for true, predicted in confusion.nonzero().tolist() if true != predicted]
         pairs.sort(key=lambda pair: (-confusion[pair].item(), -share[pair].item(), pair))
-        return [(*pair, confusion[pair].item()) for pair in pairs]
+        return [(true, predicted, int(confusion[true, predicted])) for true, predicted in pairs]
 
     @property
     def mistakes(self) -> list[int]:
@@ -154,7 +155,8 @@ class Evaluation:
 def evaluate(learner: nn.Module, batches: Iterable[Batch]) -> Evaluation:
     """Collect a learner's logits (B, C) over all batches. Raises FloatingPointError where the loss is not finite."""
     learner.eval()
-    logits, labels = zip(*((learner(inputs).cpu(), labels.cpu()) for inputs, labels in batches), strict=True)
+    with torch_threads(threads_for(learner, EVALUATION_BATCH)):
+        logits, labels = zip(*((learner(inputs).cpu(), labels.cpu()) for inputs, labels in batches), strict=True)
     evaluation = Evaluation(torch.cat(logits).float(), torch.cat(labels))
     if not math.isfinite(evaluation.loss):
         raise FloatingPointError(evaluation.loss)

@@ -13,13 +13,12 @@ import functools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.messages import progress
+from flower_classifier.base.messages import Bar, progress
 from flower_classifier.features.batches import to_learner
 from flower_classifier.features.extraction import MOST_WORKERS, extract, micro_batches, to_pixels
 from flower_classifier.judging.base_predictor import BROKEN, BasePredictor, settled
@@ -31,9 +30,6 @@ from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.frozen import place
 from flower_classifier.photos.images import ImageError, PhotoSource
 from flower_classifier.photos.views import open_views
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 
 class Predictor(BasePredictor):
@@ -51,13 +47,15 @@ class Predictor(BasePredictor):
         named = replace(checkpoint, category_names=dict(category_names)) if category_names else checkpoint
         self.names = named.names
         self.temperature, self.set_scores = checkpoint.temperature, checkpoint.set_scores
-        self.familiarity = Familiarity(checkpoint.stranger_scores) if checkpoint.tells_strangers else None
+        scores = checkpoint.stranger_scores if checkpoint.tells_strangers else None
+        self.familiarity = None if scores is None else Familiarity(scores)
         self.remembers_photos = checkpoint.memory is not None
         self.threads = torch.get_num_threads()
 
     @functools.cached_property
     def clusters(self) -> Clusters:
         """The classes in the memory, which there must be."""
+        assert self.checkpoint.memory  # as where there is familiarity
         return Clusters(self.checkpoint.memory)
 
     @contextlib.contextmanager
@@ -72,7 +70,7 @@ class Predictor(BasePredictor):
             yield
 
     def answers(
-        self, photos: Sequence[PhotoSource], bar: tqdm | None = None, altogether: int = 0
+        self, photos: Sequence[PhotoSource], bar: Bar | None = None, altogether: int = 0
     ) -> Iterator[Answer | ImageError]:
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos."""
 
@@ -119,9 +117,9 @@ class Predictor(BasePredictor):
 
     def neighbours(self, answer: Answer, number: int) -> list[Neighbour]:
         """Return so many training photos that look most alike to the network. The checkpoint must remember them."""
-        if not self.remembers_photos:
-            return super().neighbours(answer, number)
         memory = self.checkpoint.memory
+        if memory is None:
+            return super().neighbours(answer, number)
         return [
             Neighbour(memory.photos[index], self.classes[label], self.names[label], similarity)
             for index, similarity in memory.nearest(torch.from_numpy(answer.features), number)

@@ -7,10 +7,10 @@ it, and takes it without pretrained weights or a network. docs/checkpoint.md lis
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
@@ -20,12 +20,21 @@ from flower_classifier.networks.classifier import LEARNS, Classifier, ModelConfi
 from flower_classifier.networks.memory import Memory
 from flower_classifier.networks.other_files import kind_of_contents
 from flower_classifier.networks.sizes import DROPOUT, LAYER_WIDTH, MOST_LAYERS, MOST_SCORED, TEMPERATURE
-from flower_classifier.networks.tensor_files import check_digest, damage_told, read_tensors, write_atomically
+from flower_classifier.networks.tensor_files import Plain, check_digest, damage_told, read_tensors, write_atomically
 from flower_classifier.photos.views import Preprocessing
 
 # 4 had no `stranger_scores`, 3 no `mirror`, `set_scores` and `memory`, 2 no `learns` and torchvision's resampling, 1 no
 # temperature either
 FORMAT_VERSION = 5
+
+
+class Row(TypedDict):
+    """One epoch's numbers."""
+
+    epoch: int
+    train_loss: float  # of the parameters as they were
+    valid_loss: float  # of their average, as is the accuracy
+    valid_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,8 @@ class Checkpoint:
     classes: tuple[str, ...]  # class folders, in the order of the logits
     tensors: Mapping[str, torch.Tensor]  # the classifier's state dict, at the best epoch
     category_names: dict[str, str] = field(default_factory=dict)  # class folder -> what people call it
-    training: dict[str, object] = field(default_factory=dict)  # epoch, epochs, learning_rate, …
-    history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
+    training: Plain = field(default_factory=dict)  # epoch, epochs, learning_rate, …
+    history: list[Row] = field(default_factory=list)  # one row per epoch
     temperature: float = 1.0  # by which logits are divided before they become probabilities
     # Probabilities of the validation photos' true classes, lowest first: what sets of classes are made by
     set_scores: list[float] = field(default_factory=list)
@@ -65,16 +74,16 @@ class Checkpoint:
         backbone = empty_backbone(self.model.arch, self.preprocessing)
         with torch.device("meta"):
             classifier = build_classifier(self.model, backbone)
-        empty = classifier.state_dict()
-        for name, tensor in empty.items():
+        state = classifier.state_dict()
+        for name, tensor in state.items():
             if name in self.tensors and self.tensors[name].dtype != tensor.dtype:
                 raise ValueError(f"{name} is {self.tensors[name].dtype}, not {tensor.dtype}")
-        state = OrderedDict(self.tensors)
-        state._metadata = empty._metadata  # module versions, which mnasnet asks for
+        state.clear()  # of its tensors; it keeps the versions of the modules, which mnasnet asks for
+        state.update(self.tensors)
         classifier.load_state_dict(state, assign=True)
         return classifier
 
-    def to_plain(self) -> dict[str, object]:
+    def to_plain(self) -> Plain:
         """Return what the file holds."""
         return {
             "format_version": FORMAT_VERSION,
@@ -96,7 +105,7 @@ class Checkpoint:
         }
 
     @classmethod
-    def from_plain(cls, contents: Mapping[str, object]) -> Checkpoint:
+    def from_plain(cls, contents: Plain) -> Checkpoint:
         """Make a checkpoint of what a file holds, in any format so far.
 
         Raises ValueError, KeyError or TypeError for contents that make no sense.
@@ -158,7 +167,7 @@ def check_runs(checkpoint: Checkpoint) -> None:
             classifier(torch.zeros(1, 3, side, side, dtype=torch.uint8))
 
 
-def model_of(contents: Mapping[str, object]) -> ModelConfig:
+def model_of(contents: Plain) -> ModelConfig:
     """Return what the model is made of; up to format 2, what learned went by the architecture."""
     arch, hidden_units = contents["arch"], tuple(contents["hidden_units"])
     if len(hidden_units) > MOST_LAYERS:
@@ -176,7 +185,7 @@ def model_of(contents: Mapping[str, object]) -> ModelConfig:
     return ModelConfig(arch, hidden_units, contents["dropout"], len(contents["class_to_idx"]), learns, mirror)
 
 
-def preprocessing_of(contents: Mapping[str, object]) -> Preprocessing:
+def preprocessing_of(contents: Plain) -> Preprocessing:
     """Return the preprocessing; up to format 2, photos were resampled by torchvision.
 
     Raises ValueError for sizes that the architecture never takes: the first photo would show it too late.
@@ -196,7 +205,7 @@ def plain(preprocessing: Preprocessing) -> dict[str, object]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(preprocessing).items()}
 
 
-def temperature_of(contents: Mapping[str, object]) -> float:
+def temperature_of(contents: Plain) -> float:
     """Return the temperature; files of format 1 have none. Raises ValueError for one that makes no sense."""
     temperature = contents.get("temperature", 1.0)
     if not isinstance(temperature, float) or not TEMPERATURE.allow(temperature):
@@ -204,7 +213,7 @@ def temperature_of(contents: Mapping[str, object]) -> float:
     return temperature
 
 
-def set_scores_of(contents: Mapping[str, object]) -> list[float]:
+def set_scores_of(contents: Plain) -> list[float]:
     """Return what sets are made by; files up to format 3 have none of it. Raises ValueError for impossible scores."""
     scores = contents["set_scores"] if contents["format_version"] > 3 else []
     if not isinstance(scores, list) or not all(isinstance(score, float) and 0 <= score <= 1 for score in scores):
@@ -214,13 +223,13 @@ def set_scores_of(contents: Mapping[str, object]) -> list[float]:
     return scores
 
 
-def memory_of(contents: Mapping[str, object]) -> Memory | None:
+def memory_of(contents: Plain) -> Memory | None:
     """Return the memory of the training photos, which `check_runs` checks; files up to format 3 have none."""
     saved = contents["memory"] if contents["format_version"] > 3 else None
     return None if saved is None else Memory(**saved)
 
 
-def stranger_scores_of(contents: Mapping[str, object]) -> torch.Tensor | None:
+def stranger_scores_of(contents: Plain) -> torch.Tensor | None:
     """Return what strangers are told by; files up to format 4 have none. Raises ValueError for impossible scores."""
     scores = contents["stranger_scores"] if contents["format_version"] > 4 else None
     if scores is None:

@@ -35,6 +35,9 @@ class ModelConfig:
 class Classifier(nn.Module):
     """A backbone and a head; normalisation is part of the forward, so that no caller can forget it."""
 
+    mean: torch.Tensor  # both in_levels
+    std: torch.Tensor
+
     def __init__(self, config: ModelConfig, backbone: Backbone, head: nn.Module) -> None:
         super().__init__()
         self.config = config

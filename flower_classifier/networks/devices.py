@@ -17,6 +17,8 @@ from flower_classifier.base.words import reason_of
 # Photos per forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
 MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 64}
 
+PRECISION = "FLOWERS_PRECISION"  # the environment variable that chooses what networks compute in
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 MOST_OPENING = 32  # threads that open photos for a GPU: more only wait for the interpreter's lock
 
@@ -100,19 +102,32 @@ def seed_torch(*parts: object) -> None:
     torch.manual_seed(fold_seed(*parts))
 
 
+def precision_of(device: torch.device) -> torch.dtype:
+    """Return the type in which networks compute on a device: the fastest that keeps what they see.
+
+    FLOWERS_PRECISION=float32 or bfloat16 chooses it, on any device. Where a processor lacks bfloat16, torch emulates
+    it, ten times more slowly. Raises InputError for another value.
+    """
+    if asked := os.environ.get(PRECISION):
+        if asked not in PRECISIONS:
+            raise InputError(f"{PRECISION} is {asked!r}: set it to {' or '.join(PRECISIONS)}, or unset it")
+        return PRECISIONS[asked]
+    if has_bfloat16(device):
+        return torch.bfloat16
+    # A GPU from Volta on that lacks bfloat16 (a T4, say) is fast in float16
+    has_float16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+    return torch.float16 if has_float16 else torch.float32
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Say whether the device computes in bfloat16 with instructions of its own; emulated, it gains nothing."""
     if device.type == "cuda":
         return bool(torch.version.hip) or torch.cuda.get_device_properties(device).major >= 8
     if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch of 2026 knows them by name
+        # torch of 2026 knows them by name
+        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
-
-
-def has_float16(device: torch.device) -> bool:
-    """Say whether a GPU without bfloat16 computes fast in float16, as those from Volta on do (a T4, say)."""
-    return device.type == "cuda" and not has_bfloat16(device) and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def device_name(device: torch.device) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -23,6 +25,9 @@ from flower_classifier.networks.source import Backbone, Source, Weights
 from flower_classifier.networks.timm_layers import Features, has_places, in_plain_layers
 from flower_classifier.networks.timm_weights import PREFIX, create, download, read_file, stated_for, timm
 from flower_classifier.photos.views import FILTERS, Preprocessing
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 # A name and perhaps a tag. Nothing else is passed to timm, which would look elsewhere for `hf-hub:` and `local-dir:`.
 NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
@@ -55,7 +60,8 @@ class Timm(Source):
         if not arch.startswith(PREFIX) or not NAME.fullmatch(name):
             return False
         model, _, tag = name.partition(".")
-        is_known = timm().is_model(model) and stated_for(model) is not None  # of old names timm states nothing
+        # Of old names timm states nothing
+        is_known = timm().is_model(model) and timm().get_pretrained_cfg(model) is not None
         return is_known and (not tag or tag in tags_of(model))
 
     def weights(self, arch: str, name: str | None, image_size: int | None) -> Weights:
@@ -70,7 +76,7 @@ class Timm(Source):
         preprocessing = preprocessing_of(arch, stated, image_size)
         if known == "none":
             return Weights("none", preprocessing)
-        if is_tag or not known:
+        if name is None or is_tag or not known:
             full_name = f"{model}.{known or stated.tag or tag}".removesuffix(".")
             if not stated.has_weights:
                 raise InputError(f"timm has no weights for {arch}; {choices(model)}", "weights")
@@ -124,7 +130,7 @@ def choices(model: str) -> str:
     return f"valid: {f'{first_few(tags)}, ' if tags else ''}none, a file"
 
 
-def preprocessing_of(arch: str, stated: object, image_size: int | None) -> Preprocessing:
+def preprocessing_of(arch: str, stated: PretrainedCfg, image_size: int | None) -> Preprocessing:
     """Return what the weights expect, at the size that is asked for. Raises InputError for what cannot be done.
 
     timm resizes the shorter side to the size divided by `crop_pct`, rounded down. Weights that were evaluated on
@@ -141,10 +147,16 @@ def preprocessing_of(arch: str, stated: object, image_size: int | None) -> Prepr
     return Preprocessing(
         resize_size=max(size, math.floor(size / stated.crop_pct)),
         crop_size=size,
-        mean=tuple(stated.mean),
-        std=tuple(stated.std),
+        mean=rgb(stated.mean),
+        std=rgb(stated.std),
         interpolation=stated.interpolation if stated.interpolation in FILTERS else "bicubic",
     )
+
+
+def rgb(numbers: Sequence[float]) -> tuple[float, float, float]:
+    """Return the three numbers that there are, one for each channel."""
+    red, green, blue = numbers
+    return red, green, blue
 
 
 def family(arch: str) -> str:
@@ -169,24 +181,32 @@ def described(preprocessing: Preprocessing) -> str:
     return f"{cut}, {preprocessing.interpolation}, mean {mean}, standard deviation {std}"
 
 
+@runtime_checkable
+class Computable(Protocol):
+    """A layer of timm's that can compute again the buffers that are not saved."""
+
+    def init_non_persistent_buffers(self) -> None:
+        """Fill them."""
+
+
 def check_computable(module: nn.Module) -> None:
     """Raise NotImplementedError unless timm has a function for every buffer that is computed and not saved."""
     for layer in module.modules():
-        names = computed_in(layer)
-        if names and not hasattr(layer, "init_non_persistent_buffers"):
+        names = list(computed_in(layer))
+        if names and not isinstance(layer, Computable):
             raise NotImplementedError(f"{type(layer).__name__} computes {first_few(names)} in its constructor alone")
 
 
 def fill_computed(module: nn.Module, _: object) -> None:
     """Give memory to the buffers that are computed and not saved, and compute them: the parameters are there now."""
     for layer in module.modules():
-        names = computed_in(layer)
-        for name in names:
-            layer._buffers[name] = torch.empty_like(layer._buffers[name], device="cpu")
-        if names:
+        buffers = computed_in(layer)
+        for name, buffer in buffers.items():
+            layer._buffers[name] = torch.empty_like(buffer, device="cpu")
+        if buffers and isinstance(layer, Computable):  # as check_computable has seen to
             layer.init_non_persistent_buffers()
 
 
-def computed_in(layer: nn.Module) -> list[str]:
-    """Return the names of a layer's buffers that are computed and not saved."""
-    return [name for name in layer._non_persistent_buffers_set if layer._buffers[name] is not None]
+def computed_in(layer: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a layer's buffers that are computed and not saved, by their names."""
+    return {name: buffer for name in layer._non_persistent_buffers_set if (buffer := layer._buffers[name]) is not None}

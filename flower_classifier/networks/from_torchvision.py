@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class Torchvision(Source):
         entries = models.get_model_weights(arch)
         known = "DEFAULT" if name is None else name.upper()
         entry = entries.DEFAULT if known == "DEFAULT" else entries.__members__.get(known)
-        if entry:
+        if name is None or entry:
             preprocessing = preset_of(arch, entry, image_size)
             return Weights(entry.name, preprocessing, entry.meta.get("license", ""), partial(download_weights, entry))
         preprocessing = preset_of(arch, entries.DEFAULT, image_size)
@@ -78,7 +79,7 @@ class Torchvision(Source):
 
     def build(self, arch: str, preprocessing: Preprocessing) -> Backbone:
         """Build an architecture with random weights, its original classifier left out."""
-        extras = CONSTRUCTOR_EXTRAS.get(arch, {})
+        extras: Mapping[str, int] = CONSTRUCTOR_EXTRAS.get(arch, {})
         if is_vision_transformer(arch):  # its position embedding has the size of the picture
             extras = {"image_size": preprocessing.crop_size}
         module = models.get_model(arch, weights=None, **extras)
@@ -130,7 +131,7 @@ def drop_classifier(model: nn.Module) -> int:
     return weighted.in_features if isinstance(weighted, nn.Linear) else weighted.in_channels
 
 
-def download_weights(entry: WeightsEnum) -> OrderedDict:
+def download_weights(entry: WeightsEnum) -> Mapping[str, torch.Tensor]:
     """Return the state dict of torchvision's entry, from its cache or the network; a download's hash is checked."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     cached = folder / Path(entry.url).name

@@ -23,7 +23,7 @@ from flower_classifier.base.messages import note
 from flower_classifier.base.words import counted
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import Classifier, normalise
-from flower_classifier.networks.devices import MICRO_BATCH, device_name, has_bfloat16, has_float16
+from flower_classifier.networks.devices import MICRO_BATCH, device_name, has_bfloat16, precision_of
 from flower_classifier.photos.views import Preprocessing
 
 # Which numbers come out of the code below and of the networks that it runs. Raise it when they change: features that
@@ -54,11 +54,13 @@ class FrozenPart:
     def __init__(self, classifier: Classifier, device: torch.device) -> None:
         self.classifier, self.config, self.device = classifier, classifier.config, device
         self.mean, self.std = classifier.mean, classifier.std
-        self.memory_format, self.bfloat16, self.float16 = torch.contiguous_format, False, False
+        self.memory_format, self.precision = torch.contiguous_format, torch.float32
         self.most = MICRO_BATCH[device.type]  # photos that a forward takes; fewer where a GPU has no room for them
         self.original: nn.Module | None = None  # whose numbers it has
         self.network: nn.Module | None = None  # what runs
+        fastest = precision_of(device)  # raises where FLOWERS_PRECISION is wrong, whatever the network
         if classifier.starts_frozen:
+            self.precision = fastest
             self.place_backbone(classifier.backbone)
 
     @property
@@ -73,12 +75,11 @@ class FrozenPart:
         """
         if self.device.type != "mps":
             self.memory_format = torch.channels_last
-        self.bfloat16, self.float16 = has_bfloat16(self.device), has_float16(self.device)
         self.original = backbone.to(memory_format=self.memory_format)
         source, side = source_of(self.config.arch), self.preprocessing.crop_size
         plain = source.in_plain_layers(self.original, side)
         folded = fold_batch_norms(plain).to(memory_format=self.memory_format)
-        self.network = with_bfloat16_weights(folded) if self.bfloat16 else folded
+        self.network = with_bfloat16_weights(folded) if self.precision == torch.bfloat16 else folded
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Take uint8 pixels (B, 3, S, S) to rows (B, *shape): features, or the pixels where everything learns.
@@ -88,16 +89,10 @@ class FrozenPart:
         if self.network is None:
             return pixels
         values = normalise(pixels, self.mean, self.std, self.memory_format)
-        if self.float16:
-            return self.in_float16(values)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+        if self.precision == torch.float16:
+            return in_float16(self.network, values)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
             return self.network(values)
-
-    def in_float16(self, values: torch.Tensor) -> torch.Tensor:
-        """Take normalised images to rows, float32; in float32 altogether where float16 ends above its 65,504."""
-        with torch.autocast(self.device.type, dtype=torch.float16):
-            rows = self.network(values).float()
-        return rows if rows.isfinite().all() else self.network(values)
 
     def in_parts(self, pixels: torch.Tensor) -> torch.Tensor:
         """Take pixels on the device to rows, as many at a time as a GPU has room for."""
@@ -146,14 +141,23 @@ class FrozenPart:
 
     def way(self, threads: int) -> dict[str, object]:
         """Return that part of it which is no matter of the network: where and how this machine computes."""
+        is_bfloat16 = self.precision == torch.bfloat16
         return {
             "libraries": versions_of(torch, *source_of(self.config.arch).libraries),
             "device": device_name(self.device),
-            "bfloat16": self.bfloat16,
+            "bfloat16": is_bfloat16,
             "micro-batch": MICRO_BATCH[self.device.type],
             **({"threads": threads} if self.device.type == "cpu" else {}),
-            **({"float16": True} if self.float16 else {}),
+            **({"float16": True} if self.precision == torch.float16 else {}),
+            **({"emulated": True} if is_bfloat16 and not has_bfloat16(self.device) else {}),
         }
+
+
+def in_float16(network: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """Take normalised images to rows, float32; in float32 altogether where float16 ends above its 65,504."""
+    with torch.autocast(values.device.type, dtype=torch.float16):
+        rows = network(values).float()
+    return rows if rows.isfinite().all() else network(values)
 
 
 def with_bfloat16_weights(network: nn.Module) -> nn.Module:

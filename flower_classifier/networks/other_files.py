@@ -78,12 +78,12 @@ def mentioned_in(file: BinaryIO) -> set[str]:
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > file.seek(0, os.SEEK_END):
                 raise ValueError("it unpacks to more than it is")
             steps = pickletools.genops(archive.read(entry))
-    mentioned = set()
+    mentioned: set[str] = set()
     for count, (opcode, argument, _) in enumerate(steps):
         if count > MOST_STEPS:
             raise ValueError("it is endless")
-        if opcode.name == "GLOBAL" or (opcode.name == "BINUNICODE" and " " not in argument):
-            mentioned.add(argument)
+        if opcode.name == "GLOBAL" or (opcode.name == "BINUNICODE" and " " not in str(argument)):
+            mentioned.add(str(argument))
     return mentioned
 
 

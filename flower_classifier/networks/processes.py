@@ -23,7 +23,7 @@ import json
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,7 @@ from flower_classifier.base.errors import EXIT_FAILED, RunError, ToldError
 from flower_classifier.base.ranks import rank, restarts, world_size
 from flower_classifier.base.signals import ignore_signals
 from flower_classifier.base.words import reason_of
+from flower_classifier.networks.tensor_files import Plain
 
 TO_ORDER = timedelta(days=7)  # how long helpers wait while rank 0 trains a head, say
 TO_ANSWER = timedelta(minutes=15)  # how long any other message may take, and all machines to be there
@@ -40,7 +41,7 @@ LOST = (*CUT, "gloo", "nccl")  # words in an error about messages
 TOLD = "told"  # the key under which a helper that fails says that it has said why
 EXTRACT, FINE_TUNE, EPOCH, END = "extract", "fine-tune", "epoch", "end"
 
-Message = dict[str, object]  # plain types and tensors
+Message = Plain
 Item = TypeVar("Item")
 
 
@@ -68,9 +69,11 @@ class Job:
             # The store may outlive a job that torchrun starts again, with the addresses of the processes that were
             self.store = dist.PrefixStore(f"start {restarts()}", store)
             dist.init_process_group("gloo", store=self.store, rank=self.rank, world_size=self.size, timeout=TO_ANSWER)
-            self.for_orders = dist.new_group(timeout=TO_ORDER)
+            for_orders = dist.new_group(timeout=TO_ORDER)
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the processes of the job do not find each other: {reason_of(error)}") from error
+        assert not isinstance(for_orders, int)  # which would say that this process is not in the group: all are
+        self.for_orders = for_orders
         self.helpers = range(1, self.size)  # ranks
         self.lists = 0  # of work that this process has shared out
 
@@ -93,7 +96,7 @@ class Job:
             dist.broadcast(length, src=0, group=self.for_orders)
             content = torch.empty(int(length), dtype=torch.uint8)
             dist.broadcast(content, src=0, group=self.for_orders)
-        return torch.load(io.BytesIO(content.numpy()), map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(content.numpy().data), map_location="cpu", weights_only=True)
 
     def send(self, head: object, body: Iterable[torch.Tensor] = ()) -> None:
         """Send to rank 0 what JSON can hold, and tensors, whose forms rank 0 must know; for a helper."""
@@ -104,7 +107,7 @@ class Job:
             dist.send(torch.tensor([len(parts) - len(words), len(words)]), dst=0)
             dist.send(parts, dst=0)
 
-    def receive(self, helper: int) -> tuple[object, torch.Tensor]:
+    def receive(self, helper: int) -> tuple[Any, torch.Tensor]:
         """Return what a helper has sent: what JSON holds, and the bytes of all tensors, uint8 (B,); for rank 0."""
         lengths = torch.empty(2, dtype=torch.int64)
         with talking():

@@ -14,5 +14,6 @@ LAYER_WIDTH = Limits(least=1, most=10**6)  # of a hidden layer of the head
 MOST_LAYERS = 100  # hidden ones, of the head
 DROPOUT = Limits(least=0, below=1)
 UNFREEZE = ("last", "all")  # which of a pretrained backbone's layers fine-tuning may change
-TEMPERATURE = Limits(least=0.05, most=20)  # where calibration looks for one
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20  # between which calibration looks for one
+TEMPERATURE = Limits(least=LEAST_TEMPERATURE, most=MOST_TEMPERATURE)
 MOST_SCORED = 10_000  # validation photos that a checkpoint keeps the scores of

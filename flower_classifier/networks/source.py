@@ -43,7 +43,10 @@ class Source(Protocol):
     prefix: str  # with which the names of its architectures begin; "" for those without any
     pretrained: bool  # whether they come with weights: then they are frozen at first, and the head alone learns
     hidden_units: tuple[int, ...]  # widths of the head's hidden layers, where none are asked for
-    libraries: tuple[ModuleType, ...]  # beside torch: their versions are part of the cache's key
+
+    @property
+    def libraries(self) -> tuple[ModuleType, ...]:
+        """Beside torch: their versions are part of the cache's key."""
 
     def names(self) -> list[str]:
         """Return the names of its architectures, in lower case."""

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,8 +22,12 @@ MOST_VALUES = 2 * 10**6  # numbers, names and lists; the history of 100,000 epoc
 MOST_TEXT = 10**8  # bytes of their names and values, beside the tensors'
 MOST_NAMES = 10  # under which the same stored bytes may appear in a file; we use up to three
 
+# Plain values and tensors by their names, as files hold them. Any: a stranger may have written the file, so whoever
+# reaches into them is ready for whatever that raises
+Plain = dict[str, Any]
 
-def read_tensors(path: Path, mmap: bool = True) -> dict[str, object]:
+
+def read_tensors(path: Path, mmap: bool = True) -> Plain:
     """Read a file that `write_atomically` wrote (mapped into memory) without ever running code that it may hold.
 
     Nor does it take more memory than the file is long. Whether the contents are what was written, `check_digest` says.
@@ -55,7 +60,7 @@ def damage_told(path: Path) -> Iterator[None]:
         raise InputError(f"{path} is damaged or was changed by hand ({what})") from error
 
 
-def check_digest(path: Path, contents: dict[str, object]) -> None:
+def check_digest(path: Path, contents: Plain) -> None:
     """Raise InputError unless the contents, read from `path`, are bit for bit what was written there."""
     if DIGEST not in contents:
         raise InputError(f"{path} has no digest: an earlier version wrote it, or another program; train again")
@@ -68,7 +73,7 @@ def check_digest(path: Path, contents: dict[str, object]) -> None:
         raise InputError(f"{path} is damaged: it does not hold what was written; take another copy, or train again")
 
 
-def digest_of(contents: dict[str, object], most: int | None = None) -> str:
+def digest_of(contents: Plain, most: int | None = None) -> str:
     """Return a digest of nested plain values and tensors.
 
     Raises ValueError for a tensor that is larger than its storage, and with `most` for more bytes in all or for too
@@ -94,7 +99,7 @@ def digest_of(contents: dict[str, object], most: int | None = None) -> str:
             raise ValueError("it repeats a few bytes over and over")
         digest.update(f"{len(data)}:".encode() + data)
         if isinstance(value, torch.Tensor):
-            digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         for item in value.items() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
             feed(item)
 
@@ -102,13 +107,13 @@ def digest_of(contents: dict[str, object], most: int | None = None) -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, contents: dict[str, object]) -> None:
+def write_atomically(path: Path, contents: Plain) -> None:
     """Write a temporary file beside `path`, force it to the disk, and rename it: `path` is whole at any moment.
 
     Tensors are written from the CPU, whichever device they are on, and a digest of everything is added. Raises
     RunError where the disk refuses.
     """
-    contents = to_cpu(contents)
+    contents = {name: to_cpu(value) for name, value in contents.items()}
     contents[DIGEST] = digest_of({**contents, DIGEST: None})
     temporary = path.with_name(f".{path.name}.tmp")
     try:

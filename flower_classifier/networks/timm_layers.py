@@ -6,12 +6,29 @@ Nothing here loads timm.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Mapping
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from flower_classifier.networks.black_picture import black
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+class TimmModel(Protocol):
+    """What is used of timm's models."""
+
+    num_features: int
+    num_prefix_tokens: int  # of a vision transformer
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """Take normalised images (B, 3, S, S) to what is pooled of the features, where there is no classifier."""
+
+    def forward_features(self, values: torch.Tensor) -> torch.Tensor:
+        """Take normalised images to features before they are pooled."""
 
 
 class Features(nn.Module):
@@ -22,7 +39,7 @@ class Features(nn.Module):
     what they pool.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: TimmModel) -> None:
         super().__init__()
         self.model = model
         self.by_token = has_class_token(model)
@@ -39,15 +56,15 @@ class Features(nn.Module):
 
 
 @torch.no_grad()
-def has_places(module: Features, side: int) -> bool:
+def has_places(module: nn.Module, side: int) -> bool:
     """Say whether what the features are pooled from has places with channels before them, (B, C, h, w)."""
-    if module.by_token or getattr(module.model, "output_fmt", "NCHW") != "NCHW":
+    if not isinstance(module, Features) or module.by_token or getattr(module.model, "output_fmt", "NCHW") != "NCHW":
         return False
     features = module.model.forward_features(black(module, side))
     return isinstance(features, torch.Tensor) and features.dim() == 4
 
 
-def has_class_token(model: nn.Module) -> bool:
+def has_class_token(model: TimmModel) -> bool:
     """Say whether a model is a plain vision transformer that classifies by its class token."""
     is_plain = all(hasattr(model, name) for name in ("patch_embed", "blocks", "num_prefix_tokens"))
     return is_plain and getattr(model, "cls_token", None) is not None and getattr(model, "global_pool", "") == "token"
@@ -60,21 +77,26 @@ def in_plain_layers(module: nn.Module, side: int) -> nn.Module:
     timm's batch norm includes the activation behind it. Its convolution with TensorFlow's padding pads each picture as
     the picture's size asks for; the size is always `side` here, so the padding can be part of the weights.
     """
-    norms, padded = layers_called(module, "BatchNormAct2d"), layers_called(module, "Conv2dSame")
+    norms = layers_called(module, "BatchNormAct2d", nn.BatchNorm2d)
+    padded = layers_called(module, "Conv2dSame", nn.Conv2d)
     if not norms and not padded:
         return module
     sizes = input_sizes(module, padded, side)
     plain = copy.deepcopy(module).eval()
     for name, layer in norms.items():
-        plain.set_submodule(name, nn.Sequential(norm_alone(layer), layer.drop, layer.act))
+        plain.set_submodule(name, nn.Sequential(norm_alone(layer), *map(layer.get_submodule, ("drop", "act"))))
     for name, size in sizes.items():
         plain.set_submodule(name, with_fixed_padding(padded[name], size))
     return plain
 
 
-def layers_called(module: nn.Module, kind: str) -> dict[str, nn.Module]:
-    """Return the layers of a class, by their names; the class goes by its name, since timm may not be there."""
-    return {name: layer for name, layer in module.named_modules() if type(layer).__name__ == kind}
+def layers_called(module: nn.Module, kind: str, base: type[Layer]) -> dict[str, Layer]:
+    """Return the layers of a class, by their names; the class goes by its name, since timm may not be there.
+
+    `base`: the class of torch's that it is derived from.
+    """
+    layers = module.named_modules()
+    return {name: layer for name, layer in layers if isinstance(layer, base) and type(layer).__name__ == kind}
 
 
 def norm_alone(layer: nn.BatchNorm2d) -> nn.BatchNorm2d:
@@ -84,7 +106,7 @@ def norm_alone(layer: nn.BatchNorm2d) -> nn.BatchNorm2d:
     return norm.to(next(layer.buffers()).device).eval()
 
 
-def input_sizes(module: nn.Module, layers: dict[str, nn.Module], side: int) -> dict[str, torch.Size]:
+def input_sizes(module: nn.Module, layers: Mapping[str, nn.Module], side: int) -> dict[str, torch.Size]:
     """Return the height and width that reach each of some layers, found out with one black picture.
 
     A layer that pictures of several sizes reach is left out.
@@ -122,16 +144,22 @@ def with_fixed_padding(layer: nn.Conv2d, size: torch.Size) -> nn.Conv2d:
     plain = nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
-        tuple(k + more for k, more in zip(layer.kernel_size, extra, strict=True)),
-        layer.stride,
-        tuple(-(-p // 2) for p in padding),
-        layer.dilation,
+        pair(k + more for k, more in zip(layer.kernel_size, extra, strict=True)),
+        pair(layer.stride),
+        pair(-(-p // 2) for p in padding),
+        pair(layer.dilation),
         layer.groups,
         layer.bias is not None,
         device=layer.weight.device,
         dtype=layer.weight.dtype,
     )
     plain.weight.copy_(F.pad(layer.weight, (extra[1], 0, extra[0], 0)))
-    if layer.bias is not None:
+    if plain.bias is not None and layer.bias is not None:
         plain.bias.copy_(layer.bias)
     return plain
+
+
+def pair(numbers: Iterable[int]) -> tuple[int, int]:
+    """Return the two numbers that there are, for height and width."""
+    height, width = numbers
+    return height, width

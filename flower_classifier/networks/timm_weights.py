@@ -11,15 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.words import first_few, reason_of
-from flower_classifier.networks.timm_layers import Features
+from flower_classifier.networks.timm_layers import Features, TimmModel
 from flower_classifier.networks.weight_files import read_weights_file
 from flower_classifier.photos.views import Preprocessing
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 PREFIX = "timm/"
 
@@ -38,12 +42,12 @@ def timm() -> ModuleType:
     return module
 
 
-def stated_for(name: str) -> object:
-    """Return what timm states for a name with or without a tag: sizes, mean, licence (timm's PretrainedCfg)."""
+def stated_for(name: str) -> PretrainedCfg:
+    """Return what timm states for a name that it knows, with or without a tag: sizes, mean, licence."""
     return timm().get_pretrained_cfg(name.removeprefix(PREFIX))
 
 
-def create(name: str, size: int, **options: object) -> nn.Module:
+def create(name: str, size: int, **options: object) -> TimmModel:
     """Build timm's model of a name without its classifier, for pictures of `size` pixels. Raises whatever timm does."""
     stated = stated_for(name)
     if stated.fixed_input_size and size != stated.input_size[-1]:
@@ -53,7 +57,7 @@ def create(name: str, size: int, **options: object) -> nn.Module:
         return timm().create_model(name, num_classes=0, **options)
 
 
-def download(name: str, preprocessing: Preprocessing, stated: object) -> Mapping[str, torch.Tensor]:
+def download(name: str, preprocessing: Preprocessing, stated: PretrainedCfg) -> Mapping[str, torch.Tensor]:
     """Return the tensors of timm's own weights, from its cache or the network, as `Timm.build` has them."""
     try:
         check_reachable(stated)
@@ -84,31 +88,31 @@ def loading_recorded() -> Iterator[Loaded]:
     found, load, log = Loaded(), nn.Module.load_state_dict, logging.getLogger("timm")
     level = log.level
 
-    def recorded(module: nn.Module, *arguments: object, **options: object) -> object:
-        result = load(module, *arguments, **options)
+    def recorded(module: nn.Module, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> object:
+        result = load(module, state, strict, assign)
         found.missing += [name for name in result.missing_keys if not name.endswith("num_batches_tracked")]
         found.unexpected += result.unexpected_keys
         return result
 
-    nn.Module.load_state_dict = recorded
+    nn.Module.load_state_dict = recorded  # type: ignore[method-assign, assignment]  # no other way leads into timm's calls
     log.setLevel(logging.ERROR)
     try:
         yield found
     finally:
-        nn.Module.load_state_dict = load
+        nn.Module.load_state_dict = load  # type: ignore[method-assign]  # as it was
         log.setLevel(level)
 
 
-def check_reachable(stated: object) -> None:
+def check_reachable(stated: PretrainedCfg) -> None:
     """Raise at once where the hub cannot be reached and its cache lacks the file: timm would try for a minute."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
 
     repository, _, revision = (stated.hf_hub_id or "").partition("@")
-    place = {"filename": stated.hf_hub_filename or "model.safetensors", "revision": revision or None}
-    if repository and try_to_load_from_cache(repository, **place) is None:
+    file = stated.hf_hub_filename or "model.safetensors"
+    if repository and try_to_load_from_cache(repository, file, revision=revision or None) is None:
         with contextlib.suppress(EntryNotFoundError):  # the hub has an older kind of file instead
-            get_hf_file_metadata(hf_hub_url(repository, **place))
+            get_hf_file_metadata(hf_hub_url(repository, file, revision=revision or None))
 
 
 def read_file(path: Path, arch: str, preprocessing: Preprocessing) -> Mapping[str, torch.Tensor]:

@@ -15,7 +15,11 @@ class Unfilled(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, function: Callable, _: object, args: tuple = (), kwargs: dict[str, object] | None = None
+        self,
+        function: Callable[..., object],
+        _: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
     ) -> object:
         """Call a function of torch's."""
         return function(*args, **{**(kwargs or {}), **({"device": "meta"} if function is torch.empty else {})})

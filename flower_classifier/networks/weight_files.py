@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,8 +56,9 @@ def state_dict_in(contents: object) -> Mapping[str, torch.Tensor] | None:
     for key in ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model"):
         inner = contents.get(key) if isinstance(contents, dict) else None
         contents = inner if isinstance(inner, dict) else contents
-    is_one = isinstance(contents, dict) and all(isinstance(value, torch.Tensor) for value in contents.values())
-    return contents if is_one else None
+    if isinstance(contents, dict) and all(isinstance(value, torch.Tensor) for value in contents.values()):
+        return contents
+    return None
 
 
 def fill_backbone(module: nn.Module, state: Mapping[str, torch.Tensor], arch: str, weights: str) -> None:
@@ -66,7 +66,7 @@ def fill_backbone(module: nn.Module, state: Mapping[str, torch.Tensor], arch: st
 
     Raises InputError where tensors are missing or have other shapes.
     """
-    renamed = OrderedDict((modern_name(name), tensor) for name, tensor in state.items())
+    renamed = {modern_name(name): tensor for name, tensor in state.items()}
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in renamed and not name.endswith("num_batches_tracked")]
     misfits = [name for name in wanted if name in renamed and renamed[name].shape != wanted[name].shape]
@@ -74,9 +74,9 @@ def fill_backbone(module: nn.Module, state: Mapping[str, torch.Tensor], arch: st
         what = f"lacks {first_few(missing)}" if missing else f"has other shapes for {first_few(misfits)}"
         raise InputError(f"{weights}: these are not {arch}'s, the file {what}", "weights")
     batches_seen = torch.tensor(0)  # what files from before torch 0.4.1 lack, and eval mode never reads
-    kept = OrderedDict((name, renamed.get(name, batches_seen).to(wanted[name].dtype)) for name in wanted)
-    kept._metadata = wanted._metadata  # mnasnet asks for its version, and the shapes are this version's
-    module.load_state_dict(kept, assign=True)
+    # In the module's own dict, which also says its version: mnasnet asks for it, and the shapes are this version's
+    wanted.update({name: renamed.get(name, batches_seen).to(wanted[name].dtype) for name in wanted})
+    module.load_state_dict(wanted, assign=True)
 
 
 def modern_name(name: str) -> str:

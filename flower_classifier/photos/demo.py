@@ -142,7 +142,8 @@ def hsv(hue: float, saturation: float, value: float) -> Color:
 
 def darker(color: Color, factor: float) -> Color:
     """Scale a colour's brightness."""
-    return tuple(min(255, round(channel * factor)) for channel in color)
+    red, green, blue = (min(255, round(channel * factor)) for channel in color)
+    return red, green, blue
 
 
 def main(argv: Sequence[str] | None = None) -> None:

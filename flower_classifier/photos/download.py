@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import shutil
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -24,10 +25,8 @@ from flower_classifier.base.messages import note, progress
 from flower_classifier.base.words import counted, megabytes, printable, reason_of
 from flower_classifier.photos.archives import BadArchiveError, unpack
 
-try:
+if sys.platform != "win32":  # which has no such locks
     import fcntl
-except ImportError:  # Windows, which has no such locks
-    fcntl = None
 
 FLOWERS = "https://s3.amazonaws.com/content.udacity-data.com/courses/nd188/flower_data.zip"
 TIMEOUT = 30.0  # seconds without a byte, after which a connection is given up
@@ -99,7 +98,7 @@ def partial_file(path: Path) -> Iterator[BinaryIO]:
 def keep_others_out(file: BinaryIO) -> None:
     """Lock the file as long as this process has it open. Raises InputError where another process has."""
     try:
-        if fcntl:
+        if sys.platform != "win32":
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError("another run is downloading the same: start this one when it has finished") from None
@@ -162,8 +161,8 @@ def receive(url: str, partial: BinaryIO) -> None:
         if start not in (0, size):
             raise BrokenOffError("the server sent another part than it was asked for")
         known = (start, total) if start and total else (start or total,)
-        size = f"{'going on at ' if start else ''}{megabytes(*known)}" if any(known) else "size unknown"
-        note(f"downloading {printable(url)} ({size})")
+        length = f"{'going on at ' if start else ''}{megabytes(*known)}" if any(known) else "size unknown"
+        note(f"downloading {printable(url)} ({length})")
         append(response, partial, start, total, url)
 
 
@@ -213,7 +212,7 @@ def place_of(answer: HTTPResponse | HTTPError) -> tuple[int | None, int | None]:
         return 0, int(length) if length.isdecimal() else None
     named = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", answer.headers.get("Content-Range", ""))
     start, total = named.groups() if named else (None, None)
-    return start and int(start), total and int(total)
+    return int(start) if start else None, int(total) if total else None
 
 
 def web_page(url: str) -> RunError:

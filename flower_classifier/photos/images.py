@@ -109,12 +109,14 @@ def too_many_pixels(number: int, most: int) -> str:
     return f"{number:,} pixels are too many (at most {most:,})"
 
 
-def is_empty(source: Path | str | bytes | BinaryIO) -> bool:
+def is_empty(source: PhotoSource) -> bool:
     """Say whether there is not a single byte in a file that holds no picture."""
     if isinstance(source, bytes):
         return not source
     if isinstance(source, Path | str):
         return status_of(Path(source)).size == 0
+    if isinstance(source, Image.Image | np.ndarray):
+        return False
     return source.seekable() and source.seek(0, io.SEEK_END) == 0
 
 

@@ -58,7 +58,7 @@ def read_listed(table: Path) -> set[str]:
 def less(split: Split, listed: Collection[str]) -> Split:
     """Return a split less some of its photos."""
     kept = [index for index, photo in enumerate(split.photos) if as_written(photo) not in listed]
-    photos, labels = (tuple(values[index] for index in kept) for values in (split.photos, split.labels))
+    photos, labels = tuple(split.photos[index] for index in kept), tuple(split.labels[index] for index in kept)
     return replace(split, photos=photos, labels=labels)
 
 

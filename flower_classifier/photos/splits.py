@@ -19,6 +19,8 @@ from flower_classifier.photos.folders import SPLIT_NAMES, check_shape, split_fol
 from flower_classifier.photos.photo_files import split_path, status_of
 from flower_classifier.photos.shards import find_classes_anywhere, in_order_of_place
 
+ByClass = dict[str, list[str]]  # class folder -> photos
+
 
 @dataclass(frozen=True)
 class Split:
@@ -120,7 +122,7 @@ def load_labelled(folder: Path, classes: tuple[str, ...]) -> Split:
     return make_split(SPLIT_NAMES.get(folder.resolve().name.lower(), ""), folder, classes, found)
 
 
-def hold_out(by_class: dict[str, list[str]], share: float, seed: int) -> tuple[dict, dict]:
+def hold_out(by_class: ByClass, share: float, seed: int) -> tuple[ByClass, ByClass]:
     """Split every class into what stays and a seeded `share` (at least one photo, if that leaves one to train on)."""
     kept, held = {}, {}
     for name, photos in by_class.items():
@@ -132,7 +134,7 @@ def hold_out(by_class: dict[str, list[str]], share: float, seed: int) -> tuple[d
     return kept, {name: photos for name, photos in held.items() if photos}
 
 
-def make_split(name: str, root: Path, classes: Iterable[str], by_class: dict[str, list[str]]) -> Split:
+def make_split(name: str, root: Path, classes: Iterable[str], by_class: ByClass) -> Split:
     """Lay a split's photos out in their order. Raises InputError for a class not among them."""
     index = {class_name: i for i, class_name in enumerate(classes)}
     if unknown := [class_name for class_name in by_class if class_name not in index]:

@@ -69,11 +69,11 @@ def status_of_file(file: str | int | Path) -> Status:
 
 def index_of(tar: str) -> TarIndex:
     """Return what lies in a tar file; one that has changed is read anew. Raises OSError, and DamagedTarError."""
-    then, index = READ.get(tar, (None, None))
-    if then != status_of_file(tar):
+    read = READ.get(tar)
+    if not read or read[0] != status_of_file(tar):
         with open(tar, "rb") as file:  # noqa: PTH123
             return index_of_open(tar, file)
-    return unless_damaged(index)
+    return unless_damaged(read[1])
 
 
 def index_of_open(tar: str, file: BinaryIO) -> TarIndex:
@@ -82,15 +82,15 @@ def index_of_open(tar: str, file: BinaryIO) -> TarIndex:
     Raises OSError, and DamagedTarError.
     """
     now = status_of_file(file.fileno())
-    then, index = READ.get(tar, (None, None))
-    if then != now:
+    read = READ.get(tar)
+    if not read or read[0] != now:
         with READING:
-            then, index = READ.get(tar, (None, None))
-            if then != now:
-                index = read_index(tar, file)
+            read = READ.get(tar)
+            if not read or read[0] != now:
+                read = now, read_index(tar, file)
                 if status_of_file(file.fileno()) == now:  # else somebody is writing into it
-                    READ[tar] = now, index
-    return unless_damaged(index)
+                    READ[tar] = read
+    return unless_damaged(read[1])
 
 
 def unless_damaged(index: TarIndex | DamagedTarError) -> TarIndex:
@@ -159,7 +159,7 @@ def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
                     extents[name] = extents[target]
                 elif target:
                     links[name] = target
-                headers.members.clear()  # which it would keep, at a kilobyte each
+                headers.members.clear()  # type: ignore[attr-defined]  # kept, at a kilobyte each; typeshed lacks it
             check_end(headers)
     except MemoryError:
         raise

@@ -111,7 +111,7 @@ def rate_of_strangers(config: QuestionConfig, predictor: BasePredictor) -> float
         if config.stranger_rate:
             raise InputError(f"needs what the checkpoint lacks: {LACKING}; --resume mends that", "stranger_rate")
         note(f"the checkpoint cannot tell photos of other things ({LACKING})")
-    if kept == 0 and config.stranger_rate:
+    if predictor.familiarity and kept == 0 and config.stranger_rate:
         few = counted(predictor.familiarity.photos, "validation photo")
         warn(f"--stranger_rate {rate:g}: {few} cannot promise that, so no photo is called a stranger")
     return kept

@@ -5,7 +5,7 @@ Each draw_ function returns a figure. Sizes are inches: 10 of them are 1,200 pix
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,7 @@ from flower_classifier.report.figures import (
     shorten,
     text_style,
 )
+from flower_classifier.report.tables import Record
 
 if TYPE_CHECKING:
     from flower_classifier.judging.evaluation import Evaluation  # which needs torch; charts do not
@@ -39,7 +40,7 @@ LEAST_SPAN = 0.05  # of an axis of shares
 DASHES = (0, (4, 3))
 
 
-def draw_curves(history: Sequence[dict[str, float]], best_epoch: int, began: int | None = None) -> Figure:
+def draw_curves(history: Sequence[Record], best_epoch: int, began: int | None = None) -> Figure:
     """Draw the losses and the validation accuracy by epoch, with the best epoch marked.
 
     `began`: the number of epochs after which fine-tuning began, where it did.
@@ -57,10 +58,10 @@ def draw_curves(history: Sequence[dict[str, float]], best_epoch: int, began: int
     accuracy.plot(epochs, shares, color=GREEN, linewidth=2, marker=dots(epochs))
     accuracy.set_ylim(limits_of_shares(shares))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    second = began is not None and epochs[-1] > began
+    second = (began + 0.5, epochs[-1] + 0.5) if began is not None and epochs[-1] > began else None
     for axes, key in ((losses, "valid_loss"), (accuracy, "valid_accuracy")):
         if second:
-            axes.axvspan(began + 0.5, epochs[-1] + 0.5, color=PALE_GREEN, alpha=0.4, linewidth=0, zorder=0.5)
+            axes.axvspan(*second, color=PALE_GREEN, alpha=0.4, linewidth=0, zorder=0.5)
         axes.set_xlabel("epoch (shaded: fine-tuning)" if second else "epoch", **text_style(NORMAL, FAINT))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.axvline(best_epoch, color=LIGHT_GREEN, linewidth=1.5, linestyle=DASHES, zorder=1.5)  # above the grid
@@ -125,7 +126,7 @@ def draw_reliability(evaluation: Evaluation, title: str) -> Figure:
     return figure
 
 
-def draw_tuning(heads: Sequence[Mapping[str, object]]) -> Figure:
+def draw_tuning(heads: Sequence[Record]) -> Figure:
     """Draw the validation loss and accuracy of every head of a search, the chosen one marked and its options named."""
     figure = new_figure(WIDTH, 4.6)
     chart = add_chart(figure, 0.9, 0.62, 5.7, 3.5, f"{len(heads)} heads, each at its best epoch")

@@ -137,11 +137,11 @@ def mark_cells(axes: Axes, confusion: np.ndarray, pairs: Sequence[Pair]) -> None
     marked = np.array(pairs, dtype=int).reshape(-1, 3)[:, :2]  # (M, 2)
     page = np.array([[frame.x0, frame.y0], [frame.x1, frame.y1]]) * points
     offsets = place_marks(middles(marked), middles(np.argwhere(confusion)), cell, page)
-    for mark, (true, predicted), offset in zip(MARKS, marked, offsets, strict=False):
-        far = np.hypot(*offset) > cell / 2 + NEAR
+    for mark, (true, predicted), (right, up) in zip(MARKS, marked, offsets, strict=False):
+        far = np.hypot(right, up) > cell / 2 + NEAR
         line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkA": 0, "shrinkB": cell / 2}
         axes.annotate(
-            mark, (predicted, true), offset, textcoords="offset points", ha="center", va="center",
+            mark, (predicted, true), (right, up), textcoords="offset points", ha="center", va="center",
             arrowprops=line if far else None, **text_style(SMALL),
         )  # fmt: skip
 

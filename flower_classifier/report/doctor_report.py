@@ -60,7 +60,7 @@ def cells_of(findings: Sequence[Finding], root: Path, names: Mapping[str, str]) 
     """Return what a sheet shows: each photo, and beside it its twin, if it has one. Classes are not drawn."""
     from flower_classifier.report.pictures import Cell
 
-    cells = []
+    cells: list[Cell] = []
     for finding in findings:
         has_twin = bool(finding.other) and not finding.other.endswith("/")
         if len(cells) + 1 + has_twin > MOST_PHOTOS:

@@ -53,8 +53,8 @@ class Drawer:
 
     def strip(self, verdict: Verdict) -> list[tuple[Image.Image | None, str, str]]:
         """Return the nearest training photos: each, where its file is still there, its class and how alike it is."""
-        strip = []
-        if not self.training_photos:
+        strip: list[tuple[Image.Image | None, str, str]] = []
+        if not self.training_photos or not verdict.neighbours:
             return strip
         for one in verdict.neighbours[:MOST_NEIGHBOURS]:
             photo = None
@@ -65,6 +65,9 @@ class Drawer:
 
     def heatmap(self, photo: Path, size: tuple[int, int], class_name: str) -> Heatmap | None:
         """Return which places of a photo of `size` (width, height) speak for a class; say once if nothing can."""
+        from flower_classifier.judging.predictor import Predictor  # here, as it loads torch
+
+        assert isinstance(self.predictor, Predictor)  # PredictConfig refuses heat maps of an exported folder
         heatmap = self.predictor.heatmap(photo, class_name, size)
         if heatmap is None:
             arch = self.predictor.classifier.config.arch

@@ -12,6 +12,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import font_manager
@@ -42,7 +43,7 @@ def new_figure(width: float, height: float) -> Figure:
 def save_figure(figure: Figure, path: Path) -> None:
     """Save a figure, whole or not at all; the file's ending chooses the format. Raises RunError where that fails."""
     ending, picture = path.suffix.lower().removeprefix("."), io.BytesIO()
-    own = {"pil_kwargs": FAST_PNG} if ending == "png" else {}  # SVG takes none at all
+    own: dict[str, Any] = {"pil_kwargs": FAST_PNG} if ending == "png" else {}  # SVG takes none at all
     with missing_letters_allowed():
         figure.savefig(picture, format=ending, facecolor="white", **own)
     with writing(path):
@@ -53,9 +54,15 @@ def save_figure(figure: Figure, path: Path) -> None:
 def image_of(figure: Figure) -> Image.Image:
     """Return a figure as a picture in memory, RGB, which notebooks show by themselves."""
     figure.set_facecolor("white")  # whatever a notebook's theme says
+    return Image.fromarray(pixels_of(figure)).convert("RGB")
+
+
+def pixels_of(figure: Figure) -> np.ndarray:
+    """Draw a figure; return its pixels, uint8 (H, W, 4): red, green, blue and how opaque they are."""
+    assert isinstance(figure.canvas, FigureCanvasAgg)  # which new_figure gave it
     with missing_letters_allowed():
         figure.canvas.draw()
-    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    return np.asarray(figure.canvas.buffer_rgba())
 
 
 @contextlib.contextmanager
@@ -86,8 +93,8 @@ def write_line(figure: Figure, line: str, left: float, top: float, width: float,
     shorten(text, width * DPI)
 
 
-def text_style(size: float, color: str = INK) -> dict[str, object]:
-    """Return how text is set: in fonts that together cover most scripts, and never read as a formula ("$")."""
+def text_style(size: float, color: str = INK) -> dict[str, Any]:
+    """Return how text is set, in matplotlib's words: in fonts that cover most scripts, never as a formula ("$")."""
     return {"size": size, "color": color, "parse_math": False, "family": installed_fonts()}
 
 
@@ -100,8 +107,8 @@ def installed_fonts() -> list[str]:
 
 def shorten(text: Text, width: float) -> None:
     """Make a text fit into `width` pixels: by a smaller font, down to CAPTION, then by leaving out its middle."""
-    while text.get_window_extent().width > width and text.get_fontsize() > CAPTION:
-        text.set_fontsize(text.get_fontsize() - 0.5)
+    while text.get_window_extent().width > width and (size := float(text.get_fontsize())) > CAPTION:
+        text.set_fontsize(size - 0.5)
     whole = text.get_text()
     kept = len(whole)
     while text.get_window_extent().width > width and kept > 2:

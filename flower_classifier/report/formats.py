@@ -110,7 +110,7 @@ class Writer:
         if self.several:
             print(printable(str(photo)))
             indent = "  "
-        if verdict.known is False:
+        if verdict.p_known is not None and verdict.known is False:
             print(f"{indent}{none_of(self.classes)} (stranger score {1 - verdict.p_known:.3f})")
         if verdict.sure is False:
             print(f"{indent}not sure: no class reaches {100 * verdict.min_probability:g}%")

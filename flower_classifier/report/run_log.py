@@ -7,15 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.messages import warn
 from flower_classifier.base.seconds import Seconds
-from flower_classifier.report.tables import Table, append_rows, read_table, write_table
+from flower_classifier.report.tables import Record, Table, append_rows, read_table, write_table
 from flower_classifier.report.tensorboard_log import TensorboardLog
 from flower_classifier.report.tuning_report import write_tuning
 
-Epoch = Mapping[str, float]  # one epoch's numbers, by name
+if TYPE_CHECKING:
+    from flower_classifier.networks.checkpoint import Row
 
 
 class RunLog:
@@ -30,7 +32,7 @@ class RunLog:
     def __init__(
         self,
         folder: Path,
-        history: Sequence[Epoch],
+        history: Sequence[Row],
         write: bool = True,
         tensorboard: bool = False,
         tuning: Table | None = None,
@@ -41,7 +43,8 @@ class RunLog:
         self.training = 0.0  # seconds, of the epochs that were added
         self.written = 0  # rows
         self.told: set[str] = set()
-        self.with_tensorboard, self.tensorboard = tensorboard, None
+        self.with_tensorboard = tensorboard
+        self.tensorboard: TensorboardLog | None = None
 
     def __enter__(self) -> RunLog:
         return self
@@ -50,7 +53,7 @@ class RunLog:
         if self.tensorboard:
             self.tensorboard.close()
 
-    def add(self, row: Epoch, seconds: Seconds) -> None:
+    def add(self, row: Row, seconds: Seconds) -> None:
         """Add a finished epoch."""
         self.rows.append({**row, **in_columns(seconds)})
         self.training += seconds.training
@@ -77,14 +80,14 @@ class RunLog:
                 warn(f"{error}; training goes on")
             self.told.add(str(error))
 
-    def write_table(self, new: Sequence[Mapping[str, object]]) -> None:
+    def write_table(self, new: Sequence[Record]) -> None:
         """Write the rows to history.csv."""
         if self.path and not self.written:
             write_table(self.path, table_of(self.rows))
         elif self.path:
             append_rows(self.path, [row.values() for row in new])
 
-    def write_points(self, new: Sequence[Mapping[str, object]]) -> None:
+    def write_points(self, new: Sequence[Record]) -> None:
         """Write the points of the rows for tensorboard."""
         if self.with_tensorboard and not self.tensorboard:
             self.tensorboard = TensorboardLog(self.folder / "tensorboard")
@@ -98,14 +101,14 @@ def in_columns(seconds: Seconds) -> dict[str, float]:
     return {f"{name}_seconds": round(value, 3) for name, value in asdict(seconds).items()}
 
 
-def with_seconds(history: Sequence[Epoch], table: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
+def with_seconds(history: Sequence[Row], table: Sequence[Mapping[str, str]]) -> list[Record]:
     """Add to each epoch the seconds that an earlier history.csv has for it, or empty cells.
 
     A row of that table counts if all its other numbers are the epoch's own: it may be another run's, or of an epoch
     that was never saved.
     """
     known = {row.get("epoch"): row for row in table}
-    rows = []
+    rows: list[Record] = []
     for epoch in history:
         found = known.get(str(epoch["epoch"]), {})
         same = all(found.get(name) == str(value) for name, value in epoch.items())
@@ -113,6 +116,6 @@ def with_seconds(history: Sequence[Epoch], table: Sequence[Mapping[str, str]]) -
     return rows
 
 
-def table_of(rows: Sequence[Mapping[str, object]]) -> list[list[object]]:
+def table_of(rows: Sequence[Record]) -> list[list[object]]:
     """Return the rows of history.csv, header first."""
     return [list(rows[0]), *(list(row.values()) for row in rows)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.photos.tar_index import is_tar_name
 from flower_classifier.report.report_files import remove_files
 from flower_classifier.report.run_log import table_of
-from flower_classifier.report.tables import all_mistakes, confusion_matrix, per_class, write_table
+from flower_classifier.report.tables import Record, all_mistakes, confusion_matrix, per_class, write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,9 +44,7 @@ class Diagnosis:
         return photos_of(self.split, len(self.evaluation)) + chose
 
 
-def write_history(
-    folder: Path, rows: Sequence[Mapping[str, object]], best_epoch: int, began: int | None = None
-) -> dict[str, Figure]:
+def write_history(folder: Path, rows: Sequence[Record], best_epoch: int, began: int | None = None) -> dict[str, Figure]:
     """Write the epochs' numbers and seconds (RunLog.rows) as a table and as curves; return the figure by its name.
 
     `began`: the number of epochs after which fine-tuning began, where it did.
@@ -101,12 +99,13 @@ def most_confident_mistakes(diagnosis: Diagnosis, names: Sequence[str]) -> list[
     from flower_classifier.report.pictures import Mistake
 
     evaluation, found = diagnosis.evaluation, []
-    predicted, confidence = evaluation.predicted.tolist(), evaluation.confidence.tolist()
+    labels, predicted = evaluation.labels.tolist(), evaluation.predicted.tolist()
+    confidence = evaluation.confidence.tolist()
     for index in evaluation.mistakes[:MOST_MISTAKES]:
         path = diagnosis.photos[index]
         with contextlib.suppress(ImageError):  # the photo has gone since; the numbers stay true
-            photo, true = load_image(path, PHOTO_SIDE), names[evaluation.labels[index]]
-            file = printable(below_class(path, diagnosis.classes[evaluation.labels[index]]))
+            photo, true = load_image(path, PHOTO_SIDE), names[labels[index]]
+            file = printable(below_class(path, diagnosis.classes[labels[index]]))
             found.append(Mistake(photo, file, names[predicted[index]], confidence[index], true))
     return found
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL
@@ -29,12 +30,15 @@ from flower_classifier.networks.devices import device_name
 from flower_classifier.report.report_files import writing
 from flower_classifier.report.run_log import RunLog
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 FORMAT_VERSION = 1
 
 
 def write_summary(
     folder: Path,
-    settings: object,
+    settings: DataclassInstance,
     checkpoint: Path,
     best_epoch: int,
     evaluations: Mapping[str, Evaluation],

@@ -9,9 +9,9 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flower_classifier.base.files import write_whole
 from flower_classifier.report.report_files import writing
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flower_classifier.judging.evaluation import Evaluation
 
 Table = list[list[object]]  # header first
+Record = Mapping[str, Any]  # a row by its columns; Any: each has its own type
 UNENCODABLE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # half letters that stand for no byte of a file's name
 
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.options import given_by
 from flower_classifier.report.report_files import writing
+from flower_classifier.report.tables import Record
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from matplotlib.figure import Figure
 
     from flower_classifier.judging.evaluation import Evaluation
@@ -41,7 +41,7 @@ class TensorboardLog:
         with writing(folder):
             self.writer = SummaryWriter(folder)
 
-    def add(self, rows: Sequence[Mapping[str, float]]) -> None:
+    def add(self, rows: Sequence[Record]) -> None:
         """Add epochs' numbers. Raises RunError."""
         with writing(self.folder):
             for row in rows:
@@ -57,13 +57,19 @@ class TensorboardLog:
 
 
 def finish_tensorboard(
-    folder: Path, epoch: int, figures: Mapping[str, Figure], settings: object, evaluations: Mapping[str, Evaluation]
+    folder: Path,
+    epoch: int,
+    figures: Mapping[str, Figure],
+    settings: DataclassInstance,
+    evaluations: Mapping[str, Evaluation],
 ) -> None:
     """Add what is known at the end of a run: its pictures, its options, and its results by split, as scalars.
 
     `settings` is a dataclass, `epoch` the best one, which the results are of. Raises RunError where that fails.
     """
     from torch.utils.tensorboard import SummaryWriter
+
+    from flower_classifier.report.figures import pixels_of
 
     results = {
         f"{split}/{name}": float(number)
@@ -76,7 +82,5 @@ def finish_tensorboard(
     }
     with writing(folder), SummaryWriter(folder) as writer:
         for name, figure in figures.items():
-            figure.canvas.draw()
-            pixels = np.asarray(figure.canvas.buffer_rgba())[:, :, :3]  # (H, W, 3)
-            writer.add_image(name, pixels, epoch, dataformats="HWC")
+            writer.add_image(name, pixels_of(figure)[:, :, :3], epoch, dataformats="HWC")
         writer.add_hparams(options, results, run_name=".", global_step=epoch)

@@ -14,4 +14,4 @@ def write_tuning(folder: Path, rows: Table) -> None:
 
     write_table(folder / "tuning.csv", rows)
     header, *heads = rows
-    save_figure(draw_tuning([dict(zip(header, head, strict=True)) for head in heads]), folder / "tuning.png")
+    save_figure(draw_tuning([dict(zip(map(str, header), head, strict=True)) for head in heads]), folder / "tuning.png")

@@ -71,7 +71,8 @@ def examine(
     opinion = second_opinion(parts, len(classes), memory, groups_of(twins))
     examined = Examined(places, looks, opinion, twins, classes, names, crop_size)
     findings = [unreadable(Place(part.split, index), error) for part in parts for index, error in part.bad.items()]
-    findings += [unreadable(*pair) for pair in zip(places, looks, strict=True) if isinstance(pair[1], ImageError)]
+    looked = zip(places, looks, strict=True)
+    findings += [unreadable(place, look) for place, look in looked if isinstance(look, ImageError)]
     for find in (about_twins, about_labels, about_outliers, about_pixels, about_classes):
         findings += find(examined)
     return examined, ranked(findings)

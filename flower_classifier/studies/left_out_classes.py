@@ -82,7 +82,7 @@ def leave_classes_out(train: Inputs, valid: Inputs, test: Inputs | None, schedul
         seen = [Seen(*part, heads.logits_by(torch.full((len(part[1]),), one), part[0]), known[one]) for part in parts]
         cells.append(judge(memory, seen, int((~known[one]).sum())).cells)
     means = torch.tensor(cells, dtype=torch.float64).mean(dim=0).tolist()
-    header = ["round", "classes_left_out", "known_photos", "strangers", "auroc", "auroc_of_probability"]
+    header: list[object] = ["round", "classes_left_out", "known_photos", "strangers", "auroc", "auroc_of_probability"]
     header += [f"strangers_found_at_{DEFAULT_RATE:g}", f"false_alarms_at_{DEFAULT_RATE:g}"]
     return [header, *([name, *map(shown, row)] for name, row in [*enumerate(cells, 1), ("mean", means)])]
 

@@ -179,7 +179,7 @@ def machine(frozen: FrozenPart) -> str:
     """Say what the run would be computed on, and how precisely the backbone is."""
     device = frozen.device
     unit = torch.cuda.get_device_name(device) if device.type == "cuda" else counted(torch.get_num_threads(), "thread")
-    numbers = "bfloat16" if frozen.bfloat16 else "float16" if frozen.float16 else "float32"
+    numbers = str(frozen.precision).removeprefix("torch.")
     return f"{device.type}, {unit}, {numbers}"
 
 

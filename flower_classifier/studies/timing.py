@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -129,8 +130,8 @@ def search_seconds(
     for members in shares(tried, classifier):
         for _, stack in grouped(members, classifier, device):
             stack.step(inputs, labels)  # warms up
-            step = seconds(lambda stack=stack: stack.step(inputs, labels), BUDGET / 4)
-            judging = seconds(lambda stack=stack: stack.losses_and_hits([inputs], labels, TEMPERATURES))
+            step = seconds(partial(stack.step, inputs, labels), BUDGET / 4)
+            judging = seconds(partial(stack.losses_and_hits, [inputs], labels, TEMPERATURES))
             epoch += step * math.ceil(len(train.used) / len(labels)) + judging * validated / len(labels)
     return recipe.epochs * epoch
 

@@ -16,12 +16,12 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.messages import note, progress
+from flower_classifier.base.messages import Bar, note, progress
 from flower_classifier.base.randomness import fold_seed
 from flower_classifier.base.signals import answers_to_signals, is_ctrl_c, restore_answers
 from flower_classifier.features.batches import batches, whole
@@ -33,9 +33,6 @@ from flower_classifier.networks.new_classifier import new_head
 from flower_classifier.networks.sizes import DEFAULT_HIDDEN_UNITS
 from flower_classifier.training.head_stack import HeadSettings, HeadStack
 from flower_classifier.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 # What is tried of each option, unless one was given: a linear head can use higher learning rates and has no dropout
 LINEAR = {
@@ -72,7 +69,7 @@ class Tried:
         return self.losses.mean().item()
 
     @property
-    def options(self) -> dict[str, object]:
+    def options(self) -> dict[str, Any]:
         """Its settings by the names of train.py's options."""
         recipe = self.settings.recipe
         own = {"hidden_units": self.settings.hidden_units, "dropout": self.settings.dropout}
@@ -142,7 +139,7 @@ def grid(recipe: Recipe, fixed: Mapping[str, object]) -> list[HeadSettings]:
     settings = []
     for shape, views in ((LINEAR, either), (HIDDEN, (recipe.views,))):
         free = {**shape, "label_smoothing": LABEL_SMOOTHING, "views": views}
-        axes = {**free, **{name: (value,) for name, value in fixed.items()}}
+        axes: dict[str, tuple[Any, ...]] = {**free, **{name: (value,) for name, value in fixed.items()}}
         for values in itertools.product(*axes.values()):
             options = dict(zip(axes, values, strict=True))
             units, dropout = options.pop("hidden_units"), options.pop("dropout")
@@ -194,7 +191,7 @@ def size_of(one: Tried, classifier: Classifier) -> int:
     return sum(inputs * outputs for inputs, outputs in itertools.pairwise(widths))
 
 
-def learn(members: Sequence[Tried], train: Inputs, valid: Inputs, classifier: Classifier, bar: tqdm) -> None:
+def learn(members: Sequence[Tried], train: Inputs, valid: Inputs, classifier: Classifier, bar: Bar) -> None:
     """Train heads for all epochs, and keep of each what its best epoch reached."""
     recipe, device = members[0].settings.recipe, train.frozen.device
     groups = list(grouped(members, classifier, device))

@@ -101,7 +101,8 @@ def best_earlier(run: Path, valid: str) -> EarlierRun | None:
                 finished, written = Finished.from_plain(read_tensors(state)), read_tensors(checkpoint)
                 best = written["history"][written["training"]["epoch"] - 1]
                 # A run that was killed while it saved may have left a state beside another run's checkpoint
-                comparable = best in finished.history and finished.identity.valid == valid
+                is_of_run = best in finished.history
+                comparable = is_of_run and finished.identity is not None and finished.identity.valid == valid
                 found.append(EarlierRun(folder, best["valid_accuracy"], comparable))
         except InputError:
             continue

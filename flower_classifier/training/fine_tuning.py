@@ -19,7 +19,7 @@ from flower_classifier.features.batches import Batch
 from flower_classifier.features.fresh_photos import fresh_batches
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.networks.classifier import Classifier
-from flower_classifier.networks.devices import MICRO_BATCH, has_bfloat16
+from flower_classifier.networks.devices import MICRO_BATCH, precision_of
 from flower_classifier.networks.layer_depths import parameter_depths
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.train_config import TrainConfig
@@ -63,7 +63,7 @@ class FineTuning(Recipe):
         """Return an epoch's batches: all training photos, in an order and with looks of their own."""
         return fresh_batches(train, self.batch_size, self.seed, epoch)
 
-    def parameter_groups(self, learner: Classifier) -> list[dict[str, object]]:
+    def parameter_groups(self, learner: nn.Module) -> list[dict[str, object]]:
         """Return what the optimizer steps, a group each, with its rate and its decay."""
         groups = []
         for name, parameter in learner.named_parameters():
@@ -100,9 +100,9 @@ class FineTuning(Recipe):
             return done / WARM_UP
         return (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
 
-    def precision(self, device: torch.device) -> contextlib.AbstractContextManager:
-        """Return the context in which a forward runs: of bfloat16 where the device has it."""
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device))
+    def precision(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
+        """Return the context in which a forward runs: of bfloat16 where the frozen network has it too."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_of(device) == torch.bfloat16)
 
 
 def second_recipe(config: TrainConfig, first: Recipe, classifier: Classifier, began: int) -> FineTuning:

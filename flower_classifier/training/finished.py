@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TypedDict
 
 import torch
 
@@ -13,20 +11,13 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.judging.set_scores import scores_of
+from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.memory import Memory
+from flower_classifier.networks.tensor_files import Plain
 
 # Of last.pth: 5 had no `stranger_scores`, 4 no fine-tuning, 3 no settings, temperature and results, 2 and 1 no version
 FORMAT_VERSION = 6
 Tensors = dict[str, torch.Tensor]
-
-
-class Row(TypedDict):
-    """One epoch's numbers."""
-
-    epoch: int
-    train_loss: float  # of the parameters as they were
-    valid_loss: float  # of their average, as is the accuracy
-    valid_accuracy: float
 
 
 def epoch_line(row: Row, epochs: int) -> str:
@@ -97,7 +88,7 @@ class Best:
     learns: str = "head"  # what had learned when it was reached
     found: float | None = None  # the temperature that an earlier process found from them
     found_scores: list[float] | None = None  # those for sets, that an earlier process found from them
-    results: dict[str, object] = field(default_factory=dict)  # what it is worth, by split, once that is known
+    results: Plain = field(default_factory=dict)  # what it is worth, by split, once that is known
     memory: Memory | None = None  # of the training photos, once that is known
     stranger_scores: torch.Tensor | None = None  # of the validation photos, beside the memory
 
@@ -125,7 +116,7 @@ class Finished:
     """
 
     identity: Identity | None = None  # None: of a run that is kept nowhere
-    settings: dict[str, object] = field(default_factory=dict)  # the options that a resumed run keeps
+    settings: Plain = field(default_factory=dict)  # the options that a resumed run keeps
     epoch: int = 0
     began: int | None = None  # how many epochs were finished when fine-tuning began; None: it has not
     unfreeze: str | None = None  # which layers learn since then
@@ -134,14 +125,15 @@ class Finished:
     learner: Tensors = field(default_factory=dict)  # the last epoch's
     average: Tensors = field(default_factory=dict)
     optimizer: dict[int, Tensors] = field(default_factory=dict)  # its moments, by number of the parameter
-    training: dict[str, object] = field(default_factory=dict)  # settings of the last epoch
+    training: Plain = field(default_factory=dict)  # settings of the last epoch
     category_names: dict[str, str] = field(default_factory=dict)
     resampling: str = "pillow"  # how photos were resampled, which a resumed run goes on with
 
-    def to_plain(self) -> dict[str, object]:
-        """Return what last.pth holds: plain types and tensors. There must be a best epoch."""
+    def to_plain(self) -> Plain:
+        """Return what last.pth holds: plain types and tensors. There must be an identity, and a best epoch."""
         parts = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         one = self.best
+        assert one and self.identity  # else there is nothing to go on with
         is_judged = one.valid is not None  # by this process; else what an earlier one found, if it did
         best = {
             "best": one.row,
@@ -156,7 +148,7 @@ class Finished:
         return {"format_version": FORMAT_VERSION, **parts, "identity": asdict(self.identity), **best}
 
     @classmethod
-    def from_plain(cls, saved: Mapping[str, object]) -> Finished:
+    def from_plain(cls, saved: Plain) -> Finished:
         """Make one of what last.pth holds, in any format. Raises KeyError or TypeError where a part is missing."""
         version = saved.get("format_version", 2)
         if version > FORMAT_VERSION:
@@ -179,13 +171,13 @@ class Finished:
         return cls(**{**parts, "identity": Identity(**parts["identity"]), "best": best})
 
 
-def from_format_4(saved: Mapping[str, object]) -> dict[str, object]:
+def from_format_4(saved: Plain) -> Plain:
     """Return what a file of format 4 holds under the names of today: of a run that trained one stage alone."""
     unknown = dict.fromkeys(("began", "unfreeze", "set_scores", "memory"))
     return {**saved, **unknown, "best_learns": saved["identity"]["learns"]}
 
 
-def from_format_3(saved: Mapping[str, object]) -> dict[str, object]:
+def from_format_3(saved: Plain) -> Plain:
     """Return what a file of format 3 holds under the names of today, with those options that it tells.
 
     Which file a backbone's weights were read from is not among them, nor how many epochs were planned.
@@ -198,7 +190,7 @@ def from_format_3(saved: Mapping[str, object]) -> dict[str, object]:
     return {**saved, "settings": told, "temperature": None, "results": {}}
 
 
-def from_format_2(saved: Mapping[str, object]) -> dict[str, object]:
+def from_format_2(saved: Plain) -> Plain:
     """Return what a file of format 2 holds under the names of today."""
     identity = {name: saved["identity"][old] for name, old in OLD_NAMES.items()}
     identity["learns"] = "all" if identity["arch"] == "cnn" else "head"

@@ -6,6 +6,7 @@ heads in one pass is DINOv2's: Oquab et al. 2023, appendix B.3).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from flower_classifier.networks.threads import threads_for_work, torch_threads
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import average_in
 
@@ -42,10 +44,10 @@ class HeadStack:
         device: torch.device,
         classes: torch.Tensor | None = None,
     ) -> None:
-        own = ("learning_rate", "weight_decay", "label_smoothing")
-        if len({(one.hidden_units, replace(one.recipe, **dict.fromkeys(own, 0.0))) for one in settings}) > 1:
+        recipes = [replace(one.recipe, learning_rate=0, weight_decay=0, label_smoothing=0) for one in settings]
+        if len({(one.hidden_units, recipe) for one, recipe in zip(settings, recipes, strict=True)}) > 1:
             raise ValueError("heads in a stack have the same widths, and see the same batches")
-        self.settings, self.steps = list(settings), torch.zeros((), dtype=torch.int64)
+        self.settings, self.steps = list(settings), 0
         number, layers = len(settings), [layer for layer in head if isinstance(layer, nn.Linear)]
         parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
         # (H, out, in) and (H, out) of each layer in turn
@@ -76,23 +78,29 @@ class HeadStack:
         `shares`: how much each head learns from each photo, (H, B); None: all the same. From a photo of a class that it
         does not know it must not learn.
         """
-        logits = self.logits(self.stacked, inputs, self.dropout)  # (H, B, C)
-        losses = smoothed_losses(logits, labels, self.smoothing, self.unknown)
-        if self.class_weights is not None:
-            losses = losses * self.class_weights[labels]
-        if shares is None:
-            means = losses.mean(dim=1)
-        else:
-            means = losses.masked_fill(shares == 0, 0).mul(shares).sum(dim=1) / shares.sum(dim=1).clamp(min=1)
-        means.sum().backward()  # no head's loss depends on another's parameters
-        for index, parts in enumerate(self.parts):
-            for part, tensor in zip(parts, self.stacked, strict=True):
-                part.grad = tensor.grad[index]
-        self.optimizer.step()
-        for tensor in self.stacked:
-            tensor.grad = None
-        with torch.no_grad():
-            self.average()
+        with self.threads(len(inputs)):
+            logits = self.logits(self.stacked, inputs, self.dropout)  # (H, B, C)
+            losses = smoothed_losses(logits, labels, self.smoothing, self.unknown)
+            if self.class_weights is not None:
+                losses = losses * self.class_weights[labels]
+            if shares is None:
+                means = losses.mean(dim=1)
+            else:
+                means = losses.masked_fill(shares == 0, 0).mul(shares).sum(dim=1) / shares.sum(dim=1).clamp(min=1)
+            means.sum().backward()  # no head's loss depends on another's parameters
+            for index, parts in enumerate(self.parts):
+                for part, tensor in zip(parts, self.stacked, strict=True):
+                    assert tensor.grad is not None  # each is part of what the logits are made of
+                    part.grad = tensor.grad[index]
+            self.optimizer.step()
+            for tensor in self.stacked:
+                tensor.grad = None
+            with torch.no_grad():
+                self.average()
+
+    def threads(self, samples: int) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which all heads take a batch: of as many threads as their work is worth."""
+        return torch_threads(threads_for_work(samples * sum(tensor.numel() for tensor in self.stacked)))
 
     def average(self) -> None:
         """Move the averages towards the heads as they are now, as a run of one head does."""
@@ -111,16 +119,18 @@ class HeadStack:
 
         `views`: features (B, D) of each view of the photos, over which answers are means.
         """
-        logits = torch.stack([self.logits(self.averages, inputs) for inputs in views]).mean(dim=0)
-        none = torch.zeros_like(self.smoothing)
-        losses = [smoothed_losses(logits / temperature, labels, none) for temperature in temperatures]
-        return torch.stack(losses), logits.argmax(dim=2) == labels
+        with self.threads(len(labels)):
+            logits = torch.stack([self.logits(self.averages, inputs) for inputs in views]).mean(dim=0)
+            none = torch.zeros_like(self.smoothing)
+            losses = [smoothed_losses(logits / temperature, labels, none) for temperature in temperatures]
+            return torch.stack(losses), logits.argmax(dim=2) == labels
 
     @torch.inference_mode()
     def answers(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the averaged heads' logits (H, B, C) for features (B, D): of classes unknown to them, NEVER."""
-        logits = self.logits(self.averages, inputs)
-        return logits if self.unknown is None else logits.masked_fill(self.unknown, NEVER)
+        with self.threads(len(inputs)):
+            logits = self.logits(self.averages, inputs)
+            return logits if self.unknown is None else logits.masked_fill(self.unknown, NEVER)
 
     @staticmethod
     def logits(

@@ -8,7 +8,7 @@ from dataclasses import fields
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.signals import end_silently
 from flower_classifier.features.inputs import Inputs
-from flower_classifier.features.shared_extraction import Helper
+from flower_classifier.features.shared_extraction import FOUND_ELSEWHERE, Helper
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.processes import END, EPOCH, EXTRACT, FINE_TUNE, Message, helping
 from flower_classifier.training.fine_tuning import FineTuning
@@ -45,12 +45,13 @@ class FineTuner:
     def __init__(self, helper: Helper, order: Message) -> None:
         finished, second = Finished.from_plain(order["finished"]), FineTuning(**order["recipe"])
         first = Recipe(**{entry.name: getattr(second, entry.name) for entry in fields(Recipe)})
-        classes, classifier = finished.identity.classes, helper.frozen.classifier
-        self.state = TrainState(classifier, first, classes, identity=finished.identity)
+        identity, classifier = finished.identity, helper.frozen.classifier
+        assert identity  # what rank 0 has orders for is a run of train.py's
+        self.state = TrainState(classifier, first, identity.classes, identity=identity)
         self.state.restore(finished, second)
         self.train = Inputs(helper.frozen, helper.split, second.seed)
-        self.train.bad = dict.fromkeys(order["left out"])
-        self.learner = in_step(self.state.learner, helper.device)
+        self.train.bad = dict.fromkeys(order["left out"], FOUND_ELSEWHERE)
+        self.learner = in_step(self.state, helper.device)
 
     def take_epoch(self, epoch: int) -> None:
         """Take an epoch's steps. A loss that is not finite stops all processes at the same step, and rank 0 says so."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ from flower_classifier.base.ranks import local_world_size
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.shared_extraction import news_of
 from flower_classifier.networks.processes import EPOCH, FINE_TUNE, current_job, talking
+from flower_classifier.networks.threads import torch_threads
 from flower_classifier.training.state import TrainState
 
 
@@ -34,22 +36,21 @@ def learner_in_job(state: TrainState, train: Inputs) -> nn.Module:
         return state.learner
     about = {"recipe": asdict(state.recipe), "finished": state.finished.to_plain(), "left out": list(train.bad)}
     job.order({"do": FINE_TUNE, **about, **news_of(train.frozen, train.split)})
-    return in_step(state.learner, train.frozen.device)
+    return in_step(state, train.frozen.device)
 
 
-def in_step(learner: nn.Module, device: torch.device) -> nn.Module:
+def in_step(state: TrainState, device: torch.device) -> nn.Module:
     """Wrap a learner so that its gradients are those of all processes; every one of them must. Rank 0's is copied."""
-    is_cuda = device.type == "cuda"
+    learner, side, is_cuda = state.learner, state.classifier.preprocessing.crop_size, device.type == "cuda"
     with talking():
         group = dist.new_group(backend="nccl") if is_cuda else None
         places = [torch.cuda.current_device()] if is_cuda else None
-        unused = has_unused(learner, device)
+        unused = has_unused(learner, side, device)
         return DistributedDataParallel(learner, places, process_group=group, find_unused_parameters=unused)
 
 
-def has_unused(learner: nn.Module, device: torch.device) -> bool:
-    """Say whether there are parameters that a forward does not use, as some networks of timm's have them."""
-    side = learner.preprocessing.crop_size
+def has_unused(learner: nn.Module, side: int, device: torch.device) -> bool:
+    """Say whether there are parameters that a forward of photos does not use, as some networks of timm's have them."""
     learner.zero_grad()
     learner(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)).sum().backward()
     unused = any(one.grad is None for one in learner.parameters() if one.requires_grad)
@@ -57,7 +58,7 @@ def has_unused(learner: nn.Module, device: torch.device) -> bool:
     return unused
 
 
-def is_in_step(learner: nn.Module) -> bool:
+def is_in_step(learner: nn.Module) -> TypeGuard[DistributedDataParallel]:
     """Say whether a learner learns together with those of other processes."""
     return isinstance(learner, DistributedDataParallel)
 
@@ -69,8 +70,8 @@ def processes_of(learner: nn.Module) -> int:
 
 def begin_epoch(learner: nn.Module, epoch: int) -> None:
     """Order the helpers to begin an epoch too, where they learn; for rank 0."""
-    if is_in_step(learner):
-        current_job().order({"do": EPOCH, "epoch": epoch})
+    if is_in_step(learner) and (job := current_job()):
+        job.order({"do": EPOCH, "epoch": epoch})
 
 
 @contextlib.contextmanager
@@ -79,16 +80,11 @@ def in_time(learner: nn.Module) -> Iterator[None]:
     if not is_in_step(learner):
         yield
         return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(threads // local_world_size(), 1))
-    try:
-        with talking():
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(max(torch.get_num_threads() // local_world_size(), 1)), talking():
+        yield
 
 
-def gradients_kept(learner: nn.Module, more_follow: bool) -> contextlib.AbstractContextManager:
+def gradients_kept(learner: nn.Module, more_follow: bool) -> contextlib.AbstractContextManager[object]:
     """Return the context of a backward: with `more_follow`, its gradients do not go to the other processes yet."""
     return learner.no_sync() if more_follow and is_in_step(learner) else contextlib.nullcontext()
 

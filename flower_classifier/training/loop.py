@@ -20,8 +20,9 @@ from flower_classifier.features.batches import Batch
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.as_predicted import evaluate_on
 from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.devices import seed_torch
-from flower_classifier.training.finished import Row
+from flower_classifier.networks.threads import threads_for, torch_threads
 from flower_classifier.training.in_step import (
     begin_epoch,
     gradients_kept,
@@ -98,19 +99,20 @@ def train_one_epoch(
     the processor and the processor for it.
     """
     total, count, most = torch.zeros(()), 0, None
-    for step, (inputs, labels) in enumerate(batches, 1):  # (B, ...), (B,)
-        size = min(recipe.batch_size, number - count) if is_in_step(learner) else len(labels)  # of the whole batch
-        with in_time(learner):
-            optimizer.zero_grad()
-            loss, most = backward(learner, inputs, labels, recipe, most or recipe.micro_batch(inputs.device), size)
-            total = total.to(loss) + loss * size
-            middle = count + size / 2  # of the step: at its beginning, the first of all would have no rate
-            recipe.before_step(optimizer, epoch - 1 + middle / number)
-            optimizer.step()
-            average.update_parameters(learner)
-        count += size
-        if step % STEPS_UNSEEN == 0:
-            check_finite(sum_of_all(total, learner))
+    with torch_threads(threads_for(learner, recipe.batch_size)):
+        for step, (inputs, labels) in enumerate(batches, 1):  # (B, ...), (B,)
+            size = min(recipe.batch_size, number - count) if is_in_step(learner) else len(labels)  # of the whole batch
+            with in_time(learner):
+                optimizer.zero_grad()
+                loss, most = backward(learner, inputs, labels, recipe, most or recipe.micro_batch(inputs.device), size)
+                total = total.to(loss) + loss * size
+                middle = count + size / 2  # of the step: at its beginning, the first of all would have no rate
+                recipe.before_step(optimizer, epoch - 1 + middle / number)
+                optimizer.step()
+                average.update_parameters(learner)
+            count += size
+            if step % STEPS_UNSEEN == 0:
+                check_finite(sum_of_all(total, learner))
     return check_finite(sum_of_all(total, learner)) / count
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
+from flower_classifier.base.messages import Bar
 from flower_classifier.base.randomness import fold_seed
 from flower_classifier.features.batches import shuffled, to_learner, whole
 from flower_classifier.features.inputs import Inputs
@@ -14,9 +13,6 @@ from flower_classifier.features.schedule import Schedule
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.training.head_stack import HeadSettings, HeadStack
 from flower_classifier.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 # What the search for a head's settings mostly chooses of linear ones
 LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE = 0.01, 1.0, 64
@@ -43,7 +39,7 @@ class PartHeads:
         """How many photos they will have seen when they have learned, each by each head."""
         return int(self.photos.sum()) * self.recipe.epochs
 
-    def learn(self, bar: tqdm) -> None:
+    def learn(self, bar: Bar) -> None:
         """Learn for all epochs. The bar counts photos, by head."""
         train, recipe, device = self.train, self.recipe, self.train.frozen.device
         width = train.rows()[:1].shape[1]

@@ -93,6 +93,6 @@ class Recipe:
         The rates stay: the parameters are averaged instead, which has the same effect as letting them fall.
         """
 
-    def precision(self, device: torch.device) -> contextlib.AbstractContextManager:
+    def precision(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
         """Return the context in which a forward runs: of float32, which is as fast as any for a small learner."""
         return contextlib.nullcontext()

@@ -13,11 +13,12 @@ from torch.optim.swa_utils import AveragedModel
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.words import counted, first_few
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.networks.checkpoint import Checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.memory import Memory
+from flower_classifier.networks.tensor_files import Plain
 from flower_classifier.training.fine_tuning import FineTuning
-from flower_classifier.training.finished import Best, Finished, Identity, Row, Tensors, rank
+from flower_classifier.training.finished import Best, Finished, Identity, Tensors, rank
 from flower_classifier.training.recipe import Recipe, balanced
 
 # How fast the average forgets: the last tenth of the steps makes up 60 % of it. 4 and 16 gave equally good results.
@@ -41,7 +42,8 @@ class Average(AveragedModel):
     def update_parameters(self, model: nn.Module) -> None:
         """Move the average towards the learner as it is after a step; buffers are the learner's."""
         steps = int(self.n_averaged)  # it is on the CPU
-        own, learner = list(self.module.parameters()), list(model.parameters())
+        own: list[torch.Tensor] = list(self.module.parameters())
+        learner: list[torch.Tensor] = list(model.parameters())
         if steps:
             average_in(own, learner, steps)
         else:
@@ -84,9 +86,9 @@ class TrainState:
         recipe: Recipe,
         classes: Sequence[str] = (),
         category_names: Mapping[str, str] | None = None,
-        training: Mapping[str, object] | None = None,
+        training: Plain | None = None,
         identity: Identity | None = None,
-        settings: Mapping[str, object] | None = None,
+        settings: Plain | None = None,
     ) -> None:
         self.classifier, self.classes = classifier, tuple(classes)
         self.start(recipe)
@@ -173,8 +175,9 @@ class TrainState:
         row = Row(epoch=self.epoch + 1, train_loss=train_loss, valid_loss=valid.loss, valid_accuracy=valid.accuracy)
         average = learned(self.average)
         averaged = {name.removeprefix("module."): tensor for name, tensor in average.items() if name != "n_averaged"}
-        is_better = before.best is None or rank(row) > rank(before.best.row)
-        best = Best(row, averaged, valid, self.classifier.config.learns) if is_better else before.best
+        best = before.best
+        if best is None or rank(row) > rank(best.row):
+            best = Best(row, averaged, valid, self.classifier.config.learns)
         self.finished = replace(
             before,
             epoch=row["epoch"],
@@ -210,6 +213,7 @@ class TrainState:
         `second`: the recipe of the second stage, where that had begun. Raises InputError where the state belongs to
         another model or to other data, ValueError where it is damaged.
         """
+        assert saved.identity  # whatever was saved has one
         saved.identity.check_same(self.identity)
         preprocessing = self.classifier.preprocessing  # before it is copied
         self.classifier.preprocessing = replace(preprocessing, resampling=saved.resampling)
@@ -255,7 +259,7 @@ class TrainState:
             tensors=classifier.state_with(self.best.learned),
             category_names=finished.category_names,
             training={**finished.training, **({"results": self.best.results} if self.best.results else {})},
-            history=[dict(row) for row in finished.history],
+            history=[row.copy() for row in finished.history],
             temperature=self.best.temperature,
             set_scores=self.best.set_scores,
             memory=self.best.memory,

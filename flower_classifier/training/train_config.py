@@ -20,7 +20,7 @@ from flower_classifier.networks.sizes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from flower_classifier.networks.tensor_files import Plain
 
 CLASS_WEIGHTS = ("equal", "balanced")
 # What a run that is resumed keeps, unless something else is typed
@@ -285,8 +285,9 @@ class TrainConfig:
     def kept(self) -> dict[str, object]:
         """The options that a resumed run keeps, in plain types."""
         options = {name: getattr(self, name) for name in KEPT}
-        is_file = self.weights is not None and Path(self.weights).is_file()  # which is found from any folder
-        weights = str(Path(self.weights).absolute()) if is_file else self.weights
+        weights = self.weights
+        if weights is not None and Path(weights).is_file():
+            weights = str(Path(weights).absolute())  # which is found from any folder
         units = None if self.hidden_units is None else list(self.hidden_units)
         without = str(self.without.absolute()) if self.without else None
         return {**options, "weights": weights, "hidden_units": units, "without": without}
@@ -296,12 +297,13 @@ class TrainConfig:
         default = next(option.default for option in fields(self) if option.name == name)
         return name in self.typed or getattr(self, name) != default
 
-    def resuming(self, kept: Mapping[str, object]) -> TrainConfig:
+    def resuming(self, kept: Plain) -> TrainConfig:
         """Return these options with what an earlier run `kept`, where nothing else was typed or set by a program."""
         taken = {name: kept[name] for name in KEPT if name in kept and not self.is_given(name)}
         if taken.get("without"):
             taken["without"] = Path(taken["without"])
-        return replace(self, **{name: tuple(v) if isinstance(v, list) else v for name, v in taken.items()})
+        options: Plain = {name: tuple(value) if isinstance(value, list) else value for name, value in taken.items()}
+        return replace(self, **options)
 
     def __post_init__(self) -> None:
         check(self)
