@@ -1,13 +1,12 @@
 """predict.py --output: answers to many photos in parts, by processes that may be killed, are those of one process."""
 
 import signal
-import subprocess
 
 import numpy as np
 import pytest
 from PIL import Image
-from support import PROJECT, run_program
-from waiting import LIMIT, signalled_at
+from support import run_program
+from waiting import signalled_at
 
 import predict
 from flower_classifier.report import answer_parts
@@ -43,7 +42,7 @@ def test_killed_twice_it_goes_on_and_the_answers_are_those_of_one_process(many, 
     command = ["predict.py", many, trained / "checkpoint.pth", "--format", "jsonl", "--output", folder]
     for number in (1, 2):
         killed = signalled_at(f".part-{number:05d}.jsonl", signal.SIGKILL, *command)
-        assert subprocess.run(killed, cwd=PROJECT, check=False, timeout=LIMIT).returncode == -signal.SIGKILL
+        assert run_program(*killed).code == -signal.SIGKILL
         assert not (folder / "answers.jsonl").exists()
         before, written = written, {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*")}
         assert sorted(written) == [f"part-{part:05d}.jsonl" for part in range(number)]

@@ -9,6 +9,7 @@ import pytest
 from download_server import contents, zipped
 from support import PROJECT, run_program
 from waiting import LIMIT, signalled_at, wait_until
+from warm import WarmPopen
 
 import train
 from flower_classifier.base.errors import InputError
@@ -181,7 +182,7 @@ def test_kill_9_and_then_the_same_command(site, tmp_path, photos):
     command = ["train.py", data, "--download", *TRAINING, "--save_dir", tmp_path / "run"]
     half, site.stalls = 500_000, True
     site.cuts = [half]
-    with subprocess.Popen([sys.executable, *command], cwd=PROJECT, stderr=subprocess.PIPE) as process:
+    with WarmPopen([sys.executable, *map(str, command)], cwd=PROJECT, stderr=subprocess.PIPE) as process:
         assert site.hanging.wait(LIMIT)
         wait_until(lambda: partial.stat().st_size == half, "half of it had come", process)
         with pytest.raises(InputError, match="another run is downloading the same"):
@@ -220,7 +221,6 @@ def test_an_interrupt_while_unpacking_leaves_no_half_of_it(site, fetch, tmp_path
         "import sys; from pathlib import Path; from flower_classifier.photos import download\n"
         "download.download(Path(sys.argv[1]))"
     )
-    interrupted = signalled_at(".flowers.unpacking/train/1/9.jpg", signal.SIGINT, script, fetch.data)
-    done = subprocess.run(interrupted, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=LIMIT)
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (-signal.SIGINT, "KeyboardInterrupt")
+    outcome = run_program(*signalled_at(".flowers.unpacking/train/1/9.jpg", signal.SIGINT, script, fetch.data))
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (-signal.SIGINT, "KeyboardInterrupt")
     assert fetch.beside() == [".flowers.zip.part"]

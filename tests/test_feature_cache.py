@@ -12,6 +12,7 @@ import pytest
 import torch
 from support import PROJECT, QUICK, run_program
 from waiting import LIMIT, LONG_LIMIT, is_something_in, wait_until
+from warm import WarmPopen
 
 import train
 from flower_classifier.features.feature_cache import FeatureCache, MappedRows
@@ -171,7 +172,7 @@ COMMAND = [sys.executable, "train.py"]
 def test_two_runs_at_once_share_the_work_and_agree(data, tmp_path):
     arguments = [str(data), *QUICK, "--epochs", "2", "--cache_dir", str(tmp_path / "cache")]
     runs = [
-        subprocess.Popen(
+        WarmPopen(
             [*COMMAND, *arguments, "--save_dir", str(tmp_path / name)], cwd=PROJECT, stderr=subprocess.PIPE, text=True
         )
         for name in ("one", "two")
@@ -188,7 +189,7 @@ def test_a_run_killed_while_extracting_is_continued_not_repeated(data, tmp_path,
     for photo in (photo for number in range(4, 8) for photo in data.rglob(f"drawn_00{number}.jpg")):
         photo.unlink()
     arguments = ["--arch", "resnet50", "--weights", "none", "--epochs", "2", "--cache_dir", str(tmp_path / "cache")]
-    run = subprocess.Popen(
+    run = WarmPopen(
         [*COMMAND, str(data), *arguments, "--save_dir", str(tmp_path / "killed")],
         cwd=PROJECT,
         stdout=subprocess.DEVNULL,
@@ -218,13 +219,10 @@ def test_a_full_disk_is_a_warning_and_the_run_goes_on_in_memory(data, tmp_path):
         "train.prepare_inputs = limited\n"
         "train.main(sys.argv[1:])"
     )
-    arguments = [str(data), *QUICK, "--epochs", "1", "--cache_dir", str(tmp_path / "cache")]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "--save_dir", str(tmp_path / "out")],
-        cwd=PROJECT, capture_output=True, text=True, timeout=LIMIT, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("going on without the feature cache") == 1
+    arguments = (data, *QUICK, "--epochs", 1, "--cache_dir", tmp_path / "cache")
+    outcome = run_program("-c", code, *arguments, "--save_dir", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("going on without the feature cache") == 1
     assert (tmp_path / "out" / "checkpoint.pth").exists()
 
 

@@ -12,6 +12,7 @@ import torch
 from support import PROJECT, QUICK, read, run_program, same
 from torchvision import models
 from waiting import LIMIT, line_with, signalled_at
+from warm import WarmPopen
 
 import train
 from flower_classifier.base.options import settings_of
@@ -23,7 +24,7 @@ from flower_classifier.training.train_config import KEPT, TrainConfig
 def start_and_stop(arguments, how, lines=0):
     """Start training in a process of its own, and end it after some epochs' lines, or once photos are being read."""
     command = [sys.executable, "train.py", *map(str, arguments), "--epochs", "100000"]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = WarmPopen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for _ in range(lines):
         assert process.stdout.readline().startswith("epoch")
     if lines == 0:
@@ -202,8 +203,8 @@ def test_a_killed_run_resumes_from_its_last_save_bit_for_bit(train_into, flowers
         "run_folder.SAVE_EVERY = 0\n"
         "train.main(sys.argv[1:])"
     )
-    arguments = [str(flowers), *options, "--epochs", "1000", "--save_dir", str(tmp_path / "parts")]
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    arguments = [str(flowers), *options, "--epochs", "100000", "--save_dir", str(tmp_path / "parts")]
+    process = WarmPopen([sys.executable, "-c", code, *arguments], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     for _ in range(4):
         assert process.stdout.readline().startswith("epoch")
     process.kill()
@@ -260,10 +261,9 @@ def test_a_closed_terminal_ends_a_run_that_is_resumed_bit_for_bit(train_into, fl
 def test_a_signal_while_files_are_written_waits_until_they_are(flowers, tmp_path):
     """A real one, when the first temporary file is opened; torch's threads are alive, and could take it."""
     command = ["train.py", flowers, "--arch", "cnn", "--epochs", 1, "--save_dir", tmp_path]
-    ended = signalled_at(".last.pth.tmp", signal.SIGTERM, *command)
-    done = subprocess.run(ended, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=LIMIT)
-    assert done.returncode == 143
-    assert done.stderr.splitlines()[-1] == "train.py: terminated"
+    outcome = run_program(*signalled_at(".last.pth.tmp", signal.SIGTERM, *command))
+    assert outcome.code == 143
+    assert outcome.err.splitlines()[-1] == "train.py: terminated"
     assert read(tmp_path / "run" / "last.pth")["epoch"] == 1
     assert read(tmp_path / "checkpoint.pth")["training"]["epoch"] == 1
 
@@ -336,7 +336,7 @@ def data_of(flowers, tmp_path):
 
 def test_a_second_run_into_the_same_folder_is_refused_while_the_first_lives(run, train_into, flowers, tmp_path):
     command = [sys.executable, "train.py", flowers, *QUICK, "--epochs", "100000", "--save_dir", tmp_path]
-    first = subprocess.Popen(list(map(str, command)), cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    first = WarmPopen(list(map(str, command)), cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert first.stdout.readline().startswith(b"epoch")
     second = run(train, flowers, *QUICK, "--epochs", 1, "--save_dir", tmp_path)
     assert (second.code, second.out) == (2, "")

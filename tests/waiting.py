@@ -5,7 +5,6 @@ The limits are there so that a test that waits in vain ends: they measure nothin
 
 import os
 import select
-import sys
 import time
 from pathlib import Path
 
@@ -67,19 +66,24 @@ def is_output_full(process):
 
 SIGNALLED = """
 import os, runpy, sys
-name, number, *sys.argv = sys.argv[1:]
-numbers = [int(number)]
+name, number, times, *sys.argv = sys.argv[1:]
+left = int(times)
 def look(event, details):
-    if event == "open" and numbers and name in str(details[0]):
-        os.kill(os.getpid(), numbers.pop())
+    global left
+    if event == "open" and name in str(details[0]):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), int(number))
 sys.addaudithook(look)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def signalled_at(name, number, *command):
-    """Return the command that runs a Python script and sends it a signal as soon as it opens a file of such a name.
+def signalled_at(name, number, *command, times=1):
+    """Return what lets Python run a script, and sends it a signal as soon as it opens a file of such a name.
+
+    `times`: when it does so for the second or third time.
 
     Whoever looks for the file from outside may find that it has been written and closed meanwhile.
     """
-    return [sys.executable, "-c", SIGNALLED, name, str(int(number)), *map(str, command)]
+    return ["-c", SIGNALLED, name, int(number), times, *command]
