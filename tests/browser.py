@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 from PIL import Image
+from waiting import LIMIT, wait_until
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 NEEDS_CHROMIUM = pytest.mark.skipif(
@@ -27,7 +28,8 @@ QUIET = (
     "--hide-scrollbars",
 )
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-PATIENCE = 60  # seconds
+# What the page's own scripts wait for, in milliseconds, before they go on without it
+PATIENCE = (("app.js", "CONTROL_WITHIN = 4000"), ("service_worker.js", "PATIENCE = 3000"))
 
 
 class Host(http.server.SimpleHTTPRequestHandler):
@@ -53,6 +55,15 @@ def hosted(folder):
         server.shutdown()
 
 
+def made_patient(folder):
+    """Let the page of an exported folder wait as long as tests do, for the service worker and for the host."""
+    for name, limit in PATIENCE:
+        script = (folder / name).read_text(encoding="utf-8")
+        assert script.count(limit) == 1
+        (folder / name).write_text(script.replace(limit, f"{limit.split()[0]} = {1000 * LIMIT}"), encoding="utf-8")
+    return folder
+
+
 @contextlib.contextmanager
 def browser(*options, size=(390, 844), dark=False, prefs=None):
     """Give a browser with an empty profile, with a window's inside of this size."""
@@ -67,7 +78,7 @@ def browser(*options, size=(390, 844), dark=False, prefs=None):
         chosen.add_experimental_option("prefs", prefs)
     chosen.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=chosen, service=Service(DRIVER))
-    driver.set_script_timeout(PATIENCE)
+    driver.set_script_timeout(LIMIT)
     try:
         set_size(driver, *size, dark)
         yield driver
@@ -82,11 +93,9 @@ def set_size(driver, width, height, dark=False):
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
 
-def wait_for(driver, condition, seconds=PATIENCE):
+def wait_for(driver, condition, limit=LIMIT):
     """Wait until a JavaScript expression is true, and return its value."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(driver, seconds, 0.05).until(lambda _: driver.execute_script(f"return {condition}"))
+    return wait_until(lambda: driver.execute_script(f"return {condition}"), f"the page has {condition}", limit=limit)
 
 
 LISTEN = """

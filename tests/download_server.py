@@ -3,9 +3,10 @@
 import io
 import re
 import threading
-import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from waiting import LIMIT
 
 
 class Server(ThreadingHTTPServer):
@@ -19,10 +20,15 @@ class Server(ThreadingHTTPServer):
         self.kind, self.status, self.knows_ranges, self.says_length = "application/zip", 200, True, True
         self.announced = None  # the archive's length, if it lies about it
         self.cuts = []  # before which byte of the archive the connections break off, one after the other
-        self.stall = 0.0  # seconds that a connection to be broken off hangs before
+        self.stalls = False  # whether a connection to be broken off hangs before, until the server closes
         self.misplaced = 0  # bytes by which a part begins too late
         self.asked, self.sent = [], 0  # the Range of every request, and bytes of the archive that went out
-        self.hanging = threading.Event()  # set while a connection is stalled
+        self.hanging = threading.Event()  # set when a connection is stalled
+        self.closing = threading.Event()
+
+    def server_close(self):
+        self.closing.set()
+        super().server_close()
 
     def handle_error(self, request, client_address):
         """Keep quiet about readers that leave."""
@@ -53,9 +59,9 @@ class Handler(BaseHTTPRequestHandler):
         part = site.body[start:end]
         self.wfile.write(part)
         site.sent += len(part)
-        if end < len(site.body) and site.stall:
+        if end < len(site.body) and site.stalls:
             site.hanging.set()
-            time.sleep(site.stall)
+            site.closing.wait(LIMIT)
 
     def log_message(self, *_):
         """Keep quiet."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from waiting import LONG_LIMIT
 from warm import WarmPopen
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -40,7 +41,7 @@ def run_program(*arguments, cwd=PROJECT, cold=False, **environment):
     environment = {**os.environ, **environment}
     with start(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
         try:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=LONG_LIMIT)
         except BaseException:
             process.kill()
             raise

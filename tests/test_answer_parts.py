@@ -1,14 +1,12 @@
 """predict.py --output: answers to many photos in parts, by processes that may be killed, are those of one process."""
 
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
-from support import PROJECT, run_program
+from support import run_program
+from waiting import signalled_at
 
 import predict
 from flower_classifier.report import answer_parts
@@ -38,33 +36,21 @@ def expected(many, trained):
     return outcome.out
 
 
-def start(many, trained, folder):
-    """Start a process that may be killed."""
-    words = ["predict.py", many, trained / "checkpoint.pth", "--format", "jsonl", "--output", folder]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *map(str, words)], cwd=PROJECT, **pipes)
-
-
-def wait_for_a_part(process, folder, number):
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("part-*"))) < number and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-
-
 def test_killed_twice_it_goes_on_and_the_answers_are_those_of_one_process(many, trained, expected, tmp_path):
-    folder = tmp_path / "answers"
+    """A real kill -9 as soon as the second part begins to be written, and then the third."""
+    folder, written = tmp_path / "answers", {}
+    command = ["predict.py", many, trained / "checkpoint.pth", "--format", "jsonl", "--output", folder]
     for number in (1, 2):
-        with start(many, trained, folder) as process:
-            wait_for_a_part(process, folder, number)
-            process.send_signal(signal.SIGKILL)
+        killed = signalled_at(f".part-{number:05d}.jsonl", signal.SIGKILL, *command)
+        assert run_program(*killed).code == -signal.SIGKILL
         assert not (folder / "answers.jsonl").exists()
-    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*")}
-    assert kept
-    with start(many, trained, folder) as process:
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert out == f"{folder / 'answers.jsonl'}: {NUMBER:,} photos, of which 1 could not be opened\n"
-    assert f"1 of {NUMBER:,} photos could not be opened: {folder / 'answers.jsonl'} says why" in err
+        before, written = written, {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*")}
+        assert sorted(written) == [f"part-{part:05d}.jsonl" for part in range(number)]
+        assert before.items() <= written.items()
+    outcome = run_program(*command)
+    assert outcome.code == 2
+    assert outcome.out == f"{folder / 'answers.jsonl'}: {NUMBER:,} photos, of which 1 could not be opened\n"
+    assert f"1 of {NUMBER:,} photos could not be opened: {folder / 'answers.jsonl'} says why" in outcome.err
     assert (folder / "answers.jsonl").read_text(encoding="utf-8") == expected
     assert {path.name for path in folder.iterdir()} - {".lock"} == {"answers.jsonl", "manifest.json"}
 

@@ -8,10 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from support import PROJECT, parse_blocks
+from waiting import is_output_full, needs_proc, wait_until
+from warm import WarmPopen
 
 import predict
 
@@ -48,11 +49,11 @@ def stdin(monkeypatch, tmp_path):
     return redirect
 
 
-def program(*arguments, **options):
+def program(*arguments, start=WarmPopen, **options):
     """Begin predict.py in a process whose streams are bytes."""
     command = [sys.executable, "predict.py", *map(str, arguments)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=PROJECT, stdin=pipe, stdout=pipe, stderr=pipe, **options)
+    return start(command, cwd=PROJECT, stdin=pipe, stdout=pipe, stderr=pipe, **options)
 
 
 def from_csv(text):
@@ -114,7 +115,7 @@ def test_strange_paths_come_in_and_out_in_the_plainest_of_locales(trained, stran
     """No UTF-8 anywhere: Python's own ways of coming by it nevertheless are switched off."""
     plainest = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     arguments = ("-", "-0", trained / "checkpoint.pth", "--top_k", 6, "--category_names", names, "--format")
-    with program(*arguments, "csv", env=plainest) as process:
+    with program(*arguments, "csv", start=subprocess.Popen, env=plainest) as process:
         out, err = process.communicate(b"\0".join(strange))
     assert (process.returncode, err) == (0, b"")
     records = from_csv(out.decode(errors="surrogateescape"))
@@ -243,17 +244,18 @@ def test_an_array_is_ended_when_the_program_is_interrupted(trained, flowers):
     assert 0 < len(records) < 20_000
 
 
+@needs_proc
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_an_array_for_a_slow_reader_is_ended_between_two_objects(trained, flowers, tmp_path, unbuffered):
     """Objects larger than a buffer: the signal comes while one is being written."""
     (tmp_path / "names.json").write_text(json.dumps({name: name * 1000 for name in NAMES}))
     photo, names = flowers / "test" / "54" / "drawn_000.jpg", ("--category_names", tmp_path / "names.json")
-    own = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    with program("-", trained / "checkpoint.pth", "--format", "json", "--top_k", 6, *names, env=own) as process:
+    started = {"start": subprocess.Popen, "env": {**os.environ, "PYTHONUNBUFFERED": unbuffered}}
+    with program("-", trained / "checkpoint.pth", "--format", "json", "--top_k", 6, *names, **started) as process:
         process.stdin.write(b"\n".join([os.fsencode(photo)] * 2000))
         process.stdin.close()
         begun = process.stdout.readline()
-        time.sleep(1)  # until the pipe is full
+        wait_until(lambda: is_output_full(process), "the pipe was full", process)
         process.send_signal(signal.SIGINT)
         records = json.loads(begun + process.stdout.read())
     assert (process.returncode, 0 < len(records) < 2000) == (130, True)

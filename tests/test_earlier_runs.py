@@ -2,10 +2,10 @@
 
 import json
 import shutil
-import subprocess
-import sys
+import signal
 
-from support import PROJECT, QUICK, read, same
+from support import QUICK, read, run_program, same
+from waiting import signalled_at
 
 import predict
 import train
@@ -59,29 +59,17 @@ def test_runs_on_other_validation_photos_are_not_called_better(train_into, flowe
 
 
 def test_no_report_of_an_earlier_run_stays_beside_a_newer_checkpoint(train_into, flowers, tmp_path):
-    """Killed before it has a report of its own."""
+    """Killed before it has a report of its own: when it begins to save its third epoch, every one being saved."""
     train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)
-    save_always = "import sys, train; from flower_classifier.training import run_folder as r; r.SAVE_EVERY = 0\n"
-    command = [
-        sys.executable,
-        "-c",
-        save_always + "train.main(sys.argv[1:])",
-        flowers,
-        "--arch",
-        "cnn",
-        "--epochs",
-        900,
-    ]
-    process = subprocess.Popen(
-        [*map(str, command), "--save_dir", str(tmp_path)],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+    script = tmp_path / "save_always.py"
+    script.write_text(
+        "import sys, train; from flower_classifier.training import run_folder\n"
+        "run_folder.SAVE_EVERY = 0\n"
+        "train.main(sys.argv[1:])"
     )
-    for _ in range(2):
-        assert process.stdout.readline().startswith(b"epoch")
-    process.kill()
-    process.communicate(timeout=30)
+    command = (script, flowers, "--arch", "cnn", "--epochs", 9, "--save_dir", tmp_path)
+    outcome = run_program(*signalled_at(".last.pth.tmp", signal.SIGKILL, *command, times=3))
+    assert outcome.code == -signal.SIGKILL, outcome.err
     assert read(tmp_path / "checkpoint.pth")["training"]["learning_rate"] == 0.001
     here = {path.name for path in (tmp_path / "run").iterdir()}
     assert here & {file.name for file in REPORT_FILES} == {"history.csv"}

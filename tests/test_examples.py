@@ -6,12 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 
 import pytest
 from support import PROJECT
+from waiting import LIMIT, LONG_LIMIT, line_with
 
 import flower_classifier as fc
 
@@ -42,7 +42,7 @@ def test_ray_gives_every_photo_the_answer_of_the_package(exported, flowers, tmp_
     with start(
         EXAMPLES / "many.py", exported, tmp_path / "photos", tmp_path / "answers", RAY_DEDUP_LOGS="0"
     ) as process:
-        out, _ = process.communicate(timeout=240)
+        out, _ = process.communicate(timeout=LONG_LIMIT)
     assert process.returncode == 0, out
     rows = [json.loads(line) for path in (tmp_path / "answers").glob("*.json*") for line in path.open()]
     answers = {row["path"]: json.loads(row["answer"]) for row in rows}
@@ -57,7 +57,7 @@ def sent(address, field, data):
     request = urllib.request.Request(address, head + data + b"\r\n--cut--\r\n")
     request.add_header("Content-Type", "multipart/form-data; boundary=cut")
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=LIMIT) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -70,7 +70,7 @@ def test_the_web_service_answers_uploads(exported, trained, flowers, kind):
     app = ("-m", "flask", "--app", EXAMPLES / "service.py", "run", "--port", "0")
     with start(*app, CLASSIFIER=str(classifier)) as server:
         try:
-            address = next(found[0] for line in server.stdout if (found := re.findall(r"http://[\d.:]+", line)))
+            address = re.search(r"http://[\d.:]+", line_with("http://", server.stdout))[0]
             assert sent(address, "photo", photo.read_bytes()) == (200, fc.load(classifier)(photo).plain())
             status, told = sent(address, "photo", b"no photo")
             assert status == 400
@@ -87,11 +87,11 @@ def test_the_watcher_answers_each_photo_that_appears(exported, flowers, tmp_path
     shutil.copy(photos[0], incoming / "a.jpg")
     with start(EXAMPLES / "watch.py", incoming, exported) as watcher:
         try:
-            first = json.loads(watcher.stdout.readline())
+            answers = [json.loads(watcher.stdout.readline())]
             (incoming / "b.jpg").write_bytes(b"no photo")
-            time.sleep(1.5)
+            answers.append(json.loads(watcher.stdout.readline()))
             shutil.copy(photos[1], incoming / "c.jpg")
-            answers = [first, *(json.loads(watcher.stdout.readline()) for _ in range(2))]
+            answers.append(json.loads(watcher.stdout.readline()))
         finally:
             watcher.terminate()
     predictor = fc.load(exported)

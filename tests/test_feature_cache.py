@@ -7,11 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from support import PROJECT, QUICK, run_program
+from waiting import LIMIT, LONG_LIMIT, is_something_in, wait_until
+from warm import WarmPopen
 
 import train
 from flower_classifier.features.feature_cache import FeatureCache, MappedRows
@@ -161,12 +162,12 @@ COMMAND = [sys.executable, "train.py"]
 def test_two_runs_at_once_share_the_work_and_agree(data, tmp_path):
     arguments = [str(data), *QUICK, "--epochs", "2", "--cache_dir", str(tmp_path / "cache")]
     runs = [
-        subprocess.Popen(
+        WarmPopen(
             [*COMMAND, *arguments, "--save_dir", str(tmp_path / name)], cwd=PROJECT, stderr=subprocess.PIPE, text=True
         )
         for name in ("one", "two")
     ]
-    errors = [run.communicate(timeout=120)[1] for run in runs]
+    errors = [run.communicate(timeout=LONG_LIMIT)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     assert checkpoint(tmp_path, "one") == checkpoint(tmp_path, "two")
     lines = [json.loads(line) for line in (table_of(tmp_path, ROWS) / "index.txt").read_text().splitlines()]
@@ -178,19 +179,16 @@ def test_a_run_killed_while_extracting_is_continued_not_repeated(data, tmp_path,
     for photo in (photo for number in range(4, 8) for photo in data.rglob(f"drawn_00{number}.jpg")):
         photo.unlink()
     arguments = ["--arch", "resnet50", "--weights", "none", "--epochs", "2", "--cache_dir", str(tmp_path / "cache")]
-    run = subprocess.Popen(
+    run = WarmPopen(
         [*COMMAND, str(data), *arguments, "--save_dir", str(tmp_path / "killed")],
         cwd=PROJECT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not any(
-        index.stat().st_size for index in (tmp_path / "cache").glob("features-v1/*/index.txt")
-    ):
-        time.sleep(0.01)
+    noted = lambda: is_something_in(tmp_path / "cache", "features-v1/*/index.txt")  # noqa: E731
+    wait_until(noted, "photos were noted in the index", run)
     run.send_signal(signal.SIGKILL)
-    run.wait(timeout=30)
+    run.wait(timeout=LIMIT)
     found = train_cached("continued", "--arch", "resnet50")
     assert 8 <= found["train", 0] < 24
     train_cached("without", "--arch", "resnet50", "--no_cache")
@@ -211,13 +209,10 @@ def test_a_full_disk_is_a_warning_and_the_run_goes_on_in_memory(data, tmp_path):
         "train.prepare_inputs = limited\n"
         "train.main(sys.argv[1:])"
     )
-    arguments = [str(data), *QUICK, "--epochs", "1", "--cache_dir", str(tmp_path / "cache")]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "--save_dir", str(tmp_path / "out")],
-        cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("going on without the feature cache") == 1
+    arguments = (data, *QUICK, "--epochs", 1, "--cache_dir", tmp_path / "cache")
+    outcome = run_program("-c", code, *arguments, "--save_dir", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("going on without the feature cache") == 1
     assert (tmp_path / "out" / "checkpoint.pth").exists()
 
 

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import PROJECT, QUICK, parse_blocks, read, same
+from support import PROJECT, QUICK, parse_blocks, read, run_program, same
 from torch.nn import functional as F
 from torchvision import models
+from waiting import LIMIT
+from warm import WarmPopen
 
 import predict
 import train
@@ -185,11 +187,11 @@ def test_a_run_that_is_stopped_while_the_network_learns_ends_as_if_it_never_was(
         train_into(whole, *options)
     tmp_path = tmp_path / "stopped"
     command = [sys.executable, "train.py", *map(str, (*options, "--save_dir", tmp_path))]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = WarmPopen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     for epoch in (1, 2, 3):
         assert process.stdout.readline().startswith(f"epoch {epoch}/{2 if epoch < 3 else 5}")
     process.send_signal(how)
-    process.communicate(timeout=60)
+    process.communicate(timeout=LIMIT)
     assert process.returncode == (-how if how == signal.SIGKILL else 130)
     finished = read(tmp_path / "run" / "last.pth")["epoch"]
     assert finished == 2 if how == signal.SIGKILL else finished in (3, 4)
@@ -205,11 +207,7 @@ def test_what_is_stopped_before_its_first_epoch_ends_leaves_the_report_and_goes_
     kept = {path.name: path.read_bytes() for path in (tmp_path / "run" / "run").iterdir() if path.name != "last.pth"}
     options = ("--resume", "--fine_tune", "1", "--save_dir", str(tmp_path / "run"))
     for removed in (False, True):
-        command = [sys.executable, "-c", STOPPED, str(int(removed)), str(flowers), *options]
-        assert (
-            subprocess.run(command, cwd=PROJECT, capture_output=True, check=False, timeout=60).returncode
-            == -signal.SIGINT
-        )
+        assert run_program("-c", STOPPED, int(removed), flowers, *options).code == -signal.SIGINT
         if not removed:
             assert {name: (tmp_path / "run" / "run" / name).read_bytes() for name in kept} == kept
     outcome = train_into(tmp_path / "run", flowers, "--resume", "--no_report")

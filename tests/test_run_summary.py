@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import re
 import shutil
@@ -16,6 +15,8 @@ import torch
 import torchvision
 from support import NAMES, PROJECT, QUICK, read, run_program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from waiting import LIMIT
+from warm import WarmPopen
 
 from flower_classifier.report.report_files import REPORT_FILES
 from flower_classifier.report.run_summary import plain
@@ -136,11 +137,11 @@ def kill_after(lines, *arguments):
     )
     options = [str(part) for group in arguments for part in (group if isinstance(group, tuple) else (group,))]
     command = [sys.executable, "-c", code, *options, "--epochs", "100000"]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, env=os.environ)
+    process = WarmPopen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     for _ in range(lines):
         assert process.stdout.readline().startswith("epoch")
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=LIMIT)
 
 
 # -------------------------------------------------------------------------------------------------------- tensorboard

@@ -10,12 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from support import PROJECT, QUICK, read, run_program, same
+from waiting import LONG_LIMIT, is_something_in, line_with, needs_proc, wait_until
 
 import train
 from flower_classifier.base.errors import RunError
@@ -82,7 +82,7 @@ def on_two_nodes(tmp_path, folders, *arguments):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     nodes = [start_node(number, port, tmp_path / f"home{number}", folders[number], *arguments) for number in (0, 1)]
-    outputs = [node.communicate(timeout=120) for node in nodes]
+    outputs = [node.communicate(timeout=LONG_LIMIT) for node in nodes]
     return [node.returncode for node in nodes], *zip(*outputs, strict=True)
 
 
@@ -140,20 +140,15 @@ def process_of(rank, folder):
     raise AssertionError("there is no such process")
 
 
-on_linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc")
-
-
-@on_linux
+@needs_proc
 def test_a_killed_process_ends_the_job_and_the_restarted_job_goes_on(photos, alone, tmp_path):
     """torchrun starts it again, without --resume; photos that were computed are not computed again."""
     places = ("--save_dir", tmp_path, "--cache_dir", tmp_path / "cache")
     with start_job(3, photos, *QUICK, *EPOCHS, *places) as process:
-        deadline = time.monotonic() + 60
-        while not any(path.stat().st_size for path in tmp_path.glob("cache/*/*/index.txt")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        noted = lambda: is_something_in(tmp_path, "cache/*/*/index.txt")  # noqa: E731
+        wait_until(noted, "photos were noted in the index", process)
         os.kill(process_of(1, tmp_path), signal.SIGKILL)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=LONG_LIMIT)
     assert process.returncode == 0, err
     (told,) = (line for line in err.splitlines() if line.startswith("train.py:"))
     assert "another process of the job has ended" in told
@@ -162,7 +157,7 @@ def test_a_killed_process_ends_the_job_and_the_restarted_job_goes_on(photos, alo
     assert_the_same(tmp_path, alone)
 
 
-@on_linux
+@needs_proc
 def test_fine_tuning_in_three_processes_of_which_one_is_killed_differs_by_rounding_alone(photos, alone, tmp_path):
     """The last batch is of two photos, so one process has none of it; and the job goes on after its last epoch."""
     number = sum(1 for _ in (photos / "train").glob("*/*.jpg")) - 1
@@ -171,10 +166,9 @@ def test_fine_tuning_in_three_processes_of_which_one_is_killed_differs_by_roundi
     asked = (photos, *QUICK, *recipe, "--cache_dir", alone[0] / "cache")
     one = run_program("train.py", *asked, "--save_dir", tmp_path / "one")
     with start_job(3, *asked, "--save_dir", tmp_path / "three") as process:
-        while not process.stdout.readline().startswith("epoch 2/3"):
-            assert process.poll() is None
+        line_with("epoch 2/3", process.stdout)
         os.kill(process_of(2, tmp_path / "three"), signal.SIGKILL)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=LONG_LIMIT)
     assert (one.code, process.returncode) == (0, 0), err
     assert "resuming after epoch 2, in the midst of fine-tuning" in err
     assert not (tmp_path / "three" / "run" / "job").exists()
