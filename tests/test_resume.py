@@ -6,12 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from support import PROJECT, QUICK, read, run_program, same
 from torchvision import models
+from waiting import LIMIT, line_with, signalled_at
+from warm import WarmPopen
 
 import train
 from flower_classifier.base.options import settings_of
@@ -23,14 +24,13 @@ from flower_classifier.training.train_config import KEPT, TrainConfig
 def start_and_stop(arguments, how, lines=0):
     """Start training in a process of its own, and end it after some epochs' lines, or once photos are being read."""
     command = [sys.executable, "train.py", *map(str, arguments), "--epochs", "100000"]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = WarmPopen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for _ in range(lines):
         assert process.stdout.readline().startswith("epoch")
     if lines == 0:
-        while "training its head" not in process.stderr.readline():
-            pass
+        line_with("training its head", process.stderr)
     process.send_signal(how)
-    out, errors = process.communicate(timeout=30)
+    out, errors = process.communicate(timeout=LIMIT)
     return process.returncode, out, errors
 
 
@@ -202,12 +202,12 @@ def test_a_killed_run_resumes_from_its_last_save_bit_for_bit(train_into, flowers
         "run_folder.SAVE_EVERY = 0\n"
         "train.main(sys.argv[1:])"
     )
-    arguments = [str(flowers), *options, "--epochs", "1000", "--save_dir", str(tmp_path / "parts")]
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    arguments = [str(flowers), *options, "--epochs", "100000", "--save_dir", str(tmp_path / "parts")]
+    process = WarmPopen([sys.executable, "-c", code, *arguments], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     for _ in range(4):
         assert process.stdout.readline().startswith("epoch")
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=LIMIT)
     reached = read(tmp_path / "parts" / "run" / "last.pth")["epoch"]
     assert reached >= 3
     assert not (tmp_path / "parts" / "run" / "earlier").exists()
@@ -217,20 +217,15 @@ def test_a_killed_run_resumes_from_its_last_save_bit_for_bit(train_into, flowers
         assert same(read(tmp_path / "whole" / file), read(tmp_path / "parts" / file))
 
 
-@pytest.mark.parametrize(
-    ("how", "code", "word"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 129, "hung up")],
-)
-def test_what_a_run_had_finished_when_it_was_stopped_is_resumed_bit_for_bit(
-    train_into, flowers, tmp_path, how, code, word
-):
-    """A real signal after the third epoch's line, wherever in the fourth that is, long before the next save is due."""
+def test_what_a_run_had_finished_when_it_was_stopped_is_resumed_bit_for_bit(train_into, flowers, tmp_path):
+    """A real Ctrl-C after the third epoch's line, wherever in the fourth that is, long before the next save is due."""
     options = [*QUICK, "--views", "2", "--hidden_units", "64"]
-    stopped, _, errors = start_and_stop([flowers, *options, "--save_dir", tmp_path / "parts"], how, lines=3)
-    assert stopped == code
+    arguments = [flowers, *options, "--save_dir", tmp_path / "parts"]
+    stopped, _, errors = start_and_stop(arguments, signal.SIGINT, lines=3)
+    assert stopped == 130
     reached = read(tmp_path / "parts" / "run" / "last.pth")["epoch"]
     assert f"stopped after epoch {reached}; the same command with --resume goes on" in errors
-    assert errors.splitlines()[-1] == f"train.py: {word}"
+    assert errors.splitlines()[-1] == "train.py: interrupted"
     assert "Traceback" not in errors
     train_into(tmp_path / "parts", flowers, *options, "--epochs", reached + 2, "--resume")
     train_into(tmp_path / "whole", flowers, *options, "--epochs", reached + 2)
@@ -252,7 +247,7 @@ def test_a_closed_terminal_ends_a_run_that_is_resumed_bit_for_bit(train_into, fl
         shown += os.read(controller, 4096)
     os.close(terminal)
     os.close(controller)
-    assert process.wait(timeout=30) == 129
+    assert process.wait(timeout=LIMIT) == 129
     reached = read(tmp_path / "parts" / "run" / "last.pth")["epoch"]
     assert reached >= 3
     train_into(tmp_path / "parts", flowers, *options, "--epochs", reached + 2, "--resume")
@@ -261,18 +256,12 @@ def test_a_closed_terminal_ends_a_run_that_is_resumed_bit_for_bit(train_into, fl
         assert same(read(tmp_path / "parts" / file), read(tmp_path / "whole" / file))
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_while_files_are_written_waits_until_they_are(flowers, tmp_path, how, code):
-    """A real signal as soon as the first temporary file is there; torch's threads are alive, and could take it."""
-    command = [sys.executable, "train.py", flowers, "--arch", "cnn", "--hidden_units", "1500", "--epochs", "1"]
-    process = subprocess.Popen(
-        [*map(str, command), "--save_dir", tmp_path], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    while process.poll() is None and not (tmp_path / "run" / ".last.pth.tmp").exists():
-        time.sleep(0.001)
-    process.send_signal(how)
-    process.communicate(timeout=60)
-    assert process.returncode == code
+def test_a_signal_while_files_are_written_waits_until_they_are(flowers, tmp_path):
+    """A real one, when the first temporary file is opened; torch's threads are alive, and could take it."""
+    command = ["train.py", flowers, "--arch", "cnn", "--epochs", 1, "--save_dir", tmp_path]
+    outcome = run_program(*signalled_at(".last.pth.tmp", signal.SIGTERM, *command))
+    assert outcome.code == 143
+    assert outcome.err.splitlines()[-1] == "train.py: terminated"
     assert read(tmp_path / "run" / "last.pth")["epoch"] == 1
     assert read(tmp_path / "checkpoint.pth")["training"]["epoch"] == 1
 
@@ -345,13 +334,13 @@ def data_of(flowers, tmp_path):
 
 def test_a_second_run_into_the_same_folder_is_refused_while_the_first_lives(run, train_into, flowers, tmp_path):
     command = [sys.executable, "train.py", flowers, *QUICK, "--epochs", "100000", "--save_dir", tmp_path]
-    first = subprocess.Popen(list(map(str, command)), cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    first = WarmPopen(list(map(str, command)), cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert first.stdout.readline().startswith(b"epoch")
     second = run(train, flowers, *QUICK, "--epochs", 1, "--save_dir", tmp_path)
     assert (second.code, second.out) == (2, "")
     assert second.err.endswith(f"--save_dir {tmp_path}: another run is training into it; give this one its own\n")
     first.kill()
-    first.communicate(timeout=30)
+    first.communicate(timeout=LIMIT)
     train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
 
 
