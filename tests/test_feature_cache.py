@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from support import PROJECT, QUICK, run_program
+from support import PROJECT, QUICK, TINY, run_program
 from waiting import LIMIT, LONG_LIMIT, is_something_in, wait_until
 from warm import WarmPopen
 
@@ -61,9 +61,9 @@ ROWS = sum(ALL.values())  # all splits share a table: it is the photo that count
 
 @pytest.mark.usefixtures("precision")
 def test_a_second_run_takes_everything_from_the_cache_and_gives_the_same_checkpoint(train_cached, tmp_path):
-    assert train_cached("cold") == {}
-    assert train_cached("warm") == ALL
-    assert train_cached("without", "--no_cache") == {}
+    assert train_cached("cold", *TINY) == {}
+    assert train_cached("warm", *TINY) == ALL
+    assert train_cached("without", *TINY, "--no_cache") == {}
     assert checkpoint(tmp_path, "cold") == checkpoint(tmp_path, "warm") == checkpoint(tmp_path, "without")
 
 
@@ -80,7 +80,7 @@ def test_features_of_one_precision_do_not_serve_the_other(train_cached, tmp_path
     """Nor does going back to the first compute anything."""
     for name, precision in (("exact", "float32"), ("rounded", "bfloat16"), ("again", "float32")):
         monkeypatch.setenv("FLOWERS_PRECISION", precision)
-        assert train_cached(name) == (ALL if name == "again" else {})
+        assert train_cached(name, *TINY) == (ALL if name == "again" else {})
     assert checkpoint(tmp_path, "exact") == checkpoint(tmp_path, "again") != checkpoint(tmp_path, "rounded")
 
 
@@ -170,7 +170,7 @@ COMMAND = [sys.executable, "train.py"]
 
 @pytest.mark.usefixtures("precision")
 def test_two_runs_at_once_share_the_work_and_agree(data, tmp_path):
-    arguments = [str(data), *QUICK, "--epochs", "2", "--cache_dir", str(tmp_path / "cache")]
+    arguments = [str(data), *TINY, "--epochs", "2", "--cache_dir", str(tmp_path / "cache")]
     runs = [
         WarmPopen(
             [*COMMAND, *arguments, "--save_dir", str(tmp_path / name)], cwd=PROJECT, stderr=subprocess.PIPE, text=True

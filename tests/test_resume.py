@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from support import PROJECT, QUICK, read, run_program, same
+from support import PROJECT, QUICK, TINY, read, run_program, same
 from torchvision import models
 from waiting import LIMIT, line_with, signalled_at
 from warm import WarmPopen
@@ -35,7 +35,7 @@ def start_and_stop(arguments, how, lines=0):
 
 
 @pytest.mark.usefixtures("precision")
-@pytest.mark.parametrize("model", [("--arch", "cnn"), QUICK], ids=["cnn", "frozen"])
+@pytest.mark.parametrize("model", [("--arch", "cnn"), TINY], ids=["cnn", "frozen"])
 def test_two_epochs_and_two_more_equal_four_bit_for_bit(train_into, flowers, tmp_path, model):
     options = (*model, "--views", 3, "--hidden_units", 32, "--dropout", 0.5)
     whole = train_into(tmp_path / "whole", flowers, *options, "--epochs", 4)
@@ -221,7 +221,7 @@ def test_a_killed_run_resumes_from_its_last_save_bit_for_bit(train_into, flowers
 @pytest.mark.usefixtures("precision")
 def test_what_a_run_had_finished_when_it_was_stopped_is_resumed_bit_for_bit(train_into, flowers, tmp_path):
     """A real Ctrl-C after the third epoch's line, wherever in the fourth that is, long before the next save is due."""
-    options = [*QUICK, "--views", "2", "--hidden_units", "64"]
+    options = [*TINY, "--views", "2", "--hidden_units", "64"]
     arguments = [flowers, *options, "--save_dir", tmp_path / "parts"]
     stopped, _, errors = start_and_stop(arguments, signal.SIGINT, lines=3)
     assert stopped == 130
