@@ -3,9 +3,9 @@
     python benchmarks/neighbours.py
 
 Each row is a head and a batch; each cell the milliseconds of a step of train.py's own loop on random features, with
-one thread, with all, and with as many as networks/threads.py gives it: on a machine where nothing else runs, and beside
-one and two processes that do nothing but count. The numbers of threads are measured in turn, in ROUNDS rounds; the
-median is printed. Chose WORK_OF_A_THREAD.
+one thread, with two and with all, on a machine where nothing else runs, and beside one and two processes that only
+count. "Gets" is how many threads networks/threads.py gives the head. The numbers of threads are measured in turn, in
+ROUNDS rounds; the median is printed. WORK_OF_A_THREAD was chosen by this table.
 """
 
 import contextlib
@@ -14,9 +14,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.base.program import keep_freed_memory
 from flower_classifier.networks.classifier import ModelConfig, build_head
@@ -65,7 +68,7 @@ class Steps:
         self.chosen = threads_for(self.head, batch_size)
 
     def take(self, steps: int) -> None:
-        """Take so many steps, with the threads that the head gets of those that torch has."""
+        """Take so many steps, with all of torch's threads: main() replaces the rule."""
         loop.train_one_epoch(self.head, [self.batch] * steps, self.optimizer, self.average, self.recipe)
 
     def milliseconds(self) -> float:
@@ -83,11 +86,11 @@ def rows_beside(busy: int, threads: list[int]) -> list[list[float]]:
     rows = []
     with busy_processes(busy):
         for head in HEADS:
-            steps, found = Steps(*head), []
+            steps, times = Steps(*head), []
             for count in [*threads] * ROUNDS:
                 torch.set_num_threads(count)
-                found.append(steps.milliseconds())
-            rows.append([statistics.median(found[index :: len(threads)]) for index in range(len(threads))])
+                times.append(steps.milliseconds())
+            rows.append([statistics.median(times[index :: len(threads)]) for index in range(len(threads))])
     return rows
 
 
@@ -98,7 +101,7 @@ def main() -> None:
     threads = sorted({1, min(2, cores), cores})
     chosen = [Steps(*head).chosen for head in HEADS]
     loop.threads_for = lambda learner, samples: torch.get_num_threads()  # each number in turn, not the chosen one
-    columns = [f"{count} threads, beside {busy}" for busy in NEIGHBOURS for count in threads]
+    columns = [f"{count} thread{'s' * (count > 1)}, beside {busy}" for busy in NEIGHBOURS for count in threads]
     print(f"| head, batch | million multiply-adds | gets | {' | '.join(columns)} |\n{'|---' * (len(columns) + 3)}|")
     measured = [rows_beside(busy, threads) for busy in NEIGHBOURS]
     for index, ((width, units, batch_size), count) in enumerate(zip(HEADS, chosen, strict=True)):

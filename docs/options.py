@@ -35,7 +35,7 @@ An exported folder has a `predict.py` of its own. It takes photos alone, and the
 
 | variable | what it does |
 |---|---|
-| `FLOWERS_PRECISION` | networks compute in `float32` or `bfloat16` ([more](how_it_works.md#speed-and-precision)) |
+| `FLOWERS_PRECISION` | `float32` or `bfloat16`, for pretrained networks ([more](how_it_works.md#speed-and-precision)) |
 | `FLOWERS_URL` | where `--download` fetches the photos from |
 | `FLOWERS_DEBUG` | `1` shows the traceback behind an error |
 | `TORCH_HOME` | where torchvision keeps pretrained weights, in `hub/checkpoints/` |

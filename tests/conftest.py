@@ -36,7 +36,7 @@ def pytest_sessionstart(session):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter and not hasattr(session.config, "workerinput"):
         why = "as FLOWERS_PRECISION asks" if os.environ.get(PRECISION) else "the fastest of this processor's"
-        reporter.write_line(f"networks compute in {precision_of(torch.device('cpu'))}, {why}")
+        reporter.write_line(f"frozen networks compute in {precision_of(torch.device('cpu'))}, {why}")
 
 
 @pytest.fixture(params=PRECISIONS)

@@ -17,7 +17,9 @@ from flower_classifier.base.words import reason_of
 # Photos per forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
 MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 64}
 
-PRECISION = "FLOWERS_PRECISION"  # the environment variable that chooses what networks compute in
+PRECISION = "FLOWERS_PRECISION"  # the environment variable that chooses what frozen networks compute in
+# Those that a person can choose; a GPU without bfloat16 uses float16, too. Another needs a word in FrozenPart's forward
+# and in its `way`, which the cache's key is made of, and in FineTuning.precision
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 MOST_OPENING = 32  # threads that open photos for a GPU: more only wait for the interpreter's lock
@@ -103,7 +105,7 @@ def seed_torch(*parts: object) -> None:
 
 
 def precision_of(device: torch.device) -> torch.dtype:
-    """Return the type in which networks compute on a device: the fastest that keeps what they see.
+    """Return the type in which frozen networks and fine-tuning compute on a device: the fastest that it has.
 
     FLOWERS_PRECISION=float32 or bfloat16 chooses it, on any device. Where a processor lacks bfloat16, torch emulates
     it, ten times more slowly. Raises InputError for another value.

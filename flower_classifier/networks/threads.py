@@ -6,7 +6,8 @@
 At the end of every operation its threads wait for each other. Alone on a machine that costs microseconds. But where
 another program has taken the core of one of them, all wait until it gets that core back: milliseconds, for each of the
 forty operations in a step of a head. A thread that has little to do is not worth that
-(benchmarks/neighbours.py, docs/measurements.md).
+(benchmarks/neighbours.py, docs/measurements.md). Another rule changes the last digits of heads, in training, in the
+search, in evaluation and in the doctor; features are not computed by it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import torch
 from torch import nn
 
 # Multiply-adds of a forward for which another thread is worth its waits. Chosen by benchmarks/neighbours.py: a head of
-# 4,096 features, 512 units and 102 classes (138 million for a batch of 64) takes 0.87 of the time with two threads on a
-# quiet machine and 2.4 times as long beside one busy process; vgg16's 25,088 features (826 million) 0.57 and 1.8.
+# 4,096 features, 512 units and 102 classes (138 million for a batch of 64) takes 0.8 of the time with two threads on a
+# quiet machine and 2.1 times as long beside one busy process; with vgg16's 25,088 features (825 million) 0.6 and 1.9.
 WORK_OF_A_THREAD = 160_000_000
 
 
@@ -42,7 +43,7 @@ def threads_for_work(multiply_adds: int) -> int:
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch's operations use so many threads, and give back those that it had. Changing them costs a microsecond.
+    """Set how many threads torch's operations use, and restore the earlier count at the end: each costs a microsecond.
 
     The number belongs to the thread that sets it, and to threads that begin later.
     """

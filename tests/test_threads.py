@@ -1,0 +1,44 @@
+"""How many threads a head gets: what its work is worth, so that most heads learn the same digits on any cores."""
+
+import pytest
+import torch
+from support import QUICK, read, run_program, same
+
+from flower_classifier.networks.classifier import ModelConfig, build_head
+from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.threads import threads_for, torch_threads
+
+
+def head(width, *hidden_units):
+    return build_head(ModelConfig("any", hidden_units, 0.2, 102, "head"), width)
+
+
+@pytest.mark.parametrize(
+    ("width", "hidden_units", "batch_size", "threads"),
+    [(512, (512,), 64, 1), (1280, (), 64, 1), (2048, (512,), 64, 1), (25_088, (512,), 64, 5), (25_088, (512,), 8, 1)],
+)
+def test_a_large_head_gets_several_threads_and_a_small_one_gets_one(width, hidden_units, batch_size, threads):
+    with torch_threads(16):
+        assert threads_for(head(width, *hidden_units), batch_size) == threads
+        assert torch.get_num_threads() == 16
+
+
+def test_no_head_gets_more_threads_than_torch_has():
+    with torch_threads(2):
+        assert threads_for(head(25_088, 4_096), 64) == 2
+
+
+def test_a_network_that_learns_from_pixels_gets_all_threads():
+    with torch_threads(3):
+        assert threads_for(new_classifier("cnn", 2)[0], 64) == 3
+
+
+def test_a_run_learns_the_same_digits_with_any_number_of_threads(flowers, tmp_path):
+    """The whole of train.py: views, a search among heads, training, judging, the memory."""
+    for threads in ("1", "2", "3"):
+        save_dir = ("--save_dir", tmp_path / threads, "--cache_dir", tmp_path / "cache")
+        options = ("--epochs", 3, "--batch_size", 7, "--tune", *save_dir)
+        outcome = run_program("train.py", flowers, *QUICK, *options, cold=True, OMP_NUM_THREADS=threads)
+        assert outcome.code == 0, outcome.err
+    first, *others = (read(tmp_path / threads / "checkpoint.pth") for threads in ("1", "2", "3"))
+    assert all(same(first, other) for other in others)
