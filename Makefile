@@ -1,7 +1,7 @@
 # make demo   draw flowers, train on them, predict one, show the picture
 # make gallery   make the pictures and outputs of README and docs anew
 # make docs     write docs/options.md anew
-# make test   check the code, and run the tests that take seconds: four minutes on two cores
+# make test   check the code, and run all tests but those that are marked slow
 # make test-all   everything that CI checks
 # make lowest   the tests with the lowest versions that requirements*.txt allow, on Python 3.10
 # make newest   the tests with the newest versions: make newest PYTHON=python3.13
