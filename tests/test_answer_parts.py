@@ -36,6 +36,7 @@ def expected(many, trained):
     return outcome.out
 
 
+@pytest.mark.slow
 def test_killed_twice_it_goes_on_and_the_answers_are_those_of_one_process(many, trained, expected, tmp_path):
     """A real kill -9 as soon as the second part begins to be written, and then the third."""
     folder, written = tmp_path / "answers", {}
@@ -55,6 +56,7 @@ def test_killed_twice_it_goes_on_and_the_answers_are_those_of_one_process(many, 
     assert {path.name for path in folder.iterdir()} - {".lock"} == {"answers.jsonl", "manifest.json"}
 
 
+@pytest.mark.slow
 def test_torchruns_processes_share_the_parts_and_one_of_them_puts_them_together(many, trained, expected, tmp_path):
     """The real one, with three processes: it ends well, and their answers are the bytes of one."""
     folder = tmp_path / "answers"
@@ -146,6 +148,7 @@ def test_what_a_kill_left_behind_the_merged_file_goes_with_the_next_call(run, ex
     assert {path.name for path in folder.iterdir()} - {".lock"} == {"answers.jsonl", "manifest.json"}
 
 
+@pytest.mark.slow
 def test_a_last_part_of_few_photos_has_the_digits_of_one_process(run, trained_on_features, many, tmp_path, monkeypatch):
     """How cores are shared goes by all photos, not by those of the part."""
     monkeypatch.setattr(answer_parts, "PART", 64)

@@ -177,6 +177,7 @@ def test_a_web_page_is_no_archive(site, fetch, kind):
 # --------------------------------------------------------------------------------------------------- what people do
 
 
+@pytest.mark.slow
 def test_kill_9_and_then_the_same_command(site, tmp_path, photos):
     data, partial = tmp_path / "flowers", tmp_path / ".flowers.zip.part"
     command = ["train.py", data, "--download", *TRAINING, "--save_dir", tmp_path / "run"]

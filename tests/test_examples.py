@@ -34,6 +34,7 @@ def test_the_page_shows_the_files_themselves(name, page):
     assert "".join(f"    {line}".rstrip() + "\n" for line in lines) in shown
 
 
+@pytest.mark.slow
 def test_ray_gives_every_photo_the_answer_of_the_package(exported, flowers, tmp_path):
     """And says of a file that is no photo why it has none. Ray is half a gigabyte: this runs where it is installed."""
     pytest.importorskip("ray")

@@ -184,6 +184,7 @@ def test_two_runs_at_once_share_the_work_and_agree(data, tmp_path):
     assert sorted(row for row, *_ in lines) == list(range(ROWS)), errors
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_extracting_is_continued_not_repeated(data, tmp_path, train_cached):
     """A real kill -9, as soon as the index has its first lines, among few photos, since resnet50 takes its time."""
     for photo in (photo for number in range(4, 8) for photo in data.rglob(f"drawn_00{number}.jpg")):

@@ -103,6 +103,7 @@ def repacked(folder, name, data):
     index.write_text(index.read_text().replace(before, sha256_of(data)))
 
 
+@pytest.mark.slow
 def test_other_engines_give_the_same_answers(page_site, exported, some):
     """Threads, which the service worker's headers allow from the second visit on; and a graphics card, imitated."""
     expected = fc.load(exported)(some[:4], top_k=6)
@@ -174,6 +175,7 @@ def used_memory(driver):
     return usage["usedSize"] + usage.get("backingStorageSize", 0)
 
 
+@pytest.mark.slow
 def test_500_frames_take_no_more_memory_than_50(live):
     wait_for(live, "document.body.dataset.state == 'live'")
     live.execute_script("window.keepOne = () => window.answers.splice(0, window.answers.length - 1)")
@@ -193,6 +195,7 @@ def test_the_camera_comes_back_after_a_photo(live, some):
     wait_for(live, "document.body.dataset.state == 'live' && document.getElementById('photo').hidden")
 
 
+@pytest.mark.slow
 def test_however_quickly_cameras_and_photos_are_wished_for_the_last_wish_holds(live, some):
     """And no camera that is not shown stays on."""
     for _ in range(4):
@@ -243,6 +246,7 @@ def test_a_photo_may_be_dropped(page, some):
     assert page.find_element("id", "photo").get_attribute("alt") == "dropped.jpg"
 
 
+@pytest.mark.slow
 def test_a_photo_of_48_megapixels_is_answered(page, exported, tmp_path):
     Image.open(io.BytesIO(picture(160, 120))).resize((8000, 6000)).save(tmp_path / "large.jpg", quality=85)
     check_same(ask(page, tmp_path / "large.jpg"), fc.load(exported)(tmp_path / "large.jpg", top_k=6))
@@ -251,6 +255,7 @@ def test_a_photo_of_48_megapixels_is_answered(page, exported, tmp_path):
 # ------------------------------------------------------------------------------------------------------------ the site
 
 
+@pytest.mark.slow
 def test_without_a_network_it_works_after_the_first_visit(exported, some, tmp_path):
     """And what it needs was fetched once."""
     folder = made_patient(shutil.copytree(exported, tmp_path / "app"))
@@ -266,6 +271,7 @@ def test_without_a_network_it_works_after_the_first_visit(exported, some, tmp_pa
         assert ask(driver, some[0])["predictions"] == expected
 
 
+@pytest.mark.slow
 def test_another_export_in_its_place_is_taken(exported, trained, some, tmp_path):
     """The service worker of the first one must not keep it for ever."""
     folder, names = made_patient(shutil.copytree(exported, tmp_path / "app")), tmp_path / "names.json"
@@ -302,6 +308,7 @@ def is_replaced(driver, earlier):
     return len(caches) == 1 and earlier not in caches
 
 
+@pytest.mark.slow
 def test_another_site_at_its_address_is_shown_and_other_files_of_the_host_are_fresh(exported, tmp_path):
     """A page that was once served at http://localhost:8000, say, must not stay there for ever."""
     folder = made_patient(shutil.copytree(exported, tmp_path / "site"))

@@ -194,6 +194,7 @@ def test_a_state_that_was_tampered_with_is_damaged(train_into, run, flowers, tmp
         assert "last.pth is damaged" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_from_its_last_save_bit_for_bit(train_into, flowers, tmp_path):
     """A real kill -9, with every epoch's save due; the saves must not take the run's own files for another's."""
     options = ["--arch", "cnn", "--views", "2", "--hidden_units", "16"]
@@ -286,6 +287,7 @@ def test_resuming_with_other_photos_left_out_is_refused(train_into, run, flowers
     )
 
 
+@pytest.mark.slow
 def test_a_photo_that_turns_bad_between_views_stops_the_run_resumably(data_of, run, train_into, tmp_path):
     data, photo = data_of
     code = (
@@ -305,6 +307,7 @@ def test_a_photo_that_turns_bad_between_views_stops_the_run_resumably(data_of, r
     assert same(*(read(tmp_path / name / "checkpoint.pth")["state_dict"] for name in ("out", "undisturbed")))
 
 
+@pytest.mark.slow
 def test_a_photo_that_is_replaced_between_views_is_named(data_of, tmp_path):
     """The views before show the old one, those after the new one; a photo that is only touched by a backup is not."""
     data, photo = data_of

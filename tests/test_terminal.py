@@ -104,6 +104,7 @@ def test_a_line_break_in_a_name_cannot_forge_a_message(run, tmp_path):
     assert all(line.startswith("  ") for line in others)
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("library", ["/libtorch_cpu.so", "/torchvision/"])
 def test_interrupts_while_torch_loads_are_one_line_however_many_there_are(flowers, tmp_path, library):
@@ -203,6 +204,7 @@ def test_a_python_without_the_packages_is_told_what_to_install(flowers):
     assert run_program("-S", "train.py", "--help", cold=True).code == 0
 
 
+@pytest.mark.slow
 def test_both_commands_work_without_docstrings_and_asserts(flowers, tmp_path):
     """`python -OO` drops both; the help is then that of the options alone.
 
@@ -319,6 +321,7 @@ def test_a_progress_bar_shows_on_a_terminal_and_makes_way_for_notes(size):
     assert lines_on(shown) == ["noted", ""]
 
 
+@pytest.mark.slow
 def test_bars_and_results_that_come_through_a_pipe_to_the_same_terminal_share_it(trained, flowers, tmp_path):
     """`predict.py … | tee answers.txt`, for some seconds. The bar is seen, and what stays is what `tee` wrote.
 

@@ -73,6 +73,7 @@ def assert_the_same(folder, alone):
     assert not (folder / "run" / "job").exists()
 
 
+@pytest.mark.slow
 def test_torchrun_with_one_process_is_one_process(photos, alone, tmp_path):
     outcome = job(1, photos, *network(), *EPOCHS, "--save_dir", tmp_path, "--cache_dir", alone[0] / "cache")
     assert outcome.code == 0, outcome.err
@@ -100,6 +101,7 @@ def on_two_nodes(tmp_path, folders, *arguments):
     return [node.returncode for node in nodes], *zip(*outputs, strict=True)
 
 
+@pytest.mark.slow
 def test_two_machines_with_their_own_caches_leave_what_one_process_leaves(run, photos, alone, tmp_path, monkeypatch):
     """The same bytes; and what rank 0 keeps in its cache, one process need not compute again."""
     codes, out, err = on_two_nodes(tmp_path, [PROJECT] * 2, photos, *network(), *EPOCHS, "--save_dir", tmp_path / "job")
@@ -116,6 +118,7 @@ def test_two_machines_with_their_own_caches_leave_what_one_process_leaves(run, p
     assert_the_same(tmp_path / "again", alone)
 
 
+@pytest.mark.slow
 def test_a_machine_without_the_photos_says_so(tmp_path):
     """It does not take them for photos that cannot be opened."""
     order = {"split": {"name": "train", "root": str(tmp_path / "photos"), "photos": ("1/a.jpg",), "labels": (0,)}}
@@ -123,6 +126,7 @@ def test_a_machine_without_the_photos_says_so(tmp_path):
         Helper(None, torch.device("cpu")).hear(order)
 
 
+@pytest.mark.slow
 def test_a_machine_that_computes_other_digits_says_so(flowers):
     """An older torch, another kind of CPU: its rows must not come among rank 0's."""
     classifier, _ = new_classifier("cnn", 2)
@@ -154,6 +158,7 @@ def process_of(rank, folder):
     raise AssertionError("there is no such process")
 
 
+@pytest.mark.slow
 @needs_proc
 @in_each_precision
 def test_a_killed_process_ends_the_job_and_the_restarted_job_goes_on(photos, alone, tmp_path):
@@ -172,6 +177,7 @@ def test_a_killed_process_ends_the_job_and_the_restarted_job_goes_on(photos, alo
     assert_the_same(tmp_path, alone)
 
 
+@pytest.mark.slow
 @needs_proc
 @in_each_precision
 def test_fine_tuning_in_three_processes_of_which_one_is_killed_differs_by_rounding_alone(photos, alone, tmp_path):
@@ -203,6 +209,7 @@ def test_fine_tuning_in_three_processes_of_which_one_is_killed_differs_by_roundi
         assert (found["state_dict"][name] - tensor).double().square().mean() < 1e-9, name
 
 
+@pytest.mark.slow
 def test_a_restarted_job_does_not_go_on_after_an_earlier_run(run, photos, alone, tmp_path, monkeypatch):
     """Before this job has saved anything, what lies there is not its own, even if an earlier job was killed there."""
     shutil.copytree(alone[0], tmp_path / "out")
