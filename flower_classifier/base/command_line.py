@@ -19,6 +19,8 @@ WRONG_COMMAND_LINE = 2  # the exit code of every wrong input, as argparse has it
 MISSING = "the following arguments are required: "  # as argparse says it, before what is missing
 NUMBERS = re.compile(r"-?[\d,]+")
 
+Values = dict[str, Any]  # of options, by their names; Any: each option has a type of its own
+
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keep the examples' line breaks, and show the default of every option that has one to show."""
@@ -65,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         """Know the file that a positional argument names by its ending, to say which of two is missing."""
         self.endings[str(action.metavar)] = endings
 
-    def parse(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
+    def parse(self, argv: Sequence[str] | None = None) -> Values:
         """Return the values of what was typed, and of nothing else: defaults are for the settings class to fill in.
 
         A mistake ends the process with code 2 and one or two lines.

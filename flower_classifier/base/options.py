@@ -27,7 +27,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from flower_classifier.base.command_line import Parser
+from flower_classifier.base.command_line import Parser, Values
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.limits import Limits
 from flower_classifier.base.words import reason_of
@@ -134,7 +134,7 @@ def settings_of(settings_class: type[DataclassInstance]) -> tuple[Setting, ...]:
     return tuple(found)
 
 
-def given_by(settings: DataclassInstance) -> dict[str, Any]:
+def given_by(settings: DataclassInstance) -> Values:
     """Return the value of each option, by its name."""
     return {setting.name: getattr(settings, setting.name) for setting in settings_of(type(settings))}
 
@@ -177,7 +177,7 @@ def build_parser(settings_class: type[DataclassInstance], prog: str, doc: str | 
 def add(setting: Setting, group: argparse._ArgumentGroup, parser: Parser) -> None:
     """Add one option to its group."""
     text = setting.option.help + (f" (default: {setting.option.unset})" if setting.option.unset else "")
-    details: dict[str, Any] = {"help": text.replace("%", "%%")}
+    details: dict[str, Any] = {"help": text.replace("%", "%%")}  # argparse's keywords; Any: each has a type of its own
     if setting.kind is bool:
         group.add_argument(*setting.flags, action="store_true", **details)
         return

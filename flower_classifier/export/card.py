@@ -69,7 +69,7 @@ class Card:
         return {**plain, "digest": digest_of(plain)}
 
     @classmethod
-    def from_plain(cls, contents: Mapping[str, Any]) -> Card:
+    def from_plain(cls, contents: Mapping[str, Any]) -> Card:  # Any: a file may hold anything
         """Make a card of what a file holds. Raises ValueError, KeyError or TypeError for what makes no sense."""
         numbers = contents["preprocessing"]
         sizes = Preprocessing(**{**numbers, "mean": tuple(numbers["mean"]), "std": tuple(numbers["std"])})

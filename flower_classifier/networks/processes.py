@@ -108,7 +108,7 @@ class Job:
             dist.send(parts, dst=0)
 
     def receive(self, helper: int) -> tuple[Any, torch.Tensor]:
-        """Return what a helper has sent: what JSON holds, and the bytes of all tensors, uint8 (B,); for rank 0."""
+        """Return what a helper has sent: what JSON holds (Any), and the bytes of tensors, uint8 (B,); for rank 0."""
         lengths = torch.empty(2, dtype=torch.int64)
         with talking():
             dist.recv(lengths, src=helper)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -88,7 +88,7 @@ def loading_recorded() -> Iterator[Loaded]:
     found, load, log = Loaded(), nn.Module.load_state_dict, logging.getLogger("timm")
     level = log.level
 
-    def recorded(module: nn.Module, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> object:
+    def recorded(module: nn.Module, state: Mapping[str, object], strict: bool = True, assign: bool = False) -> object:
         result = load(module, state, strict, assign)
         found.missing += [name for name in result.missing_keys if not name.endswith("num_batches_tracked")]
         found.unexpected += result.unexpected_keys

@@ -32,6 +32,8 @@ TINY, SMALL, CAPTION, NORMAL, TITLE, LARGE = 8.0, 8.5, 9.0, 10.0, 11.0, 13.0  # 
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Microsoft YaHei", "Arial Unicode MS")
 FAST_PNG = {"compress_level": 3}  # takes half the time of the usual 6, and a tenth more room
 
+Styles = dict[str, Any]  # what matplotlib takes by keyword; Any: each keyword has a type of its own
+
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of a size in inches."""
@@ -43,9 +45,9 @@ def new_figure(width: float, height: float) -> Figure:
 def save_figure(figure: Figure, path: Path) -> None:
     """Save a figure, whole or not at all; the file's ending chooses the format. Raises RunError where that fails."""
     ending, picture = path.suffix.lower().removeprefix("."), io.BytesIO()
-    own: dict[str, Any] = {"pil_kwargs": FAST_PNG} if ending == "png" else {}  # SVG takes none at all
+    only_png: Styles = {"pil_kwargs": FAST_PNG} if ending == "png" else {}  # SVG takes none at all
     with missing_letters_allowed():
-        figure.savefig(picture, format=ending, facecolor="white", **own)
+        figure.savefig(picture, format=ending, facecolor="white", **only_png)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, picture.getvalue())
@@ -93,7 +95,7 @@ def write_line(figure: Figure, line: str, left: float, top: float, width: float,
     shorten(text, width * DPI)
 
 
-def text_style(size: float, color: str = INK) -> dict[str, Any]:
+def text_style(size: float, color: str = INK) -> Styles:
     """Return how text is set, in matplotlib's words: in fonts that cover most scripts, never as a formula ("$")."""
     return {"size": size, "color": color, "parse_math": False, "family": installed_fonts()}
 

@@ -16,10 +16,10 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
+from flower_classifier.base.command_line import Values
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.messages import Bar, note, progress
 from flower_classifier.base.randomness import fold_seed
@@ -69,7 +69,7 @@ class Tried:
         return self.losses.mean().item()
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Values:
         """Its settings by the names of train.py's options."""
         recipe = self.settings.recipe
         own = {"hidden_units": self.settings.hidden_units, "dropout": self.settings.dropout}
@@ -139,9 +139,9 @@ def grid(recipe: Recipe, fixed: Mapping[str, object]) -> list[HeadSettings]:
     settings = []
     for shape, views in ((LINEAR, either), (HIDDEN, (recipe.views,))):
         free = {**shape, "label_smoothing": LABEL_SMOOTHING, "views": views}
-        axes: dict[str, tuple[Any, ...]] = {**free, **{name: (value,) for name, value in fixed.items()}}
+        axes: dict[str, tuple[object, ...]] = {**free, **{name: (value,) for name, value in fixed.items()}}
         for values in itertools.product(*axes.values()):
-            options = dict(zip(axes, values, strict=True))
+            options: Values = dict(zip(axes, values, strict=True))
             units, dropout = options.pop("hidden_units"), options.pop("dropout")
             settings.append(HeadSettings(units, dropout if units else 0.0, replace(recipe, **options)))
     return list(dict.fromkeys(settings))
