@@ -3,7 +3,7 @@
 # make docs     write docs/options.md anew
 # make test   check the code, and run all tests but those that are marked slow
 # make test-all   everything that CI checks
-# make lowest   the tests with the lowest versions that requirements*.txt allow, on Python 3.10
+# make lowest   the tests with the lowest versions that the project allows, on Python 3.10
 # make newest   the tests with the newest versions: make newest PYTHON=python3.13
 # make browser   install Chromium and its driver, where apt can, for the tests of the page
 # make runtime   take the newest onnxruntime-web into the package, for the page; needs npm
@@ -13,7 +13,7 @@
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
-REQUIREMENTS = $(wildcard requirements*.txt)
+REQUIREMENTS = requirements.txt requirements-dev.txt pyproject.toml
 FLOWERS ?= flowers
 SHOWN = demo/flowers/test/54/drawn_000.jpg
 
@@ -55,7 +55,7 @@ lowest newest: VENV = .venv-$@-$(notdir $(PYTHON))
 
 # Each bound, package>=version, becomes the one version that pip may install
 lowest:
-	sed -n 's/>=/==/p' $(REQUIREMENTS) >.venv-lowest.txt
+	grep -Eoh '[a-z-]+>=[0-9.]+' $(REQUIREMENTS) | grep -v python | sed 's/>=/==/' | sort -u >.venv-lowest.txt
 	$(MAKE) suite VENV=$(VENV) PYTHON=$(PYTHON) INSTALL_OPTIONS="--constraint .venv-lowest.txt"
 
 newest:

@@ -201,7 +201,7 @@ def train_model(
     TrainConfig(data.splits.train.root, **settings)  # checks them
     check_classes(model, data)
     del settings["epochs"], settings["patience"]
-    training = {**model.training, **settings, "skipped": []}
+    training = {**model.training, **settings, "precision": model.frozen.precision_name, "skipped": []}
     for name in ("results", "fine_tuned_after"):  # of an earlier training
         training.pop(name, None)
     with speaking(), own_randomness(model.frozen.device):

@@ -203,7 +203,8 @@ def start_state(
         valid=splits.valid.fingerprint(),
         mirror=config.mirror,
     )
-    training = {"weights": weights.name, "seed": config.seed, **{key: getattr(config, key) for key in CHANGEABLE}}
+    training = {"weights": weights.name, "seed": config.seed, "precision": frozen.precision_name}
+    training |= {key: getattr(config, key) for key in CHANGEABLE}
     if weights.licence:
         training["licence"] = weights.licence
     return TrainState(classifier, recipe, splits.classes, category_names, training, identity, config.kept)

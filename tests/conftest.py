@@ -28,6 +28,7 @@ settings.register_profile("default", max_examples=60, **LENIENT)
 settings.register_profile("long", max_examples=10_000, **LENIENT)
 settings.load_profile("default")
 
+AT_START = os.environ.get(PRECISION, "")
 SMALL = {"train": 8, "valid": 3, "test": 3}  # pictures a species
 
 
@@ -35,7 +36,7 @@ def pytest_sessionstart(session):
     """Say what networks compute in: tests that do not choose it, by the fixture `precision`, run in this one alone."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter and not hasattr(session.config, "workerinput"):
-        why = "as FLOWERS_PRECISION asks" if os.environ.get(PRECISION) else "the fastest of this processor's"
+        why = "as FLOWERS_PRECISION asks" if AT_START else "the fastest of this processor's"
         reporter.write_line(f"frozen networks compute in {precision_of(torch.device('cpu'))}, {why}")
 
 
@@ -79,8 +80,9 @@ def built_once(tmp_path_factory):
 
     def folder_of(name, build):
         folder, done = shared / "shared" / name, shared / f"{name}.done"
-        with FileLock(shared / f"{name}.lock"):
+        with FileLock(shared / f"{name}.lock"), pytest.MonkeyPatch.context() as patch:
             if not done.exists():
+                patch.setenv(PRECISION, AT_START)  # whatever the test has chosen that is the first to need it
                 build(folder)
                 done.touch()
         return folder

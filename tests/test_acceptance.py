@@ -95,6 +95,7 @@ def everything(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_predict_names_every_bad_file_and_predicts_every_good_one(everything, trained):
     """In a real process, and in seconds."""
     started = time.monotonic()

@@ -111,6 +111,7 @@ def test_the_keys_are_stable_and_the_probabilities_unrounded(run, trained, flowe
     assert json.loads(line) == record
 
 
+@pytest.mark.slow
 def test_strange_paths_come_in_and_out_in_the_plainest_of_locales(trained, strange, names):
     """No UTF-8 anywhere: Python's own ways of coming by it nevertheless are switched off."""
     plainest = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -244,6 +245,7 @@ def test_an_array_is_ended_when_the_program_is_interrupted(trained, flowers):
     assert 0 < len(records) < 20_000
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_an_array_for_a_slow_reader_is_ended_between_two_objects(trained, flowers, tmp_path, unbuffered):
@@ -268,6 +270,7 @@ def test_without_an_output_nothing_goes_wrong(run, trained, flowers, monkeypatch
     assert outcome == type(outcome)(0, "", "")
 
 
+@pytest.mark.slow
 def test_a_closed_output_is_no_traceback(trained, flowers):
     command = 'exec "$0" predict.py "$@" --format csv >&-'
     words = [sys.executable, str(flowers / "test"), str(trained / "checkpoint.pth")]

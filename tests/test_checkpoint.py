@@ -115,6 +115,7 @@ def test_sizes_that_no_photo_would_pass_the_network_in_are_refused_with_the_file
     assert f"squeezenet1_1 takes no pictures of {crop} pixels out of {resize}" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_small_file_that_names_a_large_network_takes_no_memory(contents, tmp_path):
     """regnet_y_32gf has 145 million parameters, 0.6 GB. A process has its own VmHWM, but its parent's ru_maxrss."""
     contents.update(arch="regnet_y_32gf", state_dict={}, learns="head")
@@ -153,6 +154,7 @@ def outcome(path):
     return contents
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_is_found_or_harmless(trained, tmp_path):
     """Harmless is a bit of the padding between tensors, for one: then what comes back is what was written."""
     whole = (trained / "checkpoint.pth").read_bytes()
@@ -175,6 +177,7 @@ def test_a_file_cut_at_any_length_is_refused(trained, tmp_path):
         assert "is no checkpoint, or a damaged one" in outcome(tmp_path / "cut.pth")
 
 
+@pytest.mark.slow
 def test_a_file_that_unpacks_to_more_than_it_is_takes_no_memory(contents, tmp_path):
     """Two bombs: compressed zeros in the archive, and a tensor that repeats one number ten billion times."""
     write_atomically(tmp_path / "plain.pth", contents)

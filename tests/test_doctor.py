@@ -142,6 +142,7 @@ def test_it_prints_a_line_for_each_kind_and_trains_nothing(run, spoiled, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["doctor"]
 
 
+@pytest.mark.slow
 def test_what_an_earlier_time_found_is_gone_the_next_time(run, tmp_path):
     spoiled = few_scenes(tmp_path / "data", {"train": 4, "valid": 1})
     (tmp_path / "doctor").mkdir()
@@ -172,6 +173,7 @@ def test_drawn_flowers_are_not_taken_for_one_another(train_into, tmp_path):
     assert "in another split" not in outcome.out
 
 
+@pytest.mark.slow
 def test_a_wrong_label_is_found_by_the_heads_that_did_not_learn_it(train_into, tmp_path):
     """Of two classes that any network can tell: pictures nearly red, and nearly blue."""
     draw = np.random.default_rng(0)
@@ -189,6 +191,7 @@ def test_a_wrong_label_is_found_by_the_heads_that_did_not_learn_it(train_into, t
     assert found == {("train/blue/wrong.png", "red/"), ("valid/red/wrong.png", "blue/")}
 
 
+@pytest.mark.slow
 def test_of_photos_that_are_one_exactly_one_stays(train_into, tmp_path):
     """In all splits, under two classes, more often than a photo has neighbours; the one that judges."""
     few_scenes(tmp_path / "data", dict.fromkeys(SPLITS, 6))
@@ -215,6 +218,7 @@ def test_groups_are_the_photos_that_twins_link():
     assert groups_of(twins) == [[1, 2, 3, 5], [7, 8]]
 
 
+@pytest.mark.slow
 def test_a_class_with_one_photo_is_not_called_an_outlier(train_into, tmp_path):
     for name, number in (("a", 14), ("b", 14), ("c", 1)):
         for split in ("train", "valid"):
@@ -228,6 +232,7 @@ def test_a_class_with_one_photo_is_not_called_an_outlier(train_into, tmp_path):
     assert [row["finding"] for row in table if "/c/" in f"/{row['path']}"] == ["small_class"]
 
 
+@pytest.mark.slow
 def test_a_photo_that_cannot_be_opened_any_more_is_told(train_into, tmp_path):
     """Its features are in the cache."""
     few_scenes(tmp_path / "data", {"train": 4, "valid": 4})

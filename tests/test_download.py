@@ -21,6 +21,7 @@ TRAINING = ("--arch", "cnn", "--epochs", "1")
 # ------------------------------------------------------------------------------------------------- when all goes well
 
 
+@pytest.mark.slow
 def test_the_flowers_are_fetched_unpacked_and_trained_on(site, run, tmp_path, photos):
     data = tmp_path / "flowers"
     outcome = run(train, data, "--download", *TRAINING, "--save_dir", tmp_path / "run")

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 
+import pytest
 from support import QUICK, read, run_program, same
 from waiting import signalled_at
 
@@ -16,6 +17,7 @@ def files_in(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_every_earlier_run_is_kept_whole_and_can_be_resumed(train_into, flowers, tmp_path):
     left = []
     for epochs in (1, 2, 3):
@@ -32,6 +34,7 @@ def test_every_earlier_run_is_kept_whole_and_can_be_resumed(train_into, flowers,
     assert same(read(kept / "1" / "checkpoint.pth"), read(tmp_path / "checkpoint.pth"))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_worse_than_an_earlier_one_says_so_and_which(train_into, flowers, tmp_path):
     """Three runs: the one before is not the best one."""
     accuracies = []
@@ -81,6 +84,7 @@ def test_no_report_of_an_earlier_run_stays_beside_a_newer_checkpoint(train_into,
     assert {path.name for path in (tmp_path / "run" / "earlier" / "1" / "run").iterdir()} >= report
 
 
+@pytest.mark.slow
 def test_evaluations_of_an_earlier_checkpoint_go_with_it(run, train_into, flowers, tmp_path):
     """Not what a person has put there, nor the evaluation of another checkpoint beside it."""
     train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)
@@ -102,6 +106,7 @@ def test_evaluations_of_an_earlier_checkpoint_go_with_it(run, train_into, flower
     assert (place / facts["checkpoint"]).samefile(kept / "checkpoint.pth")  # which it is of, here too
 
 
+@pytest.mark.slow
 def test_a_resumed_run_says_which_evaluations_of_its_checkpoint_go(run, train_into, flowers, tmp_path):
     train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)
     run(predict, flowers / "test", tmp_path / "checkpoint.pth", "--evaluate")
@@ -121,6 +126,7 @@ def test_a_run_that_finishes_no_epoch_moves_nothing(run, train_into, flowers, tm
     assert files_in(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_what_lies_in_run_and_is_no_runs_own_stays(train_into, flowers, tmp_path):
     """The folder may be the person's own, photos and all."""
     photos = shutil.copytree(flowers, tmp_path / "run" / "photos")
@@ -132,6 +138,7 @@ def test_what_lies_in_run_and_is_no_runs_own_stays(train_into, flowers, tmp_path
     assert not (tmp_path / "run" / "earlier" / "1" / "run" / "photos").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_leaves_no_report_of_its_earlier_part(train_into, flowers, tmp_path):
     train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)
     train_into(tmp_path, flowers, "--resume", "--epochs", 3, "--no_report")

@@ -110,6 +110,7 @@ def test_programs_get_the_numbers_as_an_object_which_the_report_keeps(run, resul
     }
 
 
+@pytest.mark.slow
 def test_the_report_of_each_folder_has_a_place_of_its_own(run, checkpoint, flowers, tmp_path, monkeypatch):
     """Under the folder's name; a second folder of the name, or checkpoint beside the first, gets a number."""
     other = shutil.copytree(flowers / "valid", tmp_path / "garden" / "test")
@@ -198,6 +199,7 @@ def test_the_pictures_open(run, checkpoint, flowers, tmp_path):
 # -------------------------------------------------------------------------------------------- bad photos, no photos
 
 
+@pytest.mark.slow
 def test_bad_photos_are_named_and_the_numbers_are_those_of_the_rest(run, checkpoint, flowers, tmp_path):
     shutil.copytree(flowers / "test", tmp_path / "good" / "test")
     shutil.copytree(flowers / "test", tmp_path / "bad" / "test")

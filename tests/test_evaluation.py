@@ -144,6 +144,7 @@ def test_a_temperature_that_lowers_the_loss_but_raises_the_calibration_error_is_
     assert calibrate(photos) == 1.0
 
 
+@pytest.mark.slow
 def test_photos_that_chose_a_temperature_are_judged_at_those_that_others_chose():
     photos = drawn(number=150, classes=3, scale=2.0, seed=3)
     logits, labels = photos.logits.double().numpy(), photos.labels.numpy()

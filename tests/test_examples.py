@@ -64,6 +64,7 @@ def sent(address, field, data):
         return error.code, json.load(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "checkpoint"])
 def test_the_web_service_answers_uploads(exported, trained, flowers, kind):
     classifier = exported if kind == "folder" else trained / "checkpoint.pth"
@@ -81,6 +82,7 @@ def test_the_web_service_answers_uploads(exported, trained, flowers, kind):
             server.terminate()
 
 
+@pytest.mark.slow
 def test_the_watcher_answers_each_photo_that_appears(exported, flowers, tmp_path):
     photos = sorted((flowers / "test").glob("*/*.jpg"))[:2]
     incoming = tmp_path / "incoming"

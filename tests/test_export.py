@@ -35,6 +35,7 @@ def outputs_of(folder, pixels):
     return dict(zip((one.name for one in session.get_outputs()), session.run(None, {"pixels": pixels}), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_network_computes_what_plain_torch_does(request, some, kind):
     """Logits and features in float32, and the distance by the formula in float64; for one photo and for all."""
@@ -186,6 +187,7 @@ def test_a_program_may_ask_for_other_promises(exported, trained, some):
                 loaded(some[0], **{name: 100})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("networks_at_hand")
 def test_names_that_people_use_now(run, trained_on_features, exported_features, some, tmp_path):
     """At the export and when it is asked."""

@@ -129,6 +129,7 @@ def test_the_same_checkpoint_gives_the_same_folder(run, trained, exported, tmp_p
             assert (tmp_path / "rose_app" / path.relative_to(exported)).read_bytes() == path.read_bytes(), path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("networks_at_hand")
 def test_an_earlier_export_is_replaced_and_other_files_are_not(run, trained, trained_on_features, exported, tmp_path):
     folder = copy_of(exported, tmp_path)

@@ -67,6 +67,7 @@ def test_a_second_run_takes_everything_from_the_cache_and_gives_the_same_checkpo
     assert checkpoint(tmp_path, "cold") == checkpoint(tmp_path, "warm") == checkpoint(tmp_path, "without")
 
 
+@pytest.mark.slow
 def test_another_head_reuses_and_another_network_or_seed_of_views_does_not(train_cached):
     train_cached("one", "--views", 2)
     assert train_cached("head", "--views", 2, "--hidden_units", 8, "--lr", 0.1) == {**ALL, ("train", 1): 48}
@@ -97,6 +98,7 @@ def test_a_comment_in_the_code_drops_nobodys_features(train_cached, data, tmp_pa
     assert sum(int(found) for _, _, found, _ in re.findall(TAKEN, outcome.err)) == ROWS
 
 
+@pytest.mark.slow
 def test_cnn_keeps_its_pixels(train_into, data, tmp_path):
     options = [data, "--arch", "cnn", "--epochs", 2, "--views", 1, "--cache_dir", tmp_path / "cache"]
     for name in ("cold", "warm"):
@@ -168,6 +170,7 @@ def test_a_flipped_byte_costs_one_row(train_cached, tmp_path):
 COMMAND = [sys.executable, "train.py"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("precision")
 def test_two_runs_at_once_share_the_work_and_agree(data, tmp_path):
     arguments = [str(data), *TINY, "--epochs", "2", "--cache_dir", str(tmp_path / "cache")]
@@ -206,6 +209,7 @@ def test_a_run_killed_while_extracting_is_continued_not_repeated(data, tmp_path,
     assert checkpoint(tmp_path, "continued") == checkpoint(tmp_path, "without")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_warning_and_the_run_goes_on_in_memory(data, tmp_path):
     """A real refusal by the system: no file may grow beyond 64 kB while features are computed."""
     code = (
@@ -238,6 +242,7 @@ def test_no_cache_leaves_nothing(train_cached, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_beyond_its_limit_the_cache_drops_what_was_used_least_recently(train_cached, tmp_path):
     train_cached("one", "--seed", 1)
     train_cached("two", "--seed", 2)
@@ -255,6 +260,7 @@ def test_beyond_its_limit_the_cache_drops_what_was_used_least_recently(train_cac
     assert (mine / "about.json").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_the_same_photos_as_another_data_folder_have_other_random_views(train_into, data, tmp_path):
     """A view is drawn by the photo's name below the data folder, so the folder is part of what a table is known by."""
     options = [*QUICK, "--views", 3, "--epochs", 3, "--cache_dir", tmp_path / "cache"]

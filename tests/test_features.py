@@ -181,6 +181,7 @@ def test_bfloat16_changes_features_by_its_rounding_alone(splits, classifier, fro
     assert not torch.equal(exact, rounded.float())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet18", "squeezenet1_1", "swin_t"])
 def test_weights_that_are_bfloat16_already_change_no_bit(splits, arch, monkeypatch):
     """Autocast alone is the other way; the classifier, which may go into a checkpoint, keeps its own weights."""
@@ -201,6 +202,7 @@ def test_weights_that_are_bfloat16_already_change_no_bit(splits, arch, monkeypat
         assert torch.equal(part(pixels), plain(pixels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "dtype"),
     [("resnet18", torch.bfloat16), ("squeezenet1_1", torch.bfloat16), ("timm/xcit_nano_12_p16_224", torch.float32)],

@@ -48,6 +48,13 @@ def tuned(flowers, tmp_path_factory):
 # ------------------------------------------------------------------------------------------------- what learns, and how
 
 
+def test_it_computes_in_the_precision_that_is_asked_for(precision):
+    recipe, values = FineTuning(2, 0.0001, 16, 1, 0, unfreeze="last"), torch.ones(2, 2)
+    with recipe.precision(CPU):
+        assert (values @ values).dtype == precision
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("unfreeze", ["last", "all"])
 def test_an_epoch_is_what_plain_torch_makes_of_the_same_pictures(flowers, unfreeze, monkeypatch):
     """Whole batches, rates and clipping written out, and layers in the order in which squeezenet lists them."""
@@ -109,6 +116,7 @@ def test_an_epoch_is_what_plain_torch_makes_of_the_same_pictures(flowers, unfree
             assert close.double().mean() > 0.99
 
 
+@pytest.mark.slow
 def test_the_last_layers_learn_or_all_and_the_norms_keep_their_statistics(train_into, flowers, tmp_path):
     options = ("--arch", "timm/test_resnet", "--weights", "none", "--no_report", "--epochs", 1, "--seed", 3)
     train_into(tmp_path / "head", flowers, *options)
@@ -194,6 +202,7 @@ def test_a_run_that_is_stopped_while_the_network_learns_ends_as_if_it_never_was(
         assert same(read(tmp_path / file), read(whole / file))
 
 
+@pytest.mark.slow
 def test_what_is_stopped_before_its_first_epoch_ends_leaves_the_report_and_goes_on_later(train_into, flowers, tmp_path):
     """A finished run, which then is asked to fine-tune; and again, its checkpoint being removed meanwhile."""
     train_into(tmp_path / "run", flowers, *QUICK[:-1], "--epochs", 1)
@@ -237,6 +246,7 @@ def test_a_finished_run_can_be_fine_tuned_later_and_longer(train_into, run, flow
         assert f"--{name} was {was}, now {now}, but the network is being fine-tuned already" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_stage_that_makes_nothing_better_changes_nothing_and_says_so(train_into, flowers, tmp_path):
     options = (flowers, *QUICK, "--epochs", 4)
     train_into(tmp_path / "one", *options)
@@ -249,6 +259,7 @@ def test_a_stage_that_makes_nothing_better_changes_nothing_and_says_so(train_int
     assert same(one["state_dict"], two["state_dict"])
 
 
+@pytest.mark.slow
 def test_the_report_shows_where_fine_tuning_began(train_into, flowers, tmp_path):
     train_into(tmp_path, flowers, *QUICK[:-1], "--epochs", 1, "--fine_tune", 1)
     rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
@@ -256,6 +267,7 @@ def test_the_report_shows_where_fine_tuning_began(train_into, flowers, tmp_path)
     assert Image.open(tmp_path / "run" / "curves.png").width == 1200
 
 
+@pytest.mark.slow
 def test_the_summary_says_how_long_it_would_take(run, flowers):
     outcome = run(train, flowers, *QUICK, "--fine_tune", 2, "--summary")
     assert outcome.code == 0, outcome.err

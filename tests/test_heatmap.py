@@ -99,6 +99,7 @@ def test_what_lies_where_the_map_is_dark_does_not_speak_for_the_class(flowers):
     assert found == pytest.approx(slopes / slopes.max(), abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_has_none_and_says_so(run, train_into, flowers, tmp_path):
     assert find_heatmap(untrained("vit_b_32"), torch.zeros(3, 224, 224, dtype=torch.uint8), 0, (48, 48)) is None
     for split in ("train", "valid"):
@@ -128,6 +129,7 @@ def test_looking_for_it_leaves_the_probabilities_alone(run, trained, trained_on_
         assert json.loads(mapped.out) == json.loads(plain.out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "times"), [("squeezenet1_1", 20), ("alexnet", 5), ("convnext_tiny", 5), ("vgg11", 5)])
 def test_a_heat_map_is_the_networks_own_while_workers_run_it_for_other_photos(flowers, precision, arch, times):
     """These have no batch norms to fold: in float32 the workers run the very network that is looked into.

@@ -171,6 +171,7 @@ def test_a_picture_shows_them_from_the_folder_that_is_named(run, flowers, checkp
     assert "--training_photos is where --plot finds the --neighbours: it needs both" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_better_epoch_is_remembered_anew(train_into, flowers, tmp_path):
     """Of a network that learns, whose features change; as in a run that was never stopped."""
     options = ("--arch", "cnn", "--no_report")

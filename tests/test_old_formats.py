@@ -90,6 +90,7 @@ def test_checkpoints_of_earlier_formats_answer_as_they_did(request, run, flowers
     assert found == pytest.approx(expected, abs=1e-6 if learns == "all" else 0.02)  # a frozen part may be bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [("--arch", "cnn"), QUICK], ids=["whole", "head"])
 def test_a_run_of_format_2_resumes_bit_for_bit(train_into, flowers, tmp_path, monkeypatch, options):
     """The photos go on being resampled as they were: the undisturbed run sees them so from the start."""

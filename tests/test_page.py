@@ -76,6 +76,7 @@ def test_it_shows_what_it_answers(page, exported, some):
     assert text_of(page, "spoken") == f"{first['name']}, {text_of(page, 'detail')}"
 
 
+@pytest.mark.slow
 def test_a_stranger_is_none_of_the_classes(exported, some, tmp_path):
     """By the checkpoint's own rule: at a rate at which this photo is one."""
     from flower_classifier.export.card import digest_of
@@ -135,6 +136,7 @@ def live(page_site, some, tmp_path_factory):
         yield driver
 
 
+@pytest.mark.slow
 def test_what_the_camera_sees_is_named_as_predict_names_it(live, exported):
     """Held, so that the picture can be taken and predict.py be asked about it."""
     predictor, seen = fc.load(exported), []
@@ -209,6 +211,7 @@ def test_however_quickly_cameras_and_photos_are_wished_for_the_last_wish_holds(l
     assert live.find_element("id", "photo").is_displayed() is False
 
 
+@pytest.mark.slow
 def test_a_denied_camera_is_said_and_photos_still_work(page_site, exported, some):
     denied = {"profile.default_content_setting_values.media_stream_camera": 2}
     with browser("--use-fake-device-for-media-stream", prefs=denied) as driver:
@@ -342,6 +345,7 @@ def test_nothing_is_asked_of_elsewhere_and_nothing_can_be(page, page_site):
     wait_until(lambda: any("Content Security Policy" in line for line in console(page)), "the console told the reason")
 
 
+@pytest.mark.slow
 def test_a_damaged_network_is_said_in_a_line(exported, tmp_path):
     for name in ("model.onnx", "classifier.json"):
         folder = shutil.copytree(exported, tmp_path / name)

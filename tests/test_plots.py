@@ -40,6 +40,7 @@ def test_the_plot_shows_photo_and_bars(run, trained, tmp_path, size):
     assert edges  # nothing runs over the picture's edge
 
 
+@pytest.mark.slow
 def test_long_names_stay_on_their_bars(run, trained, tmp_path, photo):
     """The same classes under names of 200 letters: the plot keeps its size, and its right margin stays white."""
     names = {name: ("extraordinarily long $name_ " * 8) + name for name in ("49", "51", "54", "74", "78", "91")}
@@ -152,6 +153,7 @@ def test_a_picture_that_cannot_be_written_costs_no_other_answer(run, trained, fl
     assert (alone.code, len(json.loads(alone.out)), len(alone.err.splitlines())) == (1, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_pictures_and_no_answer(trained, flowers, tmp_path):
     """A real file system of 100 kB, where this may be made."""
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "none", tmp_path], check=False).returncode:

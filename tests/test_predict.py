@@ -47,6 +47,7 @@ def test_names_given_now_replace_those_given_at_training(run, trained, trained_o
     assert not parse(named.out)[0][0].isdigit()
 
 
+@pytest.mark.slow
 def test_probabilities_are_those_of_plain_torchvision(train_into, run, flowers, photo, tmp_path):
     """The checkpoint's tensors in torchvision's own resnet18, the photo through its weights' own transforms."""
     few = shutil.copytree(flowers, tmp_path / "few", ignore=shutil.ignore_patterns("drawn_00[2-7].jpg"))
@@ -175,6 +176,7 @@ def test_a_folder_without_photos_is_refused(run, trained, tmp_path):
     assert (outcome.code, outcome.out, outcome.err.count("no photos below")) == (2, "", 1)
 
 
+@pytest.mark.slow
 def test_names_that_the_terminal_cannot_show_are_escaped(trained, photo, tmp_path):
     (tmp_path / "names.json").write_text('{"54": "雛菊"}', encoding="utf-8")
     arguments = (photo, trained / "checkpoint.pth", "--top_k", 6, "--category_names", tmp_path / "names.json")
@@ -184,6 +186,14 @@ def test_names_that_the_terminal_cannot_show_are_escaped(trained, photo, tmp_pat
 
 
 # --------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_a_precision_that_does_not_exist_is_refused(run, trained, photo, monkeypatch):
+    """Also for a network that has no frozen layers."""
+    monkeypatch.setenv("FLOWERS_PRECISION", "float16")
+    outcome = run(predict, photo, trained / "checkpoint.pth")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "FLOWERS_PRECISION is 'float16': set it to float32 or bfloat16, or unset it" in outcome.err
 
 
 def test_what_is_wrong_is_said_in_a_line(run, trained, photo, tmp_path):

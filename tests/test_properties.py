@@ -122,6 +122,7 @@ def edges(setting):
 LIMITED = [setting for setting in settings_of(TrainConfig) if setting.option.limits]
 
 
+@pytest.mark.slow
 @given(chosen=st.fixed_dictionaries({setting.name: edges(setting) for setting in LIMITED}))
 def test_a_checkpoint_of_whatever_the_options_allow_is_read_again(tmp_path, chosen):
     """All of it but the tensors goes through a file; a hundred layers of a million units exist on the meta device."""

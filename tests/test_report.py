@@ -118,6 +118,7 @@ def test_the_tables_of_mistakes_and_of_all_predictions_are_those_of_predict(run,
 # ------------------------------------------------------------------------------------------------- a run that goes on
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_seconds_of_the_epochs_behind_it(train_into, flowers, tmp_path):
     """But not the row of an epoch that was never saved, nor the seconds of a row that is another run's."""
     options = (flowers, "--arch", "cnn")
@@ -162,6 +163,7 @@ def diagnosis(number, name="the flower of a rather long name, number {}, von der
     return Diagnosis("test", Evaluation(logits, labels), [Path("gone")] * 2 * number, classes, names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [2, 3, 15, 30, 36, *(pytest.param(many, marks=pytest.mark.slow) for many in (102, 300))]
 )

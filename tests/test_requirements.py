@@ -8,7 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 from support import PROJECT, run_program
 
-FILES = sorted(path.name for path in PROJECT.glob("requirements*.txt"))
+FILES = ("requirements.txt", "requirements-dev.txt", "pyproject.toml")
 
 
 def read(name):
@@ -16,43 +16,53 @@ def read(name):
 
 
 def bounds_in(name):
-    """The lines that name packages; other lines are comments, or name another such file."""
-    return [line for line in read(name).splitlines() if line and not line.startswith(("#", "-r "))]
+    """Lower bounds: of a list of requirements its lines, of pyproject.toml the strings that `make lowest` finds too."""
+    if name == "pyproject.toml":
+        return re.findall(r'"([a-z-]+>=[\d.]+)"', read(name))
+    return [line for line in read(name).splitlines() if line and not line.startswith(("#", "-r ", "-e "))]
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_line_is_a_lowest_version(name):
     """`make lowest` turns >= into ==, and pip then has one version of each to choose from."""
+    assert bounds_in(name)
     assert [line for line in bounds_in(name) if not re.fullmatch(r"[a-z-]+>=\d+(\.\d+)*", line)] == []
 
 
 def test_no_package_has_two_bounds():
-    """setuptools alone stands in pyproject.toml: a build takes it from there, before it can read any other file."""
-    names = [line.partition(">=")[0] for name in FILES for line in bounds_in(name)]
+    """setuptools alone stands twice, with the same bound: pip reads what builds a package from pyproject.toml alone."""
+    bounds = [line for name in FILES for line in bounds_in(name)]
+    (setuptools,) = {line for line in bounds if line.startswith("setuptools")}
+    bounds.remove(setuptools)
+    names = [line.partition(">=")[0] for line in bounds]
     assert sorted(names) == sorted(set(names))
-    assert re.findall(r'"([\w-]+) *[<>=~!]=', read("pyproject.toml")) == ["setuptools"]
 
 
-def test_the_tests_need_all_that_people_may_install():
-    included = re.findall(r"^-r (.+)$", read("requirements-dev.txt"), re.MULTILINE)
-    assert sorted([*included, "requirements-dev.txt"]) == FILES
+def test_the_tests_need_all_that_people_may_install(built):
+    (extras,) = re.findall(r"^-e \.\[(.+)\]$", read("requirements-dev.txt"), re.MULTILINE)
+    assert sorted(extras.split(",")) == sorted(built.metadata.get_all("Provides-Extra"))
+    assert "-r requirements.txt\n" in read("requirements-dev.txt")
 
 
-def test_a_built_package_has_the_bounds_of_the_files(tmp_path):
-    """Those of requirements.txt always, and of requirements-NAME.txt with the extra NAME: built as pip does it."""
-    for name in ("pyproject.toml", *FILES, "flower_classifier/__init__.py"):
+@pytest.fixture
+def built(tmp_path):
+    """What a built package says of itself, built as pip does it."""
+    for name in ("pyproject.toml", "requirements.txt", "flower_classifier/__init__.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(PROJECT / name, tmp_path / name)
     code = "from setuptools import build_meta; print(build_meta.prepare_metadata_for_build_wheel('.'))"
     outcome = run_program("-c", code, cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     (folder,) = tmp_path.glob("*.dist-info")
-    built = importlib.metadata.Distribution.at(folder)
-    extras = {name: f"requirements-{name}.txt" for name in built.metadata.get_all("Provides-Extra")}
-    assert sorted(["requirements.txt", "requirements-dev.txt", *extras.values()]) == FILES
-    expected = bounds_in("requirements.txt")
-    expected += [f'{line}; extra == "{name}"' for name, file in extras.items() for line in bounds_in(file)]
-    assert {Requirement(line) for line in built.requires} == {Requirement(line) for line in expected}
+    return importlib.metadata.Distribution.at(folder)
+
+
+def test_a_built_package_has_the_bounds_of_the_files(built):
+    """Those of requirements.txt always, and the others of pyproject.toml with an extra."""
+    requirements = [Requirement(line) for line in built.requires]
+    assert {str(one) for one in requirements if not one.marker} == set(bounds_in("requirements.txt"))
+    optional = {f"{one.name}{one.specifier}" for one in requirements if one.marker}
+    assert optional == {line for line in bounds_in("pyproject.toml") if not line.startswith("setuptools")}
 
 
 def test_all_that_name_the_lowest_python_name_the_same_one():

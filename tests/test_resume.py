@@ -1,5 +1,6 @@
 """Resuming: what a run had finished when it ended, however it ended, is what it goes on from."""
 
+import json
 import os
 import re
 import shutil
@@ -34,6 +35,7 @@ def start_and_stop(arguments, how, lines=0):
     return process.returncode, out, errors
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("model", [("--arch", "cnn"), TINY], ids=["cnn", "frozen"])
 def test_two_epochs_and_two_more_equal_four_bit_for_bit(train_into, flowers, tmp_path, model):
@@ -56,6 +58,17 @@ def test_resuming_goes_on_with_another_learning_rate(train_into, flowers, tmp_pa
     assert state["training"]["learning_rate"] == 0.1
 
 
+def test_resuming_in_another_precision_says_so(train_into, flowers, tmp_path, monkeypatch):
+    for number, precision in enumerate(("float32", "bfloat16", "bfloat16")):
+        monkeypatch.setenv("FLOWERS_PRECISION", precision)
+        outcome = train_into(tmp_path, flowers, *TINY, "--epochs", number + 1, "--resume" if number else "--no_cache")
+        change = "the network computed in float32 so far, now it does in bfloat16: FLOWERS_PRECISION=float32 would keep"
+        assert (change in outcome.err) == (number == 1)
+        assert read(tmp_path / "checkpoint.pth")["training"]["precision"] in ("float32", precision)  # of the best epoch
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["machine"]["precision"] == "bfloat16"
+
+
+@pytest.mark.slow
 def test_a_resumed_run_takes_what_a_program_sets(train_into, flowers, tmp_path):
     """Not from a command line, so nothing was typed."""
     train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1, "--views", 2, "--batch_size", 7)
@@ -161,6 +174,7 @@ def test_other_data_is_not_resumed(train_into, run, flowers, tmp_path):
         assert "the set of training photos (or the share held out of it) changed" in outcome.err
 
 
+@pytest.mark.slow
 def test_other_weights_in_a_file_of_the_same_name_are_not_resumed(run, flowers, tmp_path):
     options = ("--arch", "squeezenet1_1", "--weights", tmp_path / "own.pth", "--save_dir", tmp_path / "out")
     for seed, code in ((0, 0), (1, 2)):
@@ -236,6 +250,7 @@ def test_what_a_run_had_finished_when_it_was_stopped_is_resumed_bit_for_bit(trai
         assert same(read(tmp_path / "parts" / file), read(tmp_path / "whole" / file))
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_ends_a_run_that_is_resumed_bit_for_bit(train_into, flowers, tmp_path):
     """A real one, the process's own, which takes no more writing: the note goes nowhere, the epochs to the disk."""
     options = [*QUICK, "--views", "2", "--hidden_units", "64"]
@@ -269,6 +284,7 @@ def test_a_signal_while_files_are_written_waits_until_they_are(flowers, tmp_path
     assert read(tmp_path / "checkpoint.pth")["training"]["epoch"] == 1
 
 
+@pytest.mark.slow
 def test_resuming_with_other_photos_left_out_is_refused(train_into, run, flowers, tmp_path):
     """The photo is damaged at the same size, so that the folder looks the same from outside."""
     data = shutil.copytree(flowers, tmp_path / "flowers")

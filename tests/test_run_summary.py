@@ -39,6 +39,7 @@ def points_of(folder):
     return events
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [QUICK, ("--arch", "cnn")], ids=["no report", "report"])
 def test_the_summary_says_all_of_a_run(train_into, flowers, tmp_path, options):
     data = shutil.copytree(flowers, tmp_path / "flowers")
@@ -147,6 +148,7 @@ def kill_after(lines, *arguments):
 # -------------------------------------------------------------------------------------------------------- tensorboard
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_numbers_pictures_results_and_options(train_into, flowers, tmp_path):
     train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 3, "--tensorboard")
     events, history = points_of(tmp_path / "run" / "tensorboard"), read(tmp_path / "checkpoint.pth")["history"]

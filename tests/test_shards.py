@@ -54,6 +54,7 @@ def shards(flowers, tmp_path):
     return packed(flowers, tmp_path / "shards")
 
 
+@pytest.mark.slow
 def test_a_run_on_tar_files_learns_what_one_on_folders_learns_bit_for_bit(train_into, flowers, shards, tmp_path):
     """Where the photos lie in the same order, and no view is random."""
     folders = train_into(tmp_path / "folders", flowers, *WHOLE, "--no_cache")
@@ -226,6 +227,7 @@ def test_a_folder_may_be_called_like_a_tar_file(flowers, tmp_path):
     assert load_splits(root).train.fingerprint() == load_splits(flowers).train.fingerprint()
 
 
+@pytest.mark.slow
 def test_a_folder_of_tar_files_is_enough(run, flowers, tmp_path):
     """Its classes are in the tar files, so it is no level too high."""
     files = [(f"{photo.parent.name}/{photo.name}", photo.read_bytes()) for photo in (flowers / "train").glob("*/*")]
@@ -236,6 +238,7 @@ def test_a_folder_of_tar_files_is_enough(run, flowers, tmp_path):
     assert "a level too high" not in outcome.err
 
 
+@pytest.mark.slow
 def test_a_photo_that_changes_in_a_tar_file_is_read_anew(train_into, flowers, shards, tmp_path):
     """Though its size, its name and its place stay: the tar file has changed."""
     options = (*WHOLE, "--cache_dir", tmp_path / "cache")
@@ -255,6 +258,7 @@ def test_a_photo_that_changes_in_a_tar_file_is_read_anew(train_into, flowers, sh
     assert not same(before["memory"], after["memory"])
 
 
+@pytest.mark.slow
 def test_bad_photos_in_tar_files_are_named_and_counted_against_the_limit(run, train_into, shards, tmp_path):
     tar = shards / "train" / "flowers-000.tar"
     with tarfile.open(tar) as file:
@@ -301,6 +305,7 @@ def test_a_tar_file_without_photos_is_no_answer(run, trained, tmp_path):
     assert (outcome.code, f"there are no photos below {tar}" in outcome.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_evaluate_takes_a_folder_of_tar_files(run, trained, flowers, shards, tmp_path):
     asked = (trained / "checkpoint.pth", "--evaluate", "--report", tmp_path)
     judged = [run(predict, root / "test", *asked) for root in (flowers, shards)]

@@ -188,6 +188,7 @@ def check_scores(path, flowers):
     torch.testing.assert_close(saved.stranger_scores, expected, rtol=0.02, atol=0.02)  # a frozen part may be bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_the_scores_are_those_of_predictions(train_into, flowers, tmp_path, way):
     """Of the validation photos, by the network as it answers: frozen, cnn, with mirror images, fine-tuned."""
@@ -213,6 +214,7 @@ def test_a_stranger_is_named_in_every_format(run, checkpoint, stranger, familiar
     assert (outcome.code, outcome.out.splitlines()[0]) == (0, lines[4].strip())
 
 
+@pytest.mark.slow
 def test_the_rate_decides_who_is_a_stranger_and_0_asks_nothing(run, flowers, checkpoint):
     ask = (flowers / "test", checkpoint, "--format", "json", "--stranger_rate")
     for rate in (6, 30, 99):
@@ -308,6 +310,7 @@ def rows(flowers):
     return Inputs(place(classifier, torch.device("cpu")), load_splits(flowers).train)
 
 
+@pytest.mark.slow
 def test_a_head_of_many_learns_what_it_would_learn_alone(rows):
     """From its own photos alone, and of its own classes alone."""
     labels = rows.labels
@@ -331,6 +334,7 @@ def learn(rows, photos, classes):
     return torch.stack([heads.logits_by(torch.full((len(rows.used),), one), rows) for one in range(len(photos))])
 
 
+@pytest.mark.slow
 def test_a_run_says_how_well_it_tells_strangers(train_into, flowers, tmp_path):
     options = [option for option in QUICK if option != "--no_report"]
     train_into(tmp_path, flowers, *options, "--epochs", 3)

@@ -258,6 +258,7 @@ def test_an_unexpected_error_is_a_line_and_with_debug_a_traceback():
     assert "Traceback" in debug.err
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_gets_no_traceback(flowers, trained):
     photo = next((flowers / "test" / "54").iterdir())
     shell = f"{PYTHON} predict.py {photo} {trained}/checkpoint.pth --top_k 6 | head -1"
@@ -266,6 +267,7 @@ def test_a_reader_that_leaves_early_gets_no_traceback(flowers, trained):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_training_says_where_it_stopped_when_nobody_reads_on(flowers, tmp_path):
     shell = f"{PYTHON} train.py {flowers} --arch cnn --epochs 100000 --save_dir {tmp_path} | head -1"
     command = ["bash", "-c", f"{shell}; exit ${{PIPESTATUS[0]}}"]
@@ -341,6 +343,7 @@ def test_bars_and_results_that_come_through_a_pipe_to_the_same_terminal_share_it
     assert marred <= max(5, shown.count("photos:") // 5)  # of the times that the bar was drawn
 
 
+@pytest.mark.slow
 def test_a_closed_stderr_does_not_send_notes_to_stdout(trained, flowers):
     photo = next((flowers / "test" / "54").iterdir())
     shell = f"{PYTHON} predict.py {photo} {trained}/checkpoint.pth --top_k 99 2>&-"

@@ -33,6 +33,7 @@ def test_a_network_that_learns_from_pixels_gets_all_threads():
         assert threads_for(new_classifier("cnn", 2)[0], 64) == 3
 
 
+@pytest.mark.slow
 def test_a_run_learns_the_same_digits_with_any_number_of_threads(flowers, tmp_path):
     """The whole of train.py: views, a search among heads, training, judging, the memory."""
     for threads in ("1", "2", "3"):

@@ -217,6 +217,7 @@ def read_file(path):
     return {name.removeprefix("module."): tensor for name, tensor in read(path)["state_dict"].items()}
 
 
+@pytest.mark.slow
 def test_a_files_preprocessing_is_timms_and_is_said(run, flowers, tmp_path):
     save_file(random_state("tf_efficientnet_lite0"), tmp_path / "own.safetensors")
     own = ["--arch", LITE, "--weights", tmp_path / "own.safetensors", "--epochs", 1, "--views", 1, "--no_report"]

@@ -135,6 +135,8 @@ def test_a_machine_that_computes_other_digits_says_so(flowers):
     way = way_of(helper.frozen)
     with pytest.raises(RunError, match=r"would compute other digits than process 0 \(device: .+, not another\)"):
         helper.check_way({**way, "device": "another"})
+    with pytest.raises(RunError, match=r"\(micro-batch: \d+, not None\)"):  # as only those say `emulated` who emulate
+        helper.check_way({name: value for name, value in way.items() if name != "micro-batch"})
     helper.check_way(way)
 
 

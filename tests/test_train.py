@@ -104,6 +104,7 @@ def test_the_reported_numbers_are_those_of_the_checkpoint(train_into, flowers, t
         assert [float(number) for number in printed] == pytest.approx(expected, abs=0.006)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_file_and_another_seed_another(train_into, flowers, tmp_path):
     for name, seed in (("one", 3), ("same", 3), ("other", 4)):
         train_into(tmp_path / name, flowers, *QUICK, "--views", 2, "--epochs", 2, "--seed", seed)
@@ -112,6 +113,7 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another(train_into, 
     assert not same(read(one)["state_dict"], read(other)["state_dict"])
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_does_not_move_and_the_cnn_does(train_into, flowers, tmp_path):
     """Batch-norm statistics included: this small network has plenty."""
     for name, epochs in (("short", 1), ("long", 3)):
@@ -155,6 +157,7 @@ def test_a_checkpoint_holds_what_the_classic_exercise_asks_for(trained):
     assert contents["format_version"] == 5
 
 
+@pytest.mark.slow
 def test_the_original_classifier_is_not_in_the_file(train_into, flowers, tmp_path):
     """alexnet's own classifier would add 234 MB to the 9 of its convolutions and the 19 of our head."""
     train_into(tmp_path, flowers, "--arch", "alexnet", "--weights", "none", "--epochs", 1)

@@ -17,6 +17,7 @@ def test_a_mistake_leaves_no_folders_behind(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_said_with_what_to_lower(run, flowers, tmp_path):
     outcome = run(train, flowers, *QUICK, "--hidden_units", 10**6, 10**6, "--save_dir", tmp_path)
     assert (outcome.code, outcome.out) == (1, "")
@@ -110,6 +111,7 @@ def test_the_limit_ends_a_run_before_all_photos_are_read(run, flowers, tmp_path)
     assert number == 32  # more than half of 48, in micro-batches of eight
 
 
+@pytest.mark.slow
 def test_skip_bad_trains_as_if_the_bad_photos_were_not_there(train_into, run, flowers, tmp_path):
     """Also with the cache, and resumed; rounding may differ, since other photos share their micro-batches."""
     broken = shutil.copytree(flowers, tmp_path / "broken")

@@ -165,6 +165,7 @@ def test_fewer_views_are_tried_only_where_a_head_would_see_the_others():
     assert {one.recipe.views for one in grid(recipe(views=1, epochs=9), {})} == {1}
 
 
+@pytest.mark.slow
 def test_a_tuned_run_is_the_run_with_the_options_that_it_found(run, train_into, flowers, tmp_path):
     """Byte for byte, and when it is resumed too."""
     own = [*FROZEN, "--epochs", 2, "--views", 2]
@@ -183,6 +184,7 @@ def test_a_tuned_run_is_the_run_with_the_options_that_it_found(run, train_into, 
     assert (tmp_path / "tuned" / "run" / "tuning.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_table_has_every_head_best_first(run, flowers, tmp_path):
     outcome = run(train, flowers, *FROZEN, "--epochs", 1, "--tune", "--hidden_units", 0, "--save_dir", tmp_path)
     assert outcome.code == 0, outcome.err
@@ -216,6 +218,7 @@ def after_signal(number, flowers, folder):
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_search_and_trains_the_best_so_far(flowers, tmp_path):
     done = after_signal(signal.SIGINT, flowers, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -224,6 +227,7 @@ def test_ctrl_c_ends_the_search_and_trains_the_best_so_far(flowers, tmp_path):
     assert max(int(row["epoch"]) for row in table(tmp_path / "run" / "tuning.csv")) <= 2
 
 
+@pytest.mark.slow
 def test_another_signal_ends_the_whole_run(flowers, tmp_path):
     done = after_signal(signal.SIGTERM, flowers, tmp_path)
     assert done.returncode != 0
@@ -280,6 +284,7 @@ def test_without_decay_the_optimizer_is_adam():
     assert torch.equal(*found)
 
 
+@pytest.mark.slow
 def test_smoothed_labels_are_learned_and_kept_by_a_resumed_run(train_into, flowers, tmp_path):
     for smoothing in (0, 0.5):
         train_into(tmp_path / str(smoothing), flowers, *QUICK, "--epochs", 1, "--label_smoothing", smoothing)
@@ -289,6 +294,7 @@ def test_smoothed_labels_are_learned_and_kept_by_a_resumed_run(train_into, flowe
     assert read(tmp_path / "0.5" / "checkpoint.pth")["training"]["label_smoothing"] == 0.5
 
 
+@pytest.mark.slow
 def test_the_summary_says_how_long_the_search_would_take(run, flowers):
     outcome = run(train, flowers, *QUICK, "--tune", "--summary", "--hidden_units", 0, "--weight_decay", 0)
     assert outcome.code == 0, outcome.err

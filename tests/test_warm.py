@@ -59,6 +59,7 @@ def test_training_and_answers_are_the_same_bytes(tmp_path):
         checkpoint.parent.rename(tmp_path / f"cold {network[1]}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -119,6 +120,7 @@ def test_a_process_that_is_over_leaves_nothing_and_a_signal_to_it_hits_nobody():
         os.kill(process.pid, 0)
 
 
+@pytest.mark.slow
 def test_the_parent_has_one_thread_and_ends_with_who_started_it():
     """A fork takes along the thread that forks alone: locks that others hold would stay shut for good."""
     code = """if True:

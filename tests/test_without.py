@@ -15,6 +15,7 @@ def listing(path, *rows, header="path"):
     return path
 
 
+@pytest.mark.slow
 def test_a_run_without_photos_is_one_whose_folder_lacks_them(train_into, flowers, tmp_path):
     photos = ["train/54/drawn_000.jpg", "train/74/drawn_002.jpg", "valid/49/drawn_001.jpg", "test/91/drawn_000.jpg"]
     shutil.copytree(flowers, tmp_path / "less")
@@ -73,6 +74,7 @@ def test_a_path_of_no_photo_is_named(train_into, flowers, tmp_path):
     assert "train/54/gone.jpg" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_text_is_known_by_what_the_table_has_of_it(train_into, flowers, tmp_path):
     shutil.copytree(flowers, tmp_path / "data")
     odd = os.path.join(os.fsencode(tmp_path / "data" / "train" / "54"), b"\xe9, or not.jpg")  # noqa: PTH118 -- bytes

@@ -219,6 +219,7 @@ class Helper:
     def check_way(self, wanted: Mapping[str, object]) -> None:
         """Raise RunError where rank 0 would get other digits of the same photos than it computes."""
         own = way_of(self.frozen)
-        if differing := [name for name, value in wanted.items() if own.get(name) != value]:
-            what = "; ".join(f"{name}: {own.get(name)}, not {wanted[name]}" for name in differing)
+        names = dict.fromkeys([*wanted, *own])  # either may have what the other lacks
+        if differing := [name for name in names if own.get(name) != wanted.get(name)]:
+            what = "; ".join(f"{name}: {own.get(name)}, not {wanted.get(name)}" for name in differing)
             raise RunError(f"would compute other digits than process 0 ({what}): take machines of one kind")

@@ -28,6 +28,7 @@ from flower_classifier.judging.prediction import Answer, Neighbour
 from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.frozen import place
+from flower_classifier.networks.threads import torch_threads
 from flower_classifier.photos.images import ImageError, PhotoSource
 from flower_classifier.photos.views import open_views
 
@@ -64,9 +65,7 @@ class Predictor(BasePredictor):
 
         A thread that began while another was answered has too few.
         """
-        with self.one_at_a_time:
-            if torch.get_num_threads() != self.threads:
-                torch.set_num_threads(self.threads)
+        with self.one_at_a_time, torch_threads(self.threads):
             yield
 
     def answers(

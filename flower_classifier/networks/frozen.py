@@ -81,6 +81,11 @@ class FrozenPart:
         folded = fold_batch_norms(plain).to(memory_format=self.memory_format)
         self.network = with_bfloat16_weights(folded) if self.precision == torch.bfloat16 else folded
 
+    @property
+    def precision_name(self) -> str:
+        """What files call the precision: float32, bfloat16 or float16."""
+        return str(self.precision).removeprefix("torch.")
+
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Take uint8 pixels (B, 3, S, S) to rows (B, *shape): features, or the pixels where everything learns.
 

@@ -28,7 +28,8 @@ def threads_for(learner: nn.Module, samples: int) -> int:
     """Return how many threads a learner gets for a batch: all, unless it is a head of linear layers.
 
     The number follows from the head, the batch and torch's threads alone, since the last bits of a result may depend on
-    it. Most heads get one, and so the same bits on every number of cores.
+    it. Most heads get one, and so the same bits on every number of cores. The heads of a search, which learn together,
+    are more work and may get more.
     """
     layers = [layer for layer in learner.modules() if any(True for _ in layer.parameters(recurse=False))]
     if not all(isinstance(layer, nn.Linear) for layer in layers):
@@ -45,7 +46,8 @@ def threads_for_work(multiply_adds: int) -> int:
 def torch_threads(count: int) -> Iterator[None]:
     """Set how many threads torch's operations use, and restore the earlier count at the end: each costs a microsecond.
 
-    The number belongs to the thread that sets it, and to threads that begin later.
+    The number belongs to the thread that sets it, and to threads that begin later. So let only one thread of a process
+    train: one that began meanwhile would leave its own, smaller number to those that follow.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)

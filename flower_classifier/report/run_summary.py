@@ -27,6 +27,7 @@ from flower_classifier.base.seconds import Seconds
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.devices import device_name
+from flower_classifier.networks.frozen import FrozenPart
 from flower_classifier.report.report_files import writing
 from flower_classifier.report.run_log import RunLog
 
@@ -63,7 +64,7 @@ def write_summary(
         "results": {split: evaluation.results for split, evaluation in evaluations.items()},
         "seconds": {name: round(value, 3) for name, value in spent.items()},
         "versions": versions(),
-        "machine": machine_of(inputs[0].frozen.device),
+        "machine": machine_of(inputs[0].frozen),
         "data": data_of(classes, inputs),
         "checkpoint": file_of(checkpoint),
     }
@@ -95,10 +96,15 @@ def versions() -> dict[str, str]:
     }
 
 
-def machine_of(device: torch.device) -> dict[str, object]:
+def machine_of(frozen: FrozenPart) -> dict[str, object]:
     """Return what a run's time, and the last bits of its numbers, depend on."""
-    name, threads = device_name(device), torch.get_num_threads()
-    return {"device": device.type, "name": name, "threads": threads, "system": platform.platform()}
+    return {
+        "device": frozen.device.type,
+        "name": device_name(frozen.device),
+        "threads": torch.get_num_threads(),
+        "precision": frozen.precision_name,
+        "system": platform.platform(),
+    }
 
 
 def data_of(classes: Sequence[str], inputs: Sequence[Inputs]) -> dict[str, object]:

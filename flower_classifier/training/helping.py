@@ -43,6 +43,7 @@ class FineTuner:
     """A network that is fine-tuned in step with rank 0's, from where that stands."""
 
     def __init__(self, helper: Helper, order: Message) -> None:
+        helper.check_way(order["way"])
         finished, second = Finished.from_plain(order["finished"]), FineTuning(**order["recipe"])
         first = Recipe(**{entry.name: getattr(second, entry.name) for entry in fields(Recipe)})
         identity, classifier = finished.identity, helper.frozen.classifier

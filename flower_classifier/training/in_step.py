@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from flower_classifier.base.ranks import local_world_size
 from flower_classifier.features.inputs import Inputs
-from flower_classifier.features.shared_extraction import news_of
+from flower_classifier.features.shared_extraction import news_of, way_of
 from flower_classifier.networks.processes import EPOCH, FINE_TUNE, current_job, talking
 from flower_classifier.networks.threads import torch_threads
 from flower_classifier.training.state import TrainState
@@ -35,7 +35,7 @@ def learner_in_job(state: TrainState, train: Inputs) -> nn.Module:
     if job is None or not state.is_fine_tuning:
         return state.learner
     about = {"recipe": asdict(state.recipe), "finished": state.finished.to_plain(), "left out": list(train.bad)}
-    job.order({"do": FINE_TUNE, **about, **news_of(train.frozen, train.split)})
+    job.order({"do": FINE_TUNE, **about, "way": way_of(train.frozen), **news_of(train.frozen, train.split)})
     return in_step(state, train.frozen.device)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.messages import note
+from flower_classifier.base.messages import note, warn
 from flower_classifier.base.words import counted
+from flower_classifier.networks.devices import PRECISION
 from flower_classifier.training.fine_tuning import second_recipe
 from flower_classifier.training.finished import Finished
 from flower_classifier.training.run_folder import RunFolder
@@ -52,3 +53,6 @@ def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> N
         before = saved.training.get(key, now)  # an earlier version may not have had the option
         if before != now:
             note(f"--{key} was {before}, now {now} from epoch {saved.epoch + 1} on")
+    now = state.training["precision"]
+    if (before := saved.training.get("precision", now)) != now:
+        warn(f"the network computed in {before} so far, now it does in {now}: {PRECISION}={before} would keep that")
