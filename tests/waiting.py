@@ -80,10 +80,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def signalled_at(name, number, *command, times=1):
-    """Return what lets Python run a script, and sends it a signal as soon as it opens a file of such a name.
+    """Return Python's arguments for a script that gets a signal just before it opens a file of such a name.
 
-    `times`: when it does so for the second or third time.
-
-    Whoever looks for the file from outside may find that it has been written and closed meanwhile.
+    `times`: when it does so for the second or third time. Whoever looks for the file from outside may find that it has
+    been written and closed meanwhile.
     """
-    return ["-c", SIGNALLED, name, int(number), times, *command]
+    return ["-c", SIGNALLED, name, str(int(number)), str(times), *map(str, command)]
