@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from flower_classifier.base.messages import speaking
-from flower_classifier.base.words import counted, first_few, printable
+from flower_classifier.base.console import speaking
+from flower_classifier.base.text import counted, first_few, printable
+from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.photos import demo
+from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.images import load_image
-from flower_classifier.photos.names import load_category_names
 from flower_classifier.photos.splits import Split, Splits, load_splits
 from flower_classifier.photos.views import Preprocessing, open_views
-from flower_classifier.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,30 +13,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flower_classifier.base import program
+from flower_classifier.base import process
 from flower_classifier.base.options import parse
-from flower_classifier.export.export_config import ExportConfig
+from flower_classifier.config.export_options import ExportConfig
 
 if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
-    program.begin()
-    asked = program.read_command_line(lambda: parse(ExportConfig, "export.py", __doc__))
+    process.begin()
+    asked = process.read_command_line(lambda: parse(ExportConfig, "export.py", __doc__))
 
 # isort: split
 
 import shlex
 from dataclasses import replace
 
+from flower_classifier.base.console import note
 from flower_classifier.base.errors import RunError
-from flower_classifier.base.messages import note
-from flower_classifier.base.words import megabytes, printable
-from flower_classifier.export.folder import check_place, write_folder
-from flower_classifier.export.onnx_model import compare, onnx_of
-from flower_classifier.export.parts import card_of, files_of, names_of_files
+from flower_classifier.base.text import megabytes, printable
+from flower_classifier.config.allowed import MODEL_FILE
+from flower_classifier.export.bundle import card_of, check_place, files_of, names_of_files, write_folder
+from flower_classifier.export.onnx_model import WholeNetwork, compare, onnx_of
 from flower_classifier.export.quantized import in_8_bits
-from flower_classifier.export.whole_network import WholeNetwork
-from flower_classifier.judging.exported_folder import MODEL_FILE
 from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
-from flower_classifier.photos.names import load_category_names
+from flower_classifier.photos.category_names import load_category_names
 
 
 def run(config: ExportConfig) -> None:
@@ -79,4 +77,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    program.run(lambda: run(asked), as_program=True)
+    process.run(lambda: run(asked), as_program=True)

@@ -24,34 +24,32 @@ from typing import TYPE_CHECKING
 import torch
 
 from data_utils import Data
+from flower_classifier.base.console import note, speaking
 from flower_classifier.base.errors import InputError, RunError
-from flower_classifier.base.messages import note, speaking
-from flower_classifier.base.words import counted, printable
+from flower_classifier.base.text import counted, printable
+from flower_classifier.config.allowed import DEFAULT_TOP_K
+from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, judged_inputs, prepare_inputs
-from flower_classifier.judging.as_predicted import evaluate_on
-from flower_classifier.judging.base_predictor import BROKEN
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation, summary
-from flower_classifier.judging.prediction import DEFAULT_TOP_K
-from flower_classifier.judging.predictor import Predictor
+from flower_classifier.judging.evaluation import Evaluation, evaluate_on, summary
 from flower_classifier.networks import checkpoint as checkpoints
 from flower_classifier.networks.checkpoint import Checkpoint, Row
-from flower_classifier.networks.classifier import Classifier
+from flower_classifier.networks.classifier import Classifier, new_classifier
 from flower_classifier.networks.devices import choose_device
-from flower_classifier.networks.frozen import FrozenPart, place
-from flower_classifier.networks.memory import Memory
-from flower_classifier.networks.new_classifier import new_classifier
-from flower_classifier.networks.tensor_files import Plain
+from flower_classifier.networks.feature_bank import Memory
+from flower_classifier.networks.frozen_backbone import FrozenPart, place
+from flower_classifier.networks.safe_files import Plain
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import Preprocessing
+from flower_classifier.predicting.base_predictor import BROKEN
+from flower_classifier.predicting.predictor import Predictor
 from flower_classifier.report.run_report import Diagnosis
-from flower_classifier.training.finished import epoch_line
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced
-from flower_classifier.training.remembering import keep_memory
+from flower_classifier.training.saved_state import epoch_line
 from flower_classifier.training.state import TrainState, learned, put_back
-from flower_classifier.training.train_config import TrainConfig
+from flower_classifier.training.steps import keep_memory
 
 if TYPE_CHECKING:
     from PIL import Image

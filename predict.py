@@ -15,21 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flower_classifier.base import program
+from flower_classifier.base import process
 from flower_classifier.base.options import parse
-from flower_classifier.judging.predict_config import PredictConfig
+from flower_classifier.config.predict_options import PredictConfig
 
 if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
-    program.begin()
-    asked = program.read_command_line(lambda: parse(PredictConfig, "predict.py", __doc__))
+    process.begin()
+    asked = process.read_command_line(lambda: parse(PredictConfig, "predict.py", __doc__))
 
 # isort: split
 import flower_classifier
 from flower_classifier.base.files import check_writable
-from flower_classifier.judging.base_predictor import BasePredictor
-from flower_classifier.judging.predict_paths import plan_pictures
-from flower_classifier.report.answering import answer_photos, find_photos
-from flower_classifier.report.drawn_verdicts import Drawer
+from flower_classifier.predicting.answering import answer_photos, find_photos
+from flower_classifier.predicting.base_predictor import BasePredictor
+from flower_classifier.predicting.named_files import plan_pictures
+from flower_classifier.predicting.plots import Drawer
 
 
 def run(config: PredictConfig) -> None:
@@ -54,7 +54,7 @@ def predict_photos(config: PredictConfig) -> None:
         check_writable(config.output, "output")
     predictor = load_predictor(config)
     if config.output:
-        from flower_classifier.report.answer_parts import answer_in_parts  # here, as hardly anybody needs it
+        from flower_classifier.predicting.chunked_answers import answer_in_parts  # here, as hardly anybody needs it
 
         answer_in_parts(config, photos, predictor, config.output)
         return
@@ -64,9 +64,9 @@ def predict_photos(config: PredictConfig) -> None:
 
 def evaluate(config: PredictConfig) -> None:
     """Say how good the answers to a folder of labelled photos are."""
-    from flower_classifier.judging.predictor import Predictor  # here, as it loads torch
-    from flower_classifier.report.evaluating import evaluate_folder
-    from flower_classifier.report.evaluation_report import report_folder
+    from flower_classifier.predicting.evaluate_folder import evaluate_folder
+    from flower_classifier.predicting.predictor import Predictor  # here, as it loads torch
+    from flower_classifier.report.report_files import report_folder
 
     folder = config.images[0]
     report = config.report or report_folder(config.checkpoint, folder)
@@ -82,4 +82,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    program.run(lambda: run(asked), as_program=True)
+    process.run(lambda: run(asked), as_program=True)

@@ -25,64 +25,60 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from flower_classifier.base import program
+from flower_classifier.base import process
 from flower_classifier.base.options import parse
-from flower_classifier.training.train_config import TrainConfig
+from flower_classifier.config.train_options import TrainConfig
 
 if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
-    program.begin()
-    asked = program.read_command_line(lambda: parse(TrainConfig, "train.py", __doc__))
+    process.begin()
+    asked = process.read_command_line(lambda: parse(TrainConfig, "train.py", __doc__))
 
 # isort: split
 
+from flower_classifier.base.console import note, warn
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.files import check_writable
-from flower_classifier.base.messages import note, warn
-from flower_classifier.base.ranks import rank
-from flower_classifier.base.seconds import Seconds
 from flower_classifier.base.signals import signals_held
-from flower_classifier.base.words import counted
+from flower_classifier.base.text import counted
+from flower_classifier.base.torchrun import rank
+from flower_classifier.doctor.doctor import examine, leaks
+from flower_classifier.doctor.findings import TABLE, summary_of, write_findings
+from flower_classifier.doctor.second_opinion import SCHEDULE
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import Inputs, UnusablePhotosError, check_photos_left, prepare_inputs
-from flower_classifier.features.schedule import Schedule
-from flower_classifier.judging.as_predicted import evaluate_on
+from flower_classifier.features.inputs import (
+    Inputs,
+    Schedule,
+    Seconds,
+    UnusablePhotosError,
+    check_photos_left,
+    prepare_inputs,
+)
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.judging.evaluation import Evaluation, evaluate_on
 from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Row
-from flower_classifier.networks.classifier import Classifier
+from flower_classifier.networks.classifier import Classifier, new_classifier, renew_head
 from flower_classifier.networks.devices import choose_device
-from flower_classifier.networks.frozen import FrozenPart, place
-from flower_classifier.networks.new_classifier import new_classifier, renew_head
-from flower_classifier.networks.processes import leading
+from flower_classifier.networks.frozen_backbone import FrozenPart, place
+from flower_classifier.networks.job import leading
 from flower_classifier.networks.source import Weights
+from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.download import download
-from flower_classifier.photos.listed import without_listed
-from flower_classifier.photos.names import load_category_names
-from flower_classifier.photos.splits import Splits, load_splits
-from flower_classifier.report.doctor_report import TABLE, summary_of, write_findings
-from flower_classifier.report.evaluation_report import reports_on
-from flower_classifier.report.report_files import is_there
-from flower_classifier.report.run_log import RunLog
-from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history
-from flower_classifier.report.run_summary import write_summary
+from flower_classifier.photos.splits import Splits, load_splits, without_listed
+from flower_classifier.report.report_files import is_there, reports_on
+from flower_classifier.report.run_log import RunLog, check_tensorboard, finish_tensorboard
+from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history, write_summary
 from flower_classifier.report.tables import Table, write_table
-from flower_classifier.report.tensorboard_log import check_tensorboard, finish_tensorboard
-from flower_classifier.studies.doctor import examine, leaks
+from flower_classifier.studies.dry_run import survey
 from flower_classifier.studies.left_out_classes import can_leave_out, leave_classes_out
-from flower_classifier.studies.second_opinion import SCHEDULE
-from flower_classifier.studies.survey import survey
-from flower_classifier.studies.tuning import OPTIONS, search
-from flower_classifier.training.announcements import doing_of, report_best, report_start
-from flower_classifier.training.fine_tuning import second_recipe
-from flower_classifier.training.finished import Identity, epoch_line
-from flower_classifier.training.helping import help_rank_0
+from flower_classifier.training.head_search import OPTIONS, search
+from flower_classifier.training.job_helper import help_rank_0
 from flower_classifier.training.loop import fit
-from flower_classifier.training.recipe import Recipe
-from flower_classifier.training.remembering import keep_memory
-from flower_classifier.training.resuming import CHANGEABLE, go_on
+from flower_classifier.training.recipe import Recipe, second_recipe
 from flower_classifier.training.run_folder import RunFolder
+from flower_classifier.training.saved_state import Identity, epoch_line
 from flower_classifier.training.state import TrainState
+from flower_classifier.training.steps import CHANGEABLE, doing_of, go_on, keep_memory, report_best, report_start
 
 FLOWER_NAMES = Path(__file__).with_name("cat_to_name.json")
 
@@ -371,4 +367,4 @@ def run(config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    program.run(lambda: run(asked), as_program=True)
+    process.run(lambda: run(asked), as_program=True)

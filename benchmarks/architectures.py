@@ -13,11 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flower_classifier.base.program import keep_freed_memory
+from flower_classifier.base.process import keep_freed_memory
 from flower_classifier.features.inputs import Inputs
+from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.devices import choose_device
-from flower_classifier.networks.frozen import FrozenPart, place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import FrozenPart, place
 from flower_classifier.photos.folders import find_photos
 from flower_classifier.photos.splits import Split
 

@@ -24,18 +24,16 @@ from torch.optim.swa_utils import AveragedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flower_classifier.base.randomness import fold_seed, generator
+from flower_classifier.base.seeding import fold_seed, generator
+from flower_classifier.config.allowed import DEFAULT_HIDDEN_UNITS
 from flower_classifier.features.batches import Batch, batches
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import Inputs
-from flower_classifier.features.schedule import Schedule
+from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.calibration import best_temperature, calibrate, judged_by_others
 from flower_classifier.judging.evaluation import Evaluation, evaluate
-from flower_classifier.networks.classifier import ModelConfig, build_head
+from flower_classifier.networks.classifier import ModelConfig, build_head, new_classifier
 from flower_classifier.networks.devices import choose_device, seed_torch
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
-from flower_classifier.networks.sizes import DEFAULT_HIDDEN_UNITS
+from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import Split, load_splits
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import Recipe

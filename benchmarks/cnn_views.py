@@ -15,12 +15,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flower_classifier.base.randomness import fold_seed, generator
+from flower_classifier.base.seeding import fold_seed, generator
 from flower_classifier.features.batches import Batch, batches, whole
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.evaluation import evaluate
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import Split, load_splits
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import Recipe

@@ -26,15 +26,15 @@ from tuning import BACKBONES, SEEDS, parser_of, weights_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from flower_classifier.doctor.second_opinion import SCHEDULE, memory_of_all, second_opinion
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import prepare_inputs
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.report.tables import read_table
-from flower_classifier.studies.second_opinion import SCHEDULE, memory_of_all, second_opinion
 
 LABELS, TWINS, ACROSS = 150, 60, 20
 TWIN_KINDS = ("leak", "two_labels", "same_photo")

@@ -24,15 +24,13 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flower_classifier.base.program import keep_freed_memory
-from flower_classifier.export.onnx_model import onnx_of
+from flower_classifier.base.process import keep_freed_memory
+from flower_classifier.export.onnx_model import WholeNetwork, onnx_of
 from flower_classifier.export.quantized import quantised
-from flower_classifier.export.whole_network import WholeNetwork
 from flower_classifier.networks.checkpoint import Checkpoint
-from flower_classifier.networks.classifier import Classifier
+from flower_classifier.networks.classifier import Classifier, new_classifier
 from flower_classifier.networks.devices import usable_cores
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.folders import find_photos
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import Split, load_splits

@@ -14,10 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.base.errors import RunError
-from flower_classifier.export.onnx_model import compare, onnx_of
-from flower_classifier.export.whole_network import WholeNetwork
+from flower_classifier.export.onnx_model import WholeNetwork, compare, onnx_of
 from flower_classifier.networks.checkpoint import Checkpoint
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.classifier import new_classifier
 
 TORCHVISION = (
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",

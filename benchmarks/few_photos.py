@@ -19,17 +19,15 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flower_classifier.base.randomness import generator
+from flower_classifier.base.seeding import generator
 from flower_classifier.features.batches import whole
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import Inputs
-from flower_classifier.features.schedule import PLAIN_VIEW, Schedule
+from flower_classifier.features.inputs import PLAIN_VIEW, Inputs, Schedule
 from flower_classifier.judging.evaluation import evaluate
 from flower_classifier.networks.checkpoint import Row
-from flower_classifier.networks.classifier import ModelConfig, build_classifier
+from flower_classifier.networks.classifier import ModelConfig, build_classifier, new_classifier
 from flower_classifier.networks.devices import choose_device, seed_torch
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.networks.source import Backbone
 from flower_classifier.photos.splits import Split, load_splits
 from flower_classifier.training.loop import fit

@@ -29,13 +29,11 @@ import torchvision
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.features.batches import batches
-from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import Inputs
-from flower_classifier.features.row_tables import Rows
-from flower_classifier.features.schedule import Schedule
+from flower_classifier.features.feature_cache import FeatureCache, Rows
+from flower_classifier.features.inputs import Inputs, Schedule
+from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.devices import usable_cores
-from flower_classifier.networks.frozen import FrozenPart, place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import FrozenPart, place
 from flower_classifier.photos import demo
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing, open_views

@@ -28,10 +28,10 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.features.feature_cache import FeatureCache, photo_key
-from flower_classifier.features.shared_extraction import received
-from flower_classifier.networks import processes
-from flower_classifier.networks.frozen import RowForm
-from flower_classifier.networks.processes import Job
+from flower_classifier.features.job_extraction import received
+from flower_classifier.networks import job as jobs
+from flower_classifier.networks.frozen_backbone import RowForm
+from flower_classifier.networks.job import Job
 from flower_classifier.photos.splits import load_splits
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -129,8 +129,8 @@ def send() -> None:
     for width, number in ((1000, 4000), (25088, 400)):
         form = RowForm((width,), torch.float32)
         batch = torch.randn(MICRO_BATCH, width)
-        processes.job = processes.job or Job()
-        job = processes.job
+        jobs.job = jobs.job or Job()
+        job = jobs.job
         if job.rank:
             for start in range(0, number * MICRO_BATCH, MICRO_BATCH):
                 indices = list(range(start, start + MICRO_BATCH))

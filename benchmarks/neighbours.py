@@ -21,7 +21,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flower_classifier.base.program import keep_freed_memory
+from flower_classifier.base.process import keep_freed_memory
 from flower_classifier.networks.classifier import ModelConfig, build_head
 from flower_classifier.networks.threads import threads_for
 from flower_classifier.training import loop

@@ -18,15 +18,13 @@ from torch.optim.swa_utils import AveragedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flower_classifier.base.words import counted
+from flower_classifier.base.text import counted
 from flower_classifier.features.batches import to_learner
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import Inputs, prepare_inputs
-from flower_classifier.features.schedule import Schedule
-from flower_classifier.networks.classifier import ModelConfig, build_head
+from flower_classifier.features.inputs import Inputs, Schedule, prepare_inputs
+from flower_classifier.networks.classifier import ModelConfig, build_head, new_classifier
 from flower_classifier.networks.devices import choose_device
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.training.state import average_in
 

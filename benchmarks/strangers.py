@@ -30,11 +30,11 @@ from tuning import BACKBONES, SEEDS, parser_of, weights_of
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.judging import strangers
-from flower_classifier.judging.familiarity import Familiarity
-from flower_classifier.judging.predictor import Predictor
+from flower_classifier.judging.conformal import Familiarity
 from flower_classifier.judging.strangers import Clusters, auroc, scores_of
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.photos.demo import draw_dataset
+from flower_classifier.predicting.predictor import Predictor
 
 KNOWN = 80  # classes
 PICTURES = 30  # of each kind that is drawn

@@ -65,9 +65,9 @@ def page() -> str:
     """Return the page as Markdown."""
     sys.path.insert(0, str(PROJECT))  # a script's own folder comes first, where `options` is this file
     from flower_classifier.base.options import settings_of, table
-    from flower_classifier.export.export_config import ExportConfig
-    from flower_classifier.judging.predict_config import PredictConfig, QuestionConfig
-    from flower_classifier.training.train_config import TrainConfig
+    from flower_classifier.config.export_options import ExportConfig
+    from flower_classifier.config.predict_options import PredictConfig, QuestionConfig
+    from flower_classifier.config.train_options import TrainConfig
 
     own = ", ".join(f"`--{setting.name}`" for setting in settings_of(QuestionConfig) if not setting.positional)
     tables = {"train": TrainConfig, "predict": PredictConfig, "export": ExportConfig}

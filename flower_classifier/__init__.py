@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from flower_classifier.base.errors import InputError, RunError
 
 if TYPE_CHECKING:  # what `load` returns
-    from flower_classifier.judging.base_predictor import BasePredictor
+    from flower_classifier.predicting.base_predictor import BasePredictor
 
 __all__ = ["InputError", "RunError", "__version__", "load"]
 __version__ = "0.1.0"
@@ -32,13 +32,13 @@ def load(path: str | Path, gpu: bool = False, category_names: str | Path | None 
     Raises InputError for a file that train.py did not write or a folder that export.py did not, RunError where
     onnxruntime is missing that a folder needs.
     """
-    from flower_classifier.base.installed import NEEDED, check_installed
-    from flower_classifier.judging.exported_folder import is_exported
-    from flower_classifier.photos.names import load_category_names
+    from flower_classifier.base.errors import NEEDED, check_installed
+    from flower_classifier.config.allowed import is_exported
+    from flower_classifier.photos.category_names import load_category_names
 
     path, names = Path(path), Path(category_names) if category_names else None
     if is_exported(path):
-        from flower_classifier.export.exported_predictor import ExportedPredictor, load_exported
+        from flower_classifier.predicting.exported_predictor import ExportedPredictor, load_exported
 
         exported = load_exported(path)
         stored = load_category_names(names, exported.card.classes, exported.card.category_names)
@@ -47,9 +47,9 @@ def load(path: str | Path, gpu: bool = False, category_names: str | Path | None 
         raise InputError(f"{path} is a folder that export.py did not write")
     check_installed(NEEDED)
     try:
-        from flower_classifier.judging.predictor import Predictor
         from flower_classifier.networks.checkpoint import load_checkpoint
         from flower_classifier.networks.devices import choose_device
+        from flower_classifier.predicting.predictor import Predictor
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("flower_classifier."):
             raise

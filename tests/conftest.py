@@ -18,10 +18,10 @@ from warm import warm_parent
 
 import export
 import train
-from flower_classifier.base import messages, program
-from flower_classifier.export.card import read_card
+from flower_classifier.base import console, process
 from flower_classifier.networks.devices import PRECISION, PRECISIONS, precision_of
 from flower_classifier.photos import demo, download
+from flower_classifier.predicting.card import read_card
 
 LENIENT = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 settings.register_profile("default", max_examples=60, **LENIENT)
@@ -156,7 +156,7 @@ def page(page_site):
 @pytest.fixture
 def speaking():
     """Show notes and warnings on stderr, as the commands do."""
-    with messages.speaking():
+    with console.speaking():
         yield
 
 
@@ -167,7 +167,7 @@ def run(capfd):
     def run_command(command, *arguments):
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
-            program.run(lambda: command.main([str(argument) for argument in arguments]))
+            process.run(lambda: command.main([str(argument) for argument in arguments]))
         return Outcome(stop.value.code, *capfd.readouterr())
 
     return run_command

@@ -9,7 +9,7 @@ from support import run_program
 from waiting import signalled_at
 
 import predict
-from flower_classifier.report import answer_parts
+from flower_classifier.predicting import chunked_answers
 
 NUMBER = 2_100  # photos: three parts
 
@@ -151,7 +151,7 @@ def test_what_a_kill_left_behind_the_merged_file_goes_with_the_next_call(run, ex
 @pytest.mark.slow
 def test_a_last_part_of_few_photos_has_the_digits_of_one_process(run, trained_on_features, many, tmp_path, monkeypatch):
     """How cores are shared goes by all photos, not by those of the part."""
-    monkeypatch.setattr(answer_parts, "PART", 64)
+    monkeypatch.setattr(chunked_answers, "PART", 64)
     few = sorted(many.iterdir())[:67]
     asked = (*few, trained_on_features / "checkpoint.pth", "--format", "jsonl")
     assert run(predict, *asked, "--output", tmp_path / "answers").code == 0
@@ -159,7 +159,7 @@ def test_a_last_part_of_few_photos_has_the_digits_of_one_process(run, trained_on
 
 
 def test_a_part_is_a_multiple_of_every_micro_batch():
-    from flower_classifier.export.exported_predictor import BATCH
     from flower_classifier.networks.devices import MICRO_BATCH
+    from flower_classifier.predicting.exported_predictor import BATCH
 
-    assert all(answer_parts.PART % size == 0 for size in (*MICRO_BATCH.values(), BATCH))
+    assert all(chunked_answers.PART % size == 0 for size in (*MICRO_BATCH.values(), BATCH))

@@ -15,9 +15,9 @@ from torchvision.transforms._presets import ImageClassification
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.networks import backbones
 from flower_classifier.networks.backbones import source_of
-from flower_classifier.networks.from_torchvision import download_weights
-from flower_classifier.networks.frozen import fold_batch_norms
-from flower_classifier.networks.weight_files import fill_backbone
+from flower_classifier.networks.frozen_backbone import fold_batch_norms
+from flower_classifier.networks.source import fill_backbone
+from flower_classifier.networks.torchvision_models import download_weights
 from flower_classifier.photos.views import Preprocessing
 
 TORCHVISION_NAMES = models.list_models(module=models)

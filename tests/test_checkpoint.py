@@ -21,8 +21,8 @@ from torch import nn
 import predict
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.networks.checkpoint import load_checkpoint
-from flower_classifier.networks.tensor_files import check_digest, read_tensors, to_cpu, write_atomically
-from flower_classifier.networks.weight_files import read_weights_file
+from flower_classifier.networks.safe_files import check_digest, read_tensors, to_cpu, write_atomically
+from flower_classifier.networks.source import read_weights_file
 from flower_classifier.photos.views import Preprocessing
 
 
@@ -348,7 +348,7 @@ def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path):
     write_atomically(path, {"value": torch.tensor(1)})
     code = (
         "import resource, signal, sys, torch; from pathlib import Path\n"
-        "from flower_classifier.networks.tensor_files import write_atomically\n"
+        "from flower_classifier.networks.safe_files import write_atomically\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
         "write_atomically(Path(sys.argv[1]), {'value': torch.zeros(2**20)})"

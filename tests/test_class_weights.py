@@ -8,8 +8,8 @@ from support import QUICK, read
 from torch.nn import functional as F
 
 from flower_classifier.features.inputs import Inputs
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.training.recipe import Recipe, balanced
 

@@ -6,11 +6,11 @@ import pytest
 from support import PROJECT
 
 from flower_classifier.base.options import settings_of
-from flower_classifier.export.export_config import ExportConfig
-from flower_classifier.judging.predict_config import PredictConfig
-from flower_classifier.photos.findings import KINDS
+from flower_classifier.config.export_options import ExportConfig
+from flower_classifier.config.predict_options import PredictConfig
+from flower_classifier.config.train_options import TrainConfig
+from flower_classifier.doctor.findings import KINDS
 from flower_classifier.report.report_files import REPORT_FILES
-from flower_classifier.training.train_config import TrainConfig
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 OTHERS_FLAGS = {"upgrade", "directory", "app"}  # of pip, http.server and flask

@@ -11,14 +11,13 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from support import QUICK
 
 import train
-from flower_classifier.photos.copies import Place
+from flower_classifier.doctor.findings import KINDS
+from flower_classifier.doctor.second_opinion import judges_of
+from flower_classifier.doctor.twins import Twins, find_twins, groups_of, likeness, look_at, near_pairs
 from flower_classifier.photos.demo import draw_dataset
-from flower_classifier.photos.findings import KINDS
-from flower_classifier.photos.looks import likeness, look_at
+from flower_classifier.photos.duplicates import Place
 from flower_classifier.photos.splits import Split
 from flower_classifier.report.tables import read_table
-from flower_classifier.studies.second_opinion import judges_of
-from flower_classifier.studies.twins import Twins, find_twins, groups_of, near_pairs
 
 SPLITS = ("train", "valid", "test")
 LOOK = ("--arch", "squeezenet1_1", "--weights", "none", "--doctor")
@@ -315,7 +314,7 @@ def test_a_look_measures_what_a_person_sees(tmp_path):
 
 
 def test_near_pairs_are_those_of_a_search_through_all(monkeypatch):
-    monkeypatch.setattr("flower_classifier.studies.twins.BLOCK", 7)
+    monkeypatch.setattr("flower_classifier.doctor.twins.BLOCK", 7)
     features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
     unit = (features / features.norm(dim=1, keepdim=True)).numpy()
     cosines = unit @ unit.T

@@ -10,7 +10,7 @@ import pytest
 from download_server import contents, zipped
 
 from flower_classifier.base.errors import InputError, RunError
-from flower_classifier.photos import archives, download
+from flower_classifier.photos import download
 
 
 def test_a_flipped_byte_is_found_and_the_next_run_starts_anew(site, fetch, photos):
@@ -34,8 +34,8 @@ def test_damage_anywhere_is_harmless_or_one_clean_error(tmp_path):
         damaged.write_bytes(good[:where] + bytes([good[where] ^ 0xC1]) + good[where + 1 :])
         try:
             with damaged.open("rb") as partial:
-                archives.unpack(partial, tmp_path / "unpacking", tmp_path / "flowers")
-        except archives.BadArchiveError as error:
+                download.unpack(partial, tmp_path / "unpacking", tmp_path / "flowers")
+        except download.BadArchiveError as error:
             assert len(str(error).splitlines()) == 1
         else:
             assert contents(tmp_path / "flowers").items() <= whole.items(), where
@@ -69,7 +69,7 @@ def test_an_evil_archive_is_refused_whole(site, fetch, photos, entry, said):
 
 
 def test_an_archive_that_would_fill_the_disk_is_refused_from_its_directory(site, fetch, monkeypatch):
-    monkeypatch.setattr(archives, "MOST_UNPACKED", 10**8)
+    monkeypatch.setattr(download, "MOST_UNPACKED", 10**8)
     site.body = zipped([("train/1/bomb.jpg", bytes(10**8 + 1))])
     assert len(site.body) < 10**6
     assert "the archive would unpack to more than 100.0 MB: refused" in fetch(code=1).err

@@ -11,7 +11,7 @@ from support import NAMES, PROJECT, QUICK, copy_of, run_program
 import export
 import flower_classifier as fc
 import predict
-from flower_classifier.export.whole_network import WholeNetwork
+from flower_classifier.export.onnx_model import WholeNetwork
 from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.photos.views import open_views

@@ -78,7 +78,7 @@ def test_another_exports_card_is_told_in_a_line(run, exported, exported_features
 
 def test_a_forged_card_is_told_in_a_line(exported, exported_features, tmp_path):
     """One that fits the network's digest and its own, but not what the network takes."""
-    from flower_classifier.export.card import Card, card_text, read_card
+    from flower_classifier.predicting.card import Card, card_text, read_card
 
     folder = copy_of(exported, tmp_path)
     own, other = read_card(folder), read_card(exported_features)
@@ -218,7 +218,7 @@ FORGERIES = {
 
 @pytest.mark.parametrize("key", FORGERIES)
 def test_impossible_numbers_are_told_in_a_line(exported, tmp_path, key):
-    from flower_classifier.export.card import digest_of
+    from flower_classifier.predicting.card import digest_of
 
     folder = copy_of(exported, tmp_path)
     card = {**json.loads((folder / "classifier.json").read_text()), key: FORGERIES[key]}

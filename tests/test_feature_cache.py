@@ -17,8 +17,8 @@ from warm import WarmPopen
 import train
 from flower_classifier.features.feature_cache import FeatureCache, MappedRows
 from flower_classifier.features.inputs import Inputs
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.photos.splits import load_splits
 

@@ -17,11 +17,10 @@ from tqdm import tqdm
 from flower_classifier.features import extraction
 from flower_classifier.features.batches import batches
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import Inputs, prepare_inputs
-from flower_classifier.features.schedule import Schedule
+from flower_classifier.features.inputs import Inputs, Schedule, prepare_inputs
 from flower_classifier.judging.evaluation import evaluate
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos import views
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import load_splits

@@ -20,17 +20,16 @@ from warm import WarmPopen
 
 import predict
 import train
-from flower_classifier.features.fresh_photos import fresh_batches
+from flower_classifier.features.batches import fresh_batches
 from flower_classifier.features.inputs import prepare_inputs
 from flower_classifier.networks.checkpoint import load_checkpoint
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.photos.views import open_views
-from flower_classifier.training.fine_tuning import FineTuning, depths_of
-from flower_classifier.training.finished import Identity
 from flower_classifier.training.loop import fit
-from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.recipe import FineTuning, Recipe, depths_of
+from flower_classifier.training.saved_state import Identity
 from flower_classifier.training.state import DECAY, TrainState
 
 CPU = torch.device("cpu")

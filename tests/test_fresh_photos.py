@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from flower_classifier.features.fresh_photos import fresh_batches, recoloured
+from flower_classifier.features.batches import fresh_batches, recoloured
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import load_splits
 

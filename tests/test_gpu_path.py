@@ -17,8 +17,8 @@ from flower_classifier.base.errors import is_of_a_gpu, is_out_of_memory
 from flower_classifier.features import extraction
 from flower_classifier.features.batches import on_gpu
 from flower_classifier.networks import devices
-from flower_classifier.networks.frozen import fold_batch_norms, place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import fold_batch_norms, place
 from flower_classifier.photos.images import ImageError
 from flower_classifier.training import loop
 from flower_classifier.training.recipe import Recipe
@@ -192,9 +192,9 @@ def test_every_way_in_which_a_gpu_says_that_it_is_full_is_known(said):
 
 def test_the_advice_for_a_full_gpu_names_the_flag():
     code = (
-        "import torch; from flower_classifier.base import program\n"
+        "import torch; from flower_classifier.base import process\n"
         "def fail(): raise torch.OutOfMemoryError('CUDA out of memory')\n"
-        "program.run(fail)"
+        "process.run(fail)"
     )
     outcome = run_program("-c", code)
     assert outcome.code == 1

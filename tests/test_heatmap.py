@@ -11,8 +11,8 @@ from torchvision import models
 
 import predict
 from flower_classifier.judging.heatmap import find_heatmap
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.views import open_views
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision import models
 
-from flower_classifier.networks.layer_depths import parameter_depths
+from flower_classifier.networks.classifier import parameter_depths
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "vit_b_32", "swin_t"])

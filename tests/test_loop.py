@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from flower_classifier.features.batches import whole
 from flower_classifier.features.inputs import prepare_inputs
 from flower_classifier.judging.evaluation import evaluate
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.training.loop import add_gradients, fit
 from flower_classifier.training.recipe import Recipe

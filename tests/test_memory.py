@@ -16,10 +16,10 @@ import model_utils
 import predict
 import train
 from data_utils import load_data
-from flower_classifier.judging.predictor import Predictor
 from flower_classifier.networks.checkpoint import load_checkpoint
-from flower_classifier.networks.memory import MOST_BYTES, balanced_sample, remember, room_for
-from flower_classifier.networks.tensor_files import write_atomically
+from flower_classifier.networks.feature_bank import MOST_BYTES, balanced_sample, remember, room_for
+from flower_classifier.networks.safe_files import write_atomically
+from flower_classifier.predicting.predictor import Predictor
 
 WAYS = {
     "frozen": QUICK,

@@ -13,7 +13,7 @@ import predict
 import train
 from data_utils import load_data
 from flower_classifier.networks.checkpoint import load_checkpoint
-from flower_classifier.networks.tensor_files import write_atomically
+from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import open_views
 

@@ -17,7 +17,7 @@ import export
 import flower_classifier as fc
 import predict
 from flower_classifier.networks.checkpoint import load_checkpoint
-from flower_classifier.networks.tensor_files import write_atomically
+from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.photos.views import Preprocessing
 
 OLD_KEYS = (

@@ -13,11 +13,10 @@ from support import PROJECT, PYTHON, run_program
 import predict
 import train
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.limits import Limits
-from flower_classifier.base.options import TYPED, argument, build_parser, check, option, parse, settings_of
-from flower_classifier.judging.predict_config import PredictConfig
-from flower_classifier.networks.sizes import MOST_LAYERS
-from flower_classifier.training.train_config import TrainConfig
+from flower_classifier.base.options import TYPED, Limits, argument, build_parser, check, option, parse, settings_of
+from flower_classifier.config.allowed import MOST_LAYERS
+from flower_classifier.config.predict_options import PredictConfig
+from flower_classifier.config.train_options import TrainConfig
 
 COMMANDS = {train: TrainConfig, predict: PredictConfig}
 NEEDED = {train: {"data_dir": Path("flowers")}, predict: {"images": (Path("a.jpg"),), "checkpoint": Path("c.pth")}}

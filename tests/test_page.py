@@ -79,7 +79,7 @@ def test_it_shows_what_it_answers(page, exported, some):
 @pytest.mark.slow
 def test_a_stranger_is_none_of_the_classes(exported, some, tmp_path):
     """By the checkpoint's own rule: at a rate at which this photo is one."""
-    from flower_classifier.export.card import digest_of
+    from flower_classifier.predicting.card import digest_of
 
     folder = shutil.copytree(exported, tmp_path / "app")
     results = fc.load(exported)(some)

@@ -13,11 +13,11 @@ from support import read
 
 import predict
 import train
+from flower_classifier.judging.calibration import LEVELS, MOST_SCORES, coverage, least_for, scores_of
+from flower_classifier.judging.conformal import least_probability, members
 from flower_classifier.judging.evaluation import Evaluation, chosen_by_others
-from flower_classifier.judging.prediction_sets import least_probability, members
-from flower_classifier.judging.set_scores import LEVELS, MOST_SCORES, coverage, least_for, scores_of
-from flower_classifier.networks.tensor_files import write_atomically
-from flower_classifier.training.finished import Best, Finished
+from flower_classifier.networks.safe_files import write_atomically
+from flower_classifier.training.saved_state import Best, Finished
 
 OPTIONS = ("--arch", "cnn", "--epochs", "3")
 

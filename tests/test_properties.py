@@ -15,13 +15,13 @@ from support import same
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.options import settings_of
+from flower_classifier.config.allowed import TEMPERATURE
+from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
 from flower_classifier.networks.classifier import ModelConfig, build_classifier
-from flower_classifier.networks.sizes import TEMPERATURE
-from flower_classifier.networks.tensor_files import check_digest, read_tensors, write_atomically
+from flower_classifier.networks.safe_files import check_digest, read_tensors, write_atomically
 from flower_classifier.photos.images import ImageError, load_image, photo_formats
-from flower_classifier.training.train_config import TrainConfig
 
 HEADERS = (
     b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",

@@ -17,9 +17,9 @@ from warm import WarmPopen
 
 import train
 from flower_classifier.base.options import settings_of
-from flower_classifier.networks.tensor_files import write_atomically
+from flower_classifier.config.train_options import KEPT, TrainConfig
+from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.report.report_files import files_of
-from flower_classifier.training.train_config import KEPT, TrainConfig
 
 
 def start_and_stop(arguments, how, lines=0):

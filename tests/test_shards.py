@@ -12,10 +12,10 @@ from support import QUICK, parse_blocks, read, same
 import predict
 import train
 from flower_classifier.base.errors import InputError
+from flower_classifier.photos.folders import photos_in
 from flower_classifier.photos.images import load_image
-from flower_classifier.photos.photo_files import last_bytes, opened
-from flower_classifier.photos.shards import photos_in
 from flower_classifier.photos.splits import load_splits
+from flower_classifier.photos.tar_files import last_bytes, opened
 
 LEARNED = ("state_dict", "history", "set_scores", "stranger_scores")
 WHOLE = (

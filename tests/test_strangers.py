@@ -15,21 +15,20 @@ import model_utils
 import predict
 import train
 from data_utils import load_data
-from flower_classifier.base.messages import progress
-from flower_classifier.features.inputs import Inputs
-from flower_classifier.features.schedule import Schedule
+from flower_classifier.base.console import progress
+from flower_classifier.features.inputs import Inputs, Schedule
+from flower_classifier.judging.conformal import Familiarity
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.judging.familiarity import Familiarity
-from flower_classifier.judging.predictor import Predictor
 from flower_classifier.judging.strangers import SHRINKAGE, Clusters, auroc, scores_of, stranger_scores
 from flower_classifier.networks.checkpoint import load_checkpoint
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.memory import remember
-from flower_classifier.networks.new_classifier import new_classifier
-from flower_classifier.networks.tensor_files import write_atomically
+from flower_classifier.networks.classifier import new_classifier
+from flower_classifier.networks.feature_bank import remember
+from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.photos.splits import load_splits
+from flower_classifier.predicting.predictor import Predictor
 from flower_classifier.report.tables import read_table
-from flower_classifier.training.part_heads import PartHeads
+from flower_classifier.training.heads import PartHeads
 
 WAYS = {
     "frozen": QUICK,

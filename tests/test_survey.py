@@ -14,8 +14,8 @@ import train
 from flower_classifier.photos import views
 from flower_classifier.photos.images import load_image, upright_size
 from flower_classifier.photos.views import random_crop
-from flower_classifier.studies import timing
-from flower_classifier.studies.survey import duration
+from flower_classifier.studies import dry_run
+from flower_classifier.studies.dry_run import duration
 
 TIME = r"[\d,.]+ (?:s|minutes|hours)"
 SUMMARY = rf"""6 classes: 48 training, 18 validation, 18 test photos
@@ -38,7 +38,7 @@ def everything_in(folder):
 def summarise(run, tmp_path, cache_home, monkeypatch):
     """Summarise, and see that neither results, nor features, nor anything beside the photos has been written."""
 
-    monkeypatch.setattr(timing, "BUDGET", 0.02)  # how near the expected time comes is not tested
+    monkeypatch.setattr(dry_run, "BUDGET", 0.02)  # how near the expected time comes is not tested
 
     def summarise_data(data, *options, code=0):
         before = everything_in(data), everything_in(cache_home)

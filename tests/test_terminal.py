@@ -20,10 +20,9 @@ from waiting import LIMIT, has_mapped, has_received, needs_proc, wait_until
 
 import predict
 import train
-from flower_classifier.base.command_line import normalise
-from flower_classifier.base.options import parse
-from flower_classifier.base.words import counted, first_few, percent, printable
-from flower_classifier.training.train_config import TrainConfig
+from flower_classifier.base.options import normalise, parse
+from flower_classifier.base.text import counted, first_few, percent, printable
+from flower_classifier.config.train_options import TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -126,14 +125,14 @@ def test_interrupts_while_torch_loads_are_one_line_however_many_there_are(flower
 # Its work, and what saves it, go on until they are given a line. They do not just read it: a signal that comes right
 # before a process is put to sleep in a read is answered after the read alone.
 ENDING = (
-    "import select; from flower_classifier.base import program\n"
+    "import select; from flower_classifier.base import process\n"
     "def work():\n"
     "    while not select.select([0], [], [], 0.01)[0]: pass\n"
     "    input()\n"
     "def main():\n"
     "    try: print('ready', flush=True); work()\n"
     "    finally: print('saving', flush=True); work(); print('saved', flush=True)\n"
-    "program.run(main, as_program=True)"
+    "process.run(main, as_program=True)"
 )
 
 
@@ -183,8 +182,8 @@ def test_a_hangup_that_nohup_has_the_process_ignore_is_ignored():
 def test_notes_that_nobody_can_read_stop_no_work():
     """stderr is the end of a pipe whose reader has gone; what matters goes to stdout."""
     code = (
-        "from flower_classifier.base import messages, program\n"
-        "program.run(lambda: [messages.warn('once'), messages.note('again'), print('result')], as_program=True)"
+        "from flower_classifier.base import console, process\n"
+        "process.run(lambda: [console.warn('once'), console.note('again'), print('result')], as_program=True)"
     )
     reader, writer = os.pipe()
     os.close(reader)
@@ -250,7 +249,7 @@ def test_a_second_interrupt_leaves_at_once():
 
 
 def test_an_unexpected_error_is_a_line_and_with_debug_a_traceback():
-    code = "import sys; from flower_classifier.base import program; sys.argv = ['x.py']; program.run(lambda: 1 / 0)"
+    code = "import sys; from flower_classifier.base import process; sys.argv = ['x.py']; process.run(lambda: 1 / 0)"
     plain, debug = (run_program("-c", code, FLOWERS_DEBUG=debug) for debug in ("", "1"))
     assert (plain.code, debug.code) == (1, 1)
     assert plain.err.startswith("x.py: unexpected ZeroDivisionError: division by zero\n")
@@ -369,8 +368,8 @@ def test_words_for_numbers_and_lists():
 def test_a_message_is_said_once_even_where_the_root_logger_speaks_too(trained, flowers):
     code = (
         "import logging, sys; logging.basicConfig(level=logging.INFO)\n"
-        "import predict; from flower_classifier.base import program\n"
-        "program.run(lambda: predict.main(sys.argv[1:]))"
+        "import predict; from flower_classifier.base import process\n"
+        "process.run(lambda: predict.main(sys.argv[1:]))"
     )
     outcome = run_program(
         "-c", code, next((flowers / "test" / "54").iterdir()), trained / "checkpoint.pth", "--top_k", 9

@@ -4,8 +4,7 @@ import pytest
 import torch
 from support import QUICK, read, run_program, same
 
-from flower_classifier.networks.classifier import ModelConfig, build_head
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.classifier import ModelConfig, build_head, new_classifier
 from flower_classifier.networks.threads import threads_for, torch_threads
 
 

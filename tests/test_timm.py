@@ -15,12 +15,12 @@ import predict
 import train
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.judging.heatmap import find_heatmap
-from flower_classifier.networks import timm_weights
+from flower_classifier.networks import timm_models
 from flower_classifier.networks.backbones import backbone_with_weights, resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
-from flower_classifier.networks.tensor_files import write_atomically
+from flower_classifier.networks.classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.safe_files import write_atomically
 
 LITE = "timm/tf_efficientnet_lite0"
 SMALL = "timm/mobilenetv3_small_050"
@@ -288,7 +288,7 @@ def test_a_download_that_lacks_tensors_is_refused(monkeypatch):
     state = random_state("mobilenetv3_small_050")
     cut = {name: tensor for name, tensor in state.items() if not name.startswith("blocks.3")}
     here = functools.partial(timm.create_model, pretrained_cfg_overlay={"state_dict": cut})
-    monkeypatch.setattr(timm_weights, "check_reachable", lambda _: None)
+    monkeypatch.setattr(timm_models, "check_reachable", lambda _: None)
     monkeypatch.setattr(timm, "create_model", here)
     with pytest.raises(RunError, match=r"the file lacks blocks\.3"):
         backbone_with_weights(SMALL)
@@ -358,7 +358,7 @@ def test_a_size_that_a_model_cannot_take_is_refused(run, flowers, tmp_path):
 def test_timm_is_asked_for_in_a_line_where_it_is_missing_and_else_not_loaded(flowers, photo, tmp_path):
     missing = "import sys; sys.modules['timm'] = None; "
     whole = (
-        f"{missing}from flower_classifier.base import program; import train; program.begin(); program.run(train.main)"
+        f"{missing}from flower_classifier.base import process; import train; process.begin(); process.run(train.main)"
     )
     outcome = run_program("-c", whole, flowers, "--arch", LITE, "--save_dir", tmp_path)
     assert outcome.code == 2

@@ -19,11 +19,11 @@ from waiting import LONG_LIMIT, is_something_in, line_with, needs_proc, wait_unt
 
 import train
 from flower_classifier.base.errors import RunError
-from flower_classifier.base.ranks import job_name
-from flower_classifier.features.shared_extraction import Helper, way_of
+from flower_classifier.base.torchrun import job_name
+from flower_classifier.features.job_extraction import Helper, way_of
+from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.devices import precision_of
-from flower_classifier.networks.frozen import place
-from flower_classifier.networks.new_classifier import new_classifier
+from flower_classifier.networks.frozen_backbone import place
 
 TORCHRUN = ("-m", "torch.distributed.run")
 # Slow enough to be killed in the midst; squeezenet1_1 takes a sixth of a second a photo where bfloat16 is emulated

@@ -15,11 +15,10 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import train
-from flower_classifier.networks.classifier import ModelConfig
-from flower_classifier.networks.new_classifier import new_head
-from flower_classifier.studies import tuning
-from flower_classifier.studies.tuning import HIDDEN, LINEAR, OPTIONS, Outcome, Tried, grid
-from flower_classifier.training.head_stack import HeadSettings, HeadStack
+from flower_classifier.networks.classifier import ModelConfig, new_head
+from flower_classifier.training import head_search
+from flower_classifier.training.head_search import HIDDEN, LINEAR, OPTIONS, Outcome, Tried, grid
+from flower_classifier.training.heads import HeadSettings, HeadStack
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import average_in
@@ -130,10 +129,10 @@ def judged(monkeypatch, wrong, scales, photos=60):
     labels = torch.zeros(photos, dtype=torch.int64)
     predicted = torch.where(torch.arange(photos) < wrong, 1, 0)
     logits = [scale * F.one_hot(predicted, 3).float() for scale in scales]
-    monkeypatch.setattr(tuning, "whole", lambda *_: [(torch.zeros(photos, 1), labels)])
+    monkeypatch.setattr(head_search, "whole", lambda *_: [(torch.zeros(photos, 1), labels)])
     members = [Tried(HeadSettings((), 0.0, recipe())) for _ in scales]
     plain = SimpleNamespace(frozen=SimpleNamespace(config=ModelConfig("squeezenet1_1", (), 0.0, 3, "head")))
-    tuning.judge(members, Answers(logits), 1, plain)
+    head_search.judge(members, Answers(logits), 1, plain)
     return members, logits, labels
 
 
@@ -197,14 +196,14 @@ def test_the_table_has_every_head_best_first(run, flowers, tmp_path):
 
 SIGNAL = """
 import os, signal, sys, train
-from flower_classifier.base import program
-from flower_classifier.studies import tuning
-judge, (number, *arguments) = tuning.judge, sys.argv[1:]
+from flower_classifier.base import process
+from flower_classifier.training import head_search
+judge, (number, *arguments) = head_search.judge, sys.argv[1:]
 def judged(*given):
     judge(*given)
     if given[2] == 2: os.kill(os.getpid(), int(number))
-tuning.judge = judged
-program.answer_signals()
+head_search.judge = judged
+process.answer_signals()
 before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
 train.main(arguments)
 print("answered as before", before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)])

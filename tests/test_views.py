@@ -8,8 +8,8 @@ from torchvision import models
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from flower_classifier.base.randomness import generator
-from flower_classifier.networks.from_torchvision import Torchvision
+from flower_classifier.base.seeding import generator
+from flower_classifier.networks.torchvision_models import Torchvision
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import (
     CROP_AREA,

@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flower_classifier.base.console import note, progress
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.files import sha256_of
-from flower_classifier.base.messages import note, progress
-from flower_classifier.base.words import counted, megabytes
-from flower_classifier.export.card import Card
-from flower_classifier.export.exported_predictor import session_of
-from flower_classifier.export.network_outputs import FEATURES, LOGITS, PIXELS
+from flower_classifier.base.text import counted, megabytes
+from flower_classifier.config.allowed import MODEL_FILE
 from flower_classifier.export.onnx_model import pattern_of, quiet
-from flower_classifier.judging.exported_folder import MODEL_FILE
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split, load_labelled
 from flower_classifier.photos.views import open_views
+from flower_classifier.predicting.card import FEATURES, LOGITS, PIXELS, Card
+from flower_classifier.predicting.exported_predictor import session_of
 
 if TYPE_CHECKING:
     from onnx import GraphProto

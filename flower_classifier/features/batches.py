@@ -1,17 +1,29 @@
-"""Batches of a split's rows, on the device that learns from them."""
+"""Batches of a split's rows, on the device that learns from them.
+
+Batches of photos as a network that is fine-tuned sees them: cut and coloured anew in every epoch, and never kept.
+
+They are read in blocks, on every core, and the network waits meanwhile: on a CPU it needs the same cores.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from flower_classifier.base.randomness import generator
-from flower_classifier.features.row_tables import Rows
+from flower_classifier.base.seeding import fold_seed, generator
+from flower_classifier.features.extraction import in_order
+from flower_classifier.features.feature_cache import Rows
+from flower_classifier.features.inputs import Inputs, UnusablePhotosError
+from flower_classifier.networks.job import current_job
+from flower_classifier.photos.images import ImageError
+from flower_classifier.photos.views import FIRST_RANDOM_VIEW
 
 if TYPE_CHECKING:
     from flower_classifier.features.inputs import Inputs
+
 
 SHARE_OF_GPU = 0.25  # of its free memory, that the rows of a view may take
 ROWS_ON_THE_WAY = 1_024  # at a time, to the GPU
@@ -61,3 +73,63 @@ def to_learner(rows: torch.Tensor, device: torch.device) -> torch.Tensor:
 def whole(inputs: Inputs, view: int = 0) -> Iterator[Batch]:
     """Return batches of a view of all photos of a split, in order: what is evaluated on."""
     return batches(inputs.rows(view), inputs.labels, EVALUATION_BATCH, inputs.frozen.device)
+
+
+# --------------------------------------------------------------------------------------------------------- fresh photos
+
+
+BLOCK = 256  # photos that are read at a time: more would only take memory
+COLOUR = 0.2  # brightness, contrast and saturation change by at most this share
+GREY = (0.299, 0.587, 0.114)  # weights of R, G and B in a pixel's brightness: ITU-R BT.601
+
+
+def fresh_batches(inputs: Inputs, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+    """Yield batches of pixels, uint8 (B, 3, S, S), and labels (B,) on the device: all photos, in an order of their own.
+
+    Each photo is a random crop, mirrored half of the time, in other colours: functions of seed, epoch and the photo's
+    name. In a job these are this process's share of each batch, of which there may be none. Raises UnusablePhotosError
+    for photos that could be opened before.
+    """
+    used, labels, device, job = inputs.used, inputs.labels, inputs.frozen.device, current_job()
+    order = shuffled(len(used), fold_seed(seed, "shuffle", epoch))
+    rank, processes = (job.rank, job.size) if job else (0, 1)
+    own = [batch[rank::processes] for batch in order.split(batch_size)]
+    together = max(BLOCK * processes // batch_size, 1)  # batches that are read at a time
+    for first in range(0, len(own), together):
+        block = own[first : first + together]
+        pixels = read_augmented(inputs, [used[place] for batch in block for place in batch.tolist()], seed, epoch)
+        for batch, places in zip(pixels.split([len(batch) for batch in block]), block, strict=True):
+            yield batch.to(device), labels[places].to(device)
+
+
+def read_augmented(inputs: Inputs, indices: Sequence[int], seed: int, epoch: int) -> torch.Tensor:
+    """Open photos on every core; return each cut and coloured as in this epoch alone, uint8 (N, 3, S, S)."""
+    view = FIRST_RANDOM_VIEW + epoch  # a random crop, half of the time mirrored; the numbers before are kept features'
+
+    def open_augmented(index: int) -> np.ndarray | ImageError:
+        try:
+            pixels = inputs.open_photo(index, [view])[0]
+        except ImageError as error:
+            return error.bare()
+        return recoloured(pixels, generator(seed, "colour", epoch, inputs.split.photos[index]))
+
+    # The CPU's workers also where there is a GPU: it has no part in this
+    opened = list(in_order(open_augmented, [(index,) for index in indices], torch.device("cpu")))
+    if errors := [one for one in opened if isinstance(one, ImageError)]:
+        raise UnusablePhotosError(errors, "repair them, and resume")
+    photos = [one for one in opened if isinstance(one, np.ndarray)]
+    side = inputs.frozen.preprocessing.crop_size
+    pixels = np.stack(photos) if photos else np.empty((0, side, side, 3), np.uint8)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def recoloured(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return uint8 (S, S, 3) a little brighter or darker, with more or less contrast, paler or more colourful."""
+    brightness, contrast, saturation = 1 + rng.uniform(-COLOUR, COLOUR, 3).astype(np.float32)
+    values = pixels.astype(np.float32)  # (S, S, 3)
+    grey = values @ np.array(GREY, np.float32)  # (S, S)
+    middle = grey.mean()
+    # saturation moves a pixel from its own grey, contrast everything from the photo's
+    values = grey[..., None] + saturation * (values - grey[..., None])
+    values = brightness * (middle + contrast * (values - middle))
+    return np.clip(values + 0.5, 0, 255).astype(np.uint8)

@@ -21,10 +21,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from flower_classifier.base.messages import Bar
-from flower_classifier.base.ranks import local_world_size
+from flower_classifier.base.console import Bar
+from flower_classifier.base.torchrun import local_world_size
 from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, opening_threads
-from flower_classifier.networks.frozen import FrozenPart
+from flower_classifier.networks.frozen_backbone import FrozenPart
 from flower_classifier.networks.threads import torch_threads
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split

@@ -2,6 +2,13 @@
 
 What the frozen backbone makes of a photo is the same in every epoch. So it is computed once and kept, and epochs are
 nearly free. Where everything learns there is no frozen part: the rows are the photo's pixels, and all else is the same.
+
+Where the time of a run goes.
+
+Which view of the photos an epoch uses, and which views are computed together.
+
+Epoch 1 uses view 0, epoch 2 view 1, and so on, over and over. A view is computed when the first epoch that uses it
+begins, and with it the other view of its pair: opening a photo costs about as much as a small network's forward.
 """
 
 from __future__ import annotations
@@ -9,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +24,60 @@ import PIL
 import torch
 import torchvision
 
+from flower_classifier.base.console import bars_are_shown, note, progress, warn
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.messages import bars_are_shown, note, progress, warn
-from flower_classifier.base.seconds import Seconds
-from flower_classifier.base.words import counted, first_few, reason_of
+from flower_classifier.base.text import counted, first_few, reason_of
 from flower_classifier.features.extraction import micro_batches, opener, threads_per_worker
-from flower_classifier.features.feature_cache import FeatureCache, PhotoKey, photo_key
-from flower_classifier.features.row_tables import Rows, Table, disk_tables, memory_tables, tell_found
-from flower_classifier.features.schedule import PLAIN_VIEW, Schedule
-from flower_classifier.features.shared_extraction import extract_by_all
+from flower_classifier.features.feature_cache import (
+    FeatureCache,
+    PhotoKey,
+    Rows,
+    Table,
+    disk_tables,
+    memory_tables,
+    photo_key,
+    tell_found,
+)
+from flower_classifier.features.job_extraction import extract_by_all
 from flower_classifier.networks.checkpoint import plain
-from flower_classifier.networks.frozen import FrozenPart, versions_of
+from flower_classifier.networks.frozen_backbone import FrozenPart, versions_of
 from flower_classifier.photos import views as photo_views
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split, Splits
 from flower_classifier.photos.views import FIRST_RANDOM_VIEW
+
+VIEWS_PER_DECODE = 2  # views 0 and 1, 2 and 3, ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The views of a run's training photos."""
+
+    views: int  # how many there are
+    epochs: int  # how many epochs use them in turn
+
+    def view_of(self, epoch: int) -> int:
+        """Return the view that an epoch uses; epochs count from 1."""
+        return (epoch - 1) % self.views
+
+    @property
+    def used(self) -> int:
+        """How many different views the run uses: the first ones, in order."""
+        return min(self.views, self.epochs)
+
+    def together(self, view: int) -> list[int]:
+        """Return the views that are computed when this one is needed."""
+        first = view - view % VIEWS_PER_DECODE
+        return [other for other in range(first, first + VIEWS_PER_DECODE) if other == view or other < self.used]
+
+    @property
+    def passes(self) -> list[list[int]]:
+        """Views by the passes over the photos in which they are computed."""
+        return [self.together(first) for first in range(0, self.used, VIEWS_PER_DECODE)]
+
+
+PLAIN_VIEW = Schedule(views=1, epochs=1)  # of photos that are only looked at
+
 
 Computed = tuple[int, list[int], torch.Tensor]  # a view, indices of photos, and their rows
 NO_ERRORS: Mapping[int, ImageError] = {}
@@ -289,3 +335,21 @@ def check_photos_left(classes: Sequence[str], train: Inputs, *others: Inputs | N
     if lost := set(train.split.labels) - set(train.labels.tolist()):
         names = first_few([classes[label] for label in sorted(lost)])
         raise InputError(f"no training photo can be opened of {names}: repair some, or remove the class")
+
+
+# -------------------------------------------------------------------------------------------------------------- seconds
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Seconds of wall-clock time, by what they were spent on."""
+
+    reading: float = 0.0  # opening photos and cutting views out of them
+    computing: float = 0.0  # running the frozen part of a network over them
+    training: float = 0.0  # training the learner, and judging it on the validation photos
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(self.reading + other.reading, self.computing + other.computing, self.training + other.training)
+
+    def __sub__(self, other: Seconds) -> Seconds:
+        return Seconds(self.reading - other.reading, self.computing - other.computing, self.training - other.training)

@@ -1,1 +1,1 @@
-"""What answers are worth, and the predictor that gives them."""
+"""What answers are worth: evaluation, calibration, prediction sets, strangers, heat maps."""

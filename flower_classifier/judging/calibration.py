@@ -1,13 +1,21 @@
-"""Which temperature makes a classifier's probabilities believable."""
+"""Which temperature makes a classifier's probabilities believable.
+
+What sets of classes are made by, the validation photos' scores, and how such sets keep their promise.
+
+sets.csv: how well sets of classes keep their promise, and how large they are.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from flower_classifier.judging.evaluation import Evaluation, chosen_by_others
-from flower_classifier.networks.sizes import LEAST_TEMPERATURE, MOST_TEMPERATURE
+import torch
+
+from flower_classifier.config.allowed import LEAST_TEMPERATURE, MOST_TEMPERATURE
+from flower_classifier.judging.conformal import least_probability
+from flower_classifier.judging.evaluation import FOLDS, Evaluation, chosen_by_others
 
 STANDARD_ERRORS = 2  # by which confidence and accuracy must differ: less is chance in 95 of 100 good classifiers
 LEAST = 5  # answers that are right, and answers that are wrong: fewer can be one draw's bad luck
@@ -78,3 +86,103 @@ def best_temperature(valid: Evaluation) -> float:
         following = newton if low < newton < high else math.sqrt(low * high)
         step, inverse = following - inverse, following
     return 1 / inverse
+
+
+# ----------------------------------------------------------------------------------------------------------- set scores
+
+
+LEVELS = (80.0, 90.0, 95.0, 99.0)  # percent, that a report looks at
+MOST_SCORES = 10_000  # that a checkpoint keeps: more would change a set by less than one photo in ten thousand
+SAME = 1e-6  # difference of two probabilities, of the same photo on the same device
+
+
+def scores_of(valid: Evaluation) -> list[float]:
+    """Return the probability of each validation photo's true class, lowest first."""
+    scores = true_probabilities(valid).sort().values
+    if len(scores) > MOST_SCORES:
+        scores = scores[torch.linspace(0, len(scores) - 1, MOST_SCORES).long()]
+    return scores.tolist()
+
+
+def true_probabilities(evaluation: Evaluation) -> torch.Tensor:
+    """Return the probability of each photo's true class, float64 (N,)."""
+    return evaluation.probabilities.gather(1, evaluation.labels[:, None])[:, 0]
+
+
+def least_for(level: float) -> Callable[[Evaluation], float]:
+    """Return what finds that probability from validation photos themselves."""
+    return lambda valid: least_probability(scores_of(valid), level)
+
+
+def coverage(evaluation: Evaluation, least: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return whether each photo's set holds its true class, bool (N,), and how many classes it has, int64 (N,).
+
+    `least`: the probability from which on a class is in the set, (N,) or a scalar.
+    """
+    inside = evaluation.probabilities >= least.reshape(-1, 1)  # (N, C)
+    inside[torch.arange(len(evaluation)), evaluation.predicted] = True
+    return inside.gather(1, evaluation.labels[:, None])[:, 0], inside.sum(dim=1)
+
+
+def are_made_by(scores: Sequence[float], evaluation: Evaluation) -> bool:
+    """Say whether these photos are the ones that decided about the sets: their true classes are just as probable.
+
+    On another device their probabilities may be others; then they are taken for photos like any.
+    """
+    own = scores_of(evaluation)
+    return len(own) == len(scores) and all(abs(a - b) < SAME for a, b in zip(own, scores, strict=True))
+
+
+def spread(number: int, photos: int, level: float) -> float:
+    """Return how far the share of sets that hold the true class may be from the level by chance, 0 to 1.
+
+    It is the standard deviation for sets that `number` validation photos decide about and so many other photos judge:
+    the first draw gives a beta distribution (Vovk 2012), the second a binomial one.
+    """
+    share = level / 100
+    return math.sqrt(share * (1 - share) * (1 / (number + 2) + 1 / photos))
+
+
+# ----------------------------------------------------------------------------------------------------------- sets table
+
+
+ALL = "all classes"
+MUCH_LARGER = 2  # times the smallest class: then it is worth a look whether sets are as good for both
+
+
+def set_table(
+    evaluation: Evaluation, scores: Sequence[float], class_sizes: Sequence[int] | None = None
+) -> Iterator[list[object]]:
+    """Yield the rows of sets.csv, header first: how often sets hold the true class, and how many classes they have.
+
+    `scores`: what sets are made by, lowest first. Photos that have made them are judged by folds: each fold's sets are
+    made by the others. `class_sizes` (C,): the training photos of each class, by which rows are added for the third of
+    the photos whose classes have fewest, and for the other thirds; the promise is for all together.
+    """
+    yield ["level", "photos_of", "photos", "coverage", "expected_spread", "mean_size", "share_of_one_class"]
+    every = torch.ones(len(evaluation), dtype=torch.bool)
+    groups = {ALL: every, **thirds(evaluation, class_sizes)}
+    judge_themselves = are_made_by(scores, evaluation)
+    for level in LEVELS:
+        if judge_themselves:
+            least, number = chosen_by_others(evaluation, least_for(level)), len(evaluation) * (FOLDS - 1) // FOLDS
+        else:
+            least, number = torch.tensor(least_probability(scores, level), dtype=torch.float64), len(scores)
+        holds, sizes = coverage(evaluation, least)
+        for name, chosen in groups.items():
+            share, mean = holds[chosen].double().mean().item(), sizes[chosen].double().mean().item()
+            error = round(spread(number, len(evaluation), level), 4) if name == ALL else ""
+            single = (sizes[chosen] == 1).double().mean().item()
+            photos = int(chosen.sum())
+            yield [f"{level:g}", name, photos, round(share, 4), error, round(mean, 4), round(single, 4)]
+
+
+def thirds(evaluation: Evaluation, class_sizes: Sequence[int] | None) -> dict[str, torch.Tensor]:
+    """Return which photos (N,) belong to classes with few, more and most training photos, where these differ much."""
+    if class_sizes is None or max(class_sizes) < MUCH_LARGER * min(class_sizes):
+        return {}
+    sizes = torch.tensor(class_sizes)[evaluation.labels]  # (N,)
+    low, high = sizes.double().quantile(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
+    groups = {"small classes": sizes <= low, "middle classes": (sizes > low) & (sizes <= high)}
+    groups["large classes"] = sizes > high
+    return {name: chosen for name, chosen in groups.items() if chosen.any()}

@@ -14,9 +14,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from flower_classifier.config.allowed import MOST_SCORED
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.networks.memory import Memory
-from flower_classifier.networks.sizes import MOST_SCORED
+from flower_classifier.networks.feature_bank import Memory
 
 # Share of a covariance that is taken from all directions alike. Photos are few, directions many: at 0.5, strangers are
 # told best of 0.02 to 0.8 (docs/strangers.md)

@@ -15,12 +15,18 @@ from typing import TypedDict
 import torch
 
 from flower_classifier.base.errors import InputError
+from flower_classifier.config.allowed import DROPOUT, LAYER_WIDTH, MOST_LAYERS, MOST_SCORED, TEMPERATURE
 from flower_classifier.networks.backbones import empty_backbone, source_of
 from flower_classifier.networks.classifier import LEARNS, Classifier, ModelConfig, build_classifier
-from flower_classifier.networks.memory import Memory
-from flower_classifier.networks.other_files import kind_of_contents
-from flower_classifier.networks.sizes import DROPOUT, LAYER_WIDTH, MOST_LAYERS, MOST_SCORED, TEMPERATURE
-from flower_classifier.networks.tensor_files import Plain, check_digest, damage_told, read_tensors, write_atomically
+from flower_classifier.networks.feature_bank import Memory
+from flower_classifier.networks.safe_files import (
+    Plain,
+    check_digest,
+    damage_told,
+    kind_of_contents,
+    read_tensors,
+    write_atomically,
+)
 from flower_classifier.photos.views import Preprocessing
 
 # 4 had no `stranger_scores`, 3 no `mirror`, `set_scores` and `memory`, 2 no `learns` and torchvision's resampling, 1 no

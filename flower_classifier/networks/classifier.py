@@ -1,4 +1,9 @@
-"""The model: a backbone and a head. Pixels of photos in, one logit per class out."""
+"""The model: a backbone and a head. Pixels of photos in, one logit per class out.
+
+A new classifier: a pretrained backbone with a head that has learned nothing yet.
+
+How deep each layer of a backbone lies, found out by running it: no list of architectures has to be kept.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from flower_classifier.networks.backbones import source_of
-from flower_classifier.networks.source import Backbone
+from flower_classifier.base.console import note, warn
+from flower_classifier.networks.backbones import backbone_with_weights, resolve_arch, source_of
+from flower_classifier.networks.devices import seed_torch
+from flower_classifier.networks.source import Backbone, Weights, black
 
 LEARNS = ("head", "last", "all")  # what of a classifier has learned: the head, the last layers too, everything
 
@@ -121,3 +128,93 @@ def build_head(config: ModelConfig, width: int) -> nn.Sequential:
     for inputs, outputs in itertools.pairwise([width, *config.hidden_units]):
         layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(config.dropout)]
     return nn.Sequential(*layers, nn.Linear(([width, *config.hidden_units])[-1], config.num_classes))
+
+
+# ------------------------------------------------------------------------------------------------------- new classifier
+
+
+FREE_LICENCES = ("apache-2.0", "bsd-3-clause", "cc-by-4.0", "mit")
+
+
+def new_classifier(
+    arch: str,
+    num_classes: int,
+    weights: str | None = None,
+    hidden_units: tuple[int, ...] | None = None,
+    dropout: float = 0.2,
+    image_size: int | None = None,
+    seed: int = 0,
+    mirror: bool = False,
+) -> tuple[Classifier, Weights]:
+    """Put a new head on the backbone of this name; return the classifier and what its backbone's weights are.
+
+    `weights`: None for the best, a name, a file, or "none". `hidden_units`: None for what the architecture's source
+    suggests. `image_size` (pixels) is for cnn and timm's models. `mirror`: answers are means over a photo and its
+    mirror image. What is random is drawn from the seed. Raises InputError for a name that does not exist or does not
+    fit, RunError where a download fails.
+    """
+    arch = resolve_arch(arch)
+    source = source_of(arch)
+    seed_torch(seed, "backbone")  # what random weights are drawn from
+    backbone, chosen = backbone_with_weights(arch, weights, image_size)
+    units = source.hidden_units if hidden_units is None else hidden_units
+    if chosen.licence and chosen.licence.lower() not in FREE_LICENCES:
+        note(f"the weights' licence is {chosen.licence}, which may not allow every use")
+    if source.pretrained and chosen.name == "none":
+        warn(f"random weights: the features of a random, frozen {arch} are useful only for trying things out")
+    config = ModelConfig(arch, units, dropout, num_classes, "head" if source.pretrained else "all", mirror)
+    return Classifier(config, backbone, new_head(config, backbone.width, seed)), chosen
+
+
+def new_head(config: ModelConfig, width: int, seed: int) -> nn.Sequential:
+    """Build the head of a model on features (B, width), drawn from the seed."""
+    seed_torch(seed, "head")
+    return build_head(config, width)
+
+
+def renew_head(classifier: Classifier, hidden_units: tuple[int, ...], dropout: float, seed: int) -> None:
+    """Give a classifier another head, which has learned nothing yet: the one that a new classifier would have."""
+    classifier.config = replace(classifier.config, hidden_units=hidden_units, dropout=dropout)
+    head = new_head(classifier.config, classifier.feature_width, seed)
+    classifier.head = head.to(next(classifier.parameters()).device).eval()
+
+
+# --------------------------------------------------------------------------------------------------------- layer depths
+
+
+@torch.no_grad()
+def parameter_depths(backbone: nn.Module, side: int) -> dict[str, float]:
+    """Return the depth of each parameter by name: 0 for those of the layer that runs first, 1 for those that run last.
+
+    `side`: of the pictures it takes, in pixels. The parameters of a module that is not called itself (those of
+    attention, which torch computes in one function) lie as deep as the module that holds it.
+    """
+    order = called_in_order(backbone, side)
+    last = len(order) - 1
+    depths = {}
+    for name, _ in backbone.named_parameters():
+        owner = name.rpartition(".")[0]
+        while owner and owner not in order:
+            owner = owner.rpartition(".")[0]
+        depths[name] = order.get(owner, 0) / last if last else 1.0  # a class token, the backbone's own, comes first
+    return depths
+
+
+def called_in_order(backbone: nn.Module, side: int) -> dict[str, int]:
+    """Show a backbone a black picture; return the place of each module with parameters of its own, by its name."""
+    order: dict[str, int] = {}
+
+    def note_call(name: str) -> None:
+        order.setdefault(name, len(order))
+
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: note_call(name))
+        for name, module in backbone.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    try:
+        backbone(black(backbone, side))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return order

@@ -8,11 +8,11 @@ import threading
 
 import torch
 
+from flower_classifier.base.console import warn
 from flower_classifier.base.errors import InputError, RunError
-from flower_classifier.base.messages import warn
-from flower_classifier.base.randomness import fold_seed
-from flower_classifier.base.ranks import local_rank, local_world_size, rank, world_size
-from flower_classifier.base.words import reason_of
+from flower_classifier.base.seeding import fold_seed
+from flower_classifier.base.text import reason_of
+from flower_classifier.base.torchrun import local_rank, local_world_size, rank, world_size
 
 # Photos per forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
 MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 64}

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flower_classifier.networks.black_picture import black
+from flower_classifier.networks.source import black
 
 Layer = TypeVar("Layer", bound=nn.Module)
 

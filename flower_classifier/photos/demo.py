@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from flower_classifier.base import program
-from flower_classifier.base.command_line import Parser
+from flower_classifier.base import process
 from flower_classifier.base.errors import InputError
+from flower_classifier.base.options import Parser
 
 SIZE = 96  # pixels a side of the finished picture
 OVERSAMPLING = 3  # drawn that much larger, then reduced: smooth edges
@@ -158,4 +158,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, as_program=True)
+    process.run(main, as_program=True)

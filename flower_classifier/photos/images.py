@@ -18,8 +18,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from flower_classifier.base.errors import InputError, is_out_of_memory
-from flower_classifier.base.words import printable, reason_of
-from flower_classifier.photos.photo_files import file_of, status_of
+from flower_classifier.base.text import printable, reason_of
+from flower_classifier.photos.tar_files import file_of, status_of
 
 # Told by content. AVIF and HEIF where this Pillow has them; MPO is what many phones make of a JPEG.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")

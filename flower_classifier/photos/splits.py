@@ -1,23 +1,31 @@
 """The photos of a run: which are trained on, which are held out, and which class each of them belongs to.
 
 `load_splits` finds them below a data folder; what lies in a folder is told in folders.py.
+
+Photos that are listed in a table, such as the doctor's, and splits without them: `--without`.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flower_classifier.base.console import note, warn
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.messages import note, warn
-from flower_classifier.base.randomness import generator
-from flower_classifier.base.words import counted, first_few, spoken
-from flower_classifier.photos.copies import warn_of_copies
-from flower_classifier.photos.folders import SPLIT_NAMES, check_shape, split_folders
-from flower_classifier.photos.photo_files import split_path, status_of
-from flower_classifier.photos.shards import find_classes_anywhere, in_order_of_place
+from flower_classifier.base.seeding import generator
+from flower_classifier.base.text import counted, first_few, spoken
+from flower_classifier.photos.duplicates import warn_of_copies
+from flower_classifier.photos.folders import (
+    SPLIT_NAMES,
+    check_shape,
+    find_classes_anywhere,
+    in_order_of_place,
+    split_folders,
+)
+from flower_classifier.photos.tar_files import split_path, status_of
 
 ByClass = dict[str, list[str]]  # class folder -> photos
 
@@ -165,3 +173,61 @@ def warn_of_cases(data_dir: Path, classes: tuple[str, ...]) -> None:
         warn(
             f"{data_dir}: classes that differ by case only are kept apart: {first_few(alike)}; is each pair one class?"
         )
+
+
+# --------------------------------------------------------------------------------------------------------------- listed
+
+
+COLUMN = "path"
+
+
+def without_listed(splits: Splits, table: Path) -> Splits:
+    """Return the splits less the photos that a table lists, by their paths below the data folder.
+
+    Raises InputError for a table that cannot be read, and where nothing would be left of a class or a split.
+    """
+    listed = read_listed(table)
+    parts = [part for part in (splits.train, splits.valid, splits.test) if part]
+    present = {as_written(photo) for part in parts for photo in part.photos}
+    if missing := sorted(listed - present):
+        warn(f"{table}: {counted(len(missing), 'path')} of no photo in {splits.train.root} ({first_few(missing)})")
+    train, valid, *test = (less(part, listed) for part in parts)
+    left = set(train.labels)
+    if lost := [name for label, name in enumerate(splits.classes) if label not in left]:
+        raise InputError(f"{table} lists all training photos of {first_few(lost)}: leave some, or move the class away")
+    if not len(valid):
+        raise InputError(f"{table} lists all validation photos: leave some")
+    if test and not len(test[0]):
+        warn(f"{table} lists all test photos: there will be no test result")
+    note(f"going on without {counted(len(listed & present), 'photo')} of {len(present):,}, listed in {table}")
+    return replace(splits, train=train, valid=valid, test=test[0] if test and len(test[0]) else None)
+
+
+def read_listed(table: Path) -> set[str]:
+    """Return what a table has in its column `path`; of classes, whose paths end in "/", nothing is left out.
+
+    Raises InputError for a file that cannot be read or has no such column.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if COLUMN not in (reader.fieldnames or ()):
+                raise InputError(f"{table} has no column {COLUMN}: give a table such as doctor.csv", "without")
+            paths = {row[COLUMN] for row in reader}
+    except OSError as error:
+        raise InputError(f"cannot read {table}: {error.strerror}", "without") from None
+    except (ValueError, csv.Error):
+        raise InputError(f"{table} is no table: give a CSV file in UTF-8 with a column {COLUMN}", "without") from None
+    return {path for path in paths if path and not path.endswith("/")}
+
+
+def less(split: Split, listed: Collection[str]) -> Split:
+    """Return a split less some of its photos."""
+    kept = [index for index, photo in enumerate(split.photos) if as_written(photo) not in listed]
+    photos, labels = tuple(split.photos[index] for index in kept), tuple(split.labels[index] for index in kept)
+    return replace(split, photos=photos, labels=labels)
+
+
+def as_written(photo: str) -> str:
+    """Return a photo's name as a table in UTF-8 has it: bytes that are no letters are spelled out."""
+    return photo.encode("utf-8", "backslashreplace").decode()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from flower_classifier.base.randomness import generator
+from flower_classifier.base.seeding import generator
 from flower_classifier.photos.images import PhotoSource, load_image
 
 # Which pixels come out of the code below and of images.py. Raise it when they change: features that are kept on disk
@@ -137,7 +137,7 @@ def cutter(image: Image.Image, preprocessing: Preprocessing) -> Cut:
     """Return what cuts views out of an RGB image, resampled as the preprocessing says."""
     if preprocessing.resampling == "torchvision":
         # Here: photos need no torch, but for old checkpoints
-        from flower_classifier.photos.torch_resampling import torchvision_cutter
+        from flower_classifier.photos.legacy_resampling import torchvision_cutter
 
         return torchvision_cutter(image, preprocessing)
     return pillow_cutter(image, preprocessing)

@@ -1,1 +1,1 @@
-"""What people see: formats, tables, charts, pictures."""
+"""What a run leaves for people: tables, charts, pictures."""

@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image, ImageOps
 
-from flower_classifier.base.messages import note
-from flower_classifier.base.words import percent
+from flower_classifier.base.console import note
+from flower_classifier.base.text import percent
 from flower_classifier.report.figures import (
     CAPTION,
     DPI,

@@ -1,22 +1,33 @@
-"""What a run leaves while it goes on, each time it saves: rows in history.csv, and points for tensorboard."""
+"""What a run leaves while it goes on, each time it saves: rows in history.csv, and points for tensorboard.
+
+The report for tensorboard, where that is installed: a point per epoch while a run goes on; at its end the rest.
+
+What a search leaves: a table of all heads that were tried, and a picture of it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from flower_classifier.base.errors import RunError
-from flower_classifier.base.messages import warn
-from flower_classifier.base.seconds import Seconds
+from flower_classifier.base.console import warn
+from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.options import given_by
+from flower_classifier.features.inputs import Seconds
+from flower_classifier.report.report_files import writing
 from flower_classifier.report.tables import Record, Table, append_rows, read_table, write_table
-from flower_classifier.report.tensorboard_log import TensorboardLog
-from flower_classifier.report.tuning_report import write_tuning
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from matplotlib.figure import Figure
+
+    from flower_classifier.judging.evaluation import Evaluation
     from flower_classifier.networks.checkpoint import Row
 
 
@@ -119,3 +130,84 @@ def with_seconds(history: Sequence[Row], table: Sequence[Mapping[str, str]]) -> 
 def table_of(rows: Sequence[Record]) -> list[list[object]]:
     """Return the rows of history.csv, header first."""
     return [list(rows[0]), *(list(row.values()) for row in rows)]
+
+
+# ------------------------------------------------------------------------------------------------------ tensorboard log
+
+
+def check_tensorboard() -> None:
+    """Raise InputError where tensorboard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError("needs tensorboard, which is not installed: pip install tensorboard", "tensorboard")
+
+
+class TensorboardLog:
+    """The epochs' numbers in a folder for tensorboard, instead of what was in it.
+
+    What is added is forced out at once, so that a killed run has it too. Raises RunError where that fails.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder = folder
+        shutil.rmtree(folder, ignore_errors=True)
+        with writing(folder):
+            self.writer = SummaryWriter(folder)
+
+    def add(self, rows: Sequence[Record]) -> None:
+        """Add epochs' numbers. Raises RunError."""
+        with writing(self.folder):
+            for row in rows:
+                for key, value in row.items():
+                    if key != "epoch":
+                        self.writer.add_scalar(key, value, row["epoch"])
+            self.writer.flush()
+
+    def close(self) -> None:
+        """End writing."""
+        with contextlib.suppress(OSError):  # which `add` has told
+            self.writer.close()
+
+
+def finish_tensorboard(
+    folder: Path,
+    epoch: int,
+    figures: Mapping[str, Figure],
+    settings: DataclassInstance,
+    evaluations: Mapping[str, Evaluation],
+) -> None:
+    """Add what is known at the end of a run: its pictures, its options, and its results by split, as scalars.
+
+    `settings` is a dataclass, `epoch` the best one, which the results are of. Raises RunError where that fails.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    from flower_classifier.report.figures import pixels_of
+
+    results = {
+        f"{split}/{name}": float(number)
+        for split, evaluation in evaluations.items()
+        for name, number in evaluation.results.items()
+    }
+    options = {
+        name: value if isinstance(value, bool | int | float) else str(value)
+        for name, value in given_by(settings).items()
+    }
+    with writing(folder), SummaryWriter(folder) as writer:
+        for name, figure in figures.items():
+            writer.add_image(name, pixels_of(figure)[:, :, :3], epoch, dataformats="HWC")
+        writer.add_hparams(options, results, run_name=".", global_step=epoch)
+
+
+# -------------------------------------------------------------------------------------------------------- tuning report
+
+
+def write_tuning(folder: Path, rows: Table) -> None:
+    """Write tuning.csv (`rows`: header first) and tuning.png. Raises RunError where that fails."""
+    from flower_classifier.report.charts import draw_tuning
+    from flower_classifier.report.figures import save_figure
+
+    write_table(folder / "tuning.csv", rows)
+    header, *heads = rows
+    save_figure(draw_tuning([dict(zip(map(str, header), head, strict=True)) for head in heads]), folder / "tuning.png")

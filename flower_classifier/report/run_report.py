@@ -1,25 +1,49 @@
-"""What a run or an evaluation leaves for people: tables and pictures, in a folder. `report_files.py` lists them."""
+"""What a run or an evaluation leaves for people: tables and pictures, in a folder. `report_files.py` lists them.
+
+summary.json: a whole run in one file, for programs that compare runs.
+
+It is written last of all, with --no_report too. So a run that has one has ended well, and its checkpoint is there.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import math
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flower_classifier.base.words import counted, photos_of, printable
+import numpy as np
+import PIL
+import torch
+import torchvision
+
+import flower_classifier
+from flower_classifier.base.files import write_whole
+from flower_classifier.base.options import given_by
+from flower_classifier.base.text import counted, photos_of, printable
+from flower_classifier.features.inputs import Inputs, Seconds
+from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.networks.devices import device_name
+from flower_classifier.networks.frozen_backbone import FrozenPart
 from flower_classifier.photos.images import ImageError, load_image
-from flower_classifier.photos.tar_index import is_tar_name
-from flower_classifier.report.report_files import remove_files
-from flower_classifier.report.run_log import table_of
+from flower_classifier.photos.tar_files import is_tar_name
+from flower_classifier.report.report_files import remove_files, writing
+from flower_classifier.report.run_log import RunLog, table_of
 from flower_classifier.report.tables import Record, all_mistakes, confusion_matrix, per_class, write_table
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from matplotlib.figure import Figure
 
     from flower_classifier.judging.evaluation import Evaluation
     from flower_classifier.report.pictures import Mistake
+
 
 MOST_MISTAKES = 12
 PHOTO_SIDE = 280  # pixels of a photo's shorter side that the grid of mistakes can show
@@ -61,9 +85,9 @@ def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> dict[str, Figure]:
 
     Raises RunError where a file cannot be written.
     """
+    from flower_classifier.judging.calibration import set_table
     from flower_classifier.report.charts import draw_reliability
     from flower_classifier.report.confusion import draw_confusion
-    from flower_classifier.report.sets_table import set_table
 
     remove_files(folder, "evaluation")
     evaluation, names = diagnosis.evaluation, [printable(name) for name in diagnosis.names]
@@ -125,3 +149,97 @@ def save_all(folder: Path, figures: dict[str, Figure]) -> dict[str, Figure]:
     for name, figure in figures.items():
         save_figure(figure, folder / f"{name}.png")
     return figures
+
+
+# ---------------------------------------------------------------------------------------------------------- run summary
+
+
+FORMAT_VERSION = 1
+
+
+def write_summary(
+    folder: Path,
+    settings: DataclassInstance,
+    checkpoint: Path,
+    best_epoch: int,
+    evaluations: Mapping[str, Evaluation],
+    classes: Sequence[str],
+    inputs: Sequence[Inputs],
+    log: RunLog,
+    started: float,
+) -> None:
+    """Write the summary of a run whole or not at all. Raises RunError where that fails.
+
+    `settings` is the dataclass of its options, `evaluations` are those of the best epoch by split, `inputs` are the
+    splits, `started` is when time.perf_counter() saw it begin. Seconds are those of this process: a run that is resumed
+    has more behind it.
+    """
+    read = sum((part.seconds for part in inputs), Seconds())
+    spent = {**asdict(replace(read, training=log.training)), "run": time.perf_counter() - started}
+    contents = {
+        "format_version": FORMAT_VERSION,
+        "settings": given_by(settings),
+        "epochs": len(log.rows),
+        "best_epoch": best_epoch,
+        "results": {split: evaluation.results for split, evaluation in evaluations.items()},
+        "seconds": {name: round(value, 3) for name, value in spent.items()},
+        "versions": versions(),
+        "machine": machine_of(inputs[0].frozen),
+        "data": data_of(classes, inputs),
+        "checkpoint": file_of(checkpoint),
+    }
+    path = folder / "summary.json"
+    with writing(path):
+        write_whole(path, f"{json.dumps(plain(contents), indent=2, allow_nan=False)}\n".encode())
+
+
+def plain(value: object) -> object:
+    """Return what JSON has for a value: text for a path, a list for a tuple, null for a number that is none."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this program and of what its numbers depend on."""
+    return {
+        "flower_classifier": flower_classifier.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }
+
+
+def machine_of(frozen: FrozenPart) -> dict[str, object]:
+    """Return what a run's time, and the last bits of its numbers, depend on."""
+    return {
+        "device": frozen.device.type,
+        "name": device_name(frozen.device),
+        "threads": torch.get_num_threads(),
+        "precision": frozen.precision_name,
+        "system": platform.platform(),
+    }
+
+
+def data_of(classes: Sequence[str], inputs: Sequence[Inputs]) -> dict[str, object]:
+    """Return what a run saw: its number of classes, the photos it used by split, and those that it could not open."""
+    return {
+        "classes": len(classes),
+        "photos": {part.split.name: len(part.used) for part in inputs},
+        "left_out": [photo for part in inputs for photo in part.left_out],
+    }
+
+
+def file_of(path: Path) -> dict[str, str]:
+    """Return where a file is and the SHA-256 of its bytes. Raises RunError where it cannot be read."""
+    digest = hashlib.sha256()
+    with writing(path), path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return {"file": str(path), "sha256": digest.hexdigest()}

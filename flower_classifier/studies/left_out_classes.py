@@ -14,17 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from flower_classifier.base.messages import progress
-from flower_classifier.features.inputs import Inputs
-from flower_classifier.features.schedule import Schedule
-from flower_classifier.judging.as_predicted import looking
+from flower_classifier.base.console import progress
+from flower_classifier.config.allowed import DEFAULT_RATE
+from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.calibration import calibrate
-from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.judging.familiarity import Familiarity
-from flower_classifier.judging.prediction import DEFAULT_RATE
+from flower_classifier.judging.conformal import Familiarity
+from flower_classifier.judging.evaluation import Evaluation, looking
 from flower_classifier.judging.strangers import Clusters, auroc, scores_of, stranger_scores
-from flower_classifier.networks.memory import Memory, balanced_sample, remember_nameless
-from flower_classifier.training.part_heads import PartHeads
+from flower_classifier.networks.feature_bank import Memory, balanced_sample, remember_nameless
+from flower_classifier.training.heads import PartHeads
 
 ROUNDS = 5
 FEWEST_CLASSES = 3  # of which one can be left out

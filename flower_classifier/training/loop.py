@@ -11,19 +11,17 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from flower_classifier.base.console import note, progress, watched
 from flower_classifier.base.errors import RunError, is_out_of_memory
-from flower_classifier.base.messages import note, progress, watched
-from flower_classifier.base.ranks import rank
-from flower_classifier.base.seconds import Seconds
-from flower_classifier.base.words import counted
+from flower_classifier.base.text import counted
+from flower_classifier.base.torchrun import rank
 from flower_classifier.features.batches import Batch
-from flower_classifier.features.inputs import Inputs
-from flower_classifier.judging.as_predicted import evaluate_on
-from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.features.inputs import Inputs, Seconds
+from flower_classifier.judging.evaluation import Evaluation, evaluate_on
 from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.networks.threads import threads_for, torch_threads
-from flower_classifier.training.in_step import (
+from flower_classifier.training.ddp import (
     begin_epoch,
     gradients_kept,
     in_time,

@@ -11,15 +11,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.words import counted, first_few
+from flower_classifier.base.text import counted, first_few
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier
-from flower_classifier.networks.memory import Memory
-from flower_classifier.networks.tensor_files import Plain
-from flower_classifier.training.fine_tuning import FineTuning
-from flower_classifier.training.finished import Best, Finished, Identity, Tensors, rank
-from flower_classifier.training.recipe import Recipe, balanced
+from flower_classifier.networks.feature_bank import Memory
+from flower_classifier.networks.safe_files import Plain
+from flower_classifier.training.recipe import FineTuning, Recipe, balanced
+from flower_classifier.training.saved_state import Best, Finished, Identity, Tensors, rank
 
 # How fast the average forgets: the last tenth of the steps makes up 60 % of it. 4 and 16 gave equally good results.
 DECAY = 8

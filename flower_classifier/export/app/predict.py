@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flower_classifier.base import program
+from flower_classifier.base import process
 from flower_classifier.base.options import parse
-from flower_classifier.judging.predict_config import QuestionConfig
+from flower_classifier.config.predict_options import QuestionConfig
 
 if __name__ == "__main__":  # --help and mistakes end the process before anything is loaded
-    program.begin()
-    asked = program.read_command_line(lambda: parse(QuestionConfig, "predict.py", __doc__))
+    process.begin()
+    asked = process.read_command_line(lambda: parse(QuestionConfig, "predict.py", __doc__))
 
 # isort: split
 import flower_classifier
-from flower_classifier.report.answering import answer_photos, find_photos
+from flower_classifier.predicting.answering import answer_photos, find_photos
 
 
 def run(config: QuestionConfig) -> None:
@@ -32,4 +32,4 @@ def run(config: QuestionConfig) -> None:
 
 
 if __name__ == "__main__":
-    program.run(lambda: run(asked), as_program=True)
+    process.run(lambda: run(asked), as_program=True)

@@ -1,5 +1,5 @@
 // What the network's outputs are worth: probabilities, and whether the picture is of one of the classes at all.
-// The same rules as in judging/base_predictor.py and judging/familiarity.py.
+// The same rules as in predicting/base_predictor.py and judging/conformal.py.
 
 export function probabilities(logits, temperature) {
   const scaled = Array.from(logits, (logit) => logit / temperature);

@@ -1,0 +1,187 @@
+"""Notes, warnings and progress bars.
+
+Everything is said through the logger `flower_classifier`, so a program that imports the package decides what becomes
+of it. The commands say `with speaking():`, which shows it all on stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import stat
+import sys
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Sized
+from typing import TextIO, TypeVar
+
+from flower_classifier.base.text import shown
+from flower_classifier.base.torchrun import rank
+
+Batch = TypeVar("Batch", bound=tuple[Sized, ...])
+USUAL_TERMINAL = (80, 24)  # columns and rows
+SETTLE = 0.005  # seconds in which the reader of a pipe, `tee` say, has shown what came through it
+
+log = logging.getLogger("flower_classifier")
+bars: weakref.WeakSet[Bar] = weakref.WeakSet()  # that are under way
+
+
+def note(message: str) -> None:
+    """Tell the person something that is neither a result nor trouble."""
+    log.info("%s", message)
+
+
+def warn(message: str) -> None:
+    """Tell the person that something is probably not what they want."""
+    log.warning("%s", message)
+
+
+class StderrHandler(logging.Handler):
+    """Prints messages to whatever stderr is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message; a warning says that it is one. Where nobody can read it, work goes on all the same."""
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        with contextlib.suppress(OSError):  # the terminal is closed, the reader of a pipe is gone
+            clear_bars()
+            print(shown(prefix + record.getMessage()), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def speaking() -> Iterator[None]:
+    """Show messages and progress bars on stderr: for a command, which has the terminal to itself."""
+    handler, level, propagates = StderrHandler(), log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if rank() == 0 else logging.CRITICAL)  # of a job's processes one alone speaks
+    log.propagate = False  # else a handler of the root logger would say everything a second time
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagates
+
+
+def is_speaking() -> bool:
+    """Say whether a command is showing messages on stderr."""
+    return any(isinstance(handler, StderrHandler) for handler in log.handlers)
+
+
+def bars_are_shown() -> bool:
+    """Say whether progress bars are shown: by a command at a terminal."""
+    return is_speaking() and rank() == 0 and sys.stderr.isatty()
+
+
+def progress(total: int | None, what: str, unit: str, hidden: bool = False, scaled: bool = False, done: int = 0) -> Bar:
+    """Return a progress bar with rate and time left: silent off a terminal and for work done within a second.
+
+    `scaled`: thousands as k, M and G. `done`: what an earlier run has done of `total`, which the rate leaves out.
+    """
+    bar = bar_class()(
+        total=total,
+        desc=what,
+        unit=f" {unit}s",
+        unit_scale=scaled,
+        initial=done,
+        leave=False,
+        delay=1,
+        miniters=1,
+        disable=hidden or not bars_are_shown(),
+    )
+    bars.add(bar)
+    return bar
+
+
+@functools.cache
+def bar_class() -> type[Bar]:
+    """Return the class of the progress bars."""
+    try:
+        from tqdm import tqdm  # here: `--help` needs none
+    except ImportError:  # an exported folder does without
+        return Bar
+
+    class ShownBar(tqdm, Bar):
+        """A bar that makes way for results, and is back with its next update."""
+
+        monitor_interval = 0  # no thread that watches over the bars: with miniters=1 they need none
+        drawn = made_way = False
+        back_at = 0.0
+
+        def __init__(self, **options: object) -> None:
+            super().__init__(**options)
+            self.dynamic_ncols = room_for_bars  # instead of tqdm's own, which takes a terminal of 0 x 0 by its word
+            self.ncols, self.nrows = room_for_bars(sys.stderr)
+
+        def display(self, *arguments: object, **options: object) -> bool | None:
+            time.sleep(max(0, self.back_at - time.monotonic()))
+            self.drawn, self.made_way = True, False
+            return super().display(*arguments, **options)
+
+        def update(self, n: float = 1) -> bool | None:
+            return super().update(n) or (self.refresh() if self.made_way else None)
+
+        def make_way(self, settle: float) -> None:
+            if self.drawn:
+                self.clear()
+                self.drawn, self.made_way = False, True
+            self.back_at = time.monotonic() + settle
+
+    return ShownBar
+
+
+class Bar:
+    """What this package asks of a progress bar. This one shows nothing: it serves where tqdm is not installed."""
+
+    def __init__(self, **options: object) -> None:
+        pass
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+    def update(self, n: float = 1) -> bool | None:
+        """Count."""
+
+    def set_postfix_str(self, s: str, refresh: bool = True) -> None:
+        """Say something behind the numbers."""
+
+    def make_way(self, settle: float) -> None:
+        """Do nothing: no bar is in the way."""
+
+
+def clear_bars() -> None:
+    """Take the progress bars off the terminal before something else is printed there; updating one brings it back.
+
+    What goes through a pipe may be shown by its reader, on the same terminal and a moment later.
+    """
+    for bar in bars:
+        bar.make_way(settle=SETTLE)
+
+
+def share_terminal(results: TextIO | None) -> bool:
+    """Say whether what is written to a stream may appear among the bars: it does not in a file."""
+    try:
+        return results is not None and not stat.S_ISREG(os.fstat(results.fileno()).st_mode)
+    except (AttributeError, OSError, ValueError):  # closed, or no stream of the system's
+        return False
+
+
+def room_for_bars(terminal: TextIO) -> tuple[int, int]:
+    """Return the columns and rows of a terminal, less one each; one that does not know its size has the usual."""
+    try:
+        known: tuple[int, int] = os.get_terminal_size(terminal.fileno())
+    except (AttributeError, OSError, ValueError):  # closed, or no stream of the system's
+        known = (0, 0)
+    columns, rows = (size or usual for size, usual in zip(known, USUAL_TERMINAL, strict=True))
+    return columns - 1, rows - 1
+
+
+def watched(batches: Iterable[Batch], bar: Bar, processes: int = 1) -> Iterator[Batch]:
+    """Pass batches on, moving the bar by the length of each when it has been worked on: in so many processes."""
+    for batch in batches:
+        yield batch
+        bar.update(len(batch[0]) * processes)

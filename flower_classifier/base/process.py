@@ -1,0 +1,190 @@
+"""A command as a process: what it sets up, how it ends, and with which exit code.
+
+stdout is for results; everything else goes to stderr. Exit codes: 0 done, 1 a run failed, 2 the input or the command
+line is wrong, 130 interrupted (129: hung up, 143: terminated), 141 nobody reads stdout any more. FLOWERS_DEBUG=1 shows
+the traceback behind an error.
+
+Only the scripts at the root import this: the package leaves the process it is imported into as it is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from flower_classifier.base.console import speaking
+from flower_classifier.base.errors import (
+    EXIT_FAILED,
+    EXIT_WRONG_INPUT,
+    NEEDED,
+    InputError,
+    RunError,
+    check_installed,
+    is_of_a_gpu,
+    is_out_of_memory,
+)
+from flower_classifier.base.signals import Stopped, answer_signals, end_at_interrupt, end_silently, ignore_signals
+from flower_classifier.base.text import reason_of, shown
+from flower_classifier.base.torchrun import have_every_core, rank
+
+EXIT_NOBODY_READS = 141  # what a shell says of a process that SIGPIPE ended
+OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
+GPU_OUT_OF_MEMORY = "the GPU is out of memory: end other programs on it, take a smaller --arch, or leave out --gpu"
+Settings = TypeVar("Settings")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
+
+
+# ------------------------------------------------------------------------------------------------------- the beginning
+
+
+def begin() -> None:
+    """Set the process up, before torch is loaded."""
+    (end_silently if rank() else end_at_interrupt)()
+    gc.disable()  # until `run`: while torch loads, a fifth of the time goes into finding no garbage
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # a photo opens, or the error says why not
+    have_every_core()
+    keep_freed_memory()
+
+
+def read_command_line(parse: Callable[[], Settings]) -> Settings:
+    """Return the settings that `parse` makes of the command line; after --help and for a mistake end the process.
+
+    That is how `run` would end it, but before torch is loaded, which takes seconds. Settings may say in `needs` which
+    packages they need: otherwise all of requirements.txt.
+    """
+    prepare_streams()
+    parsed: list[Settings] = []
+    with speaking():
+        with silence() if rank() else contextlib.nullcontext():  # all of a job's processes read the same
+            code = outcome_of(lambda: parsed.append(parse()))
+        if parsed:
+            code = outcome_of(lambda: check_installed(getattr(parsed[0], "needs", NEEDED)))
+    return parsed[0] if parsed and not code else leave(code)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Print nothing."""
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
+
+
+def prepare_streams() -> None:
+    """See to it that whatever is printed goes where it should, or nowhere."""
+    if sys.stderr is None:  # closed; print() would turn to stdout, which is for results
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 -- for as long as the process lives
+    if hasattr(sys.stdout, "reconfigure"):  # not where it is closed, nor in a notebook
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
+
+
+def keep_freed_memory() -> None:
+    """Let glibc hand out again what was freed, instead of giving it back to the system and asking for it anew.
+
+    Every layer's output is a large block that lives for a moment; fetching fresh pages for each costs a fifth of
+    squeezenet1_1's forward, and half of the backward pass of a wide head. Elsewhere there is nothing to be done.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        # Bytes from which on a block is fetched by itself. glibc takes no more than 2^25 before 2.35; and a trim
+        # threshold alone would be worse than none, since it ends the adaptation of the other.
+        if mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25):
+            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def silence_libtiff() -> None:
+    """Keep the lines that libtiff itself prints of a damaged file, up to hundreds of them, off stderr.
+
+    Why a photo does not open, the error says. The library is found as Pillow's own code finds it; where Pillow has it
+    in another way (on Windows), its lines stay.
+    """
+    from PIL import Image  # here: `--help` needs none
+
+    with contextlib.suppress(AttributeError, OSError):
+        libtiff = ctypes.CDLL(Image.core.__file__)
+        for set_handler in (libtiff.TIFFSetErrorHandler, libtiff.TIFFSetWarningHandler):
+            set_handler(None)
+
+
+# ------------------------------------------------------------------------------------------------------------- the end
+
+
+def run(main: Callable[[], None], as_program: bool = False) -> NoReturn:
+    """Run a command and end with the exit code of what happened, never with a bare traceback.
+
+    `as_program`: the process is the command's alone, so signals are its own to answer, and it ends at once.
+    """
+    prepare_streams()
+    if as_program:
+        gc.freeze()  # what has been loaded stays, and need not be searched
+        gc.enable()
+        answer_signals()
+        silence_libtiff()
+    try:
+        with speaking():
+            code = outcome_of(main)
+    except Stopped as stopped:  # by a signal that came while the end was being told
+        code = stopped.code
+    if as_program:
+        leave(code)
+    sys.exit(code)
+
+
+def outcome_of(main: Callable[[], None]) -> int:
+    """Run a command; say what went wrong, if anything, and return the exit code for it."""
+    code = 0
+    try:
+        main()
+        if sys.stdout:
+            sys.stdout.flush()
+    except SystemExit as stop:  # --help, or a command line that is wrong
+        code = stop.code if isinstance(stop.code, int) else 0
+    except InputError as error:
+        code = complain(error.at_terminal, EXIT_WRONG_INPUT)
+    except RunError as error:
+        code = complain(error.at_terminal, EXIT_FAILED)
+    except Stopped as stopped:
+        code = stopped.code if rank() else complain(stopped.word, stopped.code)
+    except BrokenPipeError:  # the reader of our stdout, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_NOBODY_READS
+    except OSError as error:  # a full disk behind stdout, a folder that has vanished
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        code = complain(what, EXIT_FAILED)
+    except Exception as error:  # the last resort: a bug of ours, or of a library below
+        if is_out_of_memory(error):
+            code = complain(GPU_OUT_OF_MEMORY if is_of_a_gpu(error) else OUT_OF_MEMORY, EXIT_FAILED)
+        else:
+            what = f"{type(error).__name__}: {reason_of(error)}"
+            code = complain(f"unexpected {what}\n(FLOWERS_DEBUG=1 shows where; please report it)", EXIT_FAILED)
+    return code
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once: taking torch apart takes a second, and threads may be in the middle of a forward."""
+    ignore_signals()
+    atexit._run_exitfuncs()  # temporary folders of matplotlib's, for one
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or nobody reads it
+            stream.flush()
+    os._exit(code)
+
+
+def complain(message: str, code: int) -> int:
+    """Print an error, with its traceback where FLOWERS_DEBUG asks for it, and return the exit code."""
+    with contextlib.suppress(OSError):  # the terminal is gone
+        if os.environ.get("FLOWERS_DEBUG"):
+            traceback.print_exc()
+        print(f"{Path(sys.argv[0]).name}: {shown(message)}", file=sys.stderr, flush=True)
+    return code

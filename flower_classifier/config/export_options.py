@@ -1,0 +1,53 @@
+"""What export.py can be asked to do: its options, and the values they may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flower_classifier.base.errors import NEEDED, NEEDED_TO_EXPORT, InputError
+from flower_classifier.base.options import argument, check, option
+from flower_classifier.config.predict_options import CHECKPOINT_ENDINGS, NAMES_HELP
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """One call's settings, checked. Raises InputError, naming the option, for what could only fail after the work."""
+
+    checkpoint: Path = argument(
+        "input", "checkpoint.pth as train.py wrote it", metavar="CHECKPOINT", endings=CHECKPOINT_ENDINGS
+    )
+    folder: Path = argument(
+        "output", "the folder to write; an earlier export in its place is replaced when all is done", metavar="FOLDER"
+    )
+    category_names: Path | None = option(
+        None,
+        "input",
+        NAMES_HELP,
+        metavar="JSON",
+        unset="the names given at training, if any",
+    )
+    title: str | None = option(
+        None, "output", "what the page is called", metavar="TEXT", unset="the folder's name, in words"
+    )
+    int8: Path | None = option(
+        None,
+        "output",
+        "write the network with 8-bit numbers: a half to a quarter as large; DIR is a folder with one folder of photos "
+        "per class, of which half set the numbers' ranges, and the others tell what accuracy it costs",
+        metavar="DIR",
+    )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The packages without which nothing can be exported."""
+        return (*NEEDED, *NEEDED_TO_EXPORT)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.checkpoint.is_dir():
+            raise InputError(f"{self.checkpoint} is a folder: give the checkpoint first, then the folder to write")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder} is a file: give a folder to write")
+        if self.int8 and not self.int8.is_dir():
+            raise InputError(f"{self.int8}: there is no such folder", "int8")

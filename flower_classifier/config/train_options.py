@@ -1,0 +1,312 @@
+"""What a training run can be asked to do: the options of train.py, and the values they may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.options import Limits, argument, check, option
+from flower_classifier.config.allowed import (
+    DEFAULT_HIDDEN_UNITS,
+    DEFAULT_IMAGE_SIZE,
+    DROPOUT,
+    IMAGE_SIZE,
+    LAYER_WIDTH,
+    MOST_LAYERS,
+    UNFREEZE,
+)
+
+if TYPE_CHECKING:
+    from flower_classifier.base.options import Values
+
+CLASS_WEIGHTS = ("equal", "balanced")
+# What a run that is resumed keeps, unless something else is typed
+KEPT = (
+    "valid_split",
+    "skip_bad",
+    "bad_limit",
+    "without",
+    "arch",
+    "weights",
+    "hidden_units",
+    "dropout",
+    "image_size",
+    "mirror",
+    "epochs",
+    "learning_rate",
+    "batch_size",
+    "views",
+    "weight_decay",
+    "label_smoothing",
+    "class_weights",
+    "patience",
+    "fine_tune",
+    "unfreeze",
+    "backbone_lr",
+    "seed",
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run's settings, checked. Raises InputError, naming the option, for a value out of range.
+
+    What an architecture is called and what it needs is known to the networks alone, so `arch`, `weights` and
+    `hidden_units` are as given here.
+    """
+
+    data_dir: Path = argument(
+        "most used",
+        "folder that holds train/, valid/ (or val/) and perhaps test/, each with one folder of photos per class (or "
+        "with tar files of photos); or a folder that holds the class folders themselves",
+        metavar="DATA_DIR",
+    )
+    summary: bool = option(
+        False,
+        "most used",
+        "open every photo, say what was found and about how long a new run would take, and stop: nothing is "
+        "trained or written (but --download, where given, goes first)",
+    )
+    category_names: Path | None = option(
+        None,
+        "most used",
+        "mapping from class folder to the name people use, such as cat_to_name.json; kept in the checkpoint",
+        metavar="JSON",
+    )
+    arch: str = option(
+        "vgg16",
+        "most used",
+        "cnn (small, trained from scratch), or any of torchvision's classification models: alexnet, vgg16, "
+        "densenet121, resnet50, mobilenet_v3_large, efficientnet_b0, convnext_tiny, vit_b_16, …; vgg, densenet and "
+        "resnet for short; or any of timm's (pip install timm): timm/NAME, timm/NAME.TAG",
+    )
+    epochs: int = option(
+        20, "most used", "passes over the training photos", metavar="N", limits=Limits(least=1, most=10**5)
+    )
+    learning_rate: float = option(
+        0.001,
+        "most used",
+        "AdamW's step size",
+        metavar="RATE",
+        limits=Limits(above=0, most=1000),
+        aliases=("lr",),
+    )
+    tune: bool = option(
+        False,
+        "most used",
+        "try dozens of heads on the same features first, and train the one that the validation photos choose: searches "
+        "--hidden_units, --dropout, --learning_rate, --weight_decay, --label_smoothing and --views, where not given; "
+        "a resumed run has its head already",
+    )
+    fine_tune: int = option(
+        0,
+        "most used",
+        "after --epochs of the head alone, so many more in which the network learns too: most accurate, but each "
+        "takes a minute or more on a CPU; 4 is a good number",
+        metavar="N",
+        limits=Limits(least=0, most=10**5),
+    )
+    gpu: bool = option(False, "most used", "use CUDA or Apple's MPS where there is one")
+    save_dir: Path = option(Path(), "most used", "where checkpoint.pth and run/ go; created if missing", metavar="DIR")
+    resume: bool = option(
+        False,
+        "most used",
+        "go on where the run in --save_dir stopped, as if it never had, with its own options where no others are "
+        "given; a larger --epochs trains longer, or --fine_tune once that has begun",
+    )
+
+    download: bool = option(
+        False,
+        "data",
+        "fetch photos of 102 species of flowers into DATA_DIR first, unless something is there already",
+    )
+    valid_split: float = option(
+        0.2,
+        "data",
+        "share of each class's training photos to hold out, where there is no validation folder",
+        metavar="SHARE",
+        limits=Limits(above=0, below=1),
+    )
+    doctor: bool = option(
+        False,
+        "data",
+        "examine the photos, and stop: which are there twice, in two splits, under a wrong label, unlike any class, "
+        "blurry, dark or tiny; the findings go into doctor/ in --save_dir, and nothing is trained",
+    )
+    without: Path | None = option(
+        None,
+        "data",
+        "train without the photos that a table lists in its column `path`, such as what you leave of the doctor's",
+        metavar="FILE.csv",
+    )
+    skip_bad: bool = option(
+        False,
+        "data",
+        "train without the photos that cannot be opened, instead of stopping before the first epoch",
+    )
+    bad_limit: float = option(
+        0.5,
+        "data",
+        "share of a split's photos that --skip_bad may leave out; where more fail, the run stops: the disk may be at "
+        "fault, and should not leave a model of few photos",
+        metavar="SHARE",
+        limits=Limits(least=0, most=1),
+    )
+
+    weights: str | None = option(
+        None,
+        "model",
+        "DEFAULT, another name of torchvision's (IMAGENET1K_V1) or tag of timm's, a file with a state dict (.pth, "
+        ".safetensors), or none for random weights",
+        unset="DEFAULT; cnn takes none",
+    )
+    hidden_units: tuple[int, ...] | None = option(
+        None,
+        "model",
+        "width of the new classifier's hidden layer; several numbers (512 256) make several layers, 0 makes none",
+        metavar="N",
+        limits=LAYER_WIDTH,
+        most=MOST_LAYERS,
+        aliases=("hidden_layer1",),
+        unset=f"{DEFAULT_HIDDEN_UNITS}; 0 for cnn",
+    )
+    dropout: float = option(0.2, "model", "dropout behind each hidden layer", metavar="P", limits=DROPOUT)
+    image_size: int | None = option(
+        None,
+        "model",
+        "side of the pictures that cnn or a model of timm's takes; other pretrained models bring their own",
+        metavar="PIXELS",
+        limits=IMAGE_SIZE,
+        unset=f"{DEFAULT_IMAGE_SIZE} for cnn; else the model's own",
+    )
+    mirror: bool = option(
+        False,
+        "model",
+        "answer with the mean over a photo and its mirror image: a little more accurate, and twice the work for each "
+        "photo; kept in the checkpoint",
+    )
+
+    batch_size: int = option(
+        64, "training", "photos per optimizer step", metavar="N", limits=Limits(least=1, most=10**6)
+    )
+    views: int = option(
+        4,
+        "training",
+        "versions of every training photo, used in turn: the plain photo, its mirror image, then random crops; "
+        "each costs one pass of the backbone",
+        metavar="N",
+        limits=Limits(least=1, most=10**6),
+    )
+    weight_decay: float = option(
+        0.0,
+        "training",
+        "how much AdamW shrinks weights, times --learning_rate at every step; 1 is strong, 0 leaves Adam",
+        metavar="RATE",
+        limits=Limits(least=0, most=1000),
+    )
+    label_smoothing: float = option(
+        0.0,
+        "training",
+        "share of each label that is spread evenly over all classes",
+        metavar="SHARE",
+        limits=Limits(least=0, below=1),
+    )
+    class_weights: str = option(
+        "equal",
+        "training",
+        "how much a training photo counts: all the same, or those of small classes more, so that each class counts the "
+        "same in all",
+        choices=CLASS_WEIGHTS,
+    )
+    patience: int = option(
+        0,
+        "training",
+        "stop when so many epochs in a row were no better on the validation photos; 0 trains all epochs",
+        metavar="N",
+        limits=Limits(least=0, most=10**5),
+    )
+    seed: int = option(
+        0,
+        "training",
+        "same seed and machine, same checkpoint, byte for byte (on a CPU)",
+        metavar="N",
+        limits=Limits(least=0, below=2**63),
+    )
+
+    unfreeze: str | None = option(
+        None,
+        "fine-tuning",
+        "what of the backbone learns: the last third of its layers, or all",
+        choices=UNFREEZE,
+        unset="last on a CPU, all on a GPU",
+    )
+    backbone_lr: float = option(
+        0.0001,
+        "fine-tuning",
+        "AdamW's step size for the backbone's last layer; it falls towards the first, and the head's is larger",
+        metavar="RATE",
+        limits=Limits(above=0, most=1000),
+    )
+
+    cache_dir: Path | None = option(
+        None,
+        "feature cache",
+        "where features are kept, so that the next run need not compute them",
+        metavar="DIR",
+        unset="the user's cache folder",
+    )
+    cache_limit: float = option(
+        10.0,
+        "feature cache",
+        "size beyond which the features used least recently are dropped, except those in use",
+        metavar="GB",
+        limits=Limits(least=0, most=10**6, unit="GB"),
+    )
+    no_cache: bool = option(False, "feature cache", "keep features in memory, for this run alone")
+
+    no_memory: bool = option(
+        False,
+        "output",
+        "keep no memory of the training photos in the checkpoint: predict.py --neighbours cannot name them",
+    )
+    no_report: bool = option(
+        False, "output", "write no tables and pictures into run/, only summary.json: for a search over many runs"
+    )
+    tensorboard: bool = option(
+        False, "output", "write curves while training, and then the pictures, for tensorboard, into run/tensorboard/"
+    )
+
+    typed: frozenset[str] = field(default=frozenset(), compare=False)  # the options that the command line gave
+
+    @property
+    def kept(self) -> dict[str, object]:
+        """The options that a resumed run keeps, in plain types."""
+        options = {name: getattr(self, name) for name in KEPT}
+        weights = self.weights
+        if weights is not None and Path(weights).is_file():
+            weights = str(Path(weights).absolute())  # which is found from any folder
+        units = None if self.hidden_units is None else list(self.hidden_units)
+        without = str(self.without.absolute()) if self.without else None
+        return {**options, "weights": weights, "hidden_units": units, "without": without}
+
+    def is_given(self, name: str) -> bool:
+        """Say whether an option was typed, or set by a program to something else than its default."""
+        default = next(option.default for option in fields(self) if option.name == name)
+        return name in self.typed or getattr(self, name) != default
+
+    def resuming(self, kept: Values) -> TrainConfig:
+        """Return these options with what an earlier run `kept`, where nothing else was typed or set by a program."""
+        taken = {name: kept[name] for name in KEPT if name in kept and not self.is_given(name)}
+        if taken.get("without"):
+            taken["without"] = Path(taken["without"])
+        options: Values = {name: tuple(value) if isinstance(value, list) else value for name, value in taken.items()}
+        return replace(self, **options)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.tensorboard and self.no_report:
+            raise InputError("cannot be used together with --no_report", "tensorboard")
+        if self.doctor and self.summary:
+            raise InputError("cannot be used together with --summary", "doctor")

@@ -1,0 +1,159 @@
+"""What --doctor leaves: a table of all findings, and of each kind a sheet with the first photos.
+
+What a data doctor finds: the kinds of it, in the order in which they matter, and one finding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flower_classifier.base.console import note
+from flower_classifier.base.text import counted, printable
+from flower_classifier.photos.images import ImageError, load_image
+from flower_classifier.report.report_files import numbered, writing
+from flower_classifier.report.run_report import PHOTO_SIDE
+from flower_classifier.report.tables import write_table
+
+if TYPE_CHECKING:
+    from flower_classifier.report.pictures import Cell
+
+
+TABLE = "doctor.csv"
+MOST_PHOTOS = 16  # on a sheet
+NAMED = 2  # photos of each kind that the summary names
+
+
+def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names: Mapping[str, str]) -> None:
+    """Write doctor.csv and the sheets into a folder, instead of those of an earlier time.
+
+    `root`: the data folder. `names`: what people call the classes. Raises RunError where a file cannot be written.
+    """
+    from flower_classifier.report.figures import save_figure
+    from flower_classifier.report.pictures import draw_sheet
+
+    put_aside(folder / TABLE)
+    write_table(folder / TABLE, [HEADER, *(finding.row for finding in findings)])
+    with writing(folder):
+        for kind in KINDS:
+            (folder / f"{kind.name}.png").unlink(missing_ok=True)
+    for kind in KINDS:
+        of_kind = [finding for finding in findings if finding.kind == kind.name]
+        if cells := cells_of(of_kind, root, names):
+            number = sum(bool(cell.remark) for cell in cells)  # twins' second photos have none
+            how_many = f"the first {number:,} of {len(of_kind):,}" if number < len(of_kind) else f"{number:,}"
+            save_figure(draw_sheet(cells, f"{kind.shows}: {how_many}"), folder / f"{kind.name}.png")
+
+
+def put_aside(table: Path) -> None:
+    """Keep an earlier table, on which a person may have worked, under a name of its own."""
+    names = (f"{table.stem}-earlier{end}{table.suffix}" for end in itertools.chain([""], numbered()))
+    aside = next(table.with_name(name) for name in names if not table.with_name(name).exists())
+    with writing(table):
+        if table.exists():
+            table.rename(aside)
+            note(f"the table that was there is now {aside}")
+
+
+def cells_of(findings: Sequence[Finding], root: Path, names: Mapping[str, str]) -> list[Cell]:
+    """Return what a sheet shows: each photo, and beside it its twin, if it has one. Classes are not drawn."""
+    from flower_classifier.report.pictures import Cell
+
+    cells: list[Cell] = []
+    for finding in findings:
+        has_twin = bool(finding.other) and not finding.other.endswith("/")
+        if len(cells) + 1 + has_twin > MOST_PHOTOS:
+            break
+        with contextlib.suppress(ImageError):  # it cannot be opened, which the table says
+            photos = [(finding.path, finding.class_name)] + [(finding.other, finding.other_class)] * has_twin
+            opened = [load_image(root / photo, PHOTO_SIDE) for photo, _ in photos]
+            remarks = [finding.suggestion, ""]
+            for image, (photo, label), remark in zip(opened, photos, remarks, strict=False):
+                named = f"label: {names.get(label, label)}"
+                cells.append(Cell(image, printable(remark), printable(named), printable(photo)))
+    return cells
+
+
+def summary_of(findings: Sequence[Finding], photos: int, classes: int, leaked: Sequence[object]) -> str:
+    """Return what was found in a line for each kind, after one that says how much was examined.
+
+    `leaked`: what leaks do to the accuracy, in a line each.
+    """
+    lines = [f"{counted(photos, 'photo')} of {counted(classes, 'class', 'classes')} examined"]
+    for kind in KINDS:
+        if of_kind := [finding.path for finding in findings if finding.kind == kind.name]:
+            lines.append(line_of(kind, of_kind))
+            if kind.name == "leak":
+                lines += [f"{'':9}{line}" for line in leaked]
+    return "\n".join(lines if findings else [*lines, "nothing found that looks wrong"])
+
+
+def line_of(kind: Kind, paths: Sequence[str]) -> str:
+    """Return how many findings of a kind there are, and the first of them."""
+    shown = ", ".join(printable(path) for path in paths[:NAMED])
+    return f"{len(paths):7,}  {kind.shows}: {shown}{', …' if len(paths) > NAMED else ''}"
+
+
+# ------------------------------------------------------------------------------------------------------------- findings
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of finding."""
+
+    name: str  # in doctor.csv
+    shows: str  # what it is, for people: in the summary, on the contact sheet and in the documentation
+    score_means: str  # the first of a kind is the one with the highest score
+
+
+# A new kind needs a line here and in docs/doctor.md, and what yields it in doctor/doctor.py
+KINDS = (
+    Kind("unreadable", "files that cannot be opened", "1"),
+    Kind("leak", "photos that are also in another split", "how alike the two are, at most 1"),
+    Kind("two_labels", "photos that lie under two classes", "how alike the two are, at most 1"),
+    Kind("same_photo", "photos that are there twice", "how alike the two are, at most 1"),
+    Kind(
+        "label",
+        "photos that look like another class",
+        "how many times likelier the other class is, as a power of ten: 2 is a hundred times",
+    ),
+    Kind("outlier", "photos unlike any class", "how far it is beyond the middle half of the photos, in its widths"),
+    Kind("blurry", "blurry photos", "how far it is beyond the middle half of the photos, in its widths"),
+    Kind("dark", "dark photos", "how dark it is: 1 is black"),
+    Kind("washed_out", "photos with hardly any contrast", "how little contrast it has: 1 is none"),
+    Kind("tiny", "photos smaller than half of what the network sees", "how many times it is enlarged"),
+    Kind("narrow", "photos of which the network sees less than a third", "its longer side, in its shorter sides"),
+    Kind("small_class", "classes with few training photos", "how many are missing"),
+    Kind("alike_classes", "pairs of classes that are often confused", "share of their photos that are, 0 to 1"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that may be wrong, of a photo or of a class."""
+
+    path: str  # below the data folder; a class ends in "/"
+    kind: str  # the name of one of the KINDS
+    score: float
+    suggestion: str  # what to do about it, or what it looks like
+    other: str = ""  # the photo or the class that it is like
+    class_name: str = ""  # its class's folder; of a class, the class
+    other_class: str = ""  # the folder of the class that it looks like, or that the other photo is in
+
+    @property
+    def row(self) -> list[object]:
+        """What doctor.csv has of it."""
+        return [self.path, self.kind, round(self.score, 4), self.suggestion, self.other]
+
+
+HEADER = ["path", "finding", "score", "suggestion", "other"]
+
+
+def ranked(findings: list[Finding]) -> list[Finding]:
+    """Return findings by kind, and within a kind the highest score first."""
+    order = {kind.name: place for place, kind in enumerate(KINDS)}
+    return sorted(findings, key=lambda one: (order[one.kind], -one.score, one.path))

@@ -1,0 +1,341 @@
+"""An exported folder on the disk: every file of it, whole or not at all.
+
+The parts of an exported folder: what is made of a checkpoint, and what is the same in every folder.
+
+The files of the page: most are the same in every exported folder, some have the classifier's title or digests.
+
+Which files of this package an exported folder's predict.py needs: found by reading imports, so no list grows old.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from flower_classifier.base.console import note
+from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.files import check_writable, sha256_of, sync_folder
+from flower_classifier.base.signals import signals_held
+from flower_classifier.base.text import counted, first_few, megabytes, printable, reason_of
+from flower_classifier.config.allowed import CARD_FILE, MODEL_FILE
+from flower_classifier.export.onnx_model import OPSET, pattern_of
+from flower_classifier.networks.checkpoint import Checkpoint
+from flower_classifier.photos.views import Preprocessing
+from flower_classifier.predicting.card import Card, card_text
+
+PACKAGE = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "torchvision", "matplotlib")  # a file that needs one of them to be imported is left out
+
+
+def files_needed_by(script: Path) -> list[Path]:
+    """Return the package's files that a script imports, and those that they do, wherever in them an import stands.
+
+    A file that loads torch is left out, so only functions that an exported folder never calls may import it: a test
+    runs the folder's script without torch.
+    """
+    found: dict[Path, None] = {}
+    waiting = [script]
+    while waiting:
+        for path in imported_files(waiting.pop()):
+            if path not in found and not is_heavy(path):
+                found[path] = None
+                waiting.append(path)
+    return sorted({*found, *(folder / "__init__.py" for path in found for folder in path.parents if is_room(folder))})
+
+
+def is_room(folder: Path) -> bool:
+    """Say whether a folder is the package, or one of its rooms."""
+    return PACKAGE in (folder, folder.parent)
+
+
+def is_heavy(path: Path) -> bool:
+    """Say whether importing a file of the package loads one of the heavy libraries."""
+    seen: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if any(name.split(".")[0] in HEAVY for name in imported_names(current, at_once=True)):
+            return True
+        waiting += imported_files(current, at_once=True)
+    return False
+
+
+def imported_files(script: Path, at_once: bool = False) -> list[Path]:
+    """Return the package's files that a file imports itself."""
+    paths = (PACKAGE.parent.joinpath(*name.split(".")) for name in imported_names(script, at_once))
+    files = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py") for path in paths)
+    return [path for path in files if path.is_file() and PACKAGE in path.parents]
+
+
+def imported_names(script: Path, at_once: bool) -> Iterator[str]:
+    """Yield the modules that a file names in imports; `at_once`: only those that run when it is imported itself."""
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    for node in top_level(tree) if at_once else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def top_level(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Yield the statements that run when a file is imported: not those in functions or for type checkers."""
+    for node in tree.body:
+        if isinstance(node, ast.If):
+            is_for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+            yield from () if is_for_types else node.body
+        else:
+            yield node
+
+
+SCRIPT = PACKAGE / "export" / "app" / "predict.py"
+LEFT_BY_PYTHON = ("__pycache__",)
+
+
+def script_files() -> dict[str, bytes]:
+    """Return predict.py and the files of this package that it needs, by their names in an exported folder."""
+    files = {"predict.py": SCRIPT.read_bytes()}
+    for path in files_needed_by(SCRIPT):
+        files[path.relative_to(PACKAGE.parent).as_posix()] = path.read_bytes()
+    return files
+
+
+def check_place(folder: Path, own: Collection[str]) -> None:
+    """Raise InputError where a folder cannot be written, or holds what is not from an earlier export.
+
+    `folder`: without links. `own`: the names of the files that it may hold.
+    """
+    if folder == Path.cwd() or folder in Path.cwd().parents:
+        raise InputError(f"{folder} is where you are: give another folder")
+    if folder.exists():
+        if any(folder.iterdir()) and not is_from_export(folder):
+            raise InputError(f"{folder} holds other files: give a new folder, or one that export.py wrote")
+        foreign = [name for name in files_in(folder) if name not in own and not is_old_module(folder, name)]
+        if foreign:
+            raise InputError(f"{folder} holds files that are no part of an export ({first_few(foreign)}): move them")
+    check_writable(folder.parent, "folder")
+
+
+def is_from_export(folder: Path) -> bool:
+    """Say whether export.py wrote a folder: by its classifier.json, since many a folder has a model.onnx."""
+    try:
+        return {"format_version", "model", "digest"} <= set(json.loads((folder / CARD_FILE).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def files_in(folder: Path) -> list[str]:
+    """Return the names of the files and links below a folder, but for what Python leaves."""
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = (path.relative_to(folder) for path in paths)
+    return sorted(name.as_posix() for name in names if not set(name.parts) & set(LEFT_BY_PYTHON))
+
+
+def is_old_module(folder: Path, name: str) -> bool:
+    """Say whether a file is a module of the package: an earlier version may have exported others than this one does."""
+    return name.startswith(f"{PACKAGE.name}/") and name.endswith(".py") and not (folder / name).is_symlink()
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write all files, and put them in an earlier export's place when all of them are on the disk.
+
+    `folder`: without links. Raises RunError where the disk refuses; the folder that was there before is then untouched.
+    A process that is killed between two renames leaves both folders, under names that begin with a dot.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name[:50]}-", dir=folder.parent))
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {reason_of(error)}") from error
+    try:
+        for name, data in files.items():
+            write_file(new / name, data)
+        new.chmod(0o755)  # a temporary folder is for its owner alone, a page is for others
+        with signals_held():
+            put_in_place(new, folder)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {reason_of(error)}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write one file of a new folder to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def put_in_place(new: Path, folder: Path) -> None:
+    """Give a folder another one's name; the other one goes when that is done, or comes back."""
+    old = new.with_name(f"{new.name}.old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- parts
+
+
+README = "README.md"
+
+
+def card_of(checkpoint: Checkpoint, model: bytes, path: Path) -> Card:
+    """Return what goes into classifier.json beside a network: `path` is where the checkpoint was."""
+    training = checkpoint.training
+    scores = checkpoint.stranger_scores if checkpoint.tells_strangers else None
+    provenance = {
+        "checkpoint_sha256": sha256_of(path.read_bytes()),
+        "arch": checkpoint.model.arch,
+        "learned": checkpoint.model.learns,
+        "weights": training.get("weights", ""),
+        "licence_of_weights": training.get("licence", ""),
+        "mirror": checkpoint.model.mirror,
+        "numbers": "float32",
+        "opset": OPSET,
+        "made_with": {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
+    }
+    return Card(
+        model_sha256=sha256_of(model),
+        classes=checkpoint.classes,
+        preprocessing=by_contract(checkpoint.preprocessing),
+        category_names=checkpoint.category_names,
+        temperature=checkpoint.temperature,
+        set_scores=checkpoint.set_scores,
+        stranger_scores=None if scores is None else scores.tolist(),
+        pattern=pattern_of(model, checkpoint.preprocessing.crop_size),
+        provenance=provenance,
+    )
+
+
+def by_contract(preprocessing: Preprocessing) -> Preprocessing:
+    """Return the preprocessing of docs/resampling.md; a checkpoint of an early format saw photos by torchvision's."""
+    if preprocessing.resampling != "pillow":
+        note(
+            "the checkpoint is of an early format: of a photo's values the folder makes some that are 1 higher or lower"
+        )
+    return replace(preprocessing, resampling="pillow")
+
+
+def files_of(title: str, model: bytes, card: Card) -> dict[str, bytes]:
+    """Return all files of an exported folder, by their names in it."""
+    made = {MODEL_FILE: model, CARD_FILE: card_text(card), README: readme(title, card, len(model))}
+    static = {**script_files(), **static_files()}
+    return {**static, **made, **filled_files(title, {**static, **made})}
+
+
+def names_of_files() -> set[str]:
+    """Return the names of all files that an exported folder may hold."""
+    return {*static_files(), *script_files(), *FILLED, MANIFEST, MODEL_FILE, CARD_FILE, README}
+
+
+def readme(title: str, card: Card, size: int) -> bytes:
+    """Return the folder's README.md."""
+    made: Mapping[str, object] = card.provenance
+    unknown = "not stated: look where they come from before you pass this folder on"
+    licence = printable(str(made["licence_of_weights"])) or unknown
+    return f"""# {title}
+
+A classifier for {counted(len(card.classes), "class", "classes")}. It runs without torch, and nothing leaves the device.
+
+In a browser, with the camera or a photo: serve this folder from any file host that has https, or try it here:
+
+    python -m http.server --directory .          then open http://localhost:8000
+
+In a terminal (`pip install onnxruntime numpy pillow`):
+
+    python predict.py image.jpg
+
+In a program, with this folder in Python's path:
+
+    import flower_classifier as fc
+    answer = fc.load("this/folder")("image.jpg")
+    answer[0]["name"], answer[0]["probability"], answer.known
+
+| file | what it is |
+|---|---|
+| {MODEL_FILE} | the network, {megabytes(size)}: uint8 pixels (B, S, S, 3) in; logits, features, distances out |
+| {CARD_FILE} | the classes and their names, how photos become pixels, and what the outputs are worth |
+| predict.py, flower_classifier/ | answers in a terminal or a program |
+| index.html and the other files | the page; vendor/ holds onnxruntime-web, with its licence |
+
+Made of a `{made["arch"]}`. Licence of its pretrained weights: {licence}.
+""".encode()
+
+
+# ----------------------------------------------------------------------------------------------------------- page files
+
+
+PAGE = Path(__file__).resolve().parent / "page"
+INDEX, SERVICE_WORKER, MANIFEST = "index.html", "service_worker.js", "manifest.webmanifest"
+FILLED = (INDEX, SERVICE_WORKER)  # with {{words}} to be replaced
+NOT_OF_THE_PAGE = (".py", ".md")  # endings of files beside it
+PAPER = "#f6f4ef"  # as in style.css
+
+
+def static_files() -> dict[str, bytes]:
+    """Return the files that are the same in every exported folder, by their names in it."""
+    paths = sorted(path for path in PAGE.rglob("*") if path.is_file() and path.name not in FILLED)
+    return {path.relative_to(PAGE).as_posix(): path.read_bytes() for path in paths}
+
+
+def filled_files(title: str, others: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files that depend on the title and on the `others` of the folder."""
+    index = filled(INDEX, title=html.escape(title), card_sha256=sha256_of(others[CARD_FILE]))
+    made = {INDEX: index, MANIFEST: manifest(title)}
+    page = {name: data for name, data in {**others, **made}.items() if not name.endswith(NOT_OF_THE_PAGE)}
+    # At once are kept the files that every visit needs; the network and what runs it, when they are first fetched
+    later = [name for name in page if name == MODEL_FILE or name.startswith("vendor/")]
+    shell = ["./", *sorted(set(page) - set(later))]
+    version = sha256_of("".join(f"{name} {sha256_of(data)}\n" for name, data in sorted(page.items())).encode())[:16]
+    worker = filled(SERVICE_WORKER, version=version, shell=json.dumps(shell), later=json.dumps(sorted(later)))
+    return {**made, SERVICE_WORKER: worker}
+
+
+def manifest(title: str) -> bytes:
+    """Return what a phone asks for to install the page."""
+    icons = [
+        {"src": "icon-192.png", "sizes": "192x192", "type": "image/png", "purpose": "any maskable"},
+        {"src": "icon-512.png", "sizes": "512x512", "type": "image/png", "purpose": "any maskable"},
+        {"src": "icon.svg", "sizes": "any", "type": "image/svg+xml"},
+    ]
+    facts = {
+        "name": title,
+        "short_name": title[:12],
+        "start_url": "./",
+        "scope": "./",
+        "display": "standalone",
+        "background_color": PAPER,
+        "theme_color": PAPER,
+        "lang": "en",
+        "icons": icons,
+    }
+    return (json.dumps(facts, indent=1) + "\n").encode()
+
+
+def filled(name: str, **words: str) -> bytes:
+    """Return a file of the page with its {{words}} replaced."""
+    text = (PAGE / name).read_text(encoding="utf-8")
+    for word, value in words.items():
+        text = text.replace(f"{{{{{word}}}}}", value)
+    return text.encode()

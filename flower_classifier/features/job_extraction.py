@@ -1,0 +1,225 @@
+"""Extraction by all processes of a job: each takes the next micro-batch that nobody has, and rank 0 gets all rows.
+
+A micro-batch is the same whoever computes it, so neither the number of processes nor their speed changes a digit. Rows
+go to rank 0 as they come, which keeps them as a single process would: nobody ever has all of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+from typing import TypedDict
+
+import numpy as np
+import PIL
+import torch
+
+from flower_classifier.base.console import Bar, progress
+from flower_classifier.base.errors import RunError
+from flower_classifier.features.extraction import Extracted, Work, extract, opener, threads_per_worker
+from flower_classifier.networks.checkpoint import Checkpoint
+from flower_classifier.networks.classifier import ModelConfig
+from flower_classifier.networks.frozen_backbone import FrozenPart, RowForm, place, versions_of
+from flower_classifier.networks.job import EXTRACT, Job, LostError, Message, current_job
+from flower_classifier.photos.images import ImageError
+from flower_classifier.photos.splits import Split
+from flower_classifier.photos.views import Preprocessing
+
+WAITING = 64  # micro-batches by each helper that may wait for rank 0 to keep them
+NOTHING_MORE = None  # what a helper sends behind its last micro-batch
+FOUND_ELSEWHERE = ImageError("another process could not open it")  # which is told of a photo by its index alone
+
+
+# --------------------------------------------------------------------------------------------------------------- rank 0
+
+
+def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[Work], bar: Bar) -> Iterator[Extracted]:
+    """Run the frozen part over micro-batches of a split's photos; yield what comes of each, in no order.
+
+    In a job all processes share the work. Whether a photo can be opened is for rank 0 to say: where a helper cannot,
+    rank 0 does the micro-batch again. Raises LostError where a helper has ended.
+    """
+    job, open_photo = current_job(), opener(split, frozen.preprocessing, seed)
+    if job is None or not work:
+        yield from extract(frozen, open_photo, work, bar)
+        return
+    what = {"seed": seed, "work": list(work), "preprocessing": asdict(frozen.preprocessing)}
+    name = job.new_list()
+    job.order({"do": EXTRACT, "list": name, **what, "way": way_of(frozen), **news_of(frozen, split)})
+    helpers = Helpers(job, frozen.rows)
+    to_redo: list[Work] = []
+    try:
+        for done in extract(frozen, open_photo, with_redone(job.shares(name, work), to_redo), bar):
+            yield done
+            yield from readable(helpers.arrived(), to_redo, bar)
+        yield from readable(helpers.rest(), to_redo, bar)
+    except (GeneratorExit, OSError):  # nobody wants the rows any more: a disk is full, say
+        job.drop(name, work)
+        helpers.finish()
+        raise
+    yield from extract(frozen, open_photo, to_redo, bar)
+
+
+def with_redone(work: Iterable[Work], to_redo: list[Work]) -> Iterator[Work]:
+    """Yield work, and before each part what has to be done again by now: so bad photos are known early."""
+    for own in work:
+        while to_redo:
+            yield to_redo.pop()
+        yield own
+
+
+def readable(came: Iterator[Extracted], to_redo: list[Work], bar: Bar) -> Iterator[Extracted]:
+    """Yield the micro-batches of which a helper could open each photo; note the others as work to be done again."""
+    for done in came:
+        if done.errors:
+            to_redo.append((sorted([*done.indices, *done.errors]), list(done.rows)))
+        else:
+            bar.update(len(done.indices))
+            yield done
+
+
+class Helpers:
+    """What the helpers send to rank 0, where each has a thread that listens to it."""
+
+    def __init__(self, job: Job, form: RowForm) -> None:
+        self.job, self.form, self.at_work = job, form, len(job.helpers)
+        self.came: Queue[Extracted | Exception | None] = Queue(WAITING * self.at_work)
+        for helper in job.helpers:
+            Thread(target=self.listen, args=(helper,), daemon=True).start()
+
+    def listen(self, helper: int) -> None:
+        """Put what a helper sends into the queue, until it has nothing more."""
+        done: Extracted | Exception | None
+        while True:
+            try:
+                head, body = self.job.receive(helper)
+                done = received(head, body, self.form) if head else NOTHING_MORE
+            except Exception as error:  # of any kind: the main thread waits for what comes
+                done = error
+            self.came.put(done)
+            if not isinstance(done, Extracted):
+                return
+
+    def arrived(self) -> Iterator[Extracted]:
+        """Yield what has come, without waiting."""
+        while self.at_work:
+            try:
+                yield from self.taken(self.came.get_nowait())
+            except Empty:
+                return
+
+    def rest(self) -> Iterator[Extracted]:
+        """Yield what still comes, until no helper has anything more."""
+        while self.at_work:
+            yield from self.taken(self.came.get())
+
+    def taken(self, done: Extracted | Exception | None) -> Iterator[Extracted]:
+        """Yield a micro-batch that has come, if it is one. Raises the error that has come instead."""
+        if isinstance(done, LostError):
+            raise LostError(str(done))  # anew, in this thread
+        if isinstance(done, Exception):
+            raise done
+        if done is NOTHING_MORE:
+            self.at_work -= 1
+        else:
+            yield done
+
+    def finish(self) -> None:
+        """Wait until the helpers have nothing more, and drop what comes."""
+        try:
+            for _ in self.rest():
+                pass
+        except LostError:  # they have ended, as this process is about to
+            self.at_work = 0
+
+
+class Head(TypedDict):
+    """What a helper sends before the rows of a micro-batch."""
+
+    indices: list[int]  # of the photos that could be opened
+    views: list[int]
+    errors: list[int]  # indices of the others
+    seconds: list[float]  # of reading, of computing
+
+
+def received(head: Head, body: torch.Tensor, form: RowForm) -> Extracted:
+    """Return a micro-batch from what a process has sent of it."""
+    indices, views = head["indices"], head["views"]
+    rows = body.view(form.dtype).view(len(views), len(indices), *form.shape)
+    errors = dict.fromkeys(head["errors"], FOUND_ELSEWHERE)
+    return Extracted(indices, dict(zip(views, rows, strict=True)), errors, *head["seconds"])
+
+
+sent: dict[str, weakref.ref[object]] = {}  # the network and the photos that the helpers have of an earlier order
+
+
+def news_of(frozen: FrozenPart, split: Split) -> Message:
+    """Return what an order says of a network and of photos: nothing where the helpers have them. They never change."""
+    news: Message = {}
+    if not is_sent("frozen", frozen):
+        classifier = frozen.classifier
+        model = {"model": asdict(classifier.config), "preprocessing": asdict(classifier.preprocessing)}
+        news["frozen"] = {**model, "tensors": classifier.state_dict()}
+    if not is_sent("split", split):
+        news["split"] = {**asdict(split), "root": str(split.root)}
+    return news
+
+
+def way_of(frozen: FrozenPart) -> dict[str, object]:
+    """Return what must be the same in all processes, for the same digits: machines, libraries, threads."""
+    return {**frozen.way(threads_per_worker()), "libraries of pixels": versions_of(PIL, np)}
+
+
+def is_sent(kind: str, thing: object) -> bool:
+    """Say whether the helpers have this very thing of its kind; with the order that is being made they will."""
+    before = sent.get(kind)
+    sent[kind] = weakref.ref(thing)
+    return before is not None and before() is thing
+
+
+# ------------------------------------------------------------------------------------------------------------ a helper
+
+
+class Helper:
+    """What a helper has been told, and the device it works on."""
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        self.job, self.device = job, device
+        self.frozen: FrozenPart
+        self.split: Split
+
+    def hear(self, order: Message) -> None:
+        """Take in the network and the photos that an order is about. Raises RunError where the photos are not here."""
+        if frozen := order.get("frozen"):
+            config, preprocessing = ModelConfig(**frozen["model"]), Preprocessing(**frozen["preprocessing"])
+            self.frozen = place(Checkpoint(config, preprocessing, (), frozen["tensors"]).classifier, self.device)
+        if split := order.get("split"):
+            self.split = Split(**{**split, "root": Path(split["root"])})
+            if not self.split.root.is_dir():
+                raise RunError(f"{self.split.root} is not there: each machine needs the photos, under the same path")
+
+    def extract(self, order: Message) -> None:
+        """Do a share of the work that rank 0 has ordered, and send it what comes of it."""
+        self.check_way(order["way"])
+        open_photo = opener(self.split, Preprocessing(**order["preprocessing"]), order["seed"])
+        # In the order of the work; and where no photo opens, only the work knows the views
+        own, same = itertools.tee(self.job.shares(order["list"], order["work"]))
+        with progress(None, "", "photo", hidden=True) as bar:
+            for done, (_, views) in zip(extract(self.frozen, open_photo, own, bar), same, strict=True):
+                seconds = [done.reading, done.computing]
+                head = Head(indices=done.indices, views=list(views), errors=list(done.errors), seconds=seconds)
+                self.job.send(head, done.rows.values())
+        self.job.send(NOTHING_MORE)
+
+    def check_way(self, wanted: Mapping[str, object]) -> None:
+        """Raise RunError where rank 0 would get other digits of the same photos than it computes."""
+        own = way_of(self.frozen)
+        names = dict.fromkeys([*wanted, *own])  # either may have what the other lacks
+        if differing := [name for name in names if own.get(name) != wanted.get(name)]:
+            what = "; ".join(f"{name}: {own.get(name)}, not {wanted.get(name)}" for name in differing)
+            raise RunError(f"would compute other digits than process 0 ({what}): take machines of one kind")

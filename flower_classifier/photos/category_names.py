@@ -1,0 +1,87 @@
+"""What people call the classes: a file that maps class folders to names."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flower_classifier.base.console import warn
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.text import counted, first_few, nearest
+
+
+def load_category_names(
+    path: Path | None, classes: Sequence[str], stored: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Read a JSON mapping from class folder to the name that people use, such as cat_to_name.json.
+
+    Returns the names of these classes alone: those `stored` earlier, say in a checkpoint, hold where the file has none.
+    Raises InputError for a file that is no such mapping.
+    """
+    stored = stored or {}
+    if path is None:
+        return dict(stored)
+    names = read_names(path)
+    warn_of_nameless(path, [name for name in classes if name not in names and name not in stored], len(classes))
+    warn_of_strangers(path, names, [name for name in classes if name not in names], classes)
+    named = {**stored, **names}
+    return {name: named[name] for name in classes if name in named}
+
+
+def read_names(path: Path) -> dict[str, str]:
+    """Read the file. Raises InputError for one that is no mapping from texts to texts."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no file", "category_names")  # but a folder, or a pipe that might never end
+    try:
+        names = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=without_repetition)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", "category_names") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON of names: {error}", "category_names") from None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(f'{path} must map class folders to names, as in {{"21": "fire lily"}}', "category_names")
+    return names
+
+
+def without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make a mapping of what a JSON file holds. Raises ValueError for a key that it gives two values."""
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r} is given twice")
+    return mapping
+
+
+def warn_of_nameless(path: Path, nameless: Sequence[str], number: int) -> None:
+    """Warn of those of a `number` of classes that are left without a name."""
+    if nameless:
+        told = f"{path} names {number - len(nameless)} of {counted(number, 'class', 'classes')}"
+        warn(f"{told}; without a name: {first_few(nameless)}")
+
+
+def warn_of_strangers(path: Path, names: Mapping[str, str], missing: Sequence[str], classes: Sequence[str]) -> None:
+    """Warn of keys that are none of the classes, where one may be meant for a class that the file is `missing`.
+
+    A file that names every class may name others too, as cat_to_name.json does for a few of its flowers. So may one
+    with more strangers than it could have mistaken classes, unless they look like one.
+    """
+    known = set(classes)
+    strangers = [key for key in names if key not in known] if missing else []
+    meant = {key: alike for key in strangers if (alike := looking_like(key, missing))}
+    if len(strangers) > len(missing):
+        strangers = list(meant)
+    if strangers:
+        first = next(iter(meant), None)
+        hint = f" (is {first!r} meant for {meant[first]!r}?)" if first else ""
+        warn(f"{path}: no class is called {first_few([repr(key) for key in strangers])}{hint}")
+
+
+def looking_like(key: str, classes: Sequence[str]) -> str | None:
+    """Return the class that a key is probably a misspelling of. Two numbers are alike only where they are equal."""
+    if key.strip().isdecimal():
+        digits = key.strip().lstrip("0")
+        return next((name for name in classes if name.isdecimal() and name.lstrip("0") == digits), None)
+    by_letters = {name.casefold(): name for name in classes if not name.isdecimal()}
+    close = nearest(key.strip().casefold(), by_letters, most=1)
+    return by_letters[close[0]] if close else None

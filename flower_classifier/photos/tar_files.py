@@ -1,0 +1,272 @@
+"""Where the files lie in a tar file: its headers are read once, and a file is then read from its place.
+
+A photo's bytes, in a file of its own or inside a tar file: a path may lead into one.
+
+train/74/image_01191.jpg
+train/flowers-000.tar/74/image_01191.jpg
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.text import reason_of
+
+if TYPE_CHECKING:
+    from tarfile import TarFile, TarInfo
+
+
+ENDING = ".tar"  # a compressed one ends otherwise: nothing can be read from its midst
+CHUNK = 2**20  # bytes read at a time
+MOST_ZEROS = 2**21  # bytes: the end is filled up to a whole record, of 10 kB as a rule and of a megabyte at most
+LONGEST_CHAIN = 8  # links to links
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the system knows of a file."""
+
+    size: int  # bytes
+    changed: tuple[int, int]  # mtime and ctime in ns
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """The part of a tar file that is one file in it."""
+
+    start: int  # bytes from the tar file's beginning
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class TarIndex:
+    """What lies in a tar file."""
+
+    extents: dict[str, Extent]  # by name
+    passed_over: tuple[str, ...]  # what cannot be read: names outside, links to nothing, sparse files
+
+
+class DamagedTarError(InputError):
+    """A tar file that cannot be read to its end."""
+
+
+# What this process has read, with the status of the tar file then: a million headers take minutes
+READ: dict[str, tuple[Status, TarIndex | DamagedTarError]] = {}
+READING = threading.Lock()  # so that several threads do not read the same headers
+
+
+def is_tar_name(name: str) -> bool:
+    """Say whether a file's name is that of a tar file."""
+    return name.endswith(ENDING) and not name.startswith(".")
+
+
+def status_of_file(file: str | int | Path) -> Status:
+    """Return size and times of a file, given its path or its descriptor. Raises OSError."""
+    status = os.stat(file)  # noqa: PTH116
+    return Status(status.st_size, (status.st_mtime_ns, status.st_ctime_ns))
+
+
+def index_of(tar: str) -> TarIndex:
+    """Return what lies in a tar file; one that has changed is read anew. Raises OSError, and DamagedTarError."""
+    read = READ.get(tar)
+    if not read or read[0] != status_of_file(tar):
+        with open(tar, "rb") as file:  # noqa: PTH123
+            return index_of_open(tar, file)
+    return unless_damaged(read[1])
+
+
+def index_of_open(tar: str, file: BinaryIO) -> TarIndex:
+    """Return what lies in a tar file that is open: other than what lies under its path by now, if it was replaced.
+
+    Raises OSError, and DamagedTarError.
+    """
+    now = status_of_file(file.fileno())
+    read = READ.get(tar)
+    if not read or read[0] != now:
+        with READING:
+            read = READ.get(tar)
+            if not read or read[0] != now:
+                read = now, read_index(tar, file)
+                if status_of_file(file.fileno()) == now:  # else somebody is writing into it
+                    READ[tar] = read
+    return unless_damaged(read[1])
+
+
+def unless_damaged(index: TarIndex | DamagedTarError) -> TarIndex:
+    """Return an index. Raises DamagedTarError, anew: what is raised twice would hold both tracebacks."""
+    if isinstance(index, DamagedTarError):
+        raise DamagedTarError(str(index))
+    return index
+
+
+def extent_in(index: TarIndex, tar: str, name: str) -> Extent:
+    """Return where a file lies in a tar file. Raises FileNotFoundError."""
+    if name not in index.extents:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{tar}/{name}")
+    return index.extents[name]
+
+
+def read_from(tar: str, name: str, last: int | None = None) -> bytes:
+    """Return the bytes of a file in a tar file, or its `last` ones. Raises OSError, and DamagedTarError."""
+    with open(tar, "rb") as file:  # noqa: PTH123
+        extent = extent_in(index_of_open(tar, file), tar, name)
+        left_out = 0 if last is None else max(0, extent.size - last)
+        file.seek(extent.start + left_out)
+        return file.read(extent.size - left_out)
+
+
+def read_each(tar: str, names: Iterable[str]) -> Iterator[bytes]:
+    """Yield the bytes of many files in a tar file, which is opened once. Raises as `read_from` does."""
+    with open(tar, "rb") as file:  # noqa: PTH123
+        index = index_of_open(tar, file)
+        for name in names:
+            extent = extent_in(index, tar, name)
+            file.seek(extent.start)
+            yield file.read(extent.size)
+
+
+# ------------------------------------------------------------------------------------------------------------- headers
+
+
+def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
+    """Read the headers of a tar file: where its files lie, or what is wrong with it. Raises OSError.
+
+    Of several files with one name the last counts, as where they are unpacked.
+    """
+    import tarfile  # here: hardly anybody needs it, and everybody would wait for it
+
+    extents: dict[str, Extent] = {}
+    links: dict[str, str] = {}
+    unusable = []
+    try:
+        file.seek(0)
+        with tarfile.open(fileobj=file, mode="r:") as headers:
+            before = 0
+            for header in headers:
+                if headers.offset <= before:  # a size below 0, by which tarfile would go back, again and again
+                    raise ValueError("a header leads back")
+                before = headers.offset
+                name = posixpath.normpath(header.name.lstrip("/"))
+                target = target_of(header, name)
+                extents.pop(name, None)
+                links.pop(name, None)
+                if is_unusable(name) or header.issparse():
+                    unusable.append(header.name)
+                elif header.isreg():
+                    extents[name] = Extent(header.offset_data, header.size)
+                elif header.islnk() and target in extents:  # at once: another file may get its name
+                    extents[name] = extents[target]
+                elif target:
+                    links[name] = target
+                headers.members.clear()  # type: ignore[attr-defined]  # kept, at a kilobyte each; typeshed lacks it
+            check_end(headers)
+    except MemoryError:
+        raise
+    except Exception as error:  # tarfile raises nearly anything on damaged files
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a header names an impossible place
+            raise
+        after = f"after {len(extents):,} files" if extents else "from its beginning"
+        return DamagedTarError(f"{tar} is damaged {after} ({reason_of(error)}): pack it anew")
+    return TarIndex(extents, (*unusable, *follow(links, extents)))
+
+
+def target_of(header: TarInfo, name: str) -> str:
+    """Return the name that a link leads to, or "" for what is no link."""
+    if header.islnk():
+        return posixpath.normpath(header.linkname.lstrip("/"))
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), header.linkname)) if header.issym() else ""
+
+
+def check_end(headers: TarFile) -> None:
+    """Raise ValueError unless zeros, and nothing else, follow the headers: tarfile takes any damage for the end."""
+    headers.fileobj.seek(headers.offset)
+    zeros = 0
+    while chunk := headers.fileobj.read(CHUNK):
+        if chunk.strip(b"\0"):
+            raise ValueError("what follows is no header")
+        zeros += len(chunk)
+    if not zeros:
+        raise ValueError("it has no end mark")
+    if zeros > MOST_ZEROS:
+        raise ValueError(f"{zeros:,} zeros at its end, as where not all of it has come")
+
+
+def is_unusable(name: str) -> bool:
+    """Say whether a name leads out of the tar file, or is none on this system."""
+    return name.split("/", maxsplit=1)[0] == ".." or "\0" in name or (os.sep != "/" and os.sep in name)
+
+
+def follow(links: dict[str, str], extents: dict[str, Extent]) -> list[str]:
+    """Give links the extents of what they lead to; return those that lead to nothing in the tar file."""
+    lost = []
+    for name in links:
+        target = name
+        for _ in range(LONGEST_CHAIN):
+            target = links.get(target, target)
+        if target in extents:
+            extents[name] = extents[target]
+        else:
+            lost.append(name)
+    return lost
+
+
+# ---------------------------------------------------------------------------------------------------------- photo files
+
+
+def split_path(path: Path) -> tuple[str, str] | None:
+    """Return the tar file that a path leads into, and the name in there; None for any other path."""
+    text, mark = os.fspath(path), ENDING + os.sep
+    end = text.rfind(mark)  # nearly never there
+    while end >= 0:
+        tar, name = text[: end + len(ENDING)], text[end + len(mark) :]
+        if os.path.isfile(tar):  # noqa: PTH113 -- a Path of each takes its time
+            return tar, name.replace(os.sep, "/")
+        end = text.rfind(mark, 0, end)
+    return None
+
+
+def file_of(path: Path) -> Path | BytesIO:
+    """Return a path as it is, or for one that leads into a tar file the bytes there, to be read like an open file.
+
+    Raises OSError, and InputError for a damaged tar file.
+    """
+    inside = split_path(path)
+    return BytesIO(read_from(*inside)) if inside else path
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises OSError, and InputError for a damaged tar file."""
+    file = file_of(path)
+    return file.open("rb") if isinstance(file, Path) else file
+
+
+def last_bytes(path: Path, number: int) -> bytes:
+    """Return so many bytes of a file's end, or all where it has fewer.
+
+    Raises OSError, and InputError for a damaged tar file.
+    """
+    if inside := split_path(path):
+        return read_from(*inside, last=number)
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - number))
+        return file.read()
+
+
+def status_of(path: Path) -> Status:
+    """Return a file's size and when it changed: the tar file, for what lies in one.
+
+    Raises OSError, and InputError for a damaged tar file.
+    """
+    if inside := split_path(path):
+        tar, name = inside
+        return replace(status_of_file(tar), size=extent_in(index_of(tar), tar, name).size)
+    return status_of_file(path)

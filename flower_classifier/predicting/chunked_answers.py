@@ -1,0 +1,211 @@
+"""predict.py --output: answers to very many photos, part by part, in as many processes as torchrun starts.
+
+    answers/manifest.json        what was asked, so that another question does not go on in this folder
+    answers/part-00000.jsonl     the answers to the first 1,024 photos, whole or not there
+    answers/answers.jsonl        all of them, as one process prints them; the parts are then gone
+
+A part belongs to a rank by its number. What is killed is started again by the same command, and goes on with the parts
+that are not there. The processes need not talk: who finds all parts on the disk puts them together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from flower_classifier.base.console import note, progress
+from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.files import sync_folder, write_whole
+from flower_classifier.base.text import counted, reason_of
+from flower_classifier.base.torchrun import rank, world_size
+from flower_classifier.config.allowed import CARD_FILE
+from flower_classifier.config.predict_options import PredictConfig
+from flower_classifier.photos.images import ImageError
+from flower_classifier.predicting.answering import Question
+from flower_classifier.predicting.base_predictor import BasePredictor
+from flower_classifier.predicting.formats import line_of
+from flower_classifier.predicting.prediction import Answer
+
+PART = (
+    1_024  # photos; a multiple of every micro-batch, so that all are answered beside the same others as in one process
+)
+BLOCK = 1 << 20  # bytes of a file that are read at a time
+MANIFEST, ALL, LOCK = "manifest.json", "answers.jsonl", ".lock"
+WAIT_FOR_LOCK = 600  # seconds: putting millions of answers together takes some
+ASKED = ("top_k", "min_probability", "stranger_rate", "sets", "neighbours", "gpu")  # options that change answers
+
+
+class Parts:
+    """The parts of the answers to some photos, in a folder."""
+
+    def __init__(self, folder: Path, photos: Sequence[Path]) -> None:
+        self.folder, self.photos = folder, photos
+        self.number = -(-len(photos) // PART)
+        self.all = folder / ALL
+
+    def path(self, part: int) -> Path:
+        """Return the file of a part."""
+        return self.folder / f"part-{part:05d}.jsonl"
+
+    def missing(self, parts: Iterable[int]) -> list[int]:
+        """Return those of some parts that are not there yet."""
+        absent = [part for part in parts if not self.path(part).exists()]  # first: they go when all are one file
+        return [] if self.all.exists() else absent
+
+    def photos_of(self, part: int) -> Sequence[Path]:
+        """Return the photos of a part."""
+        return self.photos[part * PART : (part + 1) * PART]
+
+    def keep(self, part: int, lines: Sequence[str]) -> None:
+        """Write a part whole; an earlier job's process that lives on may write the same."""
+        write_whole(self.path(part), "".join(lines).encode(), writer=f"-{platform.node()[:40]}-{os.getpid()}")
+
+    def put_together(self) -> bool:
+        """Make one file of all parts, if they are all there and nobody else has done so; say whether it was done."""
+        with locked(self.folder):
+            is_last = not self.all.exists() and not self.missing(range(self.number))
+            if is_last:
+                temporary = self.folder / f".{ALL}.tmp"
+                with temporary.open("wb") as file:
+                    for part in range(self.number):
+                        file.write(self.checked(part))
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(self.all)
+                sync_folder(self.folder)
+            if self.all.exists():
+                for pattern in ("part-*.jsonl", ".part-*.tmp"):  # the latter of processes that were killed
+                    for path in self.folder.glob(pattern):
+                        path.unlink(missing_ok=True)
+        return is_last
+
+    def checked(self, part: int) -> bytes:
+        """Return what a part holds. Raises RunError, and takes it away, where that is not an answer to each photo."""
+        data = self.path(part).read_bytes()
+        if data.count(b"\n") != len(self.photos_of(part)):
+            self.path(part).unlink()
+            raise RunError(f"{self.path(part)} was not whole: give the same command again")
+        return data
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time put files in place. Raises RunError where the file system has no locks."""
+    try:
+        with FileLock(folder / LOCK, timeout=WAIT_FOR_LOCK):
+            yield
+    except (Timeout, NotImplementedError) as error:
+        raise RunError(
+            f"{folder / LOCK} cannot be locked ({reason_of(error)}): take a folder of another disk"
+        ) from None
+
+
+def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: BasePredictor, folder: Path) -> None:
+    """Write the answers to this rank's parts that are not there; put all together if these were the last.
+
+    Raises InputError for a folder with answers to another question, and, in a single process at the end, for photos
+    that cannot be opened; RunError where the disk refuses.
+    """
+    question, parts = Question(config, predictor, config.neighbours), Parts(folder, photos)
+    manifest = manifest_of(config, photos)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            keep_manifest(folder, manifest)
+        try:
+            has_worked = answer_own_parts(parts, question, predictor)
+        except KeyboardInterrupt:
+            note(f"the same command goes on after the parts that are in {folder}")
+            raise
+        is_last = parts.put_together()
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {reason_of(error)}") from error
+    if not parts.all.exists():
+        left = counted(len(parts.missing(range(parts.number))), "part")
+        note(f"{left} of {parts.number} are still missing: other processes are at them, or were killed")
+        return
+    bad = number_of_bad(parts.all)
+    if is_last:
+        unopened = f", of which {bad:,} could not be opened" if bad else ""
+        print(f"{parts.all}: {counted(len(photos), 'photo')}{unopened}", flush=True)
+    elif not has_worked:
+        note(f"{parts.all}: these answers are there already")
+    if bad and world_size() == 1:  # of a job, torchrun would report it as a crash
+        raise InputError(f"{bad:,} of {counted(len(photos), 'photo')} could not be opened: {parts.all} says why")
+
+
+def answer_own_parts(parts: Parts, question: Question, predictor: BasePredictor) -> bool:
+    """Write this rank's parts that are not there; say whether there were any."""
+    mine = parts.missing(range(rank(), parts.number, world_size()))
+    with progress(sum(len(parts.photos_of(part)) for part in mine), "photos", "photo") as bar:
+        for part in mine:
+            if not parts.missing([part]):
+                continue  # an earlier job's process has done it meanwhile
+            some = parts.photos_of(part)
+            answers = zip(some, predictor.answers(some, bar, len(parts.photos)), strict=True)
+            parts.keep(part, [line_of(record_of(photo, answer, question)) for photo, answer in answers])
+    return bool(mine)
+
+
+def record_of(photo: Path, answer: Answer | ImageError, question: Question) -> dict[str, object]:
+    """Return what is written about one photo, as predict.py prints it."""
+    if isinstance(answer, ImageError):
+        return {"path": str(photo), "error": str(answer)}
+    return {"path": str(photo), **question.verdict_on(answer).plain()}
+
+
+def number_of_bad(answers: Path) -> int:
+    """Return the number of photos among the answers that cannot be opened."""
+    with answers.open(encoding="utf-8") as file:
+        return sum('"error": ' in line and "error" in json.loads(line) for line in file)
+
+
+def manifest_of(config: PredictConfig, photos: Sequence[Path]) -> dict[str, object]:
+    """Return what the answers depend on: the photos' paths, the checkpoint, the options."""
+    checkpoint = config.checkpoint / CARD_FILE if config.asks_exported else config.checkpoint
+    names = config.category_names
+    return {
+        "format_version": 1,
+        "photos": len(photos),
+        "paths_sha256": hashlib.sha256("\0".join(map(str, photos)).encode("utf-8", "surrogateescape")).hexdigest(),
+        "checkpoint_sha256": digest_of(checkpoint),
+        "category_names_sha256": digest_of(names) if names else None,
+        "photos_in_a_part": PART,
+        **{name: getattr(config, name) for name in ASKED},
+    }
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file that may be large. Raises InputError where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+        return digest.hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def keep_manifest(folder: Path, manifest: dict[str, object]) -> None:
+    """Write what is asked, or compare it with what was asked here. Raises InputError where that was something else."""
+    path = folder / MANIFEST
+    if not path.exists():
+        if any(folder.glob("*.jsonl")):
+            raise InputError(f"{folder} holds other files of answers: give another folder", "output")
+        write_whole(path, (json.dumps(manifest, indent=1) + "\n").encode())
+        return
+    try:
+        before = json.loads(path.read_bytes())
+        differing = sorted(name for name in manifest if before.get(name) != manifest[name])
+    except (ValueError, AttributeError):
+        raise InputError(f"{path} is damaged: give another folder", "output") from None
+    if differing:
+        raise InputError(f"{folder} holds answers to another question ({', '.join(differing)}): give another", "output")

@@ -1,0 +1,46 @@
+"""predict.py --evaluate: how good a checkpoint's answers to a folder of labelled photos are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from flower_classifier.base.console import note
+from flower_classifier.base.errors import InputError
+from flower_classifier.features.inputs import judged_inputs
+from flower_classifier.judging.evaluation import evaluate_on, summary
+from flower_classifier.photos.splits import load_labelled
+from flower_classifier.predicting.answering import report_failures
+from flower_classifier.predicting.base_predictor import BROKEN
+from flower_classifier.predicting.predictor import Predictor
+from flower_classifier.report.report_files import facts_of, subject_of, write_facts
+from flower_classifier.report.run_report import Diagnosis, write_diagnosis
+
+
+def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report: Path, form: str) -> None:
+    """Print how good the answers to a folder of labelled photos are; leave tables and pictures in `report`.
+
+    `checkpoint` is where the predictor comes from. `form`: "text", or "json" for one object. Raises InputError where
+    there are photos that cannot be opened, once all is written.
+    """
+    split = load_labelled(folder, predictor.classes)
+    inputs = judged_inputs(predictor.frozen, split)
+    inputs.prepare()
+    evaluation = None
+    if inputs.used:
+        try:
+            evaluation = evaluate_on(predictor.classifier.learner, inputs).at(predictor.temperature)
+        except FloatingPointError:
+            raise InputError(BROKEN) from None
+    bad = [(split.root / photo, error) for photo, error in zip(inputs.left_out, inputs.errors, strict=True)]
+    facts = facts_of(subject_of(folder, checkpoint), split.name, evaluation, bad)
+    if form == "json":
+        print(json.dumps(facts), flush=True)
+    elif evaluation:
+        print(summary(split.name, evaluation), flush=True)
+    if evaluation:
+        write_facts(report, facts)
+        known = (predictor.classes, predictor.names, predictor.set_scores)
+        write_diagnosis(report, Diagnosis(split.name, evaluation, inputs.paths, *known))
+        note(f"tables and pictures of it: {report}")
+    report_failures([], [error for _, error in bad], len(split))

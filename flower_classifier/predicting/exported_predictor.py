@@ -1,0 +1,169 @@
+"""An exported folder, ready to be asked what is in photos: by onnxruntime, without torch.
+
+predictor = ExportedPredictor(load_exported(Path("rose_app")))
+predictor("rose.jpg")[0]          {"class": "74", "name": "rose", "probability": 0.96}
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flower_classifier.base.console import Bar
+from flower_classifier.base.errors import NEEDED_BY_EXPORTED, InputError, check_installed
+from flower_classifier.base.files import sha256_of
+from flower_classifier.base.text import reason_of
+from flower_classifier.config.allowed import CARD_FILE, MODEL_FILE
+from flower_classifier.judging.conformal import Familiarity
+from flower_classifier.photos.images import ImageError, PhotoSource
+from flower_classifier.photos.views import open_views
+from flower_classifier.predicting.base_predictor import BasePredictor, settled
+from flower_classifier.predicting.card import (
+    DISTANCE,
+    EXPORT_AGAIN,
+    FEATURES,
+    LOGITS,
+    PIXELS,
+    Card,
+    outputs_of,
+    read_card,
+)
+from flower_classifier.predicting.prediction import Answer
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+BATCH = 8  # photos that the network takes at a time
+ONLY_ERRORS = 3  # of onnxruntime's levels of messages
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an exported folder holds, checked."""
+
+    card: Card
+    session: onnxruntime.InferenceSession
+
+
+def load_exported(folder: Path) -> Exported:
+    """Read an exported folder. Raises InputError for a damaged or incomplete one, RunError without onnxruntime."""
+    card = read_card(folder)
+    path = folder / MODEL_FILE
+    try:
+        model = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: {EXPORT_AGAIN}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if sha256_of(model) != card.model_sha256:
+        raise InputError(f"{path} is damaged, or not the one that {CARD_FILE} beside it belongs to: {EXPORT_AGAIN}")
+    session = session_of(model, path)
+    check_fits(session, card, path)
+    return Exported(card, session)
+
+
+def session_of(model: bytes, path: Path | str) -> onnxruntime.InferenceSession:
+    """Return what runs a network. Raises InputError, naming `path`, for one that onnxruntime cannot run."""
+    check_installed(NEEDED_BY_EXPORTED)
+    import onnxruntime  # here, as it is optional
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ONLY_ERRORS
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of onnxruntime's own kinds
+        advice = f"update onnxruntime, or {EXPORT_AGAIN}"
+        raise InputError(f"onnxruntime cannot run {path} ({reason_of(error)}): {advice}") from None
+
+
+def check_fits(session: onnxruntime.InferenceSession, card: Card, path: Path) -> None:
+    """Raise InputError where a network's outputs are not those that the card tells of."""
+    shapes = {output.name: output.shape for output in session.get_outputs()}
+    side, wanted = card.preprocessing.crop_size, outputs_of(card.tells_strangers)
+    inputs = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
+    takes_pixels = inputs == [(PIXELS, "tensor(uint8)", [side, side, 3])]
+    gives_numbers = all(output.type == "tensor(float)" for output in session.get_outputs())
+    gives_all = set(wanted) <= set(shapes) and shapes[LOGITS][1:] == [len(card.classes)]
+    if not (takes_pixels and gives_numbers and gives_all):
+        raise InputError(f"{path} is not a network for the {len(card.classes)} classes in {CARD_FILE}: {EXPORT_AGAIN}")
+
+
+class ExportedPredictor(BasePredictor):
+    """An exported classifier, and the names of its classes."""
+
+    def __init__(self, exported: Exported, category_names: Mapping[str, str] | None = None) -> None:
+        self.card, self.session = exported.card, exported.session
+        named = replace(self.card, category_names=dict(category_names)) if category_names else self.card
+        self.classes, self.names = self.card.classes, named.names
+        self.temperature, self.set_scores = self.card.temperature, self.card.set_scores
+        scores = self.card.stranger_scores
+        self.familiarity = None if scores is None else Familiarity(scores)
+
+    def answers(
+        self, photos: Sequence[PhotoSource], bar: Bar | None = None, altogether: int = 0
+    ) -> Iterator[Answer | ImageError]:
+        """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos.
+
+        While the network takes some photos, the next ones are opened.
+        """
+        starts = range(0, len(photos), BATCH)
+        if not starts:
+            return
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, BATCH, len(photos))) as pool:
+
+            def begin(start: int) -> list[Future[np.ndarray]]:
+                some = [settled(photo) for photo in photos[start : start + BATCH]]
+                return [pool.submit(self.view_of, photo) for photo in some]
+
+            opening = begin(0)
+            for start in starts:
+                opened, opening = opening, begin(start + BATCH)
+                outcomes = [outcome_of(future) for future in opened]
+                for answer in self.answered(photos[start : start + BATCH], outcomes):
+                    yield answer
+                    if bar is not None:
+                        bar.update()
+
+    def view_of(self, photo: PhotoSource) -> np.ndarray:
+        """Return the plain view of a photo, uint8 (S, S, 3); the network makes the mirror image itself."""
+        return open_views(photo, self.card.preprocessing)[0]
+
+    def answered(
+        self, photos: Sequence[PhotoSource], outcomes: Sequence[np.ndarray | ImageError]
+    ) -> Iterator[Answer | ImageError]:
+        """Yield the answers to a few photos, of which these are the views, or the errors."""
+        views = [view for view in outcomes if not isinstance(view, ImageError)]
+        found = self.run(np.stack(views)) if views else {}
+        row = 0
+        for photo, outcome in zip(photos, outcomes, strict=True):
+            if isinstance(outcome, ImageError):
+                yield outcome
+                continue
+            distance = float(found[DISTANCE][row]) if DISTANCE in found else None
+            yield Answer(photo, features=found[FEATURES][row], logits=found[LOGITS][row], distance=distance)
+            row += 1
+
+    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the network's outputs, by their names, for views (B, S, S, 3)."""
+        wanted = outputs_of(self.card.tells_strangers)
+        try:
+            found = dict(zip(wanted, self.session.run(list(wanted), {PIXELS: pixels}), strict=True))
+        except Exception as error:  # of onnxruntime's own kinds
+            raise InputError(f"onnxruntime cannot run the network ({reason_of(error)}): {EXPORT_AGAIN}") from None
+        if not all(len(values) == len(pixels) and np.isfinite(values).all() for values in found.values()):
+            raise InputError(f"the network answers with nan or infinity, or too few answers: {EXPORT_AGAIN}")
+        return found
+
+
+def outcome_of(future: Future[np.ndarray]) -> np.ndarray | ImageError:
+    """Return a view, or what is wrong with the photo."""
+    try:
+        return future.result()
+    except ImageError as error:
+        return error.bare()

@@ -1,0 +1,143 @@
+"""How predictions are written to stdout, photo by photo: as text for people, as JSON or CSV for programs.
+
+    text    one table per photo, each under a heading where there are several photos
+    json    one array of objects {"path": …, "predictions": [{"class": …, "name": …, "probability": …}, …]}
+    jsonl   the same objects, one per line
+    csv     rows of path, rank (from 1), class, name, probability, after a header
+
+"class" is the class's folder at training, "name" what people call it. Where the checkpoint can tell strangers, JSON's
+objects and CSV's rows also have "known" and "p_known". Where a least probability is asked for, they have "sure". Where
+sets are, JSON's objects have "set", the classes in it, and CSV's rows "in_set". Where neighbours are, JSON's objects
+have "neighbours", objects {"path": …, "class": …, "name": …, "similarity": …}. A photo that cannot be opened is
+{"path": …, "error": …} in its place; text and CSV leave it out. Programs get names and paths to the letter; people get
+them printable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.signals import signals_held
+from flower_classifier.base.text import first_few, percent, printable
+from flower_classifier.predicting.prediction import Verdict
+from flower_classifier.report.tables import csv_line
+
+# Bytes that a pipe takes whole or not at all (POSIX, PIPE_BUF): under PYTHONUNBUFFERED Python loses what a write that a
+# signal broke off has left. JSON is ASCII here
+PIECE = 512
+BYTE_ORDER_MARK = "\ufeff"  # by which spreadsheets recognise UTF-8
+MOST_NAMED = 10  # classes of a set that people are told by name
+MOST_ALIGNED = 40  # letters of a name up to which the numbers of all photos stand below one another
+
+
+class Writer:
+    """Writes each photo's predictions in one of the formats; a context manager that ends the output whatever happens.
+
+    `names`: what people call the classes; to align the answers to `several` photos. `further`: the columns of CSV that
+    are asked for beside the usual ones: "known", "p_known", "sure", "in_set". `level`: of how many in 100 the sets are.
+    """
+
+    def __init__(
+        self,
+        form: str,
+        several: bool,
+        names: Sequence[str] = (),
+        further: Sequence[str] = (),
+        level: float | None = None,
+    ) -> None:
+        self.form, self.several, self.further, self.level, self.written = form, several, further, level, 0
+        self.classes = len(names)
+        self.width = min(max((len(printable(name)) for name in names), default=0), MOST_ALIGNED) if several else 0
+        if sys.stdout is None:  # closed: nobody reads
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 -- for as long as the process lives
+
+    def __enter__(self) -> Writer:
+        if self.form == "csv":
+            if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
+                sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
+            header = ["path", "rank", "class", "name", "probability", *self.further]
+            sys.stdout.write(BYTE_ORDER_MARK + csv_line(header))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """End the output: JSON's array is closed, also after an error or Ctrl-C."""
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():  # the error is what is told
+            if self.form == "json":
+                sys.stdout.write("\n]\n" if self.written else "[]\n")
+            sys.stdout.flush()
+
+    def write(self, photo: Path, verdict: Verdict) -> None:
+        """Write one photo's predictions, at once."""
+        if self.form == "text":
+            self.write_table(photo, verdict)
+        elif self.form == "csv":
+            known = [yes_or_no(verdict.known), verdict.p_known] if "known" in self.further else []
+            sure = [] if verdict.sure is None else [yes_or_no(verdict.sure)]
+            for rank, row in enumerate(verdict.predictions, 1):  # a set is made of the first ranks
+                inside = [] if verdict.members is None else [yes_or_no(rank <= len(verdict.members))]
+                cells = [photo, rank, row.class_name, row.name, row.probability]
+                sys.stdout.write(csv_line([*cells, *known, *sure, *inside]))
+        else:
+            self.write_object({"path": str(photo), **verdict.plain()})
+        sys.stdout.flush()
+
+    def write_error(self, photo: Path, error: InputError) -> None:
+        """Write, where the format has a place for it, that a photo cannot be opened."""
+        if self.form in ("json", "jsonl"):
+            self.write_object({"path": str(photo), "error": str(error)})
+            sys.stdout.flush()
+
+    def write_object(self, record: dict[str, object]) -> None:
+        """Write an object on a line of its own: in an array, behind what separates it from the one before."""
+        before = ",\n" if self.written else "[\n"
+        text = line_of(record) if self.form == "jsonl" else before + json.dumps(record)
+        with signals_held():  # a reader that is slow lets a write wait in the middle of an object
+            for start in range(0, len(text), PIECE):
+                sys.stdout.write(text[start : start + PIECE])
+                sys.stdout.flush()
+            self.written += 1
+
+    def write_table(self, photo: Path, verdict: Verdict) -> None:
+        """Print names and probabilities, aligned, likeliest first; where there are several photos below the path."""
+        indent = ""
+        if self.several:
+            print(printable(str(photo)))
+            indent = "  "
+        if verdict.p_known is not None and verdict.known is False:
+            print(f"{indent}{none_of(self.classes)} (stranger score {1 - verdict.p_known:.3f})")
+        if verdict.sure is False:
+            print(f"{indent}not sure: no class reaches {100 * verdict.min_probability:g}%")
+        names = [printable(prediction.name) for prediction in verdict.predictions]
+        width = self.width or max(map(len, names))
+        for name, prediction in zip(names, verdict.predictions, strict=True):
+            print(f"{indent}{name:{width}}  {percent(prediction.probability, digits=2):>8}")
+        if verdict.members is not None:
+            print(f"{indent}{self.level:g}% set: {first_few([one.name for one in verdict.members], MOST_NAMED)}")
+        if verdict.neighbours:
+            print(f"{indent}training photos most like it:")
+            names = [printable(one.name) for one in verdict.neighbours]
+            width = self.width or max(map(len, names))
+            for name, one in zip(names, verdict.neighbours, strict=True):
+                print(f"{indent}  {one.similarity:5.2f}  {name:{width}}  {printable(one.photo)}")
+
+
+def line_of(record: dict[str, object]) -> str:
+    """Return an object as a line of jsonl."""
+    return json.dumps(record) + "\n"
+
+
+def yes_or_no(value: bool | None) -> str:
+    """Return how CSV says it: as JSON does, or nothing where it is not known."""
+    return "" if value is None else str(value).lower()
+
+
+def none_of(classes: int) -> str:
+    """Return the clause for a photo that is a stranger to so many classes."""
+    return f"not one of the {classes:,} classes it was trained on"

@@ -1,0 +1,76 @@
+"""Pictures of photos beside what is predicted of them, one file for each photo."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from flower_classifier.base.console import note
+from flower_classifier.base.errors import RunError
+from flower_classifier.base.text import printable
+from flower_classifier.photos.images import ImageError, load_image
+from flower_classifier.predicting.base_predictor import BasePredictor
+from flower_classifier.predicting.formats import none_of
+from flower_classifier.predicting.prediction import Verdict
+
+if TYPE_CHECKING:
+    from flower_classifier.judging.heatmap import Heatmap
+
+PLOTTED_SIDE = 1024  # pixels of a photo's shorter side that a picture can show
+NEIGHBOUR_SIDE = 256  # the same of a training photo below it
+MOST_NEIGHBOURS = 6  # that have room
+
+
+class Drawer:
+    """Draws photos; keeps what goes wrong for the end, since the answers to the other photos are worth having.
+
+    With `heatmaps` it also draws which places speak for the likeliest class, where the architecture can tell; with the
+    folder of `training_photos`, those of them that are most alike. Their names are the checkpoint's, the folder is not:
+    a stranger's checkpoint shall not choose what is opened.
+    """
+
+    def __init__(self, predictor: BasePredictor, heatmaps: bool, training_photos: Path | None = None) -> None:
+        self.predictor, self.heatmaps, self.training_photos = predictor, heatmaps, training_photos
+        self.failures: list[str] = []
+
+    def draw(self, picture: Path, photo: Path, verdict: Verdict) -> None:
+        """Draw a photo beside its likeliest classes into the file `picture`."""
+        from flower_classifier.report.figures import save_figure
+        from flower_classifier.report.pictures import draw_prediction
+
+        title = printable(photo.name) + (" (not sure)" if verdict.sure is False else "")
+        doubt = none_of(len(self.predictor.classes)) if verdict.known is False else ""
+        bars = [(printable(prediction.name), prediction.probability) for prediction in verdict.predictions]
+        try:
+            image = load_image(photo, PLOTTED_SIDE)
+            heatmap = self.heatmap(photo, image.size, verdict.predictions[0].class_name) if self.heatmaps else None
+            save_figure(draw_prediction(image, title, bars, heatmap, self.strip(verdict), doubt), picture)
+        except (RunError, ImageError) as error:  # no room on the disk; or the photo is gone since it was answered
+            self.failures.append(f"no picture of {printable(str(photo))}: {error}")
+
+    def strip(self, verdict: Verdict) -> list[tuple[Image.Image | None, str, str]]:
+        """Return the nearest training photos: each, where its file is still there, its class and how alike it is."""
+        strip: list[tuple[Image.Image | None, str, str]] = []
+        if not self.training_photos or not verdict.neighbours:
+            return strip
+        for one in verdict.neighbours[:MOST_NEIGHBOURS]:
+            photo = None
+            with contextlib.suppress(ImageError):
+                photo = load_image(self.training_photos / one.photo, NEIGHBOUR_SIDE)
+            strip.append((photo, printable(one.name), f"{one.similarity:.2f}"))
+        return strip
+
+    def heatmap(self, photo: Path, size: tuple[int, int], class_name: str) -> Heatmap | None:
+        """Return which places of a photo of `size` (width, height) speak for a class; say once if nothing can."""
+        from flower_classifier.predicting.predictor import Predictor  # here, as it loads torch
+
+        assert isinstance(self.predictor, Predictor)  # PredictConfig refuses heat maps of an exported folder
+        heatmap = self.predictor.heatmap(photo, class_name, size)
+        if heatmap is None:
+            arch = self.predictor.classifier.config.arch
+            note(f"--heatmap: {arch} has no last feature map, so there is none to draw")
+            self.heatmaps = False
+        return heatmap

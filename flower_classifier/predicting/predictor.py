@@ -1,0 +1,126 @@
+"""A checkpoint, ready to be asked what is in photos.
+
+    predictor = Predictor(load_checkpoint(Path("checkpoint.pth")), torch.device("cpu"))
+    predictor("rose.jpg")[0]          {"class": "74", "name": "rose", "probability": 0.96}
+
+predict.py and programs that import the package ask the same object, so they get the same digits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from flower_classifier.base.console import Bar, progress
+from flower_classifier.base.errors import InputError
+from flower_classifier.features.batches import to_learner
+from flower_classifier.features.extraction import MOST_WORKERS, extract, micro_batches, to_pixels
+from flower_classifier.judging.conformal import Familiarity
+from flower_classifier.judging.heatmap import Heatmap, find_heatmap
+from flower_classifier.judging.strangers import Clusters
+from flower_classifier.networks.checkpoint import Checkpoint
+from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.threads import torch_threads
+from flower_classifier.photos.images import ImageError, PhotoSource
+from flower_classifier.photos.views import open_views
+from flower_classifier.predicting.base_predictor import BROKEN, BasePredictor, settled
+from flower_classifier.predicting.prediction import Answer, Neighbour
+
+
+class Predictor(BasePredictor):
+    """A checkpoint's classifier on a device, and the names of its classes."""
+
+    one_at_a_time = threading.Lock()  # of all predictors: the number of torch's threads is the process's
+
+    def __init__(
+        self, checkpoint: Checkpoint, device: torch.device, category_names: Mapping[str, str] | None = None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.classifier = checkpoint.classifier
+        self.frozen = place(self.classifier, device)
+        self.classes = checkpoint.classes
+        named = replace(checkpoint, category_names=dict(category_names)) if category_names else checkpoint
+        self.names = named.names
+        self.temperature, self.set_scores = checkpoint.temperature, checkpoint.set_scores
+        scores = checkpoint.stranger_scores if checkpoint.tells_strangers else None
+        self.familiarity = None if scores is None else Familiarity(scores)
+        self.remembers_photos = checkpoint.memory is not None
+        self.threads = torch.get_num_threads()
+
+    @functools.cached_property
+    def clusters(self) -> Clusters:
+        """The classes in the memory, which there must be."""
+        assert self.checkpoint.memory  # as where there is familiarity
+        return Clusters(self.checkpoint.memory)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let one thread at a time be answered, with as many of torch's threads as the first had.
+
+        A thread that began while another was answered has too few.
+        """
+        with self.one_at_a_time, torch_threads(self.threads):
+            yield
+
+    def answers(
+        self, photos: Sequence[PhotoSource], bar: Bar | None = None, altogether: int = 0
+    ) -> Iterator[Answer | ImageError]:
+        """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos."""
+
+        def open_photo(index: int, views: Sequence[int]) -> np.ndarray:
+            return open_views(photos[index], self.frozen.preprocessing, views)  # (V, S, S, 3)
+
+        if not photos:
+            return
+        photos = [settled(photo) for photo in photos]
+        views = self.frozen.config.answer_views
+        work = [(indices, views) for indices in micro_batches(len(photos), self.frozen.device)]
+        batches = len(micro_batches(max(altogether, len(photos)), self.frozen.device))
+        workers = min(batches, MOST_WORKERS)  # for a single photo one, with every core
+        with progress(len(photos), "photos", "photo", hidden=bar is None) as own_bar:
+            for done in extract(self.frozen, open_photo, work, bar or own_bar, workers):
+                outcomes: dict[int, Answer | ImageError] = dict(done.errors)
+                if done.indices:
+                    opened = [photos[index] for index in done.indices]
+                    answers = self.head_answers(opened, done.rows.values())
+                    outcomes.update(zip(done.indices, answers, strict=True))
+                for index in sorted(outcomes):
+                    yield outcomes[index]
+
+    @torch.inference_mode()
+    def head_answers(self, photos: Sequence[PhotoSource], views: Iterable[torch.Tensor]) -> list[Answer]:
+        """Take the frozen part's rows (B, ...) of each view of some photos (B,) to the answers, on the CPU."""
+        features = [to_learner(rows, self.frozen.device) for rows in views]
+        if self.frozen.network is None:  # the rows are pixels
+            features = [self.classifier.features(pixels) for pixels in features]
+        logits = torch.stack([self.classifier.head(one) for one in features]).mean(dim=0)  # (B, C)
+        if not logits.isfinite().all():
+            raise InputError(BROKEN)
+        mean = torch.stack(features).mean(dim=0).float().cpu()  # (B, D)
+        distances = self.clusters.distances(mean).tolist() if self.familiarity else [None] * len(mean)
+        return [Answer(*one) for one in zip(photos, mean.numpy(), logits.cpu().numpy(), distances, strict=True)]
+
+    def heatmap(self, photo: PhotoSource, class_name: str, size: tuple[int, int]) -> Heatmap | None:
+        """Return which places of a photo of `size` (width, height) speak for a class.
+
+        None for an architecture without a last feature map, such as a vision transformer. Raises ImageError.
+        """
+        pixels = to_pixels([open_views(photo, self.classifier.preprocessing)]).to(self.frozen.device)  # (1, 1, 3, S, S)
+        return find_heatmap(self.classifier, pixels[0, 0], self.classes.index(class_name), size)
+
+    def neighbours(self, answer: Answer, number: int) -> list[Neighbour]:
+        """Return so many training photos that look most alike to the network. The checkpoint must remember them."""
+        memory = self.checkpoint.memory
+        if memory is None:
+            return super().neighbours(answer, number)
+        return [
+            Neighbour(memory.photos[index], self.classes[label], self.names[label], similarity)
+            for index, similarity in memory.nearest(torch.from_numpy(answer.features), number)
+            for label in [memory.labels[index]]
+        ]

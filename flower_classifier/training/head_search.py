@@ -1,0 +1,241 @@
+"""Search for the head's settings: many heads learn at once from the features that are there, and validation chooses.
+
+    outcome = search(train, valid, classifier, recipe)
+    outcome.chosen.settings            those of the head to train
+    outcome.table()                    every head that was tried, the best first
+
+The simplest head is chosen whose validation loss is within one standard error of the lowest (Breiman et al. 1984,
+section 3.4.3). The standard error is that of the difference between two heads' losses, since the photos are the same.
+Each head is judged at its own best temperature: regularised heads are less sure, and the run that follows finds one.
+But where too few answers are right or wrong for the run to keep a temperature, heads are judged without.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from flower_classifier.base.console import Bar, note, progress
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.options import Values
+from flower_classifier.base.seeding import fold_seed
+from flower_classifier.base.signals import answers_to_signals, is_ctrl_c, restore_answers
+from flower_classifier.config.allowed import DEFAULT_HIDDEN_UNITS
+from flower_classifier.features.batches import batches, whole
+from flower_classifier.features.inputs import Inputs
+from flower_classifier.judging.calibration import LEAST
+from flower_classifier.networks.classifier import Classifier, new_head
+from flower_classifier.networks.devices import seed_torch
+from flower_classifier.training.heads import HeadSettings, HeadStack
+from flower_classifier.training.recipe import Recipe
+
+# What is tried of each option, unless one was given: a linear head can use higher learning rates and has no dropout
+LINEAR = {
+    "hidden_units": ((),),
+    "dropout": (0.0,),
+    "learning_rate": (0.003, 0.01, 0.03),
+    "weight_decay": (0.0, 0.1, 1.0),
+}
+HIDDEN = {
+    "hidden_units": ((DEFAULT_HIDDEN_UNITS,),),
+    "dropout": (0.2, 0.5),
+    "learning_rate": (0.001, 0.003),
+    "weight_decay": (0.0, 1.0),
+}
+LABEL_SMOOTHING = (0.0, 0.1)
+TEMPERATURES = tuple(2.0 ** (step / 3) for step in range(-12, 13))  # 1/16 to 16, in steps of 26 %
+MOST_NUMBERS = 10**8  # parameters that learn at once: with moments, gradients and averages, 2 GB
+OPTIONS = ("hidden_units", "views", "dropout", "weight_decay", "label_smoothing", "learning_rate")
+
+
+@dataclass
+class Tried:
+    """A head that was tried, and what its best epoch reached."""
+
+    settings: HeadSettings
+    epoch: int = 0
+    losses: torch.Tensor = field(default_factory=lambda: torch.tensor([torch.inf]))  # (N,), of the validation photos
+    accuracy: float = 0.0
+    is_sound: bool = True  # whether its loss has been finite in every epoch
+
+    @property
+    def loss(self) -> float:
+        """Its mean loss on the validation photos, in its best epoch: the one where this is lowest."""
+        return self.losses.mean().item()
+
+    @property
+    def options(self) -> Values:
+        """Its settings by the names of train.py's options."""
+        recipe = self.settings.recipe
+        own = {"hidden_units": self.settings.hidden_units, "dropout": self.settings.dropout}
+        return {name: own[name] if name in own else getattr(recipe, name) for name in OPTIONS}
+
+    @property
+    def simplicity(self) -> tuple[float, ...]:
+        """What orders heads from simple to complex: size, photos seen, then how little they are held back."""
+        recipe, one = self.settings.recipe, self.settings
+        held_back = (-recipe.weight_decay, -one.dropout, -recipe.label_smoothing)
+        return (sum(one.hidden_units), recipe.views, *held_back, recipe.learning_rate)
+
+    def behind(self, other: Tried) -> tuple[float, float]:
+        """Return by how much its loss is higher than another's, and the standard error of that."""
+        differences = (self.losses - other.losses).double()
+        if len(differences) < 2:
+            return differences.mean().item(), 0.0
+        return differences.mean().item(), (differences.std() / len(differences) ** 0.5).item()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search has found: all heads with the lowest loss first."""
+
+    tried: list[Tried]
+    seconds: float = 0.0
+
+    @property
+    def chosen(self) -> Tried:
+        """The simplest head within one standard error of the best."""
+        return min(self.within, key=lambda one: (one.simplicity, one.loss))
+
+    @property
+    def within(self) -> list[Tried]:
+        """The heads whose loss is within one standard error of the lowest."""
+        best = self.tried[0]
+        behind = [(one, *one.behind(best)) for one in self.tried]
+        return [one for one, difference, error in behind if one is best or difference <= error]
+
+    @property
+    def summary(self) -> str:
+        """What was chosen of how many, in a line."""
+        chosen = self.chosen
+        options = ", ".join(f"--{name} {shown(value)}" for name, value in chosen.options.items())
+        reached = f"validation loss {chosen.loss:.4f}, accuracy {chosen.accuracy:.2%}"
+        return f"{len(self.tried)} heads tried in {self.seconds:.0f} s; the choice: {options} ({reached})"
+
+    def table(self) -> Iterator[list[object]]:
+        """Yield the rows of tuning.csv, header first."""
+        yield [*OPTIONS, "epoch", "valid_loss", "valid_accuracy", "behind_best", "standard_error", "chosen"]
+        best, chosen = self.tried[0], self.chosen
+        for one in self.tried:
+            difference, error = (0.0, 0.0) if one is best else one.behind(best)
+            numbers = [round(number, 5) for number in (one.loss, one.accuracy, difference, error)]
+            yield [*map(shown, one.options.values()), one.epoch, *numbers, int(one is chosen)]
+
+
+def shown(value: object) -> str:
+    """Write an option's value as the command line takes it."""
+    return (" ".join(map(str, value)) or "0") if isinstance(value, tuple) else f"{value:g}"
+
+
+def grid(recipe: Recipe, fixed: Mapping[str, object]) -> list[HeadSettings]:
+    """Return the heads to try: all combinations, with what is `fixed` (by option) as it is."""
+    half = recipe.views // 2
+    either = (half, recipe.views) if 0 < half < recipe.epochs else (recipe.views,)  # else they see the same views
+    settings = []
+    for shape, views in ((LINEAR, either), (HIDDEN, (recipe.views,))):
+        free = {**shape, "label_smoothing": LABEL_SMOOTHING, "views": views}
+        axes: dict[str, tuple[object, ...]] = {**free, **{name: (value,) for name, value in fixed.items()}}
+        for values in itertools.product(*axes.values()):
+            options: Values = dict(zip(axes, values, strict=True))
+            units, dropout = options.pop("hidden_units"), options.pop("dropout")
+            settings.append(HeadSettings(units, dropout if units else 0.0, replace(recipe, **options)))
+    return list(dict.fromkeys(settings))
+
+
+def search(
+    train: Inputs, valid: Inputs, classifier: Classifier, recipe: Recipe, fixed: Mapping[str, object] | None = None
+) -> Outcome:
+    """Train all heads of the grid for the recipe's epochs; Ctrl-C ends that early, and the best so far are compared.
+
+    `fixed`: values, by option, that all heads have. Raises InputError where no head is sound.
+    """
+    tried = [Tried(settings) for settings in grid(recipe, fixed or {})]
+    for view in range(max(one.settings.recipe.schedule.used for one in tried)):
+        train.prepare(view)  # before the search, which Ctrl-C ends without stopping the run
+    started = time.perf_counter()
+    total, answers = len(train.labels) * recipe.epochs * len(tried), answers_to_signals()
+    try:
+        with progress(total, f"{len(tried)} heads", "photo", scaled=True) as bar:
+            for members in shares(tried, classifier):
+                learn(members, train, valid, classifier, bar)
+    except KeyboardInterrupt as error:
+        if not is_ctrl_c(error) or not any(one.epoch for one in tried):
+            raise
+        restore_answers(answers)
+        note("the search is ended; going on with the heads so far (Ctrl-C again stops)")
+    sound = [one for one in tried if one.is_sound and one.epoch]
+    if not sound:
+        raise InputError("finds no head whose loss is finite", "tune")
+    return Outcome(sorted(sound, key=lambda one: one.loss), time.perf_counter() - started)
+
+
+def shares(tried: Sequence[Tried], classifier: Classifier) -> Iterator[list[Tried]]:
+    """Yield the heads in shares that have room in memory together; mostly that is all of them at once."""
+    share: list[Tried] = []
+    for one in tried:
+        if share and sum(size_of(other, classifier) for other in [*share, one]) > MOST_NUMBERS:
+            yield share
+            share = []
+        share.append(one)
+    yield share
+
+
+def size_of(one: Tried, classifier: Classifier) -> int:
+    """Return how many parameters a head has, but for the biases."""
+    widths = [classifier.feature_width, *one.settings.hidden_units, classifier.config.num_classes]
+    return sum(inputs * outputs for inputs, outputs in itertools.pairwise(widths))
+
+
+def learn(members: Sequence[Tried], train: Inputs, valid: Inputs, classifier: Classifier, bar: Bar) -> None:
+    """Train heads for all epochs, and keep of each what its best epoch reached."""
+    recipe, device = members[0].settings.recipe, train.frozen.device
+    groups = list(grouped(members, classifier, device))
+    for epoch in range(1, recipe.epochs + 1):
+        order_seed = fold_seed(recipe.seed, "shuffle", epoch)  # as in a run of one head
+        views = [group[0].settings.recipe.schedule.view_of(epoch) for group, _ in groups]
+        parts = [batches(train.rows(view), train.labels, recipe.batch_size, device, order_seed) for view in views]
+        seed_torch(recipe.seed, "dropout", epoch)
+        for group_batches in zip(*parts, strict=True):
+            for (group, stack), (inputs, labels) in zip(groups, group_batches, strict=True):
+                stack.step(inputs, labels)
+                bar.update(len(labels) * len(group))
+        for group, stack in groups:
+            judge(group, stack, epoch, valid)
+
+
+def grouped(
+    members: Sequence[Tried], classifier: Classifier, device: torch.device
+) -> Iterator[tuple[list[Tried], HeadStack]]:
+    """Yield heads of the same widths that see the same views, each group with the stack that they are trained in."""
+
+    def alike(one: Tried) -> tuple[tuple[int, ...], int]:
+        return one.settings.hidden_units, one.settings.recipe.views
+
+    for (units, _), group in itertools.groupby(sorted(members, key=alike), key=alike):
+        same = list(group)
+        config = replace(classifier.config, hidden_units=units)
+        head = new_head(config, classifier.feature_width, same[0].settings.recipe.seed)
+        yield same, HeadStack(head, [one.settings for one in same], device)
+
+
+def judge(members: Sequence[Tried], stack: HeadStack, epoch: int, valid: Inputs) -> None:
+    """Keep what heads reach on the validation photos, if it is better than before."""
+    views = [whole(valid, view) for view in valid.frozen.config.answer_views]
+    found = [
+        stack.losses_and_hits([inputs for inputs, _ in batch], batch[0][1], TEMPERATURES)
+        for batch in zip(*views, strict=True)
+    ]
+    by_temperature, hits = (torch.cat(part, dim=-1).cpu() for part in zip(*found, strict=True))  # (T, H, N), (H, N)
+    means = by_temperature.mean(dim=2)  # (T, H)
+    for index, one in enumerate(members):
+        right = int(hits[index].sum())
+        may_keep_one = LEAST <= right <= hits.shape[1] - LEAST
+        at = int(means[:, index].argmin()) if may_keep_one else TEMPERATURES.index(1.0)
+        losses = by_temperature[at, index]
+        one.is_sound &= bool(losses.isfinite().all())
+        if losses.mean() < one.loss:
+            one.epoch, one.losses, one.accuracy = epoch, losses, right / hits.shape[1]

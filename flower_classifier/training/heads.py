@@ -1,0 +1,232 @@
+"""Many heads of one shape on the same features, trained together: one product of matrices serves them all.
+
+Each head learns exactly what it would learn alone, but for rounding and for its draws of dropout (the idea of a grid of
+heads in one pass is DINOv2's: Oquab et al. 2023, appendix B.3).
+
+Heads that each learn from a part of the photos, to be asked about the others: those that did not teach them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from flower_classifier.base.console import Bar
+from flower_classifier.base.seeding import fold_seed
+from flower_classifier.features.batches import shuffled, to_learner, whole
+from flower_classifier.features.inputs import Inputs, Schedule
+from flower_classifier.networks.devices import seed_torch
+from flower_classifier.networks.threads import threads_for_work, torch_threads
+from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.state import average_in
+
+NEVER = -1e9  # the logit of a class that cannot be; minus infinity, times a probability of 0, would not be a number
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """How one head is built and learns."""
+
+    hidden_units: tuple[int, ...]  # widths of its hidden layers
+    dropout: float
+    recipe: Recipe
+
+
+class HeadStack:
+    """Heads that start from the same head and learn from the same batches, each with its own settings.
+
+    The settings differ in dropout, learning rate, weight decay and label smoothing alone; else it raises ValueError.
+    `classes`: which classes each head knows, bool (H, C); None: all.
+    """
+
+    def __init__(
+        self,
+        head: nn.Sequential,
+        settings: Sequence[HeadSettings],
+        device: torch.device,
+        classes: torch.Tensor | None = None,
+    ) -> None:
+        recipes = [replace(one.recipe, learning_rate=0, weight_decay=0, label_smoothing=0) for one in settings]
+        if len({(one.hidden_units, recipe) for one, recipe in zip(settings, recipes, strict=True)}) > 1:
+            raise ValueError("heads in a stack have the same widths, and see the same batches")
+        self.settings, self.steps = list(settings), 0
+        number, layers = len(settings), [layer for layer in head if isinstance(layer, nn.Linear)]
+        parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+        # (H, out, in) and (H, out) of each layer in turn
+        self.stacked = [
+            tensor.detach().to(device).expand(number, *tensor.shape).clone().requires_grad_() for tensor in parameters
+        ]
+        self.averages = [tensor.detach().clone() for tensor in self.stacked]
+        self.optimizer = torch.optim.AdamW(self.parameter_groups(), fused=True)
+        self.dropout = torch.tensor([one.dropout for one in settings], device=device).view(-1, 1, 1)
+        weights = settings[0].recipe.class_weights
+        self.class_weights = torch.tensor(weights, device=device) if weights else None  # (C,)
+        self.smoothing = torch.tensor([one.recipe.label_smoothing for one in settings], device=device)
+        self.unknown = None if classes is None else ~classes[:, None].to(device)  # (H, 1, C)
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """Return each head's part of the stacked tensors, with its own settings, for one optimizer."""
+        groups: list[dict[str, object]] = []
+        self.parts: list[list[nn.Parameter]] = []
+        for index, one in enumerate(self.settings):
+            part = nn.ParameterList(nn.Parameter(tensor.detach()[index]) for tensor in self.stacked)
+            self.parts.append(list(part))
+            groups += one.recipe.parameter_groups(part)
+        return groups
+
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor, shares: torch.Tensor | None = None) -> None:
+        """Take one optimizer step of every head on a batch (B, D) with labels (B,).
+
+        `shares`: how much each head learns from each photo, (H, B); None: all the same. From a photo of a class that it
+        does not know it must not learn.
+        """
+        with self.threads(len(inputs)):
+            logits = self.logits(self.stacked, inputs, self.dropout)  # (H, B, C)
+            losses = smoothed_losses(logits, labels, self.smoothing, self.unknown)
+            if self.class_weights is not None:
+                losses = losses * self.class_weights[labels]
+            if shares is None:
+                means = losses.mean(dim=1)
+            else:
+                means = losses.masked_fill(shares == 0, 0).mul(shares).sum(dim=1) / shares.sum(dim=1).clamp(min=1)
+            means.sum().backward()  # no head's loss depends on another's parameters
+            for index, parts in enumerate(self.parts):
+                for part, tensor in zip(parts, self.stacked, strict=True):
+                    assert tensor.grad is not None  # each is part of what the logits are made of
+                    part.grad = tensor.grad[index]
+            self.optimizer.step()
+            for tensor in self.stacked:
+                tensor.grad = None
+            with torch.no_grad():
+                self.average()
+
+    def threads(self, samples: int) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which all heads take a batch: of as many threads as their work is worth."""
+        return torch_threads(threads_for_work(samples * sum(tensor.numel() for tensor in self.stacked)))
+
+    def average(self) -> None:
+        """Move the averages towards the heads as they are now, as a run of one head does."""
+        if self.steps:
+            average_in(self.averages, [tensor.detach() for tensor in self.stacked], self.steps)
+        else:
+            for average, tensor in zip(self.averages, self.stacked, strict=True):
+                average.copy_(tensor)
+        self.steps += 1
+
+    @torch.inference_mode()
+    def losses_and_hits(
+        self, views: Sequence[torch.Tensor], labels: torch.Tensor, temperatures: Sequence[float]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the averaged heads' losses for photos at some temperatures, (T, H, B), and which are right, (H, B).
+
+        `views`: features (B, D) of each view of the photos, over which answers are means.
+        """
+        with self.threads(len(labels)):
+            logits = torch.stack([self.logits(self.averages, inputs) for inputs in views]).mean(dim=0)
+            none = torch.zeros_like(self.smoothing)
+            losses = [smoothed_losses(logits / temperature, labels, none) for temperature in temperatures]
+            return torch.stack(losses), logits.argmax(dim=2) == labels
+
+    @torch.inference_mode()
+    def answers(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the averaged heads' logits (H, B, C) for features (B, D): of classes unknown to them, NEVER."""
+        with self.threads(len(inputs)):
+            logits = self.logits(self.averages, inputs)
+            return logits if self.unknown is None else logits.masked_fill(self.unknown, NEVER)
+
+    @staticmethod
+    def logits(
+        stacked: Sequence[torch.Tensor], inputs: torch.Tensor, dropout: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return every head's logits (H, B, C) for features (B, D)."""
+        weight, bias = stacked[:2]
+        number, width, _ = weight.shape
+        first = F.linear(inputs, weight.flatten(0, 1), bias.flatten())  # (B, H * out): one product for all heads
+        values = first.view(len(inputs), number, width).transpose(0, 1)  # (H, B, out)
+        for weight, bias in zip(stacked[2::2], stacked[3::2], strict=True):
+            values = F.relu(values)
+            if dropout is not None:
+                values = values * (torch.rand_like(values) >= dropout) / (1 - dropout)
+            values = torch.baddbmm(bias[:, None], values, weight.transpose(1, 2))
+        return values
+
+
+def smoothed_losses(
+    logits: torch.Tensor, labels: torch.Tensor, smoothing: torch.Tensor, unknown: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the cross-entropy (H, B) of logits (H, B, C) with labels (B,), smoothed by each head's share (H,).
+
+    `unknown`: classes that a head leaves out, bool (H, 1, C).
+    """
+    if unknown is None:
+        likelihood = F.log_softmax(logits, dim=2)
+        mean = likelihood.mean(dim=2)
+    else:
+        likelihood = F.log_softmax(logits.masked_fill(unknown, -torch.inf), dim=2)
+        mean = likelihood.masked_fill(unknown, 0).sum(dim=2) / (~unknown).sum(dim=2)
+    own = likelihood.gather(2, labels.expand(len(logits), -1)[..., None])[..., 0]
+    share = smoothing[:, None]
+    return -((1 - share) * own + share * mean)
+
+
+# ----------------------------------------------------------------------------------------------------------- part heads
+
+
+# What the search for a head's settings mostly chooses of linear ones
+LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE = 0.01, 1.0, 64
+SEED = 0
+LEAST_STEPS = 500  # of the optimizer: few photos are learned from in more epochs
+
+
+class PartHeads:
+    """Linear heads on cached features, all of which learn at once.
+
+    Linear ones learn in a fraction of the time that hidden layers take, and are as good at what is asked of them here
+    (docs/strangers.md). `photos`: which of the training photos each learns from, bool (H, N). `classes`: which classes
+    it knows, bool (H, C); of photos of other classes it may not learn.
+    """
+
+    def __init__(self, train: Inputs, schedule: Schedule, photos: torch.Tensor, classes: torch.Tensor) -> None:
+        self.train, self.photos, self.classes = train, photos, classes
+        steps = -(-int(photos.any(dim=0).sum()) // BATCH_SIZE)
+        epochs = max(schedule.epochs, -(-LEAST_STEPS // steps))
+        self.recipe = Recipe(epochs, LEARNING_RATE, BATCH_SIZE, schedule.views, SEED, WEIGHT_DECAY)
+
+    @property
+    def work(self) -> int:
+        """How many photos they will have seen when they have learned, each by each head."""
+        return int(self.photos.sum()) * self.recipe.epochs
+
+    def learn(self, bar: Bar) -> None:
+        """Learn for all epochs. The bar counts photos, by head."""
+        train, recipe, device = self.train, self.recipe, self.train.frozen.device
+        width = train.rows()[:1].shape[1]
+        seed_torch(recipe.seed, "head")
+        head = nn.Sequential(nn.Linear(width, self.classes.shape[1]))
+        settings = [HeadSettings((), 0.0, recipe)] * len(self.photos)
+        self.stack = HeadStack(head, settings, device, self.classes)
+        places, labels = self.photos.any(dim=0).nonzero()[:, 0], train.labels
+        for epoch in range(1, recipe.epochs + 1):
+            rows = train.rows(recipe.schedule.view_of(epoch))
+            order = places[shuffled(len(places), fold_seed(recipe.seed, "shuffle", epoch))]
+            for batch in order.split(recipe.batch_size):
+                shares = self.photos[:, batch]
+                self.stack.step(to_learner(rows[batch], device), labels[batch].to(device), shares.float().to(device))
+                bar.update(int(shares.sum()))
+
+    @torch.inference_mode()
+    def logits_by(self, heads: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+        """Return the logits (N, C) for all photos of a split, each by one of the heads (N,), by their places."""
+        views, mean = inputs.frozen.config.answer_views, torch.zeros(len(heads), self.classes.shape[1])
+        for view in views:
+            begin = 0
+            for rows, _ in whole(inputs, view):
+                own = heads[begin : begin + len(rows)]
+                mean[begin : begin + len(rows)] += self.stack.answers(rows).cpu()[own, torch.arange(len(rows))]
+                begin += len(rows)
+        return mean / len(views)

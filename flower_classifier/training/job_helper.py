@@ -1,0 +1,59 @@
+"""What a process of a job does that is not rank 0: what rank 0 orders, until it orders the end."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import fields
+
+from flower_classifier.base.errors import RunError
+from flower_classifier.base.signals import end_silently
+from flower_classifier.features.inputs import Inputs
+from flower_classifier.features.job_extraction import FOUND_ELSEWHERE, Helper
+from flower_classifier.networks.devices import choose_device
+from flower_classifier.networks.job import END, EPOCH, EXTRACT, FINE_TUNE, Message, helping
+from flower_classifier.training.ddp import in_step
+from flower_classifier.training.loop import learn
+from flower_classifier.training.recipe import FineTuning, Recipe
+from flower_classifier.training.saved_state import Finished
+from flower_classifier.training.state import TrainState
+
+
+def help_rank_0(gpu: bool) -> None:
+    """Be a helper in a job, on a GPU of its own where that is asked for. It holds nothing that could be lost.
+
+    Raises RunError for what happens in this process alone: photos that its machine has not, a lack of memory.
+    """
+    end_silently()
+    with helping() as job:
+        helper, tuner = Helper(job, choose_device(gpu)), None
+        while (order := job.next_order())["do"] != END:
+            helper.hear(order)
+            if order["do"] == EXTRACT:
+                helper.extract(order)
+            elif order["do"] == FINE_TUNE:
+                tuner = FineTuner(helper, order)
+            elif order["do"] == EPOCH and tuner:
+                tuner.take_epoch(order["epoch"])
+            else:
+                raise RunError(f"does not know what to do for {order['do']!r}")
+
+
+class FineTuner:
+    """A network that is fine-tuned in step with rank 0's, from where that stands."""
+
+    def __init__(self, helper: Helper, order: Message) -> None:
+        helper.check_way(order["way"])
+        finished, second = Finished.from_plain(order["finished"]), FineTuning(**order["recipe"])
+        first = Recipe(**{entry.name: getattr(second, entry.name) for entry in fields(Recipe)})
+        identity, classifier = finished.identity, helper.frozen.classifier
+        assert identity  # what rank 0 has orders for is a run of train.py's
+        self.state = TrainState(classifier, first, identity.classes, identity=identity)
+        self.state.restore(finished, second)
+        self.train = Inputs(helper.frozen, helper.split, second.seed)
+        self.train.bad = dict.fromkeys(order["left out"], FOUND_ELSEWHERE)
+        self.learner = in_step(self.state, helper.device)
+
+    def take_epoch(self, epoch: int) -> None:
+        """Take an epoch's steps. A loss that is not finite stops all processes at the same step, and rank 0 says so."""
+        with contextlib.suppress(FloatingPointError):
+            learn(self.state, self.learner, self.train, epoch)

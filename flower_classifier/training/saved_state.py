@@ -1,0 +1,201 @@
+"""What a run has finished: all that last.pth holds, in plain types and tensors."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict, dataclass, field, fields
+
+import torch
+
+from flower_classifier.base.errors import InputError
+from flower_classifier.judging.calibration import calibrate, scores_of
+from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.networks.checkpoint import Row
+from flower_classifier.networks.feature_bank import Memory
+from flower_classifier.networks.safe_files import Plain
+
+# Of last.pth: 5 had no `stranger_scores`, 4 no fine-tuning, 3 no settings, temperature and results, 2 and 1 no version
+FORMAT_VERSION = 6
+Tensors = dict[str, torch.Tensor]
+
+
+def epoch_line(row: Row, epochs: int) -> str:
+    """Return an epoch's numbers as a line for people; lines of the same stage stand in columns."""
+    return (
+        f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}   training loss {row['train_loss']:.4f}   "
+        f"validation loss {row['valid_loss']:.4f}   validation accuracy {row['valid_accuracy']:6.2%}"
+    )
+
+
+def rank(row: Row) -> tuple[float, float]:
+    """Order epochs: by validation accuracy, equal ones by lower validation loss."""
+    return row["valid_accuracy"], -row["valid_loss"]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The model and the data of a run: what must be the same for its numbers to mean anything when it is resumed."""
+
+    arch: str
+    learns: str
+    weights: str
+    hidden_units: list[int]
+    dropout: float
+    image_size: int
+    seed: int
+    backbone: str  # digest of the frozen backbone's numbers
+    classes: list[str]
+    train: str  # digest of the training photos' names, labels and sizes
+    valid: str
+    mirror: bool = False  # whether photos were judged with their mirror images
+
+    def check_same(self, now: Identity) -> None:
+        """Raise InputError, naming the first difference, where a run would go on as another."""
+        for entry in fields(self):
+            before, after = getattr(self, entry.name), getattr(now, entry.name)
+            if before != after:
+                told = NOT_OPTIONS.get(entry.name)
+                change = f"{told} changed: put that back" if told else f"was {before}, now {after}: put that back"
+                raise InputError(f"{change}, or start a new run", None if told else entry.name)
+
+
+# What the parts of an identity that are no options are called
+NOT_OPTIONS = {
+    "learns": "cannot resume: what of the network learns",
+    "backbone": "cannot resume: what the backbone's weights hold",
+    "classes": "cannot resume: the list of classes",
+    "train": "cannot resume: the set of training photos (or the share held out of it)",
+    "valid": "cannot resume: the set of validation photos",
+}
+# The same in files of format 2
+OLD_NAMES = {
+    **{name: f"--{name}" for name in ("arch", "weights", "hidden_units", "dropout", "image_size", "seed")},
+    "backbone": "what the backbone's weights hold",
+    "classes": "the list of classes",
+    "train": "the set of training photos (or --valid_split)",
+    "valid": "the set of validation photos",
+}
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far, by validation accuracy, then loss."""
+
+    row: Row
+    learned: Tensors  # its averaged tensors: of all that learns in the stage that the run is in
+    valid: Evaluation | None = None  # its answers to the validation photos; None: an earlier process had them
+    learns: str = "head"  # what had learned when it was reached
+    found: float | None = None  # the temperature that an earlier process found from them
+    found_scores: list[float] | None = None  # those for sets, that an earlier process found from them
+    results: Plain = field(default_factory=dict)  # what it is worth, by split, once that is known
+    memory: Memory | None = None  # of the training photos, once that is known
+    stranger_scores: torch.Tensor | None = None  # of the validation photos, beside the memory
+
+    @functools.cached_property
+    def temperature(self) -> float:
+        """The number by which its logits are divided before they become probabilities."""
+        if self.found is not None:
+            return self.found
+        return calibrate(self.valid) if self.valid else 1.0
+
+    @functools.cached_property
+    def set_scores(self) -> list[float]:
+        """Probabilities of the validation photos' true classes, lowest first, by which sets of classes are made."""
+        if self.found_scores is not None:
+            return self.found_scores
+        return scores_of(self.valid.at(self.temperature)) if self.valid else []
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All that is to be kept of a run, as it was after its last finished epoch: what last.pth holds.
+
+    It is replaced whole by every epoch and holds copies. So an epoch that is broken off, wherever that happens, spoils
+    nothing, and saving at any moment saves something that fits together.
+    """
+
+    identity: Identity | None = None  # None: of a run that is kept nowhere
+    settings: Plain = field(default_factory=dict)  # the options that a resumed run keeps
+    epoch: int = 0
+    began: int | None = None  # how many epochs were finished when fine-tuning began; None: it has not
+    unfreeze: str | None = None  # which layers learn since then
+    history: list[Row] = field(default_factory=list)
+    best: Best | None = None
+    learner: Tensors = field(default_factory=dict)  # the last epoch's
+    average: Tensors = field(default_factory=dict)
+    optimizer: dict[int, Tensors] = field(default_factory=dict)  # its moments, by number of the parameter
+    training: Plain = field(default_factory=dict)  # settings of the last epoch
+    category_names: dict[str, str] = field(default_factory=dict)
+    resampling: str = "pillow"  # how photos were resampled, which a resumed run goes on with
+
+    def to_plain(self) -> Plain:
+        """Return what last.pth holds: plain types and tensors. There must be an identity, and a best epoch."""
+        parts = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        one = self.best
+        assert one and self.identity  # else there is nothing to go on with
+        is_judged = one.valid is not None  # by this process; else what an earlier one found, if it did
+        best = {
+            "best": one.row,
+            "best_learned": one.learned,
+            "best_learns": one.learns,
+            "temperature": one.temperature if is_judged else one.found,
+            "set_scores": one.set_scores if is_judged else one.found_scores,
+            "results": one.results,
+            "memory": one.memory.to_plain() if one.memory else None,
+            "stranger_scores": one.stranger_scores,
+        }
+        return {"format_version": FORMAT_VERSION, **parts, "identity": asdict(self.identity), **best}
+
+    @classmethod
+    def from_plain(cls, saved: Plain) -> Finished:
+        """Make one of what last.pth holds, in any format. Raises KeyError or TypeError where a part is missing."""
+        version = saved.get("format_version", 2)
+        if version > FORMAT_VERSION:
+            raise InputError(f"the state has format {version}, this program reads up to {FORMAT_VERSION}: update it")
+        parts = saved if version > 2 else from_format_2(saved)
+        parts = parts if version > 3 else from_format_3(parts)
+        parts = parts if version > 4 else from_format_4(parts)
+        parts = parts if version > 5 else {**parts, "stranger_scores": None}
+        best = Best(
+            parts["best"],
+            parts["best_learned"],
+            learns=parts["best_learns"],
+            found=parts["temperature"],
+            found_scores=parts["set_scores"],
+            results=parts["results"],
+            memory=Memory(**parts["memory"]) if parts["memory"] else None,
+            stranger_scores=parts["stranger_scores"],
+        )
+        parts = {entry.name: parts[entry.name] for entry in fields(cls)}
+        return cls(**{**parts, "identity": Identity(**parts["identity"]), "best": best})
+
+
+def from_format_4(saved: Plain) -> Plain:
+    """Return what a file of format 4 holds under the names of today: of a run that trained one stage alone."""
+    unknown = dict.fromkeys(("began", "unfreeze", "set_scores", "memory"))
+    return {**saved, **unknown, "best_learns": saved["identity"]["learns"]}
+
+
+def from_format_3(saved: Plain) -> Plain:
+    """Return what a file of format 3 holds under the names of today, with those options that it tells.
+
+    Which file a backbone's weights were read from is not among them, nor how many epochs were planned.
+    """
+    identity, training = saved["identity"], saved["training"]
+    told = {name: identity[name] for name in ("arch", "hidden_units", "dropout", "seed")}
+    told |= {name: training[name] for name in ("learning_rate", "batch_size", "views") if name in training}
+    if identity["arch"] == "cnn":
+        told["image_size"] = identity["image_size"]
+    return {**saved, "settings": told, "temperature": None, "results": {}}
+
+
+def from_format_2(saved: Plain) -> Plain:
+    """Return what a file of format 2 holds under the names of today."""
+    identity = {name: saved["identity"][old] for name, old in OLD_NAMES.items()}
+    identity["learns"] = "all" if identity["arch"] == "cnn" else "head"
+    renamed = {
+        "best_learned": saved["best_trained"],
+        "learner": saved["trainee"],
+        "resampling": "torchvision",
+    }
+    return {**saved, **renamed, "identity": identity}
