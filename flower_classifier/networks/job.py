@@ -20,7 +20,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import platform
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
@@ -68,8 +70,11 @@ class Job:
             store, self.rank, self.size = next(dist.rendezvous("env://", timeout=TO_ANSWER))
             # The store may outlive a job that torchrun starts again, with the addresses of the processes that were
             self.store = dist.PrefixStore(f"start {restarts()}", store)
-            dist.init_process_group("gloo", store=self.store, rank=self.rank, world_size=self.size, timeout=TO_ANSWER)
-            for_orders = dist.new_group(timeout=TO_ORDER)
+            with stdout_on_stderr():  # gloo of torch 2.10 prints whom it is connected to
+                dist.init_process_group(
+                    "gloo", store=self.store, rank=self.rank, world_size=self.size, timeout=TO_ANSWER
+                )
+                for_orders = dist.new_group(timeout=TO_ORDER)
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the processes of the job do not find each other: {reason_of(error)}") from error
         assert not isinstance(for_orders, int)  # which would say that this process is not in the group: all are
@@ -197,6 +202,19 @@ def end_without_helpers(led: Job, reason: str) -> NoReturn:
         if led.store.check([TOLD]):
             raise SystemExit(EXIT_FAILED)
     raise RunError(f"another process of the job has ended{reason and f' ({reason})'}: torchrun says below which one")
+
+
+@contextlib.contextmanager
+def stdout_on_stderr() -> Iterator[None]:
+    """Write to stderr what libraries print, whatever they are written in: stdout is for results."""
+    sys.stdout.flush()
+    before = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
 
 
 @contextlib.contextmanager
