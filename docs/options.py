@@ -8,7 +8,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 PAGE = """# Options
 
-`make docs` writes this page from train_config.py, predict_config.py and export_config.py; change it there. Flags may be
+`make docs` writes this page from `config/`; change it there. Flags may be
 written with `-` or `_`, before or behind the files.
 
 ## train.py

@@ -15,8 +15,7 @@ from flower_classifier.doctor.findings import KINDS
 from flower_classifier.doctor.second_opinion import judges_of
 from flower_classifier.doctor.twins import Twins, find_twins, groups_of, likeness, look_at, near_pairs
 from flower_classifier.photos.demo import draw_dataset
-from flower_classifier.photos.duplicates import Place
-from flower_classifier.photos.splits import Split
+from flower_classifier.photos.splits import PhotoRef, Split
 from flower_classifier.report.tables import read_table
 
 SPLITS = ("train", "valid", "test")
@@ -334,7 +333,7 @@ def test_features_and_thumbnails_must_agree(tmp_path):
     split = Split("train", tmp_path, ("a.png", "b.png", "c.png"), (0, 0, 0))
     for photo, seed in zip(split.photos, (1, 1, 2), strict=True):
         scene(tmp_path / photo, seed).save(tmp_path / photo, compress_level=1 + (photo == "b.png"))
-    places = [Place(split, index) for index in range(3)]
+    places = [PhotoRef(split, index) for index in range(3)]
     thumbnails = [look_at(place.path).thumbnail for place in places]
     near, far = torch.tensor([[1.0, 0], [1, 0.1], [-1, 0]]), torch.tensor([[1.0, 0], [-1, 0.1], [0.9, 0]])
     assert [(one.one, one.other) for one in find_twins(places, near, thumbnails)] == [(0, 1)]

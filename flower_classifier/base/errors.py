@@ -1,7 +1,4 @@
-"""The two kinds of errors that a person is told of in a line, without a traceback.
-
-Packages that a command needs, and one clear line where they are missing.
-"""
+"""Errors that a person is told of in a line, without a traceback; also where an optional package is missing."""
 
 from __future__ import annotations
 
@@ -52,7 +49,7 @@ def is_of_a_gpu(error: BaseException) -> bool:
     return any(word in str(error).lower() for word in OF_A_GPU)
 
 
-# ------------------------------------------------------------------------------------------------------------ installed
+# ---------------------------------------------------------------------------------------------------- optional packages
 
 
 NEEDED = ("torch", "torchvision", "numpy", "PIL", "matplotlib", "tqdm", "platformdirs", "filelock")  # requirements.txt

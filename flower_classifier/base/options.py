@@ -15,10 +15,6 @@ The field's name is the flag's. Its annotation says what the flag takes: nothing
 `tuple[int, ...]` (`--flag 512 256`, and 0 for none), else one value. A field without a default is a positional
 argument, which for `tuple[Path, ...]` may be given more than once. A settings class may have a field `typed`, a
 frozenset of the names of the options that the command line gave.
-
-How the commands read their command lines: flags as people type them, help that is documentation, short errors.
-
-Limits of a number: they check it, and say themselves in words.
 """
 
 from __future__ import annotations
@@ -263,7 +259,7 @@ def marked(text: str) -> str:
     return re.sub(r"(?<![`\w-])--\w+", r"`\g<0>`", text)
 
 
-# --------------------------------------------------------------------------------------------------------- command line
+# ----------------------------------------------------------------------------------------------------------- the parser
 
 
 GPU_ON, GPU_OFF = {"gpu", "cuda", "mps", "true", "yes", "on"}, {"cpu", "false", "no", "off"}
@@ -400,7 +396,7 @@ def is_negative(word: str) -> bool:
     return word.startswith("-")
 
 
-# --------------------------------------------------------------------------------------------------------------- limits
+# --------------------------------------------------------------------------------------------------- limits of a number
 
 
 @dataclass(frozen=True)

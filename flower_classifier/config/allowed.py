@@ -1,8 +1,6 @@
-"""The sizes and other numbers that a model may have. The command line and the checkpoint's reader both ask here.
+"""The numbers, words and files that commands and checkpoints may have, and the defaults that several of them share.
 
-They stand apart from the networks so that they are known without loading torch.
-
-How a folder that export.py wrote is told from a checkpoint.
+They stand apart from the networks, so that they are known without torch.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ DEFAULT_RATE = 5.0  # percent of the photos of known classes that are taken for 
 FORMATS = ("text", "json", "jsonl", "csv")  # in which predictions are written; formats.py says how
 
 
-# ------------------------------------------------------------------------------------------------------ exported folder
+# --------------------------------------------------------------------------------------------------- an exported folder
 
 
 MODEL_FILE = "model.onnx"  # the network, from pixels to logits

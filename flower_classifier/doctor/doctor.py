@@ -3,7 +3,7 @@
     examined, findings = examine(parts, classes, names, crop_size)          the worst first
 
 Twins, wrong labels and outliers are found by the features that training would use, the rest by the pixels. Each kind of
-finding is in `doctor/findings.py`; what they are worth is in docs/doctor.md.
+finding is in `findings.py`; what they are worth is in docs/doctor.md.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from flower_classifier.doctor.second_opinion import Opinion, memory_of_all, seco
 from flower_classifier.doctor.twins import THUMBNAIL, Look, Twins, find_twins, groups_of, look_at
 from flower_classifier.features.extraction import in_order
 from flower_classifier.features.inputs import Inputs
-from flower_classifier.photos.duplicates import Place
 from flower_classifier.photos.images import ImageError
+from flower_classifier.photos.splits import PhotoRef
 
 LEAST_TIMES = 10  # that another class must be likelier than a photo's own
 FEWEST_OF_A_CLASS = 3  # training photos from which on a class can be told by the others
@@ -42,7 +42,7 @@ CONFUSED = 0.2  # share of two classes' photos
 class Examined:
     """All photos that could be opened when their features were computed, and what was found out about them."""
 
-    places: Sequence[Place]  # (N,)
+    places: Sequence[PhotoRef]  # (N,)
     looks: Sequence[Look | ImageError]  # (N,)
     opinion: Opinion
     twins: Sequence[Twins]  # by indices of the photos
@@ -61,7 +61,7 @@ def examine(
     parts: Sequence[Inputs], classes: Sequence[str], names: Sequence[str], crop_size: int
 ) -> tuple[Examined, list[Finding]]:
     """Examine the photos of train, valid and (perhaps) test, whose features are ready; return what was found, too."""
-    places = [Place(part.split, index) for part in parts for index in part.used]
+    places = [PhotoRef(part.split, index) for part in parts for index in part.used]
     looks = look_at_all(places)
     memory = memory_of_all(parts)
     blank = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
@@ -69,7 +69,7 @@ def examine(
     twins = find_twins(places, memory.own_rows, thumbnails)
     opinion = second_opinion(parts, len(classes), memory, groups_of(twins))
     examined = Examined(places, looks, opinion, twins, classes, names, crop_size)
-    findings = [unreadable(Place(part.split, index), error) for part in parts for index, error in part.bad.items()]
+    findings = [unreadable(PhotoRef(part.split, index), error) for part in parts for index, error in part.bad.items()]
     looked = zip(places, looks, strict=True)
     findings += [unreadable(place, look) for place, look in looked if isinstance(look, ImageError)]
     for find in (about_twins, about_labels, about_outliers, about_pixels, about_classes):
@@ -77,12 +77,12 @@ def examine(
     return examined, ranked(findings)
 
 
-def unreadable(place: Place, error: ImageError) -> Finding:
+def unreadable(place: PhotoRef, error: ImageError) -> Finding:
     """Return the finding about a photo that cannot be opened."""
     return Finding(place.photo, "unreadable", 1, str(error).removeprefix(f"cannot open {place.path}: "))
 
 
-def look_at_all(places: Sequence[Place]) -> list[Look | ImageError]:
+def look_at_all(places: Sequence[PhotoRef]) -> list[Look | ImageError]:
     """Look at photos on every core."""
     looks = []
     with progress(len(places), "looking at photos", "photo") as bar:
@@ -92,7 +92,7 @@ def look_at_all(places: Sequence[Place]) -> list[Look | ImageError]:
     return looks
 
 
-def try_to_look(place: Place) -> Look | ImageError:
+def try_to_look(place: PhotoRef) -> Look | ImageError:
     """Look at a photo, or return what is wrong with it, by now."""
     try:
         return look_at(place.path)

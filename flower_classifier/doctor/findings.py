@@ -1,7 +1,4 @@
-"""What --doctor leaves: a table of all findings, and of each kind a sheet with the first photos.
-
-What a data doctor finds: the kinds of it, in the order in which they matter, and one finding.
-"""
+"""What the doctor leaves: a table of all findings, and of each kind a sheet with the first photos."""
 
 from __future__ import annotations
 
@@ -98,7 +95,7 @@ def line_of(kind: Kind, paths: Sequence[str]) -> str:
     return f"{len(paths):7,}  {kind.shows}: {shown}{', …' if len(paths) > NAMED else ''}"
 
 
-# ------------------------------------------------------------------------------------------------------------- findings
+# ---------------------------------------------------------------------------------------------------- kinds of findings
 
 
 @dataclass(frozen=True)

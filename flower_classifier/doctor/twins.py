@@ -1,12 +1,7 @@
 """The same photo twice: byte for byte, or saved again, resized, mirrored or cut a little.
 
 Features alone call two photos of one rose the same, thumbnails alone two petals on a dark ground. Where both agree, it
-is one photo.
-
-What can be told of a photo by its pixels alone: how large, bright, contrasty and sharp it is, and a thumbnail.
-
-look = look_at(path)
-likeness(look.thumbnail, other.thumbnail)      1 for the same photo, even resized, cropped a little or mirrored
+is one photo. Thumbnails come with what else a photo's pixels tell: how large, bright, contrasty and sharp it is.
 """
 
 from __future__ import annotations
@@ -21,8 +16,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from flower_classifier.photos.duplicates import Place, alike
+from flower_classifier.photos.duplicates import alike
 from flower_classifier.photos.images import load_image, upright_size
+from flower_classifier.photos.splits import PhotoRef
 
 NEAREST = 3  # of the photos with the most similar features, so many are compared
 LEAST_COSINE = 0.6  # between the features, less their mean
@@ -39,7 +35,7 @@ class Twins:
     likeness: float
 
 
-def find_twins(places: Sequence[Place], features: torch.Tensor, thumbnails: Sequence[np.ndarray]) -> list[Twins]:
+def find_twins(places: Sequence[PhotoRef], features: torch.Tensor, thumbnails: Sequence[np.ndarray]) -> list[Twins]:
     """Return the pairs of photos (N) that are one, by their centred features (N, D) and their thumbnails."""
     index = {id(place): number for number, place in enumerate(places)}
     found = {}
@@ -84,7 +80,7 @@ def near_pairs(features: torch.Tensor) -> list[tuple[int, int]]:
     return sorted(pairs)
 
 
-# ---------------------------------------------------------------------------------------------------------------- looks
+# ------------------------------------------------------------------------------------------ what pixels tell of a photo
 
 
 SIDE = 256  # pixels of the shorter side that brightness, contrast and sharpness are measured at

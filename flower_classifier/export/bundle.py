@@ -1,10 +1,7 @@
-"""An exported folder on the disk: every file of it, whole or not at all.
+"""An exported folder: what is made of a checkpoint, what every folder has, and how all of it gets onto the disk.
 
-The parts of an exported folder: what is made of a checkpoint, and what is the same in every folder.
-
-The files of the page: most are the same in every exported folder, some have the classifier's title or digests.
-
-Which files of this package an exported folder's predict.py needs: found by reading imports, so no list grows old.
+The package's files that its predict.py needs are found by reading imports, so no list grows old. A folder is whole or
+not there at all.
 """
 
 from __future__ import annotations
@@ -194,7 +191,7 @@ def put_in_place(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-# ---------------------------------------------------------------------------------------------------------------- parts
+# ---------------------------------------------------------------------------------------------------- what goes into it
 
 
 README = "README.md"
@@ -283,7 +280,7 @@ Made of a `{made["arch"]}`. Licence of its pretrained weights: {licence}.
 """.encode()
 
 
-# ----------------------------------------------------------------------------------------------------------- page files
+# ------------------------------------------------------------------------------------------------------------- the page
 
 
 PAGE = Path(__file__).resolve().parent / "page"

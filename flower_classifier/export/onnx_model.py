@@ -1,6 +1,6 @@
-"""model.onnx: a network as a file that onnxruntime runs, compared on the spot with what torch makes of it.
+"""model.onnx: a checkpoint as one network, from pixels to all that answers are made by; onnxruntime runs it.
 
-A checkpoint as one network, from the pixels of photos to all that answers are made by: what is exported.
+Each export is compared on the spot with what torch makes of the checkpoint.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def pattern_of(model: bytes, side: int, closeness: float = 0.01) -> dict[str, ob
     return asdict(Pattern(logits, allowed, distance, max(1.0, closeness * abs(distance or 0.0))))
 
 
-# -------------------------------------------------------------------------------------------------------- whole network
+# ---------------------------------------------------------------------------------------------------------- the network
 
 
 class WholeNetwork(nn.Module):

@@ -1,8 +1,8 @@
-"""Batches of a split's rows, on the device that learns from them.
+"""Batches for what learns: of a split's rows, or of its photos.
 
-Batches of photos as a network that is fine-tuned sees them: cut and coloured anew in every epoch, and never kept.
-
-They are read in blocks, on every core, and the network waits meanwhile: on a CPU it needs the same cores.
+Rows are on the device that learns. Photos are for a network that is fine-tuned: they are cut and coloured anew in every
+epoch, and never kept. They are read in blocks, on every core, and the network waits meanwhile: on a CPU it needs the
+same cores.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def whole(inputs: Inputs, view: int = 0) -> Iterator[Batch]:
     return batches(inputs.rows(view), inputs.labels, EVALUATION_BATCH, inputs.frozen.device)
 
 
-# --------------------------------------------------------------------------------------------------------- fresh photos
+# ----------------------------------------------------------------------------------------------- photos, augmented anew
 
 
 BLOCK = 256  # photos that are read at a time: more would only take memory

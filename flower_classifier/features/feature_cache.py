@@ -11,10 +11,8 @@ A lock of the same name beside the folder is held by who looks up, appends or dr
 whole, the photo is as the line says, and the CRC-32 fits. So a changed photo, a torn write and a flipped byte come to
 the same: the row is computed again, and appended. Nothing is ever changed in place.
 
-Where the rows of one view are kept: in memory for this run, or in the cache on disk for later ones too.
-
-Both kinds answer the same questions: which photos have no row yet, keep these rows, give the rows of those. The one on
-disk also remembers which photos cannot be opened.
+Without a cache the rows are in memory, and answer the same questions: which photos have no row yet, keep these rows,
+give the rows of those. The cache also remembers which photos cannot be opened.
 """
 
 from __future__ import annotations
@@ -237,7 +235,7 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype:
     return as_stored(torch.empty(0, dtype=dtype)).dtype
 
 
-# ----------------------------------------------------------------------------------------------------------- row tables
+# ------------------------------------------------------------------------------------------------ in memory, or on disk
 
 
 Rows = torch.Tensor | MappedRows  # (N, ...)

@@ -3,10 +3,6 @@
 What the frozen backbone makes of a photo is the same in every epoch. So it is computed once and kept, and epochs are
 nearly free. Where everything learns there is no frozen part: the rows are the photo's pixels, and all else is the same.
 
-Where the time of a run goes.
-
-Which view of the photos an epoch uses, and which views are computed together.
-
 Epoch 1 uses view 0, epoch 2 view 1, and so on, over and over. A view is computed when the first epoch that uses it
 begins, and with it the other view of its pair: opening a photo costs about as much as a small network's forward.
 """
@@ -337,7 +333,7 @@ def check_photos_left(classes: Sequence[str], train: Inputs, *others: Inputs | N
         raise InputError(f"no training photo can be opened of {names}: repair some, or remove the class")
 
 
-# -------------------------------------------------------------------------------------------------------------- seconds
+# ----------------------------------------------------------------------------------------------------------------- time
 
 
 @dataclass(frozen=True)

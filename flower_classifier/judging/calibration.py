@@ -1,8 +1,7 @@
-"""Which temperature makes a classifier's probabilities believable.
+"""How far a classifier's answers keep their promises: a temperature for probabilities, and scores for prediction sets.
 
-What sets of classes are made by, the validation photos' scores, and how such sets keep their promise.
-
-sets.csv: how well sets of classes keep their promise, and how large they are.
+Both come from the validation photos. sets.csv says how well the sets keep their promise on other photos, and how large
+they are.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ def best_temperature(valid: Evaluation) -> float:
     return 1 / inverse
 
 
-# ----------------------------------------------------------------------------------------------------------- set scores
+# -------------------------------------------------------------------------------------------- scores of prediction sets
 
 
 LEVELS = (80.0, 90.0, 95.0, 99.0)  # percent, that a report looks at
@@ -143,7 +142,7 @@ def spread(number: int, photos: int, level: float) -> float:
     return math.sqrt(share * (1 - share) * (1 / (number + 2) + 1 / photos))
 
 
-# ----------------------------------------------------------------------------------------------------------- sets table
+# ------------------------------------------------------------------------------------------------------------- sets.csv
 
 
 ALL = "all classes"

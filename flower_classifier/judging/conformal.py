@@ -1,11 +1,12 @@
-"""Sets of classes that hold the true one so many times in a hundred: how sure an answer is, as a promise.
+"""Conformal prediction: sets that hold the true class so many times in a hundred, and p-values for strangers.
 
-A class is in a photo's set if it is at least as probable as the true classes of most validation photos were: split
-conformal prediction (Vovk et al. 2005) with the sets that are smallest on average (Sadinle et al. 2019). The promise
-holds for photos like the validation photos, averaged over draws of these; that they also chose the epoch makes it a
-little too good. How the sets keep it on other photos is in docs/calibration.md.
+No torch is needed: exported folders answer by it too. A class is in a photo's set if it is at least as probable as the
+true classes of most validation photos were: split conformal prediction (Vovk et al. 2005) with the sets that are
+smallest on average (Sadinle et al. 2019). The promise holds for photos like the validation photos, averaged over draws
+of these; that they also chose the epoch makes it a little too good. How the sets keep it on other photos is in
+docs/calibration.md.
 
-How strange a photo is among the validation photos, as a p-value. No torch: exported folders answer by it too.
+How strange a photo is among the validation photos is a p-value.
 
     familiarity = Familiarity(checkpoint.stranger_scores)
     familiarity.p_value(score)         small for a stranger
@@ -48,7 +49,7 @@ def likeliest_first(probabilities: np.ndarray) -> list[int]:
     return np.argsort(-probabilities, kind="stable").tolist()
 
 
-# ---------------------------------------------------------------------------------------------------------- familiarity
+# ------------------------------------------------------------------------------------------------------------- p-values
 
 
 class Familiarity:

@@ -1,8 +1,7 @@
 """What a classifier is worth on photos whose classes are known, and how far its probabilities can be believed.
 
 All of it is computed from the logits of a split: `evaluate` collects them, an `Evaluation` answers questions.
-
-Evaluating whatever learns on a split: a head on its rows, a network as predict.py would run it.
+`evaluate_on` does so for whatever learns: a head on its rows, a network as predict.py would run it.
 """
 
 from __future__ import annotations
@@ -208,7 +207,7 @@ def how_believable(evaluation: Evaluation) -> str:
     return clause + ("; cross-validated" if evaluation.is_cross_validated else "")
 
 
-# --------------------------------------------------------------------------------------------------------- as predicted
+# ------------------------------------------------------------------------------------------------ as predict.py answers
 
 
 def looking(learner: nn.Module, inputs: Inputs, chosen: Sequence[int]) -> Callable[[Sequence[int]], torch.Tensor]:

@@ -5,7 +5,7 @@
 
 A stranger betrays itself in one of two ways. One that is much like the classes, such as another flower, makes the
 probabilities undecided. One that is like none of them, such as an ant or a screenshot, may well get a high probability,
-but lies far from all training photos. So there is a score of each kind, and familiarity.py makes a p-value of both.
+but lies far from all training photos. So there is a score of each kind, and conformal.py makes a p-value of both.
 Which scores, and how they do, is in docs/strangers.md.
 """
 

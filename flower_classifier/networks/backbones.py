@@ -1,6 +1,6 @@
-"""From an architecture's name to a backbone: the one place that knows all sources.
+"""From an architecture's name to a backbone: the one place that knows all sources. Our own source has a small network.
 
-The small network of the classic CIFAR-10 exercise: our own, trained from scratch.
+That is the network of the classic CIFAR-10 exercise, trained from scratch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The model: a backbone and a head. Pixels of photos in, one logit per class out.
 
-A new classifier: a pretrained backbone with a head that has learned nothing yet.
-
-How deep each layer of a backbone lies, found out by running it: no list of architectures has to be kept.
+A new one has a head that has learned nothing yet on a pretrained backbone. How deep each layer of a backbone lies is
+found out by running it: no list of architectures has to be kept.
 """
 
 from __future__ import annotations
@@ -130,7 +129,7 @@ def build_head(config: ModelConfig, width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(([width, *config.hidden_units])[-1], config.num_classes))
 
 
-# ------------------------------------------------------------------------------------------------------- new classifier
+# ----------------------------------------------------------------------------------------------------- a new classifier
 
 
 FREE_LICENCES = ("apache-2.0", "bsd-3-clause", "cc-by-4.0", "mit")
@@ -179,7 +178,7 @@ def renew_head(classifier: Classifier, hidden_units: tuple[int, ...], dropout: f
     classifier.head = head.to(next(classifier.parameters()).device).eval()
 
 
-# --------------------------------------------------------------------------------------------------------- layer depths
+# -------------------------------------------------------------------------------------------------- the depth of layers
 
 
 @torch.no_grad()

@@ -1,13 +1,9 @@
 """Files of tensors: read without trusting them, written whole or not at all.
 
-What a file of tensors from a stranger must be like before torch's reader sees it.
-
-The reader is told `weights_only=True` and so runs no code from the file. What is checked here is the rest: a file that
-unpacks to more than it is, that two readers of zips see differently, or whose pickle never ends.
-
-What a file is that was given as a checkpoint and is none, in words.
-
-Told from its first bytes and from the names that its pickle mentions. Nothing of it is run, and nothing is unpacked.
+torch's reader is told `weights_only=True` and so runs no code from a file. What is checked before is the rest: a file
+that unpacks to more than it is, that two readers of zips see differently, or whose pickle never ends. What a file is
+that was given as a checkpoint and is none is told from its first bytes and from the names that its pickle mentions:
+nothing of it is run, and nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -159,7 +155,7 @@ def to_cpu(value: object) -> object:
     return value
 
 
-# ------------------------------------------------------------------------------------------------------ untrusted files
+# ------------------------------------------------------------------------------------------------ checks before reading
 
 
 MOST_STEPS = 5 * 10**6  # of a pickle; two or three per value
@@ -277,7 +273,7 @@ def check_step(name: str, argument: object, count: int) -> None:
         raise ValueError("it holds a number of more than 64 bits")
 
 
-# ---------------------------------------------------------------------------------------------------------- other files
+# ---------------------------------------------------------------------------------------------- what else a file may be
 
 
 # How torch.save began a file until version 1.6; the object is the fourth of the pickles that follow one another

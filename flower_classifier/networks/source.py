@@ -1,12 +1,8 @@
-"""What a backbone is, and what a source of backbones can be asked.
+"""What a backbone is, what a source of backbones can be asked, and weights from files of other programs.
 
 A source is a family of architectures: our own cnn, torchvision's, timm's. backbones.py chooses among them by name.
-
-Networks built without memory for their tensors, which a file will bring.
-
-The picture that networks are shown to find out what they do with it.
-
-Weights from files of other programs: read safely, renamed, and assigned to a backbone.
+Networks are built without memory for their tensors, which a file brings: it is read safely, and its tensors are renamed
+and assigned.
 """
 
 from __future__ import annotations
@@ -90,7 +86,7 @@ class Source(Protocol):
         """Say whether a backbone's last layers still have places, (B, C, h, w), on which a heat map can be drawn."""
 
 
-# ------------------------------------------------------------------------------------------------------------- unfilled
+# ---------------------------------------------------------------------------------- networks without memory for tensors
 
 
 class Unfilled(TorchFunctionMode):
@@ -110,7 +106,7 @@ class Unfilled(TorchFunctionMode):
         return function(*args, **{**(kwargs or {}), **({"device": "meta"} if function is torch.empty else {})})
 
 
-# -------------------------------------------------------------------------------------------------------- black picture
+# -------------------------------------------------------------------------------------- a picture to try a network with
 
 
 def black(module: nn.Module, side: int) -> torch.Tensor:
@@ -118,7 +114,7 @@ def black(module: nn.Module, side: int) -> torch.Tensor:
     return torch.zeros(1, 3, side, side, device=next(module.parameters()).device)
 
 
-# --------------------------------------------------------------------------------------------------------- weight files
+# ----------------------------------------------------------------------------------------------------- files of weights
 
 
 def read_weights_file(path: Path) -> Mapping[str, torch.Tensor]:

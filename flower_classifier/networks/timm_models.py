@@ -1,9 +1,8 @@
 """timm's classification models as backbones, by the names that timm has for them: `timm/NAME` or `timm/NAME.TAG`.
 
 timm is optional, and is loaded when one of its models is named. Weights come through timm's own cache and download, or
-from a file; timm renames old tensors and resamples position embeddings for another size of picture.
-
-timm itself, loaded when it is needed, and weights for its models: downloaded or from a file, and always complete.
+from a file, and are always complete; timm renames old tensors and resamples position embeddings for another size of
+picture.
 """
 
 from __future__ import annotations

@@ -2,9 +2,7 @@
 
 What has come lies beside DATA_DIR in the hidden file .NAME.zip.part. It survives whatever ends the program, kill -9
 included, and the next run asks for the rest of it alone. The photos are unpacked into .NAME.unpacking, which takes
-DATA_DIR's name when it is complete: archives.py does that.
-
-Archives of photos: unpacked whole or not at all. Nothing in one is trusted to be what it says.
+DATA_DIR's name when it is complete. Nothing in an archive is trusted to be what it says.
 """
 
 from __future__ import annotations
@@ -228,7 +226,7 @@ def web_page(url: str) -> RunError:
     return RunError(f"{printable(url)} sent a web page or the like, not a zip archive: does it open in a browser?")
 
 
-# ------------------------------------------------------------------------------------------------------------- archives
+# ------------------------------------------------------------------------------------------------------------ unpacking
 
 
 MOST_UNPACKED = 20 * 10**9  # bytes that an archive may unpack to

@@ -1,9 +1,8 @@
-"""What lies in a folder: photos, class folders, the folders of train, valid and test.
+"""What lies in a folder: photos, class folders, tar files with photos, the folders of train, valid and test.
 
-Photos in tar files: of which class they are, by folders in the tar file or by WebDataset's naming.
-
-In `74/image_01191.jpg` the first folder is the class, as on a disk. Or the class stands in a file beside the photo:
-`000017.cls` holds that of `000017.jpg`. What belongs together has the same key, the name up to the first dot.
+In a tar file `74/image_01191.jpg` is of class 74, as on a disk. Or, as WebDataset names files, the class stands in a
+file beside the photo: `000017.cls` holds that of `000017.jpg`. What belongs together has the same key, the name up to
+the first dot.
 """
 
 from __future__ import annotations
@@ -193,7 +192,7 @@ def by_name(path: Path) -> str:
     return path.name
 
 
-# --------------------------------------------------------------------------------------------------------------- shards
+# ------------------------------------------------------------------------------------------------------------ tar files
 
 
 COMPRESSED = re.compile(r"\.(tar\.\w+|t[bgx]z2?|zip)$", re.IGNORECASE)

@@ -1,8 +1,7 @@
 """The photos of a run: which are trained on, which are held out, and which class each of them belongs to.
 
-`load_splits` finds them below a data folder; what lies in a folder is told in folders.py.
-
-Photos that are listed in a table, such as the doctor's, and splits without them: `--without`.
+`load_splits` finds them below a data folder; what lies in a folder is told in folders.py. `--without` leaves out those
+that a table lists, such as the doctor's.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from flower_classifier.base.console import note, warn
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.seeding import generator
 from flower_classifier.base.text import counted, first_few, spoken
-from flower_classifier.photos.duplicates import warn_of_copies
+from flower_classifier.photos.duplicates import alike
 from flower_classifier.photos.folders import (
     SPLIT_NAMES,
     check_shape,
@@ -175,7 +174,57 @@ def warn_of_cases(data_dir: Path, classes: tuple[str, ...]) -> None:
         )
 
 
-# --------------------------------------------------------------------------------------------------------------- listed
+# --------------------------------------------------------------------------------------------------------------- copies
+
+
+@dataclass(frozen=True)
+class PhotoRef:
+    """One photo of a split."""
+
+    split: Split
+    index: int  # in the split
+
+    @property
+    def photo(self) -> str:
+        """The path below the data folder."""
+        return self.split.photos[self.index]
+
+    @property
+    def label(self) -> int:
+        """The class that the folder says."""
+        return self.split.labels[self.index]
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.split.root / self.photo
+
+
+def warn_of_copies(splits: Splits) -> None:
+    """Warn of photos that are in two splits, which makes an accuracy a lie, or of two classes."""
+    copies = alike([PhotoRef(split, index) for split in splits.parts for index in range(len(split))])
+    for split, other in ((splits.valid, splits.train), (splits.test, splits.train), (splits.test, splits.valid)):
+        if split and (shared := [ref for group in copies for ref in in_both(group, split, other)]):
+            are = f"is a {other.spoken} photo" if len(shared) == 1 else f"are {other.spoken} photos"
+            warn(
+                f"{counted(len(shared), f'{split.spoken} photo')} of {len(split):,} {are} too "
+                f"({named(shared)}): the {split.spoken} accuracy will look better than it is"
+            )
+    if torn := [ref for group in copies if len({ref.label for ref in group}) > 1 for ref in group]:
+        warn(f"{counted(len(torn), 'photo')} lie under more than one class ({named(torn)}): keep one copy of each")
+
+
+def in_both(group: Iterable[PhotoRef], split: Split, other: Split) -> list[PhotoRef]:
+    """Return the copies of a photo that are in a split, if it is in the other one too."""
+    return [ref for ref in group if ref.split is split] if any(ref.split is other for ref in group) else []
+
+
+def named(refs: Iterable[PhotoRef]) -> str:
+    """Name the first few photos."""
+    return first_few(sorted(ref.photo for ref in refs))
+
+
+# ------------------------------------------------------------------------------------------------ without listed photos
 
 
 COLUMN = "path"

@@ -1,9 +1,9 @@
-"""Where the files lie in a tar file: its headers are read once, and a file is then read from its place.
+"""A photo's bytes, in a file of its own or inside a tar file: a path may lead into one.
 
-A photo's bytes, in a file of its own or inside a tar file: a path may lead into one.
+    train/74/image_01191.jpg
+    train/flowers-000.tar/74/image_01191.jpg
 
-train/74/image_01191.jpg
-train/flowers-000.tar/74/image_01191.jpg
+A tar file's headers are read once, and a file in it is then read from its place.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def read_each(tar: str, names: Iterable[str]) -> Iterator[bytes]:
             yield file.read(extent.size)
 
 
-# ------------------------------------------------------------------------------------------------------------- headers
+# -------------------------------------------------------------------------------------------------------------- headers
 
 
 def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
@@ -219,7 +219,7 @@ def follow(links: dict[str, str], extents: dict[str, Extent]) -> list[str]:
     return lost
 
 
-# ---------------------------------------------------------------------------------------------------------- photo files
+# ---------------------------------------------------------------------------------- paths that may lead into a tar file
 
 
 def split_path(path: Path) -> tuple[str, str] | None:

@@ -1,8 +1,7 @@
-"""classifier.json: all that an exported folder answers by, beside the network itself. A stranger may have written it.
+"""classifier.json: all that an exported folder answers by, beside the network itself. An untrusted file may be one.
 
-docs/export.md lists its keys. The page reads the same file.
-
-What goes into model.onnx and what comes out, by name. network.js knows the same names.
+docs/export.md lists its keys. The page reads the same file. What model.onnx takes and gives has its names here;
+network.js knows the same ones.
 """
 
 from __future__ import annotations
@@ -139,7 +138,7 @@ def read_card(folder: Path) -> Card:
         raise InputError(f"{path} is damaged, or was changed ({reason_of(error)}): {EXPORT_AGAIN}") from None
 
 
-# ------------------------------------------------------------------------------------------------------ network outputs
+# ------------------------------------------------------------------------------------- inputs and outputs of model.onnx
 
 
 PIXELS = "pixels"  # uint8 (B, S, S, 3): height, width, red-green-blue

@@ -1,7 +1,5 @@
 """The files that a run and an evaluation leave for people: the only list of them, and how they are written.
 
-What --evaluate leaves: the numbers, for people and for programs, and the folder with tables and pictures.
-
 The reports of several folders lie side by side, each under its folder's name. evaluation.json says in each which folder
 and which checkpoint it is of, so a second folder of the same name gets a place of its own.
 """
@@ -15,15 +13,17 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.files import write_whole
-from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.photos.images import ImageError
 
-# What writes a file: RunLog and write_history, tuning_report.py, write_diagnosis, train.py, evaluation_report.py,
-# tensorboard_log.py, write_summary
+if TYPE_CHECKING:
+    from flower_classifier.judging.evaluation import Evaluation
+    from flower_classifier.photos.images import ImageError
+
+# What writes a file: RunLog and write_history, write_tuning, write_diagnosis, train.py, write_facts,
+# finish_tensorboard, write_summary
 Part = Literal["history", "tuning", "evaluation", "strangers", "result", "tensorboard", "summary"]
 RESULT_FILE = "evaluation.json"
 
@@ -141,7 +141,7 @@ def writing(path: Path) -> Iterator[None]:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-# ---------------------------------------------------------------------------------------------------- evaluation report
+# ------------------------------------------------------------------------------------------------ reports of --evaluate
 
 
 Facts = dict[str, object]

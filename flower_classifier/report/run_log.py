@@ -1,8 +1,7 @@
 """What a run leaves while it goes on, each time it saves: rows in history.csv, and points for tensorboard.
 
-The report for tensorboard, where that is installed: a point per epoch while a run goes on; at its end the rest.
-
-What a search leaves: a table of all heads that were tried, and a picture of it.
+tensorboard, where it is installed, gets the pictures and results at the end. A search leaves a table and a picture of
+all heads that were tried.
 """
 
 from __future__ import annotations
@@ -132,7 +131,7 @@ def table_of(rows: Sequence[Record]) -> list[list[object]]:
     return [list(rows[0]), *(list(row.values()) for row in rows)]
 
 
-# ------------------------------------------------------------------------------------------------------ tensorboard log
+# ---------------------------------------------------------------------------------------------------------- tensorboard
 
 
 def check_tensorboard() -> None:
@@ -200,7 +199,7 @@ def finish_tensorboard(
         writer.add_hparams(options, results, run_name=".", global_step=epoch)
 
 
-# -------------------------------------------------------------------------------------------------------- tuning report
+# ------------------------------------------------------------------------------------------------------------- a search
 
 
 def write_tuning(folder: Path, rows: Table) -> None:

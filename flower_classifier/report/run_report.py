@@ -1,8 +1,7 @@
 """What a run or an evaluation leaves for people: tables and pictures, in a folder. `report_files.py` lists them.
 
-summary.json: a whole run in one file, for programs that compare runs.
-
-It is written last of all, with --no_report too. So a run that has one has ended well, and its checkpoint is there.
+summary.json is a whole run in one file, for programs that compare runs. It is written last of all, with --no_report
+too. So a run that has one has ended well, and its checkpoint is there.
 """
 
 from __future__ import annotations
@@ -151,7 +150,7 @@ def save_all(folder: Path, figures: dict[str, Figure]) -> dict[str, Figure]:
     return figures
 
 
-# ---------------------------------------------------------------------------------------------------------- run summary
+# --------------------------------------------------------------------------------------------------------- summary.json
 
 
 FORMAT_VERSION = 1

@@ -1,11 +1,7 @@
 """What train.py would have before it and how long it would take: `--summary`, which trains and writes nothing.
 
 Every photo is opened as training would open it. The expected time is measured, not looked up: a few photos go through
-the backbone, a few batches through the head, and what they took is scaled to the whole run.
-
-How long reading photos and training on them would take: measured on a few, reckoned for all.
-
-A few photos go through the frozen part, a few batches through the learner, and what they took is scaled up.
+the backbone, a few batches through the learner, and what they took is scaled to the whole run.
 """
 
 from __future__ import annotations
@@ -238,7 +234,7 @@ def duration(length: float) -> str:
     raise ValueError(length)
 
 
-# --------------------------------------------------------------------------------------------------------------- timing
+# ------------------------------------------------------------------------------------------------------------- the time
 
 
 BUDGET = 1.0  # seconds that a measurement takes: on a machine that does other work too, less would be chance

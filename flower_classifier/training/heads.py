@@ -3,7 +3,7 @@
 Each head learns exactly what it would learn alone, but for rounding and for its draws of dropout (the idea of a grid of
 heads in one pass is DINOv2's: Oquab et al. 2023, appendix B.3).
 
-Heads that each learn from a part of the photos, to be asked about the others: those that did not teach them.
+Some heads each learn from a share of the photos, to be asked about the others: those that did not teach them.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def smoothed_losses(
     return -((1 - share) * own + share * mean)
 
 
-# ----------------------------------------------------------------------------------------------------------- part heads
+# -------------------------------------------------------------------------- heads that learn from a share of the photos
 
 
 # What the search for a head's settings mostly chooses of linear ones

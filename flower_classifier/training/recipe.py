@@ -1,9 +1,7 @@
-"""How a learner learns: the numbers that training goes by.
+"""How a learner learns: the numbers that training goes by, in the first stage and in fine-tuning.
 
-The second stage: the backbone learns with the head.
-
-A head that has learned nothing yet would first spoil what a pretrained backbone knows. So the head learns alone before,
-on the frozen backbone (Kumar et al. 2022).
+In fine-tuning the backbone learns with the head. A head that has learned nothing yet would first spoil what a
+pretrained backbone knows. So the head learns alone before, on the frozen backbone (Kumar et al. 2022).
 """
 
 from __future__ import annotations
@@ -107,7 +105,7 @@ class Recipe:
         return contextlib.nullcontext()
 
 
-# ---------------------------------------------------------------------------------------------------------- fine tuning
+# ---------------------------------------------------------------------------------------------------------- fine-tuning
 
 
 LAST = 2 / 3  # the depth from which on layers are the `last`

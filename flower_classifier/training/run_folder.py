@@ -5,7 +5,7 @@ run/bad_photos.txt      the photos that could not be opened, where there are any
 run/lock                held while a run is using the folder
 run/job                 the name of a job of torchrun's that is at work, once it has saved something
 run/last.pth            the state after the last saved epoch, for --resume
-run/earlier/1/, 2/, …   what earlier runs had left here: earlier_runs.py
+run/earlier/1/, 2/, …   what earlier runs had left here
 
 The report adds tables and pictures: report_files.py lists them.
 

@@ -1,9 +1,4 @@
-"""Going on from where an earlier run stopped: what may change by then, what may not, and what is said of it.
-
-What a run says at the terminal: what it begins with, and what it has reached in the end.
-
-What a run lets its checkpoint remember: the training photos, and how strange photos of their classes may look.
-"""
+"""What a run does around its epochs: it says where it begins, goes on where an earlier run stopped, and ends well."""
 
 from __future__ import annotations
 
@@ -70,7 +65,7 @@ def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> N
         warn(f"the network computed in {before} so far, now it does in {now}: {PRECISION}={before} would keep that")
 
 
-# -------------------------------------------------------------------------------------------------------- announcements
+# --------------------------------------------------------------------------------------------------------- what is said
 
 
 def doing_of(config: TrainConfig, saved: Finished | None) -> str:
@@ -112,7 +107,7 @@ def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_fold
         note(f"the best earlier run reached a validation accuracy of {earlier.accuracy:.2%}: {earlier.checkpoint}")
 
 
-# ---------------------------------------------------------------------------------------------------------- remembering
+# ---------------------------------------------------------------------------------------- what the checkpoint remembers
 
 
 def keep_memory(state: TrainState, train: Inputs, valid: Inputs, on_valid: Evaluation) -> None:
