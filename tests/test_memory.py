@@ -200,16 +200,11 @@ def test_without_a_memory_it_is_said(train_into, run, flowers, checkpoint, tmp_p
     train_into(tmp_path, flowers, "--resume", "--no_report", "--no_memory")
     own = tmp_path / "checkpoint.pth"
     assert read(own)["memory"] is None
-    old = {**read(checkpoint), "format_version": 3}
-    for key in ("memory", "set_scores", "mirror", "stranger_scores"):
-        del old[key]
-    write_atomically(tmp_path / "old.pth", old)
     photo = next((flowers / "test").rglob("*.jpg"))
-    for path in (own, tmp_path / "old.pth"):
-        assert run(predict, photo, path).code == 0
-        outcome = run(predict, photo, path, "--neighbours", 3)
-        assert outcome.code == 2
-        assert "--neighbours needs training photos that the checkpoint remembers" in outcome.err
+    assert run(predict, photo, own).code == 0
+    outcome = run(predict, photo, own, "--neighbours", 3)
+    assert outcome.code == 2
+    assert "--neighbours needs training photos that the checkpoint remembers" in outcome.err
     train_into(tmp_path, flowers, "--resume", "--no_report")
     assert same(read(own)["memory"], read(checkpoint)["memory"])
 

@@ -74,12 +74,10 @@ TORCH_FREE = [
 
 
 def test_files_words_and_options_load_no_torch():
-    """All of base, photos and config but how old checkpoints resample, which says that it does."""
-    wanted = [name for name in TORCH_FREE if not name.endswith(".legacy_resampling")]
     heavy = "{'torch', 'torchvision', 'matplotlib', 'onnxruntime'}"
-    code = f"import sys, {', '.join(wanted)}; print({heavy} & set(sys.modules))"
+    code = f"import sys, {', '.join(TORCH_FREE)}; print({heavy} & set(sys.modules))"
     assert run_program("-c", code, cold=True).out == "set()\n"
-    assert len(wanted) > 20
+    assert len(TORCH_FREE) > 20
 
 
 STATE = """

@@ -17,7 +17,7 @@ from flower_classifier.judging.calibration import LEVELS, MOST_SCORES, coverage,
 from flower_classifier.judging.conformal import least_probability, members
 from flower_classifier.judging.evaluation import Evaluation, chosen_by_others
 from flower_classifier.networks.safe_files import write_atomically
-from flower_classifier.training.saved_state import Best, Finished
+from flower_classifier.training.saved_state import Best
 
 OPTIONS = ("--arch", "cnn", "--epochs", "3")
 
@@ -127,11 +127,8 @@ def test_what_too_few_photos_cannot_promise_is_said(run, flowers, reported):
     assert len(json.loads(outcome.out)[0]["set"]) == 6
 
 
-def test_a_checkpoint_of_an_earlier_version_says_what_it_lacks(run, flowers, reported, tmp_path):
-    contents = {**read(reported / "checkpoint.pth"), "format_version": 3}
-    for key in ("set_scores", "mirror"):
-        del contents[key]
-    write_atomically(tmp_path / "old.pth", contents)
+def test_a_checkpoint_without_scores_says_what_it_lacks(run, flowers, reported, tmp_path):
+    write_atomically(tmp_path / "old.pth", {**read(reported / "checkpoint.pth"), "set_scores": []})
     photo = next((flowers / "test").rglob("*.jpg"))
     assert run(predict, photo, tmp_path / "old.pth").code == 0
     outcome = run(predict, photo, tmp_path / "old.pth", "--sets", 95)
@@ -246,17 +243,3 @@ def test_sets_are_made_at_the_temperature_that_the_checkpoint_keeps():
     logits = valid.logits / best.temperature
     expected = logits.softmax(1)[torch.arange(400), valid.labels].sort().values
     torch.testing.assert_close(torch.tensor(best.set_scores, dtype=torch.float64), expected)
-
-
-def test_a_run_of_an_earlier_version_makes_sets_once_it_is_judged(train_into, flowers, tmp_path):
-    """Also when it has been saved in between, before anybody could judge its best epoch."""
-    train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 3, "--no_report")
-    expected = read(tmp_path / "checkpoint.pth")["set_scores"]
-    last = read(tmp_path / "run" / "last.pth")
-    for key in ("set_scores", "began", "unfreeze", "best_learns"):
-        del last[key]
-    saved = Finished.from_plain({**last, "format_version": 4, "scheduler": {}})
-    write_atomically(tmp_path / "run" / "last.pth", saved.to_plain())
-    train_into(tmp_path, flowers, "--resume", "--no_report")
-    assert read(tmp_path / "checkpoint.pth")["set_scores"] == pytest.approx(expected)
-    assert len(expected) == 18

@@ -58,6 +58,18 @@ def test_resuming_goes_on_with_another_learning_rate(train_into, flowers, tmp_pa
     assert state["training"]["learning_rate"] == 0.1
 
 
+@pytest.mark.parametrize(
+    ("version", "what"), [(5, "an earlier version wrote it; train again"), (7, "update the program")]
+)
+def test_a_state_of_another_format_is_refused(run, trained, flowers, tmp_path, version, what):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    last = tmp_path / "run" / "last.pth"
+    write_atomically(last, {**read(last), "format_version": version})
+    outcome = run(train, flowers, "--resume", "--save_dir", tmp_path)
+    assert outcome.code == 2
+    assert f"run/last.pth has format {version}, this program reads 6: {what}" in outcome.err
+
+
 def test_resuming_in_another_precision_says_so(train_into, flowers, tmp_path, monkeypatch):
     for number, precision in enumerate(("float32", "bfloat16", "bfloat16")):
         monkeypatch.setenv("FLOWERS_PRECISION", precision)

@@ -245,9 +245,7 @@ def test_the_picture_says_it(run, checkpoint, stranger, tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_that_cannot_tell_says_what_it_lacks(run, flowers, checkpoint, familiar, tmp_path):
-    old = {**read(checkpoint), "format_version": 4}
-    del old["stranger_scores"]
-    write_atomically(tmp_path / "old.pth", old)
+    write_atomically(tmp_path / "old.pth", {**read(checkpoint), "stranger_scores": None})
     outcome = run(predict, familiar, tmp_path / "old.pth", "--format", "csv")
     assert outcome.code == 0
     assert "the checkpoint cannot tell photos of other things" in outcome.err
@@ -256,16 +254,6 @@ def test_a_checkpoint_that_cannot_tell_says_what_it_lacks(run, flowers, checkpoi
     outcome = run(predict, familiar, tmp_path / "old.pth", "--stranger_rate", 5)
     assert (outcome.code, outcome.out) == (2, "")
     assert "--stranger_rate needs what the checkpoint lacks" in outcome.err
-
-
-def test_a_run_of_the_last_format_learns_to_tell_when_it_is_resumed(train_into, flowers, checkpoint, tmp_path):
-    train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
-    last = read(tmp_path / "run" / "last.pth")
-    del last["stranger_scores"]
-    write_atomically(tmp_path / "run" / "last.pth", {**last, "format_version": 5})
-    (tmp_path / "checkpoint.pth").unlink()
-    train_into(tmp_path, flowers, "--resume", "--no_report")
-    assert torch.equal(read(tmp_path / "checkpoint.pth")["stranger_scores"], read(checkpoint)["stranger_scores"])
 
 
 def test_the_notebooks_training_can_tell_too(flowers, checkpoint, tmp_path):

@@ -8,7 +8,6 @@ from torchvision import models
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from flower_classifier.base.seeding import generator
 from flower_classifier.networks.torchvision_models import Torchvision
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import (
@@ -113,31 +112,15 @@ def test_a_view_is_what_the_contract_says_in_numpy(interpolation, reach):
         assert (view != expected).mean() <= TOLERANCE_SHARE
 
 
-def test_old_checkpoints_see_their_photos_as_torchvision_resampled_them(flowers):
-    """Bit for bit: that is what they were trained on."""
-    preprocessing = Preprocessing(40, 32, (0.5,) * 3, (0.5,) * 3, "bicubic", resampling="torchvision")
-    for path in sorted((flowers / "test" / "54").glob("*.jpg")):
-        pixels = F.pil_to_tensor(load_image(path))
-        options = {"interpolation": InterpolationMode.BICUBIC, "antialias": True}
-        plain = F.center_crop(F.resize(pixels, [40], **options), [32, 32])
-        rng = generator(7, "view", 2, "name")
-        random = F.resized_crop(pixels, *random_crop(*pixels.shape[1:], rng), [32, 32], **options)
-        random = random.flip(2) if rng.random() < 0.5 else random
-        views = torch.from_numpy(open_views(path, preprocessing, [0, 1, 2], seed=7, name="name")).permute(0, 3, 1, 2)
-        assert torch.equal(views, torch.stack([plain, plain.flip(2), random]))
-
-
 def test_a_panorama_costs_no_more_than_its_middle():
     """20,000 x 3 pixels resized to 256 in height would be a picture of 1.7 million pixels in width."""
     preprocessing = Preprocessing(256, 224, (0.5,) * 3, (0.5,) * 3, "bilinear")
     strip = ramp(20_001, 3)
     middle = np.asarray(strip)[:, 9_999:10_002].mean(axis=(0, 1))
-    for resampling in ("pillow", "torchvision"):
-        preprocessing = Preprocessing(256, 224, (0.5,) * 3, (0.5,) * 3, "bilinear", resampling)
-        (view,) = open_views(strip, preprocessing)
-        assert np.abs(view.mean(axis=(0, 1)) - middle).max() < 3
-        for size in ((1, 400), (400, 1), (1, 1)):
-            assert open_views(ramp(*size), preprocessing, [0, 1, 2, 3]).shape == (4, 224, 224, 3)
+    (view,) = open_views(strip, preprocessing)
+    assert np.abs(view.mean(axis=(0, 1)) - middle).max() < 3
+    for size in ((1, 400), (400, 1), (1, 1)):
+        assert open_views(ramp(*size), preprocessing, [0, 1, 2, 3]).shape == (4, 224, 224, 3)
 
 
 def test_random_views_differ_by_seed_view_and_name_and_by_nothing_else():

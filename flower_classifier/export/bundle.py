@@ -13,11 +13,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from flower_classifier.base.console import note
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.files import check_writable, sha256_of, sync_folder
 from flower_classifier.base.signals import signals_held
@@ -25,7 +23,6 @@ from flower_classifier.base.text import counted, first_few, megabytes, printable
 from flower_classifier.config.allowed import CARD_FILE, MODEL_FILE
 from flower_classifier.export.onnx_model import OPSET, pattern_of
 from flower_classifier.networks.checkpoint import Checkpoint
-from flower_classifier.photos.views import Preprocessing
 from flower_classifier.predicting.card import Card, card_text
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -215,7 +212,7 @@ def card_of(checkpoint: Checkpoint, model: bytes, path: Path) -> Card:
     return Card(
         model_sha256=sha256_of(model),
         classes=checkpoint.classes,
-        preprocessing=by_contract(checkpoint.preprocessing),
+        preprocessing=checkpoint.preprocessing,
         category_names=checkpoint.category_names,
         temperature=checkpoint.temperature,
         set_scores=checkpoint.set_scores,
@@ -223,15 +220,6 @@ def card_of(checkpoint: Checkpoint, model: bytes, path: Path) -> Card:
         pattern=pattern_of(model, checkpoint.preprocessing.crop_size),
         provenance=provenance,
     )
-
-
-def by_contract(preprocessing: Preprocessing) -> Preprocessing:
-    """Return the preprocessing of docs/resampling.md; a checkpoint of an early format saw photos by torchvision's."""
-    if preprocessing.resampling != "pillow":
-        note(
-            "the checkpoint is of an early format: of a photo's values the folder makes some that are 1 higher or lower"
-        )
-    return replace(preprocessing, resampling="pillow")
 
 
 def files_of(title: str, model: bytes, card: Card) -> dict[str, bytes]:

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import PIL
 import torch
-import torchvision
 
 from flower_classifier.base.console import bars_are_shown, note, progress, warn
 from flower_classifier.base.errors import InputError
@@ -275,14 +274,13 @@ class Inputs:
 
     def about(self, view: int) -> dict[str, object]:
         """Return, in plain types, all that the rows of a view depend on beside the photo, and nothing else."""
-        resampling = self.frozen.preprocessing.resampling
         return {
             "data": str(self.split.root.absolute()),
             "view": view,
             "seed": self.seed if view >= FIRST_RANDOM_VIEW else None,
             "preprocessing": plain(self.frozen.preprocessing),
             "pixels": photo_views.VERSION,
-            "libraries of pixels": versions_of(PIL, np, *((torch, torchvision) if resampling == "torchvision" else ())),
+            "libraries of pixels": versions_of(PIL, np),
             **self.frozen.about(threads_per_worker()),
         }
 

@@ -29,9 +29,7 @@ from flower_classifier.networks.safe_files import (
 )
 from flower_classifier.photos.views import Preprocessing
 
-# 4 had no `stranger_scores`, 3 no `mirror`, `set_scores` and `memory`, 2 no `learns` and torchvision's resampling, 1 no
-# temperature either
-FORMAT_VERSION = 5
+FORMAT_VERSION = 5  # the only one that is read
 
 
 class Row(TypedDict):
@@ -112,7 +110,7 @@ class Checkpoint:
 
     @classmethod
     def from_plain(cls, contents: Plain) -> Checkpoint:
-        """Make a checkpoint of what a file holds, in any format so far.
+        """Make a checkpoint of what a file holds.
 
         Raises ValueError, KeyError or TypeError for contents that make no sense.
         """
@@ -151,13 +149,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(version, int) or "state_dict" not in contents:
         kind = kind_of_contents(path, contents) or "it holds something else"
         raise InputError(f"{path} is no checkpoint that train.py wrote: {kind}")
-    if version > FORMAT_VERSION:
-        raise InputError(f"{path} has format {version}, this program reads up to {FORMAT_VERSION}: update it")
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path} has format {version}, this program reads {FORMAT_VERSION}: {what_to_do(version)}")
     check_digest(path, contents)
     with damage_told(path):
         checkpoint = Checkpoint.from_plain(contents)
         check_runs(checkpoint)
     return checkpoint
+
+
+def what_to_do(version: int, current: int = FORMAT_VERSION) -> str:
+    """Say what helps against a file of another format."""
+    return "update the program" if version > current else "an earlier version wrote it; train again"
 
 
 def check_runs(checkpoint: Checkpoint) -> None:
@@ -174,16 +177,15 @@ def check_runs(checkpoint: Checkpoint) -> None:
 
 
 def model_of(contents: Plain) -> ModelConfig:
-    """Return what the model is made of; up to format 2, what learned went by the architecture."""
+    """Return what the model is made of. Raises ValueError for what no model has."""
     arch, hidden_units = contents["arch"], tuple(contents["hidden_units"])
     if len(hidden_units) > MOST_LAYERS:
         raise ValueError(f"{len(hidden_units)} hidden layers")
     if not all(type(width) is int and LAYER_WIDTH.allow(width) for width in hidden_units):
         raise ValueError("hidden layers of impossible widths")
-    learns = contents["learns"] if contents["format_version"] > 2 else "all" if arch == "cnn" else "head"
+    learns, mirror = contents["learns"], contents["mirror"]
     if not DROPOUT.allow(contents["dropout"]):
         raise ValueError(f"a dropout of {contents['dropout']}")
-    mirror = contents["mirror"] if contents["format_version"] > 3 else False
     if type(mirror) is not bool:
         raise ValueError(f"mirror is {mirror!r}")
     if learns not in LEARNS:
@@ -192,13 +194,11 @@ def model_of(contents: Plain) -> ModelConfig:
 
 
 def preprocessing_of(contents: Plain) -> Preprocessing:
-    """Return the preprocessing; up to format 2, photos were resampled by torchvision.
+    """Return the preprocessing.
 
     Raises ValueError for sizes that the architecture never takes: the first photo would show it too late.
     """
-    numbers = dict(contents["preprocessing"])
-    if contents["format_version"] <= 2:
-        numbers["resampling"] = "torchvision"
+    numbers = contents["preprocessing"]
     preprocessing = Preprocessing(**{**numbers, "mean": tuple(numbers["mean"]), "std": tuple(numbers["std"])})
     arch, sizes = contents["arch"], (preprocessing.resize_size, preprocessing.crop_size)
     if not source_of(arch).takes(arch, preprocessing):
@@ -212,16 +212,16 @@ def plain(preprocessing: Preprocessing) -> dict[str, object]:
 
 
 def temperature_of(contents: Plain) -> float:
-    """Return the temperature; files of format 1 have none. Raises ValueError for one that makes no sense."""
-    temperature = contents.get("temperature", 1.0)
+    """Return the temperature. Raises ValueError for one that makes no sense."""
+    temperature = contents["temperature"]
     if not isinstance(temperature, float) or not TEMPERATURE.allow(temperature):
         raise ValueError(f"a temperature of {temperature}")
     return temperature
 
 
 def set_scores_of(contents: Plain) -> list[float]:
-    """Return what sets are made by; files up to format 3 have none of it. Raises ValueError for impossible scores."""
-    scores = contents["set_scores"] if contents["format_version"] > 3 else []
+    """Return what sets are made by. Raises ValueError for impossible scores."""
+    scores = contents["set_scores"]
     if not isinstance(scores, list) or not all(isinstance(score, float) and 0 <= score <= 1 for score in scores):
         raise ValueError("scores for sets that are no probabilities")
     if scores != sorted(scores):
@@ -230,14 +230,14 @@ def set_scores_of(contents: Plain) -> list[float]:
 
 
 def memory_of(contents: Plain) -> Memory | None:
-    """Return the memory of the training photos, which `check_runs` checks; files up to format 3 have none."""
-    saved = contents["memory"] if contents["format_version"] > 3 else None
+    """Return the memory of the training photos, if there is one; `check_runs` checks it."""
+    saved = contents["memory"]
     return None if saved is None else Memory(**saved)
 
 
 def stranger_scores_of(contents: Plain) -> torch.Tensor | None:
-    """Return what strangers are told by; files up to format 4 have none. Raises ValueError for impossible scores."""
-    scores = contents["stranger_scores"] if contents["format_version"] > 4 else None
+    """Return what strangers are told by, if there is anything. Raises ValueError for impossible scores."""
+    scores = contents["stranger_scores"]
     if scores is None:
         return None
     if contents["memory"] is None or not isinstance(scores, torch.Tensor) or scores.dtype != torch.float64:

@@ -30,7 +30,6 @@ CROP_AREA = (0.4, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)  # of a random view's crop, as in Szegedy et al. 2015, section 6
 # Pillow's filter, and how many pixels away it still sees one
 FILTERS = {"bilinear": (Image.Resampling.BILINEAR, 1), "bicubic": (Image.Resampling.BICUBIC, 2)}
-RESAMPLINGS = ("pillow", "torchvision")  # "torchvision": as checkpoints of formats 1 and 2 saw their photos
 
 # How far another way to the same view of a photo may be from ours, torchvision's preset and every export among them:
 # by so many of 256 levels, on this share of the values. Where a weighted mean lies exactly midway between two levels,
@@ -56,7 +55,7 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str  # bilinear or bicubic; always antialiased
-    resampling: str = "pillow"  # one of RESAMPLINGS: whose arithmetic it is
+    resampling: str = "pillow"  # whose arithmetic it is; there is one so far
 
     @property
     def enough_pixels(self) -> int:
@@ -72,7 +71,7 @@ class Preprocessing:
         sizes_fit = are_whole and 1 <= self.crop_size <= self.resize_size <= MAX_SIDE
         are_numbers = all(type(number) in (int, float) and abs(number) < 1e6 for number in (*self.mean, *self.std))
         numbers_fit = are_numbers and len(self.mean) == len(self.std) == 3 and min(self.std) >= LEAST_STD
-        ways_fit = self.interpolation in tuple(FILTERS) and self.resampling in RESAMPLINGS
+        ways_fit = self.interpolation in tuple(FILTERS) and self.resampling == "pillow"
         if not (sizes_fit and numbers_fit and ways_fit):
             raise ValueError(f"{self} makes no sense")
 
@@ -134,16 +133,6 @@ def random_crop(height: int, width: int, rng: np.random.Generator) -> Crop:
 
 
 def cutter(image: Image.Image, preprocessing: Preprocessing) -> Cut:
-    """Return what cuts views out of an RGB image, resampled as the preprocessing says."""
-    if preprocessing.resampling == "torchvision":
-        # Here: photos need no torch, but for old checkpoints
-        from flower_classifier.photos.legacy_resampling import torchvision_cutter
-
-        return torchvision_cutter(image, preprocessing)
-    return pillow_cutter(image, preprocessing)
-
-
-def pillow_cutter(image: Image.Image, preprocessing: Preprocessing) -> Cut:
     """Return what cuts views out of an RGB image by the contract."""
     photo, side = trimmed(image), preprocessing.crop_size
 

@@ -91,8 +91,6 @@ class Card:
         names = (*self.classes, *self.category_names, *self.category_names.values(), self.model_sha256)
         if not all(isinstance(name, str) for name in names) or not isinstance(self.provenance, dict):
             raise ValueError("names that are no text")
-        if self.preprocessing.resampling != "pillow":
-            raise ValueError(f"resampling as {self.preprocessing.resampling}")
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise ValueError("too few classes, or one twice")
         if not isinstance(self.temperature, float) or not TEMPERATURE.allow(self.temperature):

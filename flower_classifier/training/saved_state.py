@@ -10,12 +10,11 @@ import torch
 from flower_classifier.base.errors import InputError
 from flower_classifier.judging.calibration import calibrate, scores_of
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.networks.checkpoint import Row
+from flower_classifier.networks.checkpoint import Row, what_to_do
 from flower_classifier.networks.feature_bank import Memory
 from flower_classifier.networks.safe_files import Plain
 
-# Of last.pth: 5 had no `stranger_scores`, 4 no fine-tuning, 3 no settings, temperature and results, 2 and 1 no version
-FORMAT_VERSION = 6
+FORMAT_VERSION = 6  # of last.pth; the only one that is read
 Tensors = dict[str, torch.Tensor]
 
 
@@ -66,14 +65,6 @@ NOT_OPTIONS = {
     "classes": "cannot resume: the list of classes",
     "train": "cannot resume: the set of training photos (or the share held out of it)",
     "valid": "cannot resume: the set of validation photos",
-}
-# The same in files of format 2
-OLD_NAMES = {
-    **{name: f"--{name}" for name in ("arch", "weights", "hidden_units", "dropout", "image_size", "seed")},
-    "backbone": "what the backbone's weights hold",
-    "classes": "the list of classes",
-    "train": "the set of training photos (or --valid_split)",
-    "valid": "the set of validation photos",
 }
 
 
@@ -148,54 +139,20 @@ class Finished:
 
     @classmethod
     def from_plain(cls, saved: Plain) -> Finished:
-        """Make one of what last.pth holds, in any format. Raises KeyError or TypeError where a part is missing."""
-        version = saved.get("format_version", 2)
-        if version > FORMAT_VERSION:
-            raise InputError(f"the state has format {version}, this program reads up to {FORMAT_VERSION}: update it")
-        parts = saved if version > 2 else from_format_2(saved)
-        parts = parts if version > 3 else from_format_3(parts)
-        parts = parts if version > 4 else from_format_4(parts)
-        parts = parts if version > 5 else {**parts, "stranger_scores": None}
+        """Make one of what last.pth holds. Raises KeyError or TypeError where a part is missing."""
+        version = saved.get("format_version", 2)  # which 1 and 2 did not have
+        if version != FORMAT_VERSION:
+            what = what_to_do(version, FORMAT_VERSION)
+            raise InputError(f"run/last.pth has format {version}, this program reads {FORMAT_VERSION}: {what}")
         best = Best(
-            parts["best"],
-            parts["best_learned"],
-            learns=parts["best_learns"],
-            found=parts["temperature"],
-            found_scores=parts["set_scores"],
-            results=parts["results"],
-            memory=Memory(**parts["memory"]) if parts["memory"] else None,
-            stranger_scores=parts["stranger_scores"],
+            saved["best"],
+            saved["best_learned"],
+            learns=saved["best_learns"],
+            found=saved["temperature"],
+            found_scores=saved["set_scores"],
+            results=saved["results"],
+            memory=Memory(**saved["memory"]) if saved["memory"] else None,
+            stranger_scores=saved["stranger_scores"],
         )
-        parts = {entry.name: parts[entry.name] for entry in fields(cls)}
+        parts = {entry.name: saved[entry.name] for entry in fields(cls)}
         return cls(**{**parts, "identity": Identity(**parts["identity"]), "best": best})
-
-
-def from_format_4(saved: Plain) -> Plain:
-    """Return what a file of format 4 holds under the names of today: of a run that trained one stage alone."""
-    unknown = dict.fromkeys(("began", "unfreeze", "set_scores", "memory"))
-    return {**saved, **unknown, "best_learns": saved["identity"]["learns"]}
-
-
-def from_format_3(saved: Plain) -> Plain:
-    """Return what a file of format 3 holds under the names of today, with those options that it tells.
-
-    Which file a backbone's weights were read from is not among them, nor how many epochs were planned.
-    """
-    identity, training = saved["identity"], saved["training"]
-    told = {name: identity[name] for name in ("arch", "hidden_units", "dropout", "seed")}
-    told |= {name: training[name] for name in ("learning_rate", "batch_size", "views") if name in training}
-    if identity["arch"] == "cnn":
-        told["image_size"] = identity["image_size"]
-    return {**saved, "settings": told, "temperature": None, "results": {}}
-
-
-def from_format_2(saved: Plain) -> Plain:
-    """Return what a file of format 2 holds under the names of today."""
-    identity = {name: saved["identity"][old] for name, old in OLD_NAMES.items()}
-    identity["learns"] = "all" if identity["arch"] == "cnn" else "head"
-    renamed = {
-        "best_learned": saved["best_trained"],
-        "learner": saved["trainee"],
-        "resampling": "torchvision",
-    }
-    return {**saved, **renamed, "identity": identity}

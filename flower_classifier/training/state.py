@@ -214,8 +214,6 @@ class TrainState:
         """
         assert saved.identity  # whatever was saved has one
         saved.identity.check_same(self.identity)
-        preprocessing = self.classifier.preprocessing  # before it is copied
-        self.classifier.preprocessing = replace(preprocessing, resampling=saved.resampling)
         if second:
             self.unfreeze(second)
         moments = copy.deepcopy(saved.optimizer)  # which the optimizer will change in place
