@@ -307,10 +307,10 @@ def lines_on(shown):
 
 
 BAR = (
-    "import itertools; from flower_classifier.base import messages\n"
-    "with messages.speaking(), messages.progress(10**9, 'photos', 'photo') as bar:\n"
+    "import itertools; from flower_classifier.base import console\n"
+    "with console.speaking(), console.progress(10**9, 'photos', 'photo') as bar:\n"
     "    for number in itertools.takewhile(lambda _: not bar.drawn, itertools.count()): bar.update()\n"
-    "    messages.note('noted'); bar.update()"
+    "    console.note('noted'); bar.update()"
 )
 
 
