@@ -30,15 +30,15 @@ from flower_classifier.base.text import counted, printable
 from flower_classifier.config.allowed import DEFAULT_TOP_K
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import Inputs, UnusablePhotosError, judged_inputs, prepare_inputs
+from flower_classifier.features.inputs import Inputs, UnusablePhotosError, eval_inputs, prepare_inputs
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation, evaluate_on, summary
 from flower_classifier.networks import checkpoint as checkpoints
 from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier, new_classifier
 from flower_classifier.networks.devices import choose_device
-from flower_classifier.networks.feature_bank import Memory
-from flower_classifier.networks.frozen_backbone import FrozenPart, place
+from flower_classifier.networks.feature_bank import FeatureBank
+from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import Preprocessing
@@ -48,7 +48,7 @@ from flower_classifier.report.run_report import Diagnosis
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced
 from flower_classifier.training.saved_state import epoch_line
-from flower_classifier.training.state import TrainState, learned, put_back
+from flower_classifier.training.state import TrainState, learned, load_learned
 from flower_classifier.training.steps import keep_memory
 
 if TYPE_CHECKING:
@@ -62,14 +62,14 @@ class Model:
     """A classifier, what its outputs are called, and how it came about. Training changes it in place."""
 
     classifier: Classifier
-    frozen: FrozenPart  # what of it does not learn, on the device where all of it runs
+    frozen: FrozenBackbone  # what of it does not learn, on the device where all of it runs
     classes: tuple[str, ...]  # class folders, in the order of the logits
     category_names: dict[str, str] = field(default_factory=dict)  # class folder -> what people call it
     training: Plain = field(default_factory=dict)  # weights, epochs, learning_rate, …
     history: list[Row] = field(default_factory=list)  # one row per epoch of the last training
     temperature: float = 1.0  # by which logits are divided before they become probabilities
     set_scores: list[float] = field(default_factory=list)  # by which sets of classes are made
-    memory: Memory | None = None  # of the photos that it was trained on
+    memory: FeatureBank | None = None  # of the photos that it was trained on
     stranger_scores: torch.Tensor | None = None  # by which photos of something else are told
 
     @property
@@ -215,7 +215,7 @@ def train_model(
                 state.load_best()
                 model.take(state.best_checkpoint())
             else:
-                put_back(state.learner, before)
+                load_learned(state.learner, before)
         assert state.best.valid is not None  # this process has trained the best epoch
         keep_memory(state, train, valid, state.best.valid)
         model.take(state.best_checkpoint())
@@ -231,7 +231,7 @@ def evaluate_model(model: Model, data: Data) -> Results:
     """
     check_classes(model, data)
     with speaking():
-        inputs = judged_inputs(model.frozen, data.judged, open_cache())
+        inputs = eval_inputs(model.frozen, data.judged, open_cache())
         inputs.prepare()
         refuse_bad(inputs)
         try:

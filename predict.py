@@ -29,7 +29,7 @@ from flower_classifier.base.files import check_writable
 from flower_classifier.predicting.answering import answer_photos, find_photos
 from flower_classifier.predicting.base_predictor import BasePredictor
 from flower_classifier.predicting.named_files import plan_pictures
-from flower_classifier.predicting.plots import Drawer
+from flower_classifier.predicting.plots import PredictionPlots
 
 
 def run(config: PredictConfig) -> None:
@@ -58,7 +58,7 @@ def predict_photos(config: PredictConfig) -> None:
 
         answer_in_parts(config, photos, predictor, config.output)
         return
-    drawer = Drawer(predictor, config.heatmap, config.training_photos) if config.plot else None
+    drawer = PredictionPlots(predictor, config.heatmap, config.training_photos) if config.plot else None
     answer_photos(config, photos, predictor, config.neighbours, pictures, drawer)
 
 

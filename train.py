@@ -48,7 +48,7 @@ from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import (
     Inputs,
     Schedule,
-    Seconds,
+    Timings,
     UnusablePhotosError,
     check_photos_left,
     prepare_inputs,
@@ -59,7 +59,7 @@ from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.classifier import Classifier, new_classifier, renew_head
 from flower_classifier.networks.devices import choose_device
-from flower_classifier.networks.frozen_backbone import FrozenPart, place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
 from flower_classifier.networks.job import leading
 from flower_classifier.networks.source import Weights
 from flower_classifier.photos.category_names import load_category_names
@@ -178,7 +178,7 @@ def start_state(
     config: TrainConfig,
     classifier: Classifier,
     weights: Weights,
-    frozen: FrozenPart,
+    frozen: FrozenBackbone,
     splits: Splits,
     category_names: dict[str, str],
 ) -> TrainState:
@@ -207,7 +207,7 @@ def start_state(
 
 
 def read_photos(
-    config: TrainConfig, run_folder: RunFolder, splits: Splits, state: TrainState, frozen: FrozenPart
+    config: TrainConfig, run_folder: RunFolder, splits: Splits, state: TrainState, frozen: FrozenBackbone
 ) -> tuple[Inputs, Inputs, Inputs | None]:
     """Run the frozen part over what the first epoch needs; return the inputs of train, valid and (if any) test.
 
@@ -264,7 +264,7 @@ def open_cache(config: TrainConfig) -> FeatureCache | None:
     return None if config.no_cache else FeatureCache(config.cache_dir, limit=config.cache_limit * 1e9)
 
 
-def examine_photos(config: TrainConfig, splits: Splits, frozen: FrozenPart, category_names: dict[str, str]) -> None:
+def examine_photos(config: TrainConfig, splits: Splits, frozen: FrozenBackbone, category_names: dict[str, str]) -> None:
     """Print what may be wrong with the photos; leave a table and sheets of it in --save_dir."""
     folder = config.save_dir / "doctor"
     if config.without and config.without.absolute() == (folder / TABLE).absolute():
@@ -285,7 +285,7 @@ def examine_photos(config: TrainConfig, splits: Splits, frozen: FrozenPart, cate
 def train_epochs(state: TrainState, train: Inputs, valid: Inputs, run_folder: RunFolder, log: RunLog) -> None:
     """Train all epochs of a stage; print and log each, and save now and then."""
 
-    def on_epoch(row: Row, seconds: Seconds) -> None:
+    def on_epoch(row: Row, seconds: Timings) -> None:
         print(epoch_line(row, state.recipe.epochs), flush=True)
         log.add(row, seconds)
         run_folder.save_if_due(state)

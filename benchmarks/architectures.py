@@ -17,7 +17,7 @@ from flower_classifier.base.process import keep_freed_memory
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.devices import choose_device
-from flower_classifier.networks.frozen_backbone import FrozenPart, place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
 from flower_classifier.photos.folders import find_photos
 from flower_classifier.photos.splits import Split
 
@@ -37,7 +37,7 @@ PHOTOS, ROUNDS = 64, 3
 CPU = choose_device(gpu=False)
 
 
-def measure(frozen: FrozenPart, split: Split) -> float:
+def measure(frozen: FrozenBackbone, split: Split) -> float:
     """Return the seconds that one pass over the photos takes."""
     start = time.perf_counter()
     Inputs(frozen, split).rows()

@@ -33,7 +33,7 @@ from flower_classifier.features.feature_cache import FeatureCache, Rows
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.devices import usable_cores
-from flower_classifier.networks.frozen_backbone import FrozenPart, place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
 from flower_classifier.photos import demo
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing, open_views
@@ -73,14 +73,14 @@ class Check:
         synchronize()
         return (time.perf_counter() - began) / times
 
-    def frozen_of(self, arch: str, device: torch.device, exact: bool = False) -> FrozenPart:
+    def frozen_of(self, arch: str, device: torch.device, exact: bool = False) -> FrozenBackbone:
         """Return the frozen part of an architecture with random weights, always the same; `exact`: in float32."""
         frozen = place(new_classifier(arch, 102, "none")[0], device)
         if exact:
             frozen.precision = torch.float32
         return frozen
 
-    def rows_of(self, frozen: FrozenPart, number: int, views: int = 1) -> torch.Tensor:
+    def rows_of(self, frozen: FrozenBackbone, number: int, views: int = 1) -> torch.Tensor:
         """Return the rows of so many photos, extracted as in training; all views of a photo come with the first."""
         names = sorted(path.relative_to(self.big).as_posix() for path in self.big.rglob("*.jpg"))[:number]
         split = Split("some", self.big, tuple(names), (0,) * len(names))
@@ -195,13 +195,23 @@ class Check:
         """The commands as a person runs them: train, resume and predict, also from one device to another."""
         gpu, photo = [] if self.is_cpu else ["--gpu"], next(self.small.glob("test/*/*.jpg"))
         for arch in ("cnn", *self.archs):
-            place_of = self.folder / "runs" / arch
-            own = ["train.py", self.small, "--arch", arch, "--weights", "none", "--no_report", "--save_dir", place_of]
+            save_dir = self.folder / "runs" / arch
+            own = [
+                "train.py",
+                self.small,
+                "--arch",
+                arch,
+                "--weights",
+                "none",
+                "--no_report",
+                "--save_dir",
+                save_dir,
+            ]
             own += ["--cache_dir", self.folder / "cache"]
             self.command(f"{arch}: train", *own, "--epochs", 3, *gpu)
             self.command(f"{arch}: resume on the CPU", *own, "--epochs", 4, "--resume")
             self.command(f"{arch}: resume, back", *own, "--epochs", 5, "--resume", *gpu)
-            asked = ["predict.py", photo, place_of / "checkpoint.pth", "--format", "json", "--top_k", 6]
+            asked = ["predict.py", photo, save_dir / "checkpoint.pth", "--format", "json", "--top_k", 6]
             answers = [self.command(f"{arch}: predict {' '.join(where)}", *asked, *where) for where in (gpu, [])]
             shares = [
                 {one["class"]: one["probability"] for one in json.loads(out)[0]["predictions"]} for out in answers

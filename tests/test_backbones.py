@@ -124,7 +124,7 @@ def test_squeezenet_features_are_its_last_map_averaged():
 
 
 def test_the_cnn_is_the_classic_stack():
-    backbone, weights = backbones.backbone_with_weights("cnn", None, image_size=20)
+    backbone, weights = backbones.load_backbone("cnn", None, image_size=20)
     block = ["Conv2d", "BatchNorm2d", "ReLU"]
     names = [type(layer).__name__ for layer in backbone.module]
     assert names == [*block, *block, "MaxPool2d", *block, *block, "Flatten"]
@@ -193,7 +193,7 @@ def save_weights(path, change=None):
 )
 def test_weights_come_from_a_file(tmp_path, change):
     state = save_weights(tmp_path / "own.pth", change)
-    backbone, weights = backbones.backbone_with_weights("squeezenet1_1", str(tmp_path / "own.pth"))
+    backbone, weights = backbones.load_backbone("squeezenet1_1", str(tmp_path / "own.pth"))
     assert weights.name == "own.pth"
     for name, tensor in backbone.module.state_dict().items():
         assert tensor.dtype == torch.float32
@@ -211,7 +211,7 @@ def test_densenet_files_with_the_names_of_old_are_read(tmp_path):
         if not name.endswith("num_batches_tracked"):  # nor do they count batches
             old[name] = tensor
     torch.save(old, tmp_path / "old.pth")
-    backbone, _ = backbones.backbone_with_weights("densenet121", str(tmp_path / "old.pth"))
+    backbone, _ = backbones.load_backbone("densenet121", str(tmp_path / "old.pth"))
     name = "features.denseblock1.denselayer1.norm1.weight"
     assert torch.equal(backbone.module.state_dict()[name], state[name])
     assert not any(tensor.is_meta for tensor in backbone.module.state_dict().values())
@@ -220,19 +220,19 @@ def test_densenet_files_with_the_names_of_old_are_read(tmp_path):
 def test_a_data_parallel_mnasnet_is_read(tmp_path):
     """Its state dict carries version numbers, those of DataParallel in front."""
     torch.save(torch.nn.DataParallel(models.mnasnet0_5(weights=None)).state_dict(), tmp_path / "own.pth")
-    assert backbones.backbone_with_weights("mnasnet0_5", str(tmp_path / "own.pth"))[0].width == 1280
+    assert backbones.load_backbone("mnasnet0_5", str(tmp_path / "own.pth"))[0].width == 1280
 
 
 def test_a_file_that_does_not_fit_is_refused_by_the_name_of_what_is_wrong(tmp_path):
     save_weights(tmp_path / "own.pth")
     with pytest.raises(InputError, match=r"not vgg16's.*lacks features\.2\.weight"):
-        backbones.backbone_with_weights("vgg16", str(tmp_path / "own.pth"))
+        backbones.load_backbone("vgg16", str(tmp_path / "own.pth"))
     save_weights(tmp_path / "short.pth", lambda state: {**state, "features.0.weight": torch.zeros(1)})
     with pytest.raises(InputError, match=r"other shapes for features\.0\.weight"):
-        backbones.backbone_with_weights("squeezenet1_1", str(tmp_path / "short.pth"))
+        backbones.load_backbone("squeezenet1_1", str(tmp_path / "short.pth"))
     (tmp_path / "text.pth").write_text("no tensors")
     with pytest.raises(InputError, match=r"text\.pth"):
-        backbones.backbone_with_weights("squeezenet1_1", str(tmp_path / "text.pth"))
+        backbones.load_backbone("squeezenet1_1", str(tmp_path / "text.pth"))
 
 
 # --------------------------------------------------------------------------------------------------- the download

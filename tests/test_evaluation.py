@@ -59,10 +59,10 @@ def kept(logits, labels):
     held_out, plain = shares_at(logits, by_other_folds(searched, logits, labels)), shares_at(logits, 1)
     confidence, right = plain.max(axis=1), plain.argmax(axis=1) == labels
     by_chance = np.sqrt((confidence * (1 - confidence)).sum())
-    is_off = abs(confidence.sum() - right.sum()) > 2 * by_chance and not right.all()
+    is_miscalibrated = abs(confidence.sum() - right.sum()) > 2 * by_chance and not right.all()
     loss_falls = losses_of(held_out, labels).mean() < losses_of(plain, labels).mean()
     error_falls = error_of(held_out, labels) < error_of(plain, labels)
-    return searched(logits, labels) if is_off and loss_falls and error_falls else 1.0
+    return searched(logits, labels) if is_miscalibrated and loss_falls and error_falls else 1.0
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4, 3.0])

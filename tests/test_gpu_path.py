@@ -87,9 +87,9 @@ def test_what_a_gpu_has_no_room_for_is_halved_until_it_has(frozen, caplog):
         expected = frozen(pixels)
         frozen.device, frozen.most, frozen.network.room = torch.device("cuda"), 64, 6
         frozen.network.sizes.clear()
-        torch.testing.assert_close(frozen.in_parts(pixels), expected)
+        torch.testing.assert_close(frozen.in_chunks(pixels), expected)
         assert frozen.network.sizes == [20, 10, 5, 5, 5, 5]
-        frozen.in_parts(pixels)
+        frozen.in_chunks(pixels)
     assert max(frozen.network.sizes[6:]) == 5
     assert "the GPU has too little memory for more than 5 photos at a time" in caplog.text
 
@@ -97,14 +97,14 @@ def test_what_a_gpu_has_no_room_for_is_halved_until_it_has(frozen, caplog):
 def test_a_gpu_that_has_room_for_no_photo_ends_the_run(frozen):
     frozen.device, frozen.network.room = torch.device("cuda"), 0
     with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError):
-        frozen.in_parts(torch.zeros(4, 3, 64, 64, dtype=torch.uint8))
+        frozen.in_chunks(torch.zeros(4, 3, 64, 64, dtype=torch.uint8))
     assert frozen.network.sizes[-1] == 1
 
 
 def test_a_processor_without_memory_is_not_asked_again(frozen):
     frozen.network.room = 1
     with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError):
-        frozen.in_parts(torch.zeros(4, 3, 64, 64, dtype=torch.uint8))
+        frozen.in_chunks(torch.zeros(4, 3, 64, 64, dtype=torch.uint8))
     assert frozen.network.sizes == [4]
 
 

@@ -17,7 +17,7 @@ import predict
 import train
 from data_utils import load_data
 from flower_classifier.networks.checkpoint import load_checkpoint
-from flower_classifier.networks.feature_bank import MOST_BYTES, balanced_sample, remember, room_for
+from flower_classifier.networks.feature_bank import MOST_BYTES, balanced_sample, capacity, remember
 from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.predicting.predictor import Predictor
 
@@ -89,7 +89,7 @@ def test_photos_that_are_all_the_same_are_all_nearest():
 @pytest.mark.parametrize("width", [512, 2048, 25088])
 def test_it_takes_ten_megabytes_at_most(width, tmp_path):
     names = [f"train/a class of some name/image_{index:09d}.jpg" for index in range(30_000)]
-    axes, number = room_for(width, names)
+    axes, number = capacity(width, names)
     assert 50 < axes <= 256
     memory = memory_of(torch.rand(300, width), axes)
     whole = {**memory.to_plain(), "rows": memory.rows.repeat(number // 300 + 1, 1)[:number]}

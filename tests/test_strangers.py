@@ -28,7 +28,7 @@ from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.predicting.predictor import Predictor
 from flower_classifier.report.tables import read_table
-from flower_classifier.training.heads import PartHeads
+from flower_classifier.training.heads import FoldHeads
 
 WAYS = {
     "frozen": QUICK,
@@ -315,7 +315,7 @@ def test_a_head_of_many_learns_what_it_would_learn_alone(rows):
 
 def learn(rows, photos, classes):
     """Let heads learn for a few epochs; return their logits for all photos."""
-    heads = PartHeads(rows, Schedule(1, 3), photos, classes)
+    heads = FoldHeads(rows, Schedule(1, 3), photos, classes)
     with progress(heads.work, "heads", "photo") as bar:
         heads.learn(bar)
     return torch.stack([heads.logits_by(torch.full((len(rows.used),), one), rows) for one in range(len(photos))])

@@ -16,7 +16,7 @@ import train
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.judging.heatmap import find_heatmap
 from flower_classifier.networks import timm_models
-from flower_classifier.networks.backbones import backbone_with_weights, resolve_arch, source_of
+from flower_classifier.networks.backbones import load_backbone, resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.frozen_backbone import place
@@ -89,7 +89,7 @@ def test_features_have_the_stated_width_in_every_family(name):
 
 
 def test_a_plain_vision_transformer_gives_its_class_token_and_the_mean_of_its_patches():
-    backbone, _ = backbone_with_weights("timm/vit_tiny_patch16_224", "none")
+    backbone, _ = load_backbone("timm/vit_tiny_patch16_224", "none")
     values = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
         features = backbone.module.eval()(values)
@@ -204,7 +204,7 @@ def test_weights_come_from_either_kind_of_file_whatever_its_classifier(tmp_path)
     save_file(random_state("mobilenetv3_small_050", num_classes=7), tmp_path / "b.safetensors")
     save_file(random_state("mobilenetv3_small_050", num_classes=0), tmp_path / "c.safetensors")
     for file in ("a.pth", "b.safetensors", "c.safetensors"):
-        backbone, weights = backbone_with_weights(SMALL, str(tmp_path / file))
+        backbone, weights = load_backbone(SMALL, str(tmp_path / file))
         assert weights.name == file
         stored = read_file(tmp_path / file)
         for name, tensor in backbone.module.state_dict().items():
@@ -279,7 +279,7 @@ def test_a_trainings_own_file_is_read_and_its_average_taken(tmp_path):
     average = {name: 2 * tensor for name, tensor in state.items()}
     options = argparse.Namespace(lr=0.1)
     torch.save({"args": options, "epoch": 3, "state_dict": state, "state_dict_ema": average}, tmp_path / "last.pth.tar")
-    backbone, _ = backbone_with_weights(SMALL, str(tmp_path / "last.pth.tar"))
+    backbone, _ = load_backbone(SMALL, str(tmp_path / "last.pth.tar"))
     assert torch.equal(backbone.module.model.conv_stem.weight, average["conv_stem.weight"])
 
 
@@ -291,7 +291,7 @@ def test_a_download_that_lacks_tensors_is_refused(monkeypatch):
     monkeypatch.setattr(timm_models, "check_reachable", lambda _: None)
     monkeypatch.setattr(timm, "create_model", here)
     with pytest.raises(RunError, match=r"the file lacks blocks\.3"):
-        backbone_with_weights(SMALL)
+        load_backbone(SMALL)
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

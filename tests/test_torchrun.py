@@ -20,7 +20,7 @@ from waiting import LONG_LIMIT, is_something_in, line_with, needs_proc, wait_unt
 import train
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.torchrun import job_name
-from flower_classifier.features.job_extraction import Helper, way_of
+from flower_classifier.features.job_extraction import Helper, numerics_key
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.devices import precision_of
 from flower_classifier.networks.frozen_backbone import place
@@ -132,12 +132,12 @@ def test_a_machine_that_computes_other_digits_says_so(flowers):
     classifier, _ = new_classifier("cnn", 2)
     helper = Helper(None, torch.device("cpu"))
     helper.frozen = place(classifier, torch.device("cpu"))
-    way = way_of(helper.frozen)
+    way = numerics_key(helper.frozen)
     with pytest.raises(RunError, match=r"would compute other digits than process 0 \(device: .+, not another\)"):
-        helper.check_way({**way, "device": "another"})
+        helper.check_numerics({**way, "device": "another"})
     with pytest.raises(RunError, match=r"\(micro-batch: \d+, not None\)"):  # as only those say `emulated` who emulate
-        helper.check_way({name: value for name, value in way.items() if name != "micro-batch"})
-    helper.check_way(way)
+        helper.check_numerics({name: value for name, value in way.items() if name != "micro-batch"})
+    helper.check_numerics(way)
 
 
 def start_job(processes, *arguments):

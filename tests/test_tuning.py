@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 import train
 from flower_classifier.networks.classifier import ModelConfig, new_head
 from flower_classifier.training import head_search
-from flower_classifier.training.head_search import HIDDEN, LINEAR, OPTIONS, Outcome, Tried, grid
+from flower_classifier.training.head_search import HIDDEN, LINEAR, OPTIONS, Outcome, Trial, grid
 from flower_classifier.training.heads import HeadSettings, HeadStack
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import Recipe
@@ -90,13 +90,13 @@ def test_dropout_differs_from_head_to_head():
 
 def test_the_simplest_head_within_one_standard_error_is_chosen():
     def tried(units, losses):
-        return Tried(HeadSettings(units, 0.0, recipe()), 1, torch.tensor(losses), 0.5)
+        return Trial(HeadSettings(units, 0.0, recipe()), 1, torch.tensor(losses), 0.5)
 
     best, near = tried((512,), [0.1, 0.2, 0.3, 0.4]), tried((), [0.1, 0.5, 0.1, 0.4])  # behind by 0.025, error 0.104
     far = tried((), [0.4, 0.5, 0.6, 0.7])  # behind by 0.3 everywhere
     assert Outcome([best, near, far]).chosen is near
     assert Outcome([best, far]).chosen is best
-    difference, error = near.behind(best)
+    difference, error = near.loss_gap(best)
     gaps = torch.tensor([0.0, 0.3, -0.2, 0.0])
     assert (difference, error) == pytest.approx((gaps.mean().item(), gaps.std().item() / 2))
 
@@ -130,7 +130,7 @@ def judged(monkeypatch, wrong, scales, photos=60):
     predicted = torch.where(torch.arange(photos) < wrong, 1, 0)
     logits = [scale * F.one_hot(predicted, 3).float() for scale in scales]
     monkeypatch.setattr(head_search, "whole", lambda *_: [(torch.zeros(photos, 1), labels)])
-    members = [Tried(HeadSettings((), 0.0, recipe())) for _ in scales]
+    members = [Trial(HeadSettings((), 0.0, recipe())) for _ in scales]
     plain = SimpleNamespace(frozen=SimpleNamespace(config=ModelConfig("squeezenet1_1", (), 0.0, 3, "head")))
     head_search.judge(members, Answers(logits), 1, plain)
     return members, logits, labels
@@ -153,8 +153,8 @@ def test_a_head_whose_loss_was_not_finite_once_is_not_sound(monkeypatch):
 
 
 def test_one_validation_photo_has_no_standard_error():
-    heads = [Tried(HeadSettings((), 0.0, recipe()), 1, torch.tensor([loss])) for loss in (0.1, 0.3)]
-    assert heads[1].behind(heads[0]) == (pytest.approx(0.2), 0.0)
+    heads = [Trial(HeadSettings((), 0.0, recipe()), 1, torch.tensor([loss])) for loss in (0.1, 0.3)]
+    assert heads[1].loss_gap(heads[0]) == (pytest.approx(0.2), 0.0)
     assert Outcome(heads).chosen is heads[0]
 
 

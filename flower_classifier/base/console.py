@@ -162,7 +162,7 @@ def clear_bars() -> None:
         bar.make_way(settle=SETTLE)
 
 
-def share_terminal(results: TextIO | None) -> bool:
+def may_share_terminal(results: TextIO | None) -> bool:
     """Say whether what is written to a stream may appear among the bars: it does not in a file."""
     try:
         return results is not None and not stat.S_ISREG(os.fstat(results.fileno()).st_mode)

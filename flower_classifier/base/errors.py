@@ -8,7 +8,7 @@ from collections.abc import Sequence
 EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2  # what a command ends with for the one and the other
 
 
-class ToldError(Exception):
+class UserError(Exception):
     """Something that a person can do something about: what, where, and what to do.
 
     `option` is the name of the setting that the message begins with, such as "top_k". A program reads
@@ -25,11 +25,11 @@ class ToldError(Exception):
         return f"--{self}" if self.option else str(self)
 
 
-class InputError(ToldError):
+class InputError(UserError):
     """The input or the command line is wrong."""
 
 
-class RunError(ToldError):
+class RunError(UserError):
     """A sound command failed on the way: network, disk, memory, loss."""
 
 

@@ -45,7 +45,7 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def keep_as(path: Path, aside: Path) -> bool:
+def hardlink(path: Path, aside: Path) -> bool:
     """Give a file a second name, if there is one; under its own it stays until something new replaces it."""
     if not path.is_file():
         return False

@@ -83,7 +83,7 @@ def argument(group: str, help: str, *, metavar: str, endings: tuple[str, ...] = 
 
 
 @dataclass(frozen=True)
-class Setting:
+class OptionSpec:
     """An option as a settings class has it: with its name, type and default."""
 
     name: str
@@ -120,7 +120,7 @@ class Setting:
 
 
 @functools.cache
-def settings_of(settings_class: type[DataclassInstance]) -> tuple[Setting, ...]:
+def settings_of(settings_class: type[DataclassInstance]) -> tuple[OptionSpec, ...]:
     """Return the options of a settings class, in order."""
     kinds = get_type_hints(settings_class)
     found = []
@@ -132,7 +132,7 @@ def settings_of(settings_class: type[DataclassInstance]) -> tuple[Setting, ...]:
             (kind,) = (part for part in get_args(kind) if part is not NoneType)
         several = get_origin(kind) is tuple
         kind = get_args(kind)[0] if several else kind
-        found.append(Setting(known.name, kind, several, known.default, known.metadata["option"]))
+        found.append(OptionSpec(known.name, kind, several, known.default, known.metadata["option"]))
     return tuple(found)
 
 
@@ -176,7 +176,7 @@ def build_parser(settings_class: type[DataclassInstance], prog: str, doc: str | 
     return parser
 
 
-def add(setting: Setting, group: argparse._ArgumentGroup, parser: Parser) -> None:
+def add(setting: OptionSpec, group: argparse._ArgumentGroup, parser: Parser) -> None:
     """Add one option to its group."""
     text = setting.option.help + (f" (default: {setting.option.unset})" if setting.option.unset else "")
     details: dict[str, Any] = {"help": text.replace("%", "%%")}  # argparse's keywords; Any: each has a type of its own
@@ -187,7 +187,7 @@ def add(setting: Setting, group: argparse._ArgumentGroup, parser: Parser) -> Non
     if setting.positional:
         action = group.add_argument(setting.name, nargs="+" if setting.several else None, **details)
         if setting.option.endings:
-            parser.know_by(action, setting.option.endings)
+            parser.hint_suffixes(action, setting.option.endings)
     elif setting.several:
         details["type"] = functools.partial(parse_numbers, kind=setting.kind)
         parser.take_many(group.add_argument(*setting.flags, default=setting.default, **details))
@@ -216,7 +216,7 @@ def table(settings_class: type[DataclassInstance]) -> str:
     )
 
 
-def rows(settings: Iterable[Setting]) -> str:
+def rows(settings: Iterable[OptionSpec]) -> str:
     """Return a Markdown table of options, a row for each."""
     lines = ["| option | default | values | what it does |", "|---|---|---|---|"]
     for setting in settings:
@@ -225,7 +225,7 @@ def rows(settings: Iterable[Setting]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def written(setting: Setting) -> str:
+def written(setting: OptionSpec) -> str:
     """Say how an option is written, by each of its names."""
     if setting.positional:
         return f"`{setting.metavar}{' …' if setting.several else ''}`"
@@ -233,7 +233,7 @@ def written(setting: Setting) -> str:
     return ", ".join(f"`{flag}{value}`" for flag in setting.flags)
 
 
-def default_of(setting: Setting) -> str:
+def default_of(setting: OptionSpec) -> str:
     """Say what holds where an option is not given."""
     if setting.positional:
         return "required"
@@ -244,7 +244,7 @@ def default_of(setting: Setting) -> str:
     return f"`{setting.default}`"
 
 
-def values_of(setting: Setting) -> str:
+def values_of(setting: OptionSpec) -> str:
     """Say which values an option may have, where not all of a type."""
     if setting.option.choices:
         return ", ".join(f"`{choice}`" for choice in setting.option.choices)
@@ -313,7 +313,7 @@ class Parser(argparse.ArgumentParser):
         """Let a flag take several numbers, `--flag 512 256`; its type gets them as `512,256`."""
         self.many.update(action.option_strings)
 
-    def know_by(self, action: argparse.Action, endings: tuple[str, ...]) -> None:
+    def hint_suffixes(self, action: argparse.Action, endings: tuple[str, ...]) -> None:
         """Know the file that a positional argument names by its ending, to say which of two is missing."""
         self.endings[str(action.metavar)] = endings
 

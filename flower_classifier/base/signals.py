@@ -32,19 +32,19 @@ class Stopped(KeyboardInterrupt):
 
 def answer_signals() -> None:
     """Let signals raise Stopped from here on: for a process that is a command's own."""
-    for number in heeded():
+    for number in handled_signals():
         signal.signal(number, stop)
 
 
 def end_silently() -> None:
     """Let signals end the process at once, without a word, wherever it is: for one that others speak for."""
-    for number in heeded():
+    for number in handled_signals():
         signal.signal(number, signal.SIG_DFL)
 
 
 def end_at_interrupt() -> None:
     """Let Ctrl-C end the process with a line: while nothing is at work yet that could be lost."""
-    if signal.SIGINT in heeded():
+    if signal.SIGINT in handled_signals():
         signal.signal(signal.SIGINT, end_with_a_word)
 
 
@@ -67,11 +67,11 @@ def restore_answers(answers: Mapping[int, Answer]) -> None:
 
 def ignore_signals() -> None:
     """Let no signal disturb what is ending anyway."""
-    for number in heeded():
+    for number in handled_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
-def heeded() -> list[int]:
+def handled_signals() -> list[int]:
     """Return the signals that ask to end, except those that the shell (or nohup) told the process to ignore."""
     return [number for number in WORDS if signal.getsignal(number) is not signal.SIG_IGN]
 
@@ -83,7 +83,7 @@ def stop(number: int, _: FrameType | None) -> NoReturn:
     hurry. So a hangup is never the second signal, and behind one there is none. In a job torchrun passes on what the
     processes have been sent already.
     """
-    for other in heeded():
+    for other in handled_signals():
         signal.signal(other, signal.SIG_IGN if HANGUP in (number, other) or is_in_job() else end_at_once)
     raise Stopped(number)
 
@@ -109,7 +109,7 @@ def signals_held() -> Iterator[None]:
     """
     came: list[int] = []
     try:
-        before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in heeded()}
+        before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in handled_signals()}
     except ValueError:  # not the main thread
         before = {}
     try:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CLASS_WEIGHTS = ("equal", "balanced")
 # What a run that is resumed keeps, unless something else is typed
-KEPT = (
+RESUMED_OPTIONS = (
     "valid_split",
     "skip_bad",
     "bad_limit",
@@ -283,7 +283,7 @@ class TrainConfig:
     @property
     def kept(self) -> dict[str, object]:
         """The options that a resumed run keeps, in plain types."""
-        options = {name: getattr(self, name) for name in KEPT}
+        options = {name: getattr(self, name) for name in RESUMED_OPTIONS}
         weights = self.weights
         if weights is not None and Path(weights).is_file():
             weights = str(Path(weights).absolute())  # which is found from any folder
@@ -298,7 +298,7 @@ class TrainConfig:
 
     def resuming(self, kept: Values) -> TrainConfig:
         """Return these options with what an earlier run `kept`, where nothing else was typed or set by a program."""
-        taken = {name: kept[name] for name in KEPT if name in kept and not self.is_given(name)}
+        taken = {name: kept[name] for name in RESUMED_OPTIONS if name in kept and not self.is_given(name)}
         if taken.get("without"):
             taken["without"] = Path(taken["without"])
         options: Values = {name: tuple(value) if isinstance(value, list) else value for name, value in taken.items()}

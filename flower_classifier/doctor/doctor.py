@@ -21,7 +21,7 @@ from flower_classifier.base.text import reason_of
 from flower_classifier.doctor.findings import Finding, ranked
 from flower_classifier.doctor.second_opinion import Opinion, memory_of_all, second_opinion
 from flower_classifier.doctor.twins import THUMBNAIL, Look, Twins, find_twins, groups_of, look_at
-from flower_classifier.features.extraction import in_order
+from flower_classifier.features.extraction import ordered_parallel_map
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import PhotoRef
@@ -86,7 +86,7 @@ def look_at_all(places: Sequence[PhotoRef]) -> list[Look | ImageError]:
     """Look at photos on every core."""
     looks = []
     with progress(len(places), "looking at photos", "photo") as bar:
-        for look in in_order(try_to_look, ((place,) for place in places), torch.device("cpu")):
+        for look in ordered_parallel_map(try_to_look, ((place,) for place in places), torch.device("cpu")):
             looks.append(look)
             bar.update()
     return looks
@@ -162,14 +162,14 @@ def accuracy_on(examined: Examined, indices: Sequence[int]) -> float:
 def about_labels(examined: Examined) -> Iterator[Finding]:
     """Yield a finding for each photo that looks much more like another class."""
     rivals, powers = examined.opinion.rivals
-    for index in ((powers >= math.log10(LEAST_TIMES)) & told_by_others(examined)).nonzero()[:, 0].tolist():
+    for index in ((powers >= math.log10(LEAST_TIMES)) & has_enough_training_photos(examined)).nonzero()[:, 0].tolist():
         other, place = int(rivals[index]), examined.places[index]
         advice, folder = f"looks like {examined.names[other]}", examined.classes[other]
         own = examined.classes[place.label]
         yield Finding(place.photo, "label", powers[index].item(), advice, f"{folder}/", own, folder)
 
 
-def told_by_others(examined: Examined) -> torch.Tensor:
+def has_enough_training_photos(examined: Examined) -> torch.Tensor:
     """Say of which photos the class has enough training photos to be told by the others, bool (N,)."""
     labels = examined.opinion.labels
     sizes = torch.bincount(labels[examined.opinion.is_training], minlength=len(examined.classes))
@@ -178,7 +178,7 @@ def told_by_others(examined: Examined) -> torch.Tensor:
 
 def about_outliers(examined: Examined) -> Iterator[Finding]:
     """Yield a finding for each photo that is far from every class."""
-    told = told_by_others(examined).nonzero()[:, 0].tolist()
+    told = has_enough_training_photos(examined).nonzero()[:, 0].tolist()
     distances = examined.opinion.distances.numpy()[told]
     for row, score in beyond(distances, LEAST_OF_DISTANCES):
         index = told[row]

@@ -33,7 +33,7 @@ def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names:
     from flower_classifier.report.figures import save_figure
     from flower_classifier.report.pictures import draw_sheet
 
-    put_aside(folder / TABLE)
+    keep_previous_table(folder / TABLE)
     write_table(folder / TABLE, [HEADER, *(finding.row for finding in findings)])
     with writing(folder):
         for kind in KINDS:
@@ -46,7 +46,7 @@ def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names:
             save_figure(draw_sheet(cells, f"{kind.shows}: {how_many}"), folder / f"{kind.name}.png")
 
 
-def put_aside(table: Path) -> None:
+def keep_previous_table(table: Path) -> None:
     """Keep an earlier table, on which a person may have worked, under a name of its own."""
     names = (f"{table.stem}-earlier{end}{table.suffix}" for end in itertools.chain([""], numbered()))
     aside = next(table.with_name(name) for name in names if not table.with_name(name).exists())

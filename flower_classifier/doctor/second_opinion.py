@@ -20,8 +20,8 @@ from flower_classifier.base.console import progress
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.evaluation import FOLDS, looking
 from flower_classifier.judging.strangers import Clusters
-from flower_classifier.networks.feature_bank import Memory, remember_nameless
-from flower_classifier.training.heads import PartHeads
+from flower_classifier.networks.feature_bank import FeatureBank, remember_nameless
+from flower_classifier.training.heads import FoldHeads
 
 SCHEDULE = Schedule(views=2, epochs=20)  # of the heads: the photos and their mirror images, in turn
 
@@ -53,7 +53,9 @@ class Opinion:
         return others.indices, (others.values - own) / torch.tensor(10.0).log()
 
 
-def second_opinion(parts: Sequence[Inputs], classes: int, memory: Memory, groups: Sequence[Sequence[int]]) -> Opinion:
+def second_opinion(
+    parts: Sequence[Inputs], classes: int, memory: FeatureBank, groups: Sequence[Sequence[int]]
+) -> Opinion:
     """Let heads learn from a part of the training photos (the first of `parts`), and judge the others.
 
     `memory`: of the photos of all parts. `groups`: those of them that are one, by their indices.
@@ -61,10 +63,10 @@ def second_opinion(parts: Sequence[Inputs], classes: int, memory: Memory, groups
     train, *judged = parts
     number, labels = len(train.used), torch.tensor(memory.labels)
     is_training = torch.arange(len(labels)) < number
-    judges = judges_of(is_training, groups)
+    judges = fold_of_each_photo(is_training, groups)
     learned_from = torch.stack([judges[:number] != head for head in range(FOLDS + 1)])  # the last: from all
     known = torch.ones(len(learned_from), classes, dtype=torch.bool)
-    heads = PartHeads(train, SCHEDULE, learned_from, known)
+    heads = FoldHeads(train, SCHEDULE, learned_from, known)
     with progress(heads.work, f"{len(learned_from)} heads", "photo", scaled=True) as bar:
         heads.learn(bar)
     sizes = [len(part.used) for part in parts]
@@ -75,7 +77,7 @@ def second_opinion(parts: Sequence[Inputs], classes: int, memory: Memory, groups
     return Opinion(labels, logits, as_trained, distances_of(memory, judges, learned_from), is_training)
 
 
-def judges_of(is_training: torch.Tensor, groups: Sequence[Sequence[int]]) -> torch.Tensor:
+def fold_of_each_photo(is_training: torch.Tensor, groups: Sequence[Sequence[int]]) -> torch.Tensor:
     """Return the head that judges each photo, (N,): that of its fold, or FOLDS for one that learned from all.
 
     Photos come class by class: each fold gets some of every class.
@@ -87,7 +89,7 @@ def judges_of(is_training: torch.Tensor, groups: Sequence[Sequence[int]]) -> tor
     return judges
 
 
-def distances_of(memory: Memory, judges: torch.Tensor, learned_from: torch.Tensor) -> torch.Tensor:
+def distances_of(memory: FeatureBank, judges: torch.Tensor, learned_from: torch.Tensor) -> torch.Tensor:
     """Return each photo's distance from the classes, (N,): those of the photos that its judge learned from."""
     points, distances = memory.own_rows.double(), torch.zeros(len(judges), dtype=torch.float64)
     for head, taught in enumerate(learned_from):
@@ -98,7 +100,7 @@ def distances_of(memory: Memory, judges: torch.Tensor, learned_from: torch.Tenso
     return distances
 
 
-def memory_of_all(parts: Sequence[Inputs]) -> Memory:
+def memory_of_all(parts: Sequence[Inputs]) -> FeatureBank:
     """Return where the network sees the photos of all splits."""
     labels = torch.cat([part.labels for part in parts])
     looks, sizes = [], [len(part.used) for part in parts]
@@ -116,7 +118,7 @@ def memory_of_all(parts: Sequence[Inputs]) -> Memory:
     return remember_nameless(look, labels.tolist())
 
 
-def part_of(memory: Memory, places: Sequence[int]) -> Memory:
+def part_of(memory: FeatureBank, places: Sequence[int]) -> FeatureBank:
     """Return a memory of some of its photos."""
     return replace(
         memory,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from flower_classifier.base.seeding import fold_seed, generator
-from flower_classifier.features.extraction import in_order
+from flower_classifier.features.extraction import ordered_parallel_map
 from flower_classifier.features.feature_cache import Rows
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError
 from flower_classifier.networks.job import current_job
@@ -114,7 +114,7 @@ def read_augmented(inputs: Inputs, indices: Sequence[int], seed: int, epoch: int
         return recoloured(pixels, generator(seed, "colour", epoch, inputs.split.photos[index]))
 
     # The CPU's workers also where there is a GPU: it has no part in this
-    opened = list(in_order(open_augmented, [(index,) for index in indices], torch.device("cpu")))
+    opened = list(ordered_parallel_map(open_augmented, [(index,) for index in indices], torch.device("cpu")))
     if errors := [one for one in opened if isinstance(one, ImageError)]:
         raise UnusablePhotosError(errors, "repair them, and resume")
     photos = [one for one in opened if isinstance(one, np.ndarray)]

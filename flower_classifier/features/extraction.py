@@ -24,7 +24,7 @@ import torch
 from flower_classifier.base.console import Bar
 from flower_classifier.base.torchrun import local_world_size
 from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, opening_threads
-from flower_classifier.networks.frozen_backbone import FrozenPart
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.threads import torch_threads
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split
@@ -77,7 +77,7 @@ def micro_batches(number: int, device: torch.device) -> list[range]:
 
 
 def extract(
-    frozen: FrozenPart,
+    frozen: FrozenBackbone,
     open_photo: OpenPhoto,
     work: Iterable[Work],
     bar: Bar,
@@ -98,7 +98,7 @@ def extract(
 
 
 def on_every_core(
-    frozen: FrozenPart, open_photo: OpenPhoto, work: Iterable[Work], most_workers: int
+    frozen: FrozenBackbone, open_photo: OpenPhoto, work: Iterable[Work], most_workers: int
 ) -> Iterator[Extracted]:
     """Yield what comes of each micro-batch: each worker takes one from its files to its rows."""
 
@@ -112,11 +112,11 @@ def on_every_core(
         return Extracted(opened.indices, rows, opened.errors, opened.seconds, time.perf_counter() - started)
 
     # What learns as a whole has no frozen part: its rows are the pixels, for which a GPU has nothing to do yet
-    yield from in_order(run, work, frozen.device, most_workers)
+    yield from ordered_parallel_map(run, work, frozen.device, most_workers)
 
 
 def for_a_gpu(
-    frozen: FrozenPart, open_photo: OpenPhoto, work: Iterable[Work], most_workers: int
+    frozen: FrozenBackbone, open_photo: OpenPhoto, work: Iterable[Work], most_workers: int
 ) -> Iterator[Extracted]:
     """Yield what comes of each micro-batch: many threads open its photos, a few each; this thread has the GPU.
 
@@ -126,7 +126,7 @@ def for_a_gpu(
     read = functools.partial(open_photos, open_photo)
     work, ahead = itertools.tee(work)
     parts = ((part, views) for indices, views in ahead for part in split(indices))
-    opened = in_order(read, parts, frozen.device, most_workers)
+    opened = ordered_parallel_map(read, parts, frozen.device, most_workers)
     waiting: Extracted | None = None  # with its rows on the GPU
     for indices, views in work:
         some = list(itertools.islice(opened, len(split(indices))))
@@ -143,7 +143,7 @@ def for_a_gpu(
 
 
 @torch.inference_mode()
-def begin_on_gpu(frozen: FrozenPart, photos: Sequence[np.ndarray], views: Sequence[int]) -> dict[int, torch.Tensor]:
+def begin_on_gpu(frozen: FrozenBackbone, photos: Sequence[np.ndarray], views: Sequence[int]) -> dict[int, torch.Tensor]:
     """Let the GPU begin with the views of some photos, (V, S, S, 3) each; return the rows (B, ...) it will have."""
     if not photos:
         return {}
@@ -152,7 +152,7 @@ def begin_on_gpu(frozen: FrozenPart, photos: Sequence[np.ndarray], views: Sequen
     if is_cuda:
         pixels = pixels.pin_memory()  # from where the GPU fetches while the processor goes on
     moved = pixels.to(frozen.device, non_blocking=is_cuda)  # MPS has no such order
-    return {view: frozen.in_parts(batch) for view, batch in zip(views, moved, strict=True)}
+    return {view: frozen.in_chunks(batch) for view, batch in zip(views, moved, strict=True)}
 
 
 def fetched(done: Extracted) -> Extracted:
@@ -183,7 +183,7 @@ def to_pixels(views: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(views, axis=1)).permute(0, 1, 4, 2, 3)
 
 
-def in_order(
+def ordered_parallel_map(
     run: Callable[..., Result],
     work: Iterable[tuple[object, ...]],
     device: torch.device,

@@ -35,7 +35,7 @@ from flower_classifier.features.feature_cache import (
 )
 from flower_classifier.features.job_extraction import extract_by_all
 from flower_classifier.networks.checkpoint import plain
-from flower_classifier.networks.frozen_backbone import FrozenPart, versions_of
+from flower_classifier.networks.frozen_backbone import FrozenBackbone, versions_of
 from flower_classifier.photos import views as photo_views
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split, Splits
@@ -96,7 +96,7 @@ class Inputs:
 
     def __init__(
         self,
-        frozen: FrozenPart,
+        frozen: FrozenBackbone,
         split: Split,
         seed: int = 0,
         cache: FeatureCache | None = None,
@@ -109,7 +109,7 @@ class Inputs:
         self.announced = announced  # whether it says what it reads, where no bar shows that
         self.bad: dict[int, ImageError] = {}  # index of a photo -> why it cannot be opened
         self.ready: dict[int, Rows] = {}  # by view
-        self.seconds = Seconds()  # spent on computing rows so far
+        self.seconds = Timings()  # spent on computing rows so far
         self.seen: list[PhotoKey] = []  # what the photos were when a view was last read
 
     @property
@@ -151,7 +151,7 @@ class Inputs:
             return []
         wanted = [other for other in self.schedule.together(view) if other not in self.ready]
         before = set(self.bad)
-        self.see_photos()
+        self.check_unchanged()
         if self.cache is None or not self.cache.usable:
             self.ready |= self.complete(memory_tables(self.split, wanted, self.frozen.rows))
         else:
@@ -168,7 +168,7 @@ class Inputs:
     def complete(self, tables: dict[int, Table]) -> dict[int, Rows]:
         """Extract what the tables lack, keep it in them, and return the rows of each view."""
         for table in tables.values():
-            self.set_aside(self.still_bad([index for index in table.faults() if index not in self.bad]))
+            self.set_aside(self.retry_bad([index for index in table.faults() if index not in self.bad]))
         known = set(self.bad)
         missing = {view: table.missing() - known for view, table in tables.items()}
         for view, lacking in missing.items():
@@ -211,7 +211,7 @@ class Inputs:
                     yield view, [done.indices[place] for place in places], rows[places]
         if work:  # workers do both at once; the time that has passed is shared out as theirs was
             passed = (time.perf_counter() - started) / (reading + computing)
-            self.seconds += Seconds(reading * passed, computing * passed)
+            self.seconds += Timings(reading * passed, computing * passed)
         self.set_aside(errors)
 
     def set_aside(self, errors: Mapping[int, ImageError]) -> None:
@@ -233,7 +233,7 @@ class Inputs:
             "bad_limit",
         )
 
-    def still_bad(self, indices: Sequence[int]) -> dict[int, ImageError]:
+    def retry_bad(self, indices: Sequence[int]) -> dict[int, ImageError]:
         """Try photos again that an earlier run could not open, since it may have lacked memory; return what is wrong.
 
         Known as bad, they do not make the whole micro-batch that they are in be computed again.
@@ -246,7 +246,7 @@ class Inputs:
                 errors[index] = error.bare()
         return errors
 
-    def see_photos(self) -> None:
+    def check_unchanged(self) -> None:
         """Look at what the files are, before a view is read; warn of those that an earlier view saw as others."""
         before, self.seen = self.seen, [photo_key(self.split.root, photo) for photo in self.split.photos]
         pairs = zip(before, self.seen, strict=True) if self.ready else ()
@@ -258,7 +258,7 @@ class Inputs:
         """Open a photo and cut views of it, uint8 (V, S, S, 3)."""
         return opener(self.split, self.frozen.preprocessing, self.seed)(index, views)
 
-    def through(self, frozen: FrozenPart, chosen: Sequence[int] | None = None) -> Inputs:
+    def through(self, frozen: FrozenBackbone, chosen: Sequence[int] | None = None) -> Inputs:
         """Return the same photos seen through another frozen part, to be judged and kept nowhere.
 
         `chosen`: places of those that are wanted, among the photos that are used. Raises UnusablePhotosError for photos
@@ -267,7 +267,7 @@ class Inputs:
         used = self.used if chosen is None else [self.used[place] for place in chosen]
         photos = tuple(self.split.photos[index] for index in used)
         labels = tuple(self.split.labels[index] for index in used)
-        other = judged_inputs(frozen, replace(self.split, photos=photos, labels=labels), announced=False)
+        other = eval_inputs(frozen, replace(self.split, photos=photos, labels=labels), announced=False)
         if errors := other.prepare():
             raise UnusablePhotosError(errors, "repair them, and resume")
         return other
@@ -286,7 +286,7 @@ class Inputs:
 
 
 def prepare_inputs(
-    frozen: FrozenPart,
+    frozen: FrozenBackbone,
     splits: Splits,
     seed: int,
     cache: FeatureCache | None,
@@ -299,16 +299,16 @@ def prepare_inputs(
     as soon as more than a share `bad_limit` of a split's photos cannot be opened.
     """
     train = Inputs(frozen, splits.train, seed, cache, schedule, bad_limit=bad_limit)
-    valid = judged_inputs(frozen, splits.valid, cache, bad_limit=bad_limit)
-    test = judged_inputs(frozen, splits.test, cache, bad_limit=bad_limit) if splits.test else None
+    valid = eval_inputs(frozen, splits.valid, cache, bad_limit=bad_limit)
+    test = eval_inputs(frozen, splits.test, cache, bad_limit=bad_limit) if splits.test else None
     for inputs in (train, valid, test):
         if inputs:
             inputs.prepare()
     return train, valid, test
 
 
-def judged_inputs(
-    frozen: FrozenPart,
+def eval_inputs(
+    frozen: FrozenBackbone,
     split: Split,
     cache: FeatureCache | None = None,
     announced: bool = True,
@@ -335,15 +335,15 @@ def check_photos_left(classes: Sequence[str], train: Inputs, *others: Inputs | N
 
 
 @dataclass(frozen=True)
-class Seconds:
+class Timings:
     """Seconds of wall-clock time, by what they were spent on."""
 
     reading: float = 0.0  # opening photos and cutting views out of them
     computing: float = 0.0  # running the frozen part of a network over them
     training: float = 0.0  # training the learner, and judging it on the validation photos
 
-    def __add__(self, other: Seconds) -> Seconds:
-        return Seconds(self.reading + other.reading, self.computing + other.computing, self.training + other.training)
+    def __add__(self, other: Timings) -> Timings:
+        return Timings(self.reading + other.reading, self.computing + other.computing, self.training + other.training)
 
-    def __sub__(self, other: Seconds) -> Seconds:
-        return Seconds(self.reading - other.reading, self.computing - other.computing, self.training - other.training)
+    def __sub__(self, other: Timings) -> Timings:
+        return Timings(self.reading - other.reading, self.computing - other.computing, self.training - other.training)

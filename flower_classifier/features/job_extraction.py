@@ -24,7 +24,7 @@ from flower_classifier.base.errors import RunError
 from flower_classifier.features.extraction import Extracted, Work, extract, opener, threads_per_worker
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import ModelConfig
-from flower_classifier.networks.frozen_backbone import FrozenPart, RowForm, place, versions_of
+from flower_classifier.networks.frozen_backbone import FrozenBackbone, RowForm, place, versions_of
 from flower_classifier.networks.job import EXTRACT, Job, LostError, Message, current_job
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split
@@ -38,7 +38,9 @@ FOUND_ELSEWHERE = ImageError("another process could not open it")  # which is to
 # --------------------------------------------------------------------------------------------------------------- rank 0
 
 
-def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[Work], bar: Bar) -> Iterator[Extracted]:
+def extract_by_all(
+    frozen: FrozenBackbone, split: Split, seed: int, work: Sequence[Work], bar: Bar
+) -> Iterator[Extracted]:
     """Run the frozen part over micro-batches of a split's photos; yield what comes of each, in no order.
 
     In a job all processes share the work. Whether a photo can be opened is for rank 0 to say: where a helper cannot,
@@ -50,7 +52,7 @@ def extract_by_all(frozen: FrozenPart, split: Split, seed: int, work: Sequence[W
         return
     what = {"seed": seed, "work": list(work), "preprocessing": asdict(frozen.preprocessing)}
     name = job.new_list()
-    job.order({"do": EXTRACT, "list": name, **what, "way": way_of(frozen), **news_of(frozen, split)})
+    job.order({"do": EXTRACT, "list": name, **what, "way": numerics_key(frozen), **new_model_or_split(frozen, split)})
     helpers = Helpers(job, frozen.rows)
     to_redo: list[Work] = []
     try:
@@ -158,7 +160,7 @@ def received(head: Head, body: torch.Tensor, form: RowForm) -> Extracted:
 sent: dict[str, weakref.ref[object]] = {}  # the network and the photos that the helpers have of an earlier order
 
 
-def news_of(frozen: FrozenPart, split: Split) -> Message:
+def new_model_or_split(frozen: FrozenBackbone, split: Split) -> Message:
     """Return what an order says of a network and of photos: nothing where the helpers have them. They never change."""
     news: Message = {}
     if not is_sent("frozen", frozen):
@@ -170,7 +172,7 @@ def news_of(frozen: FrozenPart, split: Split) -> Message:
     return news
 
 
-def way_of(frozen: FrozenPart) -> dict[str, object]:
+def numerics_key(frozen: FrozenBackbone) -> dict[str, object]:
     """Return what must be the same in all processes, for the same digits: machines, libraries, threads."""
     return {**frozen.way(threads_per_worker()), "libraries of pixels": versions_of(PIL, np)}
 
@@ -190,7 +192,7 @@ class Helper:
 
     def __init__(self, job: Job, device: torch.device) -> None:
         self.job, self.device = job, device
-        self.frozen: FrozenPart
+        self.frozen: FrozenBackbone
         self.split: Split
 
     def hear(self, order: Message) -> None:
@@ -205,7 +207,7 @@ class Helper:
 
     def extract(self, order: Message) -> None:
         """Do a share of the work that rank 0 has ordered, and send it what comes of it."""
-        self.check_way(order["way"])
+        self.check_numerics(order["way"])
         open_photo = opener(self.split, Preprocessing(**order["preprocessing"]), order["seed"])
         # In the order of the work; and where no photo opens, only the work knows the views
         own, same = itertools.tee(self.job.shares(order["list"], order["work"]))
@@ -216,9 +218,9 @@ class Helper:
                 self.job.send(head, done.rows.values())
         self.job.send(NOTHING_MORE)
 
-    def check_way(self, wanted: Mapping[str, object]) -> None:
+    def check_numerics(self, wanted: Mapping[str, object]) -> None:
         """Raise RunError where rank 0 would get other digits of the same photos than it computes."""
-        own = way_of(self.frozen)
+        own = numerics_key(self.frozen)
         names = dict.fromkeys([*wanted, *own])  # either may have what the other lacks
         if differing := [name for name in names if own.get(name) != wanted.get(name)]:
             what = "; ".join(f"{name}: {own.get(name)}, not {wanted.get(name)}" for name in differing)

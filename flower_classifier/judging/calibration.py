@@ -28,9 +28,9 @@ def calibrate(valid: Evaluation) -> float:
     worse. So confidence and accuracy must differ by more than chance, and in cross-validation both calibration error
     and loss must be lower with temperatures than without. docs/calibration.md compares this rule with others.
     """
-    if not is_off(valid):
+    if not is_miscalibrated(valid):
         return 1.0
-    held_out = judged_by_others(valid, best_temperature)
+    held_out = cross_fitted(valid, best_temperature)
     helps = held_out.calibration_error < valid.calibration_error and held_out.loss < valid.loss
     return best_temperature(valid) if helps else 1.0
 
@@ -43,10 +43,10 @@ def cross_validated(valid: Evaluation, temperature: float) -> Evaluation:
     """
     if temperature == 1:
         return valid.at(1.0)
-    return replace(judged_by_others(valid, calibrate), temperature=temperature)
+    return replace(cross_fitted(valid, calibrate), temperature=temperature)
 
 
-def is_off(valid: Evaluation) -> bool:
+def is_miscalibrated(valid: Evaluation) -> bool:
     """Whether mean confidence and accuracy differ by more than STANDARD_ERRORS.
 
     Were the probabilities right, each photo's answer would be right with its confidence p, a variance of p (1 - p).
@@ -59,7 +59,7 @@ def is_off(valid: Evaluation) -> bool:
     return LEAST <= wrong <= len(valid) - LEAST and bool(gap.abs() > STANDARD_ERRORS * chance)
 
 
-def judged_by_others(valid: Evaluation, choose: Callable[[Evaluation], float]) -> Evaluation:
+def cross_fitted(valid: Evaluation, choose: Callable[[Evaluation], float]) -> Evaluation:
     """Return the photos, each at the temperature that `choose` finds for the photos of the other folds."""
     return replace(valid, others_temperatures=chosen_by_others(valid.at(1.0), choose))
 
@@ -123,7 +123,7 @@ def coverage(evaluation: Evaluation, least: torch.Tensor) -> tuple[torch.Tensor,
     return inside.gather(1, evaluation.labels[:, None])[:, 0], inside.sum(dim=1)
 
 
-def are_made_by(scores: Sequence[float], evaluation: Evaluation) -> bool:
+def are_the_calibration_photos(scores: Sequence[float], evaluation: Evaluation) -> bool:
     """Say whether these photos are the ones that decided about the sets: their true classes are just as probable.
 
     On another device their probabilities may be others; then they are taken for photos like any.
@@ -161,7 +161,7 @@ def set_table(
     yield ["level", "photos_of", "photos", "coverage", "expected_spread", "mean_size", "share_of_one_class"]
     every = torch.ones(len(evaluation), dtype=torch.bool)
     groups = {ALL: every, **thirds(evaluation, class_sizes)}
-    judge_themselves = are_made_by(scores, evaluation)
+    judge_themselves = are_the_calibration_photos(scores, evaluation)
     for level in LEVELS:
         if judge_themselves:
             least, number = chosen_by_others(evaluation, least_for(level)), len(evaluation) * (FOLDS - 1) // FOLDS

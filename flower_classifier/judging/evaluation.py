@@ -19,7 +19,7 @@ from flower_classifier.base.text import photos_of
 from flower_classifier.features.batches import EVALUATION_BATCH, Batch, to_learner, whole
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.networks.classifier import Classifier
-from flower_classifier.networks.frozen_backbone import FrozenPart
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.threads import threads_for, torch_threads
 
 BINS = 15  # of confidence, equally wide: Guo et al. 2017, section 2
@@ -184,13 +184,13 @@ def summary(split: str, evaluation: Evaluation) -> str:
     results = [f"loss {evaluation.loss:.4f}", f"accuracy {evaluation.accuracy:.2%}"]
     if evaluation.logits.shape[1] > TOP:
         results.append(f"top-{TOP} accuracy {evaluation.top_accuracy:.2%}")
-    believed = how_believable(evaluation)
+    believed = calibration_clause(evaluation)
     if split == "valid":
         believed += "; the epoch was chosen on validation photos"
     return "   ".join([photos_of(split, len(evaluation)), *results]) + "\n" + believed
 
 
-def how_believable(evaluation: Evaluation) -> str:
+def calibration_clause(evaluation: Evaluation) -> str:
     """Return a clause that compares how sure a classifier is with how often it is right.
 
     About those answers that it gives about 90 %, where there are ENOUGH of them, else about all.
@@ -217,7 +217,7 @@ def looking(learner: nn.Module, inputs: Inputs, chosen: Sequence[int]) -> Callab
     those photos' places among the split's that are used. Raises UnusablePhotosError for photos that could be opened
     before.
     """
-    seen, learner = as_answering(learner, inputs, chosen)
+    seen, learner = split_for_inference(learner, inputs, chosen)
     learner.eval()
     places = torch.tensor(chosen) if seen is inputs else torch.arange(len(chosen))
 
@@ -235,7 +235,9 @@ def looking(learner: nn.Module, inputs: Inputs, chosen: Sequence[int]) -> Callab
     return look
 
 
-def as_answering(learner: nn.Module, inputs: Inputs, chosen: Sequence[int] | None = None) -> tuple[Inputs, nn.Module]:
+def split_for_inference(
+    learner: nn.Module, inputs: Inputs, chosen: Sequence[int] | None = None
+) -> tuple[Inputs, nn.Module]:
     """Return the photos and the learner such that the photos' rows are what the learner takes, as in a prediction.
 
     A pretrained network that learns is split into a frozen part, which runs fast, and its head. `chosen`: places of
@@ -243,7 +245,7 @@ def as_answering(learner: nn.Module, inputs: Inputs, chosen: Sequence[int] | Non
     """
     if isinstance(learner, Classifier) and learner.starts_frozen:
         learner.train()  # some of timm's networks keep what belongs to earlier weights until then
-        return inputs.through(FrozenPart(learner.eval(), inputs.frozen.device), chosen), learner.head
+        return inputs.through(FrozenBackbone(learner.eval(), inputs.frozen.device), chosen), learner.head
     return inputs, learner
 
 
@@ -254,6 +256,6 @@ def evaluate_on(learner: nn.Module, inputs: Inputs) -> Evaluation:
     it: fast, and with the same digits. Raises FloatingPointError where the loss is not finite, UnusablePhotosError for
     photos that could be opened before.
     """
-    inputs, learner = as_answering(learner, inputs)
+    inputs, learner = split_for_inference(learner, inputs)
     by_view = [evaluate(learner, whole(inputs, view)) for view in inputs.frozen.config.answer_views]
     return replace(by_view[0], logits=torch.stack([one.logits for one in by_view]).mean(dim=0))

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from flower_classifier.config.allowed import MOST_SCORED
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.networks.feature_bank import Memory
+from flower_classifier.networks.feature_bank import FeatureBank
 
 # Share of a covariance that is taken from all directions alike. Photos are few, directions many: at 0.5, strangers are
 # told best of 0.02 to 0.8 (docs/strangers.md)
@@ -27,7 +27,7 @@ BLOCK = 256  # photos whose distances to all classes are held at a time
 class Clusters:
     """The classes as the memory has them: clouds of points around their means, all of one shape."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: FeatureBank) -> None:
         self.memory = memory
         rows, labels = memory.own_rows.double(), torch.tensor(memory.labels)
         present, places = labels.unique(return_inverse=True)
@@ -80,7 +80,7 @@ def scores_of(clusters: Clusters, features: torch.Tensor, probabilities: torch.T
     return torch.stack([doubts, clusters.distances(features)], dim=1)
 
 
-def stranger_scores(memory: Memory, features: torch.Tensor, valid: Evaluation) -> torch.Tensor:
+def stranger_scores(memory: FeatureBank, features: torch.Tensor, valid: Evaluation) -> torch.Tensor:
     """Return the scores of validation photos, of which these are the features (N, D), that a checkpoint keeps."""
     scores = scores_of(Clusters(memory), features, valid.probabilities)
     if len(scores) > MOST_SCORED:

@@ -108,9 +108,7 @@ def resolve_arch(name: str) -> str:
     raise InputError(f"{name!r}: there is no such architecture; {hint}{others}", "arch")
 
 
-def backbone_with_weights(
-    arch: str, weights: str | None = None, image_size: int | None = None
-) -> tuple[Backbone, Weights]:
+def load_backbone(arch: str, weights: str | None = None, image_size: int | None = None) -> tuple[Backbone, Weights]:
     """Build `arch` with the weights of this name; `none` draws them from torch's generator.
 
     Raises InputError for names and files that do not fit, RunError where a download fails.

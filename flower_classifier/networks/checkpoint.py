@@ -18,11 +18,11 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.config.allowed import DROPOUT, LAYER_WIDTH, MOST_LAYERS, MOST_SCORED, TEMPERATURE
 from flower_classifier.networks.backbones import empty_backbone, source_of
 from flower_classifier.networks.classifier import LEARNS, Classifier, ModelConfig, build_classifier
-from flower_classifier.networks.feature_bank import Memory
+from flower_classifier.networks.feature_bank import FeatureBank
 from flower_classifier.networks.safe_files import (
     Plain,
     check_digest,
-    damage_told,
+    errors_as_input_error,
     kind_of_contents,
     read_tensors,
     write_atomically,
@@ -55,7 +55,7 @@ class Checkpoint:
     temperature: float = 1.0  # by which logits are divided before they become probabilities
     # Probabilities of the validation photos' true classes, lowest first: what sets of classes are made by
     set_scores: list[float] = field(default_factory=list)
-    memory: Memory | None = None  # of the training photos
+    memory: FeatureBank | None = None  # of the training photos
     # How strange the validation photos are, float64 (N, 2): what strangers are told by. Only beside a memory
     stranger_scores: torch.Tensor | None = None
 
@@ -152,7 +152,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if version != FORMAT_VERSION:
         raise InputError(f"{path} has format {version}, this program reads {FORMAT_VERSION}: {what_to_do(version)}")
     check_digest(path, contents)
-    with damage_told(path):
+    with errors_as_input_error(path):
         checkpoint = Checkpoint.from_plain(contents)
         check_runs(checkpoint)
     return checkpoint
@@ -229,10 +229,10 @@ def set_scores_of(contents: Plain) -> list[float]:
     return scores
 
 
-def memory_of(contents: Plain) -> Memory | None:
+def memory_of(contents: Plain) -> FeatureBank | None:
     """Return the memory of the training photos, if there is one; `check_runs` checks it."""
     saved = contents["memory"]
-    return None if saved is None else Memory(**saved)
+    return None if saved is None else FeatureBank(**saved)
 
 
 def stranger_scores_of(contents: Plain) -> torch.Tensor | None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from flower_classifier.base.console import note, warn
-from flower_classifier.networks.backbones import backbone_with_weights, resolve_arch, source_of
+from flower_classifier.networks.backbones import load_backbone, resolve_arch, source_of
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.networks.source import Backbone, Weights, black
 
@@ -155,7 +155,7 @@ def new_classifier(
     arch = resolve_arch(arch)
     source = source_of(arch)
     seed_torch(seed, "backbone")  # what random weights are drawn from
-    backbone, chosen = backbone_with_weights(arch, weights, image_size)
+    backbone, chosen = load_backbone(arch, weights, image_size)
     units = source.hidden_units if hidden_units is None else hidden_units
     if chosen.licence and chosen.licence.lower() not in FREE_LICENCES:
         note(f"the weights' licence is {chosen.licence}, which may not allow every use")

@@ -18,8 +18,8 @@ from flower_classifier.base.torchrun import local_rank, local_world_size, rank, 
 MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 64}
 
 PRECISION = "FLOWERS_PRECISION"  # the environment variable that chooses what frozen networks compute in
-# Those that a person can choose; a GPU without bfloat16 uses float16, too. Another needs a word in FrozenPart's forward
-# and in its `way`, which the cache's key is made of, and in FineTuning.precision
+# Those that a person can choose; a GPU without bfloat16 uses float16, too. Another needs a word in the forward of
+# FrozenBackbone and in its `way`, which the cache's key is made of, and in FineTuning.precision
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 MOST_OPENING = 32  # threads that open photos for a GPU: more only wait for the interpreter's lock

@@ -30,7 +30,7 @@ Look = Callable[[Sequence[int]], torch.Tensor]  # places of photos -> their feat
 
 
 @dataclass(frozen=True)
-class Memory:
+class FeatureBank:
     """Training photos as points in a space of features."""
 
     photos: list[str]  # (M,) names in the folder that training was given
@@ -86,19 +86,19 @@ class Memory:
             raise ValueError("a memory of another size")
         if not all(tensor.isfinite().all() and tensor.abs().max() <= LARGEST for tensor in tensors):
             raise ValueError("a memory with impossible numbers")
-        if not all(isinstance(photo, str) and not is_elsewhere(photo) for photo in self.photos):
+        if not all(isinstance(photo, str) and not escapes_folder(photo) for photo in self.photos):
             raise ValueError("a memory of photos outside their folder")
         if len(self.labels) != number or not all(type(label) is int and 0 <= label < classes for label in self.labels):
             raise ValueError("a memory of other classes")
 
 
-def is_elsewhere(photo: str) -> bool:
+def escapes_folder(photo: str) -> bool:
     """Say whether a photo's name would lead out of its folder, as a stranger may have written it."""
     path = PurePath(photo)
     return bool(path.drive or path.root) or ".." in path.parts
 
 
-def room_for(width: int, photos: Sequence[str]) -> tuple[int, int]:
+def capacity(width: int, photos: Sequence[str]) -> tuple[int, int]:
     """Return how many axes and how many photos a memory of features of this width has room for."""
     axes = min(MOST_AXES, width, max(len(photos) - 1, 1), max(MOST_BYTES // 2 // (NUMBER_BYTES * width), 1))
     name = max(len(photo.encode("utf-8", "surrogatepass")) for photo in photos) + 16  # and what a list takes
@@ -116,20 +116,20 @@ def balanced_sample(labels: Sequence[int], number: int) -> list[int]:
     return sorted(index for _, _, index in sorted(ranks)[:number])
 
 
-def remember(look: Look, labels: Sequence[int], photos: Sequence[str], number_of_axes: int) -> Memory:
+def remember(look: Look, labels: Sequence[int], photos: Sequence[str], number_of_axes: int) -> FeatureBank:
     """Make a memory of photos, of whose features there are never more than a few in memory."""
     fitted = F.normalize(look(balanced_sample(labels, FITTED)), dim=1)
     centre = fitted.mean(dim=0)
     axes = principal_axes(fitted - centre, number_of_axes).bfloat16()
     blocks = torch.arange(len(labels)).split(BLOCK)
     rows = [((F.normalize(look(block.tolist()), dim=1) - centre) @ axes.float()).bfloat16() for block in blocks]
-    return Memory(list(photos), list(labels), centre, axes, torch.cat(rows))
+    return FeatureBank(list(photos), list(labels), centre, axes, torch.cat(rows))
 
 
-def remember_nameless(look: Look, labels: Sequence[int]) -> Memory:
+def remember_nameless(look: Look, labels: Sequence[int]) -> FeatureBank:
     """Make a memory of all photos with these labels, for distances alone: their names are not known."""
     names = [""] * len(labels)
-    axes, _ = room_for(look([0]).shape[1], names)
+    axes, _ = capacity(look([0]).shape[1], names)
     return remember(look, labels, names, axes)
 
 

@@ -39,13 +39,13 @@ class RowForm:
     dtype: torch.dtype
 
 
-def place(classifier: Classifier, device: torch.device) -> FrozenPart:
+def place(classifier: Classifier, device: torch.device) -> FrozenBackbone:
     """Move a classifier to a device, and return its frozen part, ready to run there."""
     classifier.to(device)
-    return FrozenPart(classifier, device)
+    return FrozenBackbone(classifier, device)
 
 
-class FrozenPart:
+class FrozenBackbone:
     """The frozen backbone: norms folded, in the memory format and precision that suit the device.
 
     A network that learns from scratch has no such part: pixels pass as they are.
@@ -99,7 +99,7 @@ class FrozenPart:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
             return self.network(values)
 
-    def in_parts(self, pixels: torch.Tensor) -> torch.Tensor:
+    def in_chunks(self, pixels: torch.Tensor) -> torch.Tensor:
         """Take pixels on the device to rows, as many at a time as a GPU has room for."""
         while True:
             try:

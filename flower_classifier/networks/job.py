@@ -3,7 +3,7 @@
     with leading():                     rank 0: whatever it does meanwhile, it can ask its helpers to share
         job.order({"do": EXTRACT, ...})
     with helping() as job:              a helper
-        order = job.next_order()
+        order = job.receive_order()
 
 Rank 0 alone finds the photos, keeps what was computed, decides, speaks and writes. So its helpers, and other machines,
 need the photos and nothing else: networks and numbers come with the orders. Messages are plain types and tensors, read
@@ -30,7 +30,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
-from flower_classifier.base.errors import EXIT_FAILED, RunError, ToldError
+from flower_classifier.base.errors import EXIT_FAILED, RunError, UserError
 from flower_classifier.base.signals import ignore_signals
 from flower_classifier.base.text import reason_of
 from flower_classifier.base.torchrun import rank, restarts, world_size
@@ -94,7 +94,7 @@ class Job:
             dist.broadcast(torch.tensor([len(content)]), src=0, group=self.for_orders)
             dist.broadcast(content, src=0, group=self.for_orders)
 
-    def next_order(self) -> Message:
+    def receive_order(self) -> Message:
         """Wait for what rank 0 orders; for a helper."""
         length = torch.empty(1, dtype=torch.int64)
         with talking():
@@ -192,7 +192,7 @@ def helping() -> Iterator[Job]:
             raise SystemExit(EXIT_FAILED) from None
         except Exception as error:
             helped.store.set(TOLD, "1")
-            kind = "" if isinstance(error, ToldError) else f"{type(error).__name__}: "
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             raise RunError(f"process {rank()} on {platform.node()}: {kind}{reason_of(error)}") from error
 
 

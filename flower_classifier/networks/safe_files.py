@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from flower_classifier.base.errors import InputError, RunError, ToldError, is_out_of_memory
+from flower_classifier.base.errors import InputError, RunError, UserError, is_out_of_memory
 from flower_classifier.base.files import sync_folder
 from flower_classifier.base.text import reason_of
 from flower_classifier.networks.source import state_dict_in
@@ -58,12 +58,12 @@ def read_tensors(path: Path, mmap: bool = True) -> Plain:
 
 
 @contextlib.contextmanager
-def damage_told(path: Path) -> Iterator[None]:
+def errors_as_input_error(path: Path) -> Iterator[None]:
     """Turn whatever damaged contents raise, while something is built of them, into an InputError."""
     try:
         yield
     except Exception as error:  # a network's constructor may raise anything
-        if isinstance(error, ToldError) or is_out_of_memory(error):
+        if isinstance(error, UserError) or is_out_of_memory(error):
             raise
         what = f"{type(error).__name__}: {reason_of(error)}"
         raise InputError(f"{path} is damaged or was changed by hand ({what})") from error
@@ -183,7 +183,7 @@ def check_zip(path: Path) -> None:
         raise ValueError("it is no regular file")  # reading a pipe might wait for ever
     with path.open("rb") as file, opened(file) as archive:
         entries = archive.infolist()
-        check_ends(file, archive.start_dir)
+        check_zip_ends(file, archive.start_dir)
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise ValueError("it is compressed")
         if sum(entry.file_size for entry in entries) > file.seek(0, os.SEEK_END):
@@ -203,7 +203,7 @@ def opened(file: BinaryIO) -> zipfile.ZipFile:
         raise ValueError("it is empty" if empty else "it is no file of torch's, or a part of one") from None
 
 
-def check_ends(file: BinaryIO, directory: int) -> None:
+def check_zip_ends(file: BinaryIO, directory: int) -> None:
     """Raise ValueError where Python's reader of zips and torch's might see different files in one.
 
     They look for the directory of an archive by different ones of its records; in torch's own files all of them say

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from flower_classifier.base.errors import InputError, ToldError
+from flower_classifier.base.errors import InputError, UserError
 from flower_classifier.base.text import first_few, reason_of
 from flower_classifier.photos.views import Preprocessing
 
@@ -122,7 +122,7 @@ def read_weights_file(path: Path) -> Mapping[str, torch.Tensor]:
     read = read_safetensors if path.suffix.lower() == ".safetensors" else read_pickle
     try:
         state = read(path)
-    except ToldError:
+    except UserError:
         raise
     except Exception as error:  # whatever a file that is no state dict makes the reader raise
         what = f"not a file of tensors that can be loaded safely ({reason_of(error)})"
@@ -169,7 +169,7 @@ def fill_backbone(module: nn.Module, state: Mapping[str, torch.Tensor], arch: st
 
     Raises InputError where tensors are missing or have other shapes.
     """
-    renamed = {modern_name(name): tensor for name, tensor in state.items()}
+    renamed = {normalise_key(name): tensor for name, tensor in state.items()}
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in renamed and not name.endswith("num_batches_tracked")]
     misfits = [name for name in wanted if name in renamed and renamed[name].shape != wanted[name].shape]
@@ -182,6 +182,6 @@ def fill_backbone(module: nn.Module, state: Mapping[str, torch.Tensor], arch: st
     module.load_state_dict(wanted, assign=True)
 
 
-def modern_name(name: str) -> str:
+def normalise_key(name: str) -> str:
     """Undo what others add to a tensor's name: DataParallel's prefix, and the dots of old densenet files."""
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", name.removeprefix("module."))

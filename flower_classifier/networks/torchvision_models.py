@@ -144,11 +144,11 @@ def download_weights(entry: WeightsEnum) -> Mapping[str, torch.Tensor]:
         reason = reason_of(getattr(error, "reason", error))  # an URLError's own text is clumsy
         raise RunError(
             f"cannot get the pretrained weights ({reason}).\n"
-            f"Fetch {entry.url} into {folder}/ yourself, or take {weightless(folder)}"
+            f"Fetch {entry.url} into {folder}/ yourself, or take {usable_offline(folder)}"
         ) from error
 
 
-def weightless(folder: Path) -> str:
+def usable_offline(folder: Path) -> str:
     """Say which architectures need no download: the cnn, and those whose weights are in torchvision's cache."""
     there = [
         arch if entry is entries.DEFAULT else f"{arch} ({entry.name})"

@@ -25,7 +25,7 @@ def load_category_names(
         return dict(stored)
     names = read_names(path)
     warn_of_nameless(path, [name for name in classes if name not in names and name not in stored], len(classes))
-    warn_of_strangers(path, names, [name for name in classes if name not in names], classes)
+    warn_of_unknown_keys(path, names, [name for name in classes if name not in names], classes)
     named = {**stored, **names}
     return {name: named[name] for name in classes if name in named}
 
@@ -35,7 +35,7 @@ def read_names(path: Path) -> dict[str, str]:
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is no file", "category_names")  # but a folder, or a pipe that might never end
     try:
-        names = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=without_repetition)
+        names = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=reject_duplicate_keys)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", "category_names") from None
     except (ValueError, RecursionError) as error:
@@ -45,7 +45,7 @@ def read_names(path: Path) -> dict[str, str]:
     return names
 
 
-def without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def reject_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Make a mapping of what a JSON file holds. Raises ValueError for a key that it gives two values."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
@@ -60,7 +60,7 @@ def warn_of_nameless(path: Path, nameless: Sequence[str], number: int) -> None:
         warn(f"{told}; without a name: {first_few(nameless)}")
 
 
-def warn_of_strangers(path: Path, names: Mapping[str, str], missing: Sequence[str], classes: Sequence[str]) -> None:
+def warn_of_unknown_keys(path: Path, names: Mapping[str, str], missing: Sequence[str], classes: Sequence[str]) -> None:
     """Warn of keys that are none of the classes, where one may be meant for a class that the file is `missing`.
 
     A file that names every class may name others too, as cat_to_name.json does for a few of its flowers. So may one

@@ -28,7 +28,7 @@ from flower_classifier.base.console import note, progress
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.files import sync_folder
 from flower_classifier.base.text import counted, first_few, megabytes, printable, reason_of
-from flower_classifier.photos.folders import is_litter
+from flower_classifier.photos.folders import is_ignored
 from flower_classifier.photos.images import photo_endings
 
 if sys.platform != "win32":  # which has no such locks
@@ -53,7 +53,7 @@ def download(data_dir: Path) -> None:
     place = data_dir.resolve()
     unpacking = place.with_name(f".{place.name}.unpacking")
     try:
-        if is_filled(data_dir):
+        if has_content(data_dir):
             note(f"{data_dir} is there already: nothing to download")
             return
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def download(data_dir: Path) -> None:
     note(f"unpacked {counted(number, 'photo')} into {data_dir}")
 
 
-def is_filled(data_dir: Path) -> bool:
+def has_content(data_dir: Path) -> bool:
     """Say whether there is something in the folder. Raises InputError where it can be none that is put in its place."""
     if data_dir.is_dir() and any(data_dir.iterdir()):
         return True
@@ -152,7 +152,10 @@ def receive(url: str, partial: BinaryIO) -> None:
         response = ask(url, size)
     except HTTPError as error:
         if error.code == 416 and size:  # the archive has nothing behind what we have
-            if place_of(error)[1] in (size, None):  # unpacking will show whether it is whole, where no length is known
+            if content_range(error)[1] in (
+                size,
+                None,
+            ):  # unpacking will show whether it is whole, where no length is known
                 return
             partial.truncate(0)
             return receive(url, partial)
@@ -160,8 +163,8 @@ def receive(url: str, partial: BinaryIO) -> None:
         raise RunError(f"cannot download {printable(url)}: HTTP {error.code} {error.reason}; {again}") from error
     with response:
         if response.headers.get_content_type() == "text/html":  # of a hotel's network, say: what we have may be good
-            raise web_page(url)
-        start, total = place_of(response)
+            raise not_an_archive_error(url)
+        start, total = content_range(response)
         if start != size:  # the server has no use for ranges: all over again
             partial.truncate(0)
         if start not in (0, size):
@@ -177,7 +180,7 @@ def append(response: HTTPResponse, partial: BinaryIO, start: int, total: int | N
     with progress(total, "downloading", "byte", scaled=True, done=start) as bar:
         for chunk in chunks(response):
             if not size_of(partial) and not BEGINNING.startswith(chunk[: len(BEGINNING)]):
-                raise web_page(url)
+                raise not_an_archive_error(url)
             partial.write(chunk)
             partial.flush()  # so that kill -9 loses nothing
             bar.update(len(chunk))
@@ -211,7 +214,7 @@ def chunks(response: HTTPResponse) -> Iterator[bytes]:
         raise BrokenOffError(f"the connection broke off ({reason_of(error)})") from error
 
 
-def place_of(answer: HTTPResponse | HTTPError) -> tuple[int | None, int | None]:
+def content_range(answer: HTTPResponse | HTTPError) -> tuple[int | None, int | None]:
     """Return at which byte of the archive an answer starts, and the archive's length; None for what it does not say."""
     if answer.status not in (206, 416):
         length = answer.headers.get("Content-Length", "")
@@ -221,7 +224,7 @@ def place_of(answer: HTTPResponse | HTTPError) -> tuple[int | None, int | None]:
     return int(start) if start else None, int(total) if total else None
 
 
-def web_page(url: str) -> RunError:
+def not_an_archive_error(url: str) -> RunError:
     """Return the error for what is sent by networks that want a login first."""
     return RunError(f"{printable(url)} sent a web page or the like, not a zip archive: does it open in a browser?")
 
@@ -282,7 +285,7 @@ def members_of(archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfile.ZipInfo]
     if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
         raise zipfile.BadZipFile("it is compressed in a way that is hardly ever used")
     paths = {PurePosixPath(entry.filename): entry for entry in entries if not entry.filename.endswith("/")}
-    kept = {path: entry for path, entry in paths.items() if not any(map(is_litter, path.parts))}
+    kept = {path: entry for path, entry in paths.items() if not any(map(is_ignored, path.parts))}
     for level in (0, 1):
         roots = {path.parents[-1 - level] for path in kept if path.parts[level:-1][:1] == ("train",)}
         if len(roots) == 1:

@@ -102,11 +102,11 @@ def photo_shares(folders: Sequence[Path]) -> Iterator[float | None]:
             with os.scandir(waiting.popleft()) as entries:
                 for entry in itertools.islice(entries, LOOKED_AT):
                     if entry.is_dir(follow_symlinks=False):
-                        if not is_litter(entry.name):
+                        if not is_ignored(entry.name):
                             waiting.append(Path(entry.path))
                     elif not entry.name.startswith("."):
                         files += 1
-                        photos += has_photo_ending(entry.name)
+                        photos += has_photo_suffix(entry.name)
         except OSError:  # which the search will report, should there be one
             continue
         yield photos / files if files else None
@@ -120,7 +120,7 @@ def find_classes(data_dir: Path, folder: Path) -> dict[str, list[str]]:
 
     Names sort as strings ("1", "10", "2"), as torchvision's ImageFolder sorts them.
     """
-    patience = Patience(folder)
+    patience = SearchProgress(folder)
     photos = {path.name: find_photos(path, patience) for path in visible_folders(folder)}
     if loose := sum(is_photo(path) for path in folder.iterdir()):
         warn(f"{folder}: {counted(loose, 'photo')} beside the class folders left out, being of no class")
@@ -132,12 +132,12 @@ def find_classes(data_dir: Path, folder: Path) -> dict[str, list[str]]:
 def visible_folders(folder: Path) -> list[Path]:
     """Return the folders in `folder`, sorted by name as a string, without hidden ones and other tools' litter."""
     try:
-        return sorted((path for path in folder.iterdir() if path.is_dir() and not is_litter(path.name)), key=by_name)
+        return sorted((path for path in folder.iterdir() if path.is_dir() and not is_ignored(path.name)), key=by_name)
     except OSError as error:
         raise InputError(f"cannot read {folder}: {error.strerror}") from None
 
 
-class Patience:
+class SearchProgress:
     """Says now and then how far a long search in a folder has come."""
 
     def __init__(self, folder: Path) -> None:
@@ -151,16 +151,16 @@ class Patience:
             note(f"still looking for photos in {self.folder}: {self.found:,} so far")
 
 
-def find_photos(folder: Path, patience: Patience | None = None) -> list[Path]:
+def find_photos(folder: Path, patience: SearchProgress | None = None) -> list[Path]:
     """Return every photo below `folder`, sorted; a loop of symbolic links is walked once."""
-    found, seen, patience = [], set(), patience or Patience(folder)
+    found, seen, patience = [], set(), patience or SearchProgress(folder)
     for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse_unreadable):
         status = Path(root).stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not is_litter(name))
+        folders[:] = sorted(name for name in folders if not is_ignored(name))
         photos = [path for path in (Path(root, name) for name in sorted(files)) if is_photo(path)]
         patience.count(len(photos))
         found += photos
@@ -172,17 +172,17 @@ def refuse_unreadable(error: OSError) -> NoReturn:
     raise InputError(f"cannot read {error.filename}: {error.strerror}")
 
 
-def is_litter(name: str) -> bool:
+def is_ignored(name: str) -> bool:
     """Say whether a folder is no part of the data, whatever lies in it."""
     return name.startswith(".") or name in NOT_CLASSES
 
 
 def is_photo(path: Path) -> bool:
     """Say whether a file is taken for a photo: a regular file, not hidden, with an image's ending."""
-    return not path.name.startswith(".") and has_photo_ending(path.name) and path.is_file()
+    return not path.name.startswith(".") and has_photo_suffix(path.name) and path.is_file()
 
 
-def has_photo_ending(name: str) -> bool:
+def has_photo_suffix(name: str) -> bool:
     """Say whether a file's name ends as an image's does."""
     return os.path.splitext(name)[1].lower() in photo_endings()  # noqa: PTH122 -- a Path of each takes its time
 
@@ -215,7 +215,7 @@ def find_classes_anywhere(data_dir: Path, folder: Path) -> dict[str, list[str]]:
 def find_classes_in_shards(data_dir: Path, folder: Path, shards: Sequence[Path]) -> dict[str, list[str]]:
     """Do the same for the tar files of a folder; warn of those without photos, and of compressed ones."""
     found: dict[str, list[str]] = {}
-    patience, empty = Patience(folder), []
+    patience, empty = SearchProgress(folder), []
     for shard in shards:
         tar, by_class = shard.relative_to(data_dir).as_posix(), classes_in(shard)
         for class_name, photos in by_class.items():
@@ -257,7 +257,7 @@ def classes_in(tar: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     loose = list(index_of(os.fspath(tar)).passed_over)
     for key, photos in by_key.items():
-        for photo in pictured(photos) if key in classes else photos:
+        for photo in main_images(photos) if key in classes else photos:
             class_name = classes.get(key, photo.partition("/")[0] if "/" in photo else "")
             if class_name:
                 found.setdefault(class_name, []).append(photo)
@@ -268,7 +268,7 @@ def classes_in(tar: Path) -> dict[str, list[str]]:
     return found
 
 
-def pictured(photos: Sequence[str]) -> list[str]:
+def main_images(photos: Sequence[str]) -> list[str]:
     """Return which photos of a key the class is of: `000017.jpg`, not `000017.mask.png`, unless it is the only one."""
     plain = [name for name in photos if f".{split_name(name)[1]}" in photo_endings()]
     return plain or list(photos[:1])
@@ -300,7 +300,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 def is_photo_name(name: str) -> bool:
     """Say whether a file in a tar file is taken for a photo: not hidden, and in no folder of another tool's litter."""
-    return has_photo_ending(name) and not any(map(is_litter, name.split("/")))
+    return has_photo_suffix(name) and not any(map(is_ignored, name.split("/")))
 
 
 def in_order_of_place(root: Path, rows: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:

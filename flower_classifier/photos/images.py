@@ -71,7 +71,7 @@ def load_image(source: PhotoSource, shorter_side: int | None = None) -> Image.Im
     try:
         if isinstance(source, Image.Image | np.ndarray):
             image = picture_of(source)
-            return as_rgb(shrunk(image, shorter_side) if shorter_side else image)
+            return as_rgb(box_reduce(image, shorter_side) if shorter_side else image)
         return open_upright(Path(source) if isinstance(source, str) else source, shorter_side)
     except Exception as error:  # decoders raise nearly anything on damaged files
         reason = trouble_with(source, error)
@@ -129,7 +129,7 @@ def open_upright(source: Path | bytes | BinaryIO, shorter_side: int | None) -> I
         image.load()
         with contextlib.suppress(Exception):  # a good photo must not fail for its damaged metadata
             ImageOps.exif_transpose(image, in_place=True)
-        return as_rgb(shrunk(image, shorter_side) if shorter_side else image)
+        return as_rgb(box_reduce(image, shorter_side) if shorter_side else image)
 
 
 def for_pillow(source: Path | bytes | BinaryIO) -> Path | BinaryIO:
@@ -180,7 +180,7 @@ def upright_size(path: Path) -> tuple[int, int]:
     return width, height
 
 
-def shrunk(image: Image.Image, shorter_side: int) -> Image.Image:
+def box_reduce(image: Image.Image, shorter_side: int) -> Image.Image:
     """Average blocks of pixels of a picture that has more than enough, before anything else is made of all of them."""
     factor = min(image.size) // shorter_side
     if factor < 2:

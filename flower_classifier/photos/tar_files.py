@@ -81,7 +81,7 @@ def index_of(tar: str) -> TarIndex:
     if not read or read[0] != status_of_file(tar):
         with open(tar, "rb") as file:  # noqa: PTH123
             return index_of_open(tar, file)
-    return unless_damaged(read[1])
+    return raise_if_damaged(read[1])
 
 
 def index_of_open(tar: str, file: BinaryIO) -> TarIndex:
@@ -98,10 +98,10 @@ def index_of_open(tar: str, file: BinaryIO) -> TarIndex:
                 read = now, read_index(tar, file)
                 if status_of_file(file.fileno()) == now:  # else somebody is writing into it
                     READ[tar] = read
-    return unless_damaged(read[1])
+    return raise_if_damaged(read[1])
 
 
-def unless_damaged(index: TarIndex | DamagedTarError) -> TarIndex:
+def raise_if_damaged(index: TarIndex | DamagedTarError) -> TarIndex:
     """Return an index. Raises DamagedTarError, anew: what is raised twice would hold both tracebacks."""
     if isinstance(index, DamagedTarError):
         raise DamagedTarError(str(index))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flower_classifier.base.console import clear_bars, note, progress, share_terminal, warn
+from flower_classifier.base.console import clear_bars, may_share_terminal, note, progress, warn
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.text import counted
 from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_TOP_K
@@ -23,7 +23,7 @@ from flower_classifier.predicting.named_files import NoPhotosError, find_named
 from flower_classifier.predicting.prediction import Answer, Verdict
 
 if TYPE_CHECKING:
-    from flower_classifier.predicting.plots import Drawer
+    from flower_classifier.predicting.plots import PredictionPlots
 
 LACKING = "train.py ran with --no_memory, not to its end, or in an earlier version"
 
@@ -43,21 +43,21 @@ def answer_photos(
     predictor: BasePredictor,
     neighbours: int = 0,
     pictures: Sequence[Path] = (),
-    drawer: Drawer | None = None,
+    drawer: PredictionPlots | None = None,
 ) -> None:
     """Write the likeliest classes of every photo, and let the `drawer` draw them into `pictures`, one for each.
 
     `neighbours`: name so many of the training photos too. Raises InputError for photos that cannot be opened, and for
     what the predictor cannot tell; RunError for pictures that cannot be drawn.
     """
-    question = Question(config, predictor, neighbours)
+    question = AnswerRules(config, predictor, neighbours)
     shown_by_results = bool(sys.stdout and sys.stdout.isatty())
     bad: list[ImageError] = []
     with (
         Writer(config.format, len(photos) > 1, predictor.names, further_columns(config), config.sets) as writer,
         progress(len(photos), "photos", "photo", hidden=shown_by_results) as bar,
     ):
-        among_bars = share_terminal(sys.stdout)
+        among_bars = may_share_terminal(sys.stdout)
         for place, answer in enumerate(predictor.answers(photos, bar)):
             if among_bars:
                 clear_bars()
@@ -72,12 +72,12 @@ def answer_photos(
     report_failures(drawer.failures if drawer else [], bad, len(photos))
 
 
-class Question:
+class AnswerRules:
     """What is asked about each photo, as far as the predictor can tell. Raises InputError for what it cannot."""
 
     def __init__(self, config: QuestionConfig, predictor: BasePredictor, neighbours: int = 0) -> None:
         self.config, self.predictor, self.neighbours = config, predictor, neighbours
-        self.top_k = number_of_rows(config.top_k, predictor)
+        self.top_k = clip_top_k(config.top_k, predictor)
         self.least = least_in_sets(config, predictor)
         self.rate = rate_of_strangers(config, predictor)
         if neighbours and not predictor.remembers_photos:
@@ -107,7 +107,7 @@ def rate_of_strangers(config: QuestionConfig, predictor: BasePredictor) -> float
     be told, and that was asked for.
     """
     rate = DEFAULT_RATE if config.stranger_rate is None else config.stranger_rate
-    kept = predictor.rate_kept(rate)
+    kept = predictor.promisable_rate(rate)
     if predictor.familiarity is None and rate:
         if config.stranger_rate:
             raise InputError(f"needs what the checkpoint lacks: {LACKING}; --resume mends that", "stranger_rate")
@@ -132,7 +132,7 @@ def least_in_sets(config: QuestionConfig, predictor: BasePredictor) -> float | N
     return least
 
 
-def number_of_rows(top_k: int | None, predictor: BasePredictor) -> int:
+def clip_top_k(top_k: int | None, predictor: BasePredictor) -> int:
     """Return how many classes to show: as many as asked for, as far as there are."""
     number = len(predictor.classes)
     if top_k is not None and top_k > number:

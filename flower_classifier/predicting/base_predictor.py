@@ -91,7 +91,7 @@ class BasePredictor(ABC):
         for value, option in ((stranger_rate, "stranger_rate"), (sets, "sets")):
             if not 0 <= value < 100:
                 raise InputError(f"must be at least 0 and below 100, not {value}", option)
-        rate, least = self.rate_kept(stranger_rate), self.least_in_sets(sets)
+        rate, least = self.promisable_rate(stranger_rate), self.least_in_sets(sets)
         with self.alone():
             answers = list(self.answers(photos if isinstance(photos, list | tuple) else [photos]))
         results = []
@@ -112,7 +112,7 @@ class BasePredictor(ABC):
             stranger_rate=rate or 0.0,
         )
 
-    def rate_kept(self, rate: float) -> float | None:
+    def promisable_rate(self, rate: float) -> float | None:
         """Return the rate of strangers as far as it can be promised: 0 with too few validation photos, so none is one.
 
         None where nobody asks, with 0, or where strangers cannot be told.

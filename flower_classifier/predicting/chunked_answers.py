@@ -28,7 +28,7 @@ from flower_classifier.base.torchrun import rank, world_size
 from flower_classifier.config.allowed import CARD_FILE
 from flower_classifier.config.predict_options import PredictConfig
 from flower_classifier.photos.images import ImageError
-from flower_classifier.predicting.answering import Question
+from flower_classifier.predicting.answering import AnswerRules
 from flower_classifier.predicting.base_predictor import BasePredictor
 from flower_classifier.predicting.formats import line_of
 from flower_classifier.predicting.prediction import Answer
@@ -113,7 +113,7 @@ def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: Ba
     Raises InputError for a folder with answers to another question, and, in a single process at the end, for photos
     that cannot be opened; RunError where the disk refuses.
     """
-    question, parts = Question(config, predictor, config.neighbours), Parts(folder, photos)
+    question, parts = AnswerRules(config, predictor, config.neighbours), Parts(folder, photos)
     manifest = manifest_of(config, photos)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: Ba
         raise InputError(f"{bad:,} of {counted(len(photos), 'photo')} could not be opened: {parts.all} says why")
 
 
-def answer_own_parts(parts: Parts, question: Question, predictor: BasePredictor) -> bool:
+def answer_own_parts(parts: Parts, question: AnswerRules, predictor: BasePredictor) -> bool:
     """Write this rank's parts that are not there; say whether there were any."""
     mine = parts.missing(range(rank(), parts.number, world_size()))
     with progress(sum(len(parts.photos_of(part)) for part in mine), "photos", "photo") as bar:
@@ -154,7 +154,7 @@ def answer_own_parts(parts: Parts, question: Question, predictor: BasePredictor)
     return bool(mine)
 
 
-def record_of(photo: Path, answer: Answer | ImageError, question: Question) -> dict[str, object]:
+def record_of(photo: Path, answer: Answer | ImageError, question: AnswerRules) -> dict[str, object]:
     """Return what is written about one photo, as predict.py prints it."""
     if isinstance(answer, ImageError):
         return {"path": str(photo), "error": str(answer)}

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from flower_classifier.base.console import note
 from flower_classifier.base.errors import InputError
-from flower_classifier.features.inputs import judged_inputs
+from flower_classifier.features.inputs import eval_inputs
 from flower_classifier.judging.evaluation import evaluate_on, summary
 from flower_classifier.photos.splits import load_labelled
 from flower_classifier.predicting.answering import report_failures
 from flower_classifier.predicting.base_predictor import BROKEN
 from flower_classifier.predicting.predictor import Predictor
-from flower_classifier.report.report_files import facts_of, subject_of, write_facts
+from flower_classifier.report.report_files import report_identity, report_record, write_facts
 from flower_classifier.report.run_report import Diagnosis, write_diagnosis
 
 
@@ -24,7 +24,7 @@ def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report
     there are photos that cannot be opened, once all is written.
     """
     split = load_labelled(folder, predictor.classes)
-    inputs = judged_inputs(predictor.frozen, split)
+    inputs = eval_inputs(predictor.frozen, split)
     inputs.prepare()
     evaluation = None
     if inputs.used:
@@ -33,7 +33,7 @@ def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report
         except FloatingPointError:
             raise InputError(BROKEN) from None
     bad = [(split.root / photo, error) for photo, error in zip(inputs.left_out, inputs.errors, strict=True)]
-    facts = facts_of(subject_of(folder, checkpoint), split.name, evaluation, bad)
+    facts = report_record(report_identity(folder, checkpoint), split.name, evaluation, bad)
     if form == "json":
         print(json.dumps(facts), flush=True)
     elif evaluation:

@@ -24,7 +24,7 @@ NEIGHBOUR_SIDE = 256  # the same of a training photo below it
 MOST_NEIGHBOURS = 6  # that have room
 
 
-class Drawer:
+class PredictionPlots:
     """Draws photos; keeps what goes wrong for the end, since the answers to the other photos are worth having.
 
     With `heatmaps` it also draws which places speak for the likeliest class, where the architecture can tell; with the

@@ -147,12 +147,12 @@ def writing(path: Path) -> Iterator[None]:
 Facts = dict[str, object]
 
 
-def subject_of(folder: Path, checkpoint: Path) -> Facts:
+def report_identity(folder: Path, checkpoint: Path) -> Facts:
     """Return what is evaluated, by what: the same for the same files, however their paths are written."""
     return {"folder": os.path.realpath(folder), "checkpoint": os.path.realpath(checkpoint)}
 
 
-def facts_of(
+def report_record(
     subject: Facts, split: str, evaluation: Evaluation | None, bad: Sequence[tuple[Path, ImageError]]
 ) -> Facts:
     """Return what an evaluation found, in plain types, under the keys that programs read.
@@ -174,7 +174,7 @@ def report_folder(checkpoint: Path, folder: Path) -> Path:
     Where another folder of that name, or another checkpoint beside this one, has left its report there, or something
     else lies there, the name gets a number: test, test-2, test-3.
     """
-    subject, name = subject_of(folder, checkpoint), Path(os.path.realpath(folder)).name or "root"
+    subject, name = report_identity(folder, checkpoint), Path(os.path.realpath(folder)).name or "root"
     places = (checkpoint.parent / "evaluation" / f"{name}{end}" for end in itertools.chain([""], numbered()))
     return next(place for place in places if not os.path.lexists(place) or subject_in(place) == subject)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from flower_classifier.base.console import warn
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.options import given_by
-from flower_classifier.features.inputs import Seconds
+from flower_classifier.features.inputs import Timings
 from flower_classifier.report.report_files import writing
 from flower_classifier.report.tables import Record, Table, append_rows, read_table, write_table
 
@@ -63,9 +63,9 @@ class RunLog:
         if self.tensorboard:
             self.tensorboard.close()
 
-    def add(self, row: Row, seconds: Seconds) -> None:
+    def add(self, row: Row, seconds: Timings) -> None:
         """Add a finished epoch."""
-        self.rows.append({**row, **in_columns(seconds)})
+        self.rows.append({**row, **timings_columns(seconds)})
         self.training += seconds.training
 
     def write(self) -> None:
@@ -102,11 +102,11 @@ class RunLog:
         if self.with_tensorboard and not self.tensorboard:
             self.tensorboard = TensorboardLog(self.folder / "tensorboard")
         if self.tensorboard:
-            columns = in_columns(Seconds())
+            columns = timings_columns(Timings())
             self.tensorboard.add([{key: row[key] for key in row if key not in columns} for row in new])
 
 
-def in_columns(seconds: Seconds) -> dict[str, float]:
+def timings_columns(seconds: Timings) -> dict[str, float]:
     """Return the columns of history.csv that hold an epoch's seconds."""
     return {f"{name}_seconds": round(value, 3) for name, value in asdict(seconds).items()}
 
@@ -122,7 +122,7 @@ def with_seconds(history: Sequence[Row], table: Sequence[Mapping[str, str]]) -> 
     for epoch in history:
         found = known.get(str(epoch["epoch"]), {})
         same = all(found.get(name) == str(value) for name, value in epoch.items())
-        rows.append({**epoch, **{name: (found.get(name) or "") if same else "" for name in in_columns(Seconds())}})
+        rows.append({**epoch, **{name: (found.get(name) or "") if same else "" for name in timings_columns(Timings())}})
     return rows
 
 

@@ -26,10 +26,10 @@ import flower_classifier
 from flower_classifier.base.files import write_whole
 from flower_classifier.base.options import given_by
 from flower_classifier.base.text import counted, photos_of, printable
-from flower_classifier.features.inputs import Inputs, Seconds
+from flower_classifier.features.inputs import Inputs, Timings
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.devices import device_name
-from flower_classifier.networks.frozen_backbone import FrozenPart
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.photos.tar_files import is_tar_name
 from flower_classifier.report.report_files import remove_files, writing
@@ -128,12 +128,12 @@ def most_confident_mistakes(diagnosis: Diagnosis, names: Sequence[str]) -> list[
         path = diagnosis.photos[index]
         with contextlib.suppress(ImageError):  # the photo has gone since; the numbers stay true
             photo, true = load_image(path, PHOTO_SIDE), names[labels[index]]
-            file = printable(below_class(path, diagnosis.classes[labels[index]]))
+            file = printable(short_path(path, diagnosis.classes[labels[index]]))
             found.append(Mistake(photo, file, names[predicted[index]], confidence[index], true))
     return found
 
 
-def below_class(path: Path, class_name: str) -> str:
+def short_path(path: Path, class_name: str) -> str:
     """Return where a photo is, from its class's folder or its tar file on: photos of several may have the same name."""
     above = path.parts[-2::-1]
     tars = (depth for depth, name in enumerate(above, start=1) if is_tar_name(name))
@@ -173,7 +173,7 @@ def write_summary(
     splits, `started` is when time.perf_counter() saw it begin. Seconds are those of this process: a run that is resumed
     has more behind it.
     """
-    read = sum((part.seconds for part in inputs), Seconds())
+    read = sum((part.seconds for part in inputs), Timings())
     spent = {**asdict(replace(read, training=log.training)), "run": time.perf_counter() - started}
     contents = {
         "format_version": FORMAT_VERSION,
@@ -215,7 +215,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def machine_of(frozen: FrozenPart) -> dict[str, object]:
+def machine_of(frozen: FrozenBackbone) -> dict[str, object]:
     """Return what a run's time, and the last bits of its numbers, depend on."""
     return {
         "device": frozen.device.type,

@@ -21,15 +21,15 @@ from flower_classifier.base.console import bars_are_shown, note, progress
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.text import counted, printable
 from flower_classifier.features.batches import EVALUATION_BATCH, Batch, batches, read_augmented, to_learner
-from flower_classifier.features.extraction import extract, in_order, shared_cores
-from flower_classifier.features.inputs import LISTED_BAD, Inputs, check_photos_left, judged_inputs
+from flower_classifier.features.extraction import extract, ordered_parallel_map, shared_cores
+from flower_classifier.features.inputs import LISTED_BAD, Inputs, check_photos_left, eval_inputs
 from flower_classifier.judging.evaluation import Evaluation, evaluate
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import MICRO_BATCH
-from flower_classifier.networks.frozen_backbone import FrozenPart
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.images import ImageError, load_image, upright_size
 from flower_classifier.photos.splits import Splits
-from flower_classifier.training.head_search import TEMPERATURES, Tried, grid, grouped, shares
+from flower_classifier.training.head_search import TEMPERATURES, Trial, grid, grouped, shares
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import FineTuning, Recipe
 from flower_classifier.training.state import TrainState
@@ -40,7 +40,7 @@ Size = tuple[int, int]  # width, height in pixels
 def survey(
     splits: Splits,
     state: TrainState,
-    frozen: FrozenPart,
+    frozen: FrozenBackbone,
     skip_bad: bool,
     bad_limit: float,
     cached: bool,
@@ -58,7 +58,7 @@ def survey(
     names = [printable(category_names.get(name, name)) for name in splits.classes]
     found = [split for split in (splits.train, splits.valid, splits.test) if split]
     parts = [Inputs(frozen, found[0], recipe.seed, schedule=recipe.schedule, bad_limit=bad_limit)]
-    parts += [judged_inputs(frozen, split, bad_limit=bad_limit) for split in found[1:]]
+    parts += [eval_inputs(frozen, split, bad_limit=bad_limit) for split in found[1:]]
     numbers = ", ".join(f"{len(part.split):,} {part.split.spoken}" for part in parts)
     print(f"{counted(len(splits.classes), 'class', 'classes')}: {numbers} photos")
     show("smallest class", class_sizes([names[label] for label in splits.train.labels]))
@@ -120,7 +120,9 @@ def open_all(parts: Sequence[Inputs]) -> list[Size]:
     sizes = []
     with progress(number, "opening photos", "photo") as bar:
         # As for a CPU also where there is a GPU, since no photo is sent there
-        for (part, index), found in zip(places, in_order(try_photo, work, torch.device("cpu")), strict=True):
+        for (part, index), found in zip(
+            places, ordered_parallel_map(try_photo, work, torch.device("cpu")), strict=True
+        ):
             if isinstance(found, ImageError):
                 part.bad[index] = found
             else:
@@ -180,7 +182,7 @@ def head_of(classifier: Classifier) -> str:
     return f"{' -> '.join(f'{width:,}' for width in widths)}: {parameters_of(classifier.head)}"
 
 
-def machine(frozen: FrozenPart) -> str:
+def machine(frozen: FrozenBackbone) -> str:
     """Say what the run would be computed on, and how precisely the backbone is."""
     device = frozen.device
     unit = torch.cuda.get_device_name(device) if device.type == "cuda" else counted(torch.get_num_threads(), "thread")
@@ -334,7 +336,7 @@ def search_seconds(
 ) -> float:
     """Reckon the seconds of a search among heads, from a step of each stack of them on random inputs."""
     rows, labels = random_inputs(train, classifier, min(recipe.batch_size, len(train.used)))
-    device, tried = train.frozen.device, [Tried(settings) for settings in grid(recipe, fixed)]
+    device, tried = train.frozen.device, [Trial(settings) for settings in grid(recipe, fixed)]
     inputs, labels = to_learner(rows, device), labels.to(device)
     epoch = 0.0
     for members in shares(tried, classifier):

@@ -21,8 +21,8 @@ from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.conformal import Familiarity
 from flower_classifier.judging.evaluation import Evaluation, looking
 from flower_classifier.judging.strangers import Clusters, auroc, scores_of, stranger_scores
-from flower_classifier.networks.feature_bank import Memory, balanced_sample, remember_nameless
-from flower_classifier.training.heads import PartHeads
+from flower_classifier.networks.feature_bank import FeatureBank, balanced_sample, remember_nameless
+from flower_classifier.training.heads import FoldHeads
 
 ROUNDS = 5
 FEWEST_CLASSES = 3  # of which one can be left out
@@ -70,7 +70,7 @@ def leave_classes_out(train: Inputs, valid: Inputs, test: Inputs | None, schedul
     known = torch.stack([torch.arange(number) % rounds != one for one in range(rounds)])  # (R, C)
     sampled = torch.zeros(len(labels), dtype=torch.bool)
     sampled[balanced_sample(labels.tolist(), MOST_PHOTOS)] = True
-    heads = PartHeads(train, schedule, sampled & known[:, labels], known)
+    heads = FoldHeads(train, schedule, sampled & known[:, labels], known)
     with progress(heads.work, f"{rounds} heads, classes left out", "photo", scaled=True) as bar:
         heads.learn(bar)
     parts = [(part, features_of(part)) for part in (valid, test) if part]
@@ -85,7 +85,7 @@ def leave_classes_out(train: Inputs, valid: Inputs, test: Inputs | None, schedul
     return [header, *([name, *map(shown, row)] for name, row in [*enumerate(cells, 1), ("mean", means)])]
 
 
-def memory_of(train: Inputs, photos: torch.Tensor) -> Memory:
+def memory_of(train: Inputs, photos: torch.Tensor) -> FeatureBank:
     """Return a memory of some training photos, bool (N,), as a run would make it."""
     places = photos.nonzero()[:, 0].tolist()
     return remember_nameless(looking(nn.Identity(), train, places), train.labels[places].tolist())
@@ -109,7 +109,7 @@ class Seen:
         return scores_of(clusters, self.features, (self.logits.double() / temperature).softmax(dim=1))
 
 
-def judge(memory: Memory, seen: Sequence[Seen], left_out: int) -> Round:
+def judge(memory: FeatureBank, seen: Sequence[Seen], left_out: int) -> Round:
     """Compare photos of classes that a head knows with those of the classes left out, of which it says how many.
 
     The first split (valid) says what is strange; the last (test, if there is one) has the known photos that judge; all

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from flower_classifier.base.torchrun import local_world_size
 from flower_classifier.features.inputs import Inputs
-from flower_classifier.features.job_extraction import news_of, way_of
+from flower_classifier.features.job_extraction import new_model_or_split, numerics_key
 from flower_classifier.networks.job import EPOCH, FINE_TUNE, current_job, talking
 from flower_classifier.networks.threads import torch_threads
 from flower_classifier.training.state import TrainState
@@ -35,7 +35,9 @@ def learner_in_job(state: TrainState, train: Inputs) -> nn.Module:
     if job is None or not state.is_fine_tuning:
         return state.learner
     about = {"recipe": asdict(state.recipe), "finished": state.finished.to_plain(), "left out": list(train.bad)}
-    job.order({"do": FINE_TUNE, **about, "way": way_of(train.frozen), **news_of(train.frozen, train.split)})
+    job.order(
+        {"do": FINE_TUNE, **about, "way": numerics_key(train.frozen), **new_model_or_split(train.frozen, train.split)}
+    )
     return in_step(state, train.frozen.device)
 
 
@@ -75,7 +77,7 @@ def begin_epoch(learner: nn.Module, epoch: int) -> None:
 
 
 @contextlib.contextmanager
-def in_time(learner: nn.Module) -> Iterator[None]:
+def synchronised_step(learner: nn.Module) -> Iterator[None]:
     """Take a step while the other processes do: on a share of the cores. Raises LostError where one has ended."""
     if not is_in_step(learner):
         yield
@@ -84,7 +86,7 @@ def in_time(learner: nn.Module) -> Iterator[None]:
         yield
 
 
-def gradients_kept(learner: nn.Module, more_follow: bool) -> contextlib.AbstractContextManager[object]:
+def no_sync_unless_last(learner: nn.Module, more_follow: bool) -> contextlib.AbstractContextManager[object]:
     """Return the context of a backward: with `more_follow`, its gradients do not go to the other processes yet."""
     return learner.no_sync() if more_follow and is_in_step(learner) else contextlib.nullcontext()
 

@@ -53,7 +53,7 @@ OPTIONS = ("hidden_units", "views", "dropout", "weight_decay", "label_smoothing"
 
 
 @dataclass
-class Tried:
+class Trial:
     """A head that was tried, and what its best epoch reached."""
 
     settings: HeadSettings
@@ -81,7 +81,7 @@ class Tried:
         held_back = (-recipe.weight_decay, -one.dropout, -recipe.label_smoothing)
         return (sum(one.hidden_units), recipe.views, *held_back, recipe.learning_rate)
 
-    def behind(self, other: Tried) -> tuple[float, float]:
+    def loss_gap(self, other: Trial) -> tuple[float, float]:
         """Return by how much its loss is higher than another's, and the standard error of that."""
         differences = (self.losses - other.losses).double()
         if len(differences) < 2:
@@ -93,20 +93,20 @@ class Tried:
 class Outcome:
     """What a search has found: all heads with the lowest loss first."""
 
-    tried: list[Tried]
+    tried: list[Trial]
     seconds: float = 0.0
 
     @property
-    def chosen(self) -> Tried:
+    def chosen(self) -> Trial:
         """The simplest head within one standard error of the best."""
         return min(self.within, key=lambda one: (one.simplicity, one.loss))
 
     @property
-    def within(self) -> list[Tried]:
+    def within(self) -> list[Trial]:
         """The heads whose loss is within one standard error of the lowest."""
         best = self.tried[0]
-        behind = [(one, *one.behind(best)) for one in self.tried]
-        return [one for one, difference, error in behind if one is best or difference <= error]
+        loss_gap = [(one, *one.loss_gap(best)) for one in self.tried]
+        return [one for one, difference, error in loss_gap if one is best or difference <= error]
 
     @property
     def summary(self) -> str:
@@ -121,7 +121,7 @@ class Outcome:
         yield [*OPTIONS, "epoch", "valid_loss", "valid_accuracy", "behind_best", "standard_error", "chosen"]
         best, chosen = self.tried[0], self.chosen
         for one in self.tried:
-            difference, error = (0.0, 0.0) if one is best else one.behind(best)
+            difference, error = (0.0, 0.0) if one is best else one.loss_gap(best)
             numbers = [round(number, 5) for number in (one.loss, one.accuracy, difference, error)]
             yield [*map(shown, one.options.values()), one.epoch, *numbers, int(one is chosen)]
 
@@ -153,7 +153,7 @@ def search(
 
     `fixed`: values, by option, that all heads have. Raises InputError where no head is sound.
     """
-    tried = [Tried(settings) for settings in grid(recipe, fixed or {})]
+    tried = [Trial(settings) for settings in grid(recipe, fixed or {})]
     for view in range(max(one.settings.recipe.schedule.used for one in tried)):
         train.prepare(view)  # before the search, which Ctrl-C ends without stopping the run
     started = time.perf_counter()
@@ -173,9 +173,9 @@ def search(
     return Outcome(sorted(sound, key=lambda one: one.loss), time.perf_counter() - started)
 
 
-def shares(tried: Sequence[Tried], classifier: Classifier) -> Iterator[list[Tried]]:
+def shares(tried: Sequence[Trial], classifier: Classifier) -> Iterator[list[Trial]]:
     """Yield the heads in shares that have room in memory together; mostly that is all of them at once."""
-    share: list[Tried] = []
+    share: list[Trial] = []
     for one in tried:
         if share and sum(size_of(other, classifier) for other in [*share, one]) > MOST_NUMBERS:
             yield share
@@ -184,13 +184,13 @@ def shares(tried: Sequence[Tried], classifier: Classifier) -> Iterator[list[Trie
     yield share
 
 
-def size_of(one: Tried, classifier: Classifier) -> int:
+def size_of(one: Trial, classifier: Classifier) -> int:
     """Return how many parameters a head has, but for the biases."""
     widths = [classifier.feature_width, *one.settings.hidden_units, classifier.config.num_classes]
     return sum(inputs * outputs for inputs, outputs in itertools.pairwise(widths))
 
 
-def learn(members: Sequence[Tried], train: Inputs, valid: Inputs, classifier: Classifier, bar: Bar) -> None:
+def learn(members: Sequence[Trial], train: Inputs, valid: Inputs, classifier: Classifier, bar: Bar) -> None:
     """Train heads for all epochs, and keep of each what its best epoch reached."""
     recipe, device = members[0].settings.recipe, train.frozen.device
     groups = list(grouped(members, classifier, device))
@@ -208,11 +208,11 @@ def learn(members: Sequence[Tried], train: Inputs, valid: Inputs, classifier: Cl
 
 
 def grouped(
-    members: Sequence[Tried], classifier: Classifier, device: torch.device
-) -> Iterator[tuple[list[Tried], HeadStack]]:
+    members: Sequence[Trial], classifier: Classifier, device: torch.device
+) -> Iterator[tuple[list[Trial], HeadStack]]:
     """Yield heads of the same widths that see the same views, each group with the stack that they are trained in."""
 
-    def alike(one: Tried) -> tuple[tuple[int, ...], int]:
+    def alike(one: Trial) -> tuple[tuple[int, ...], int]:
         return one.settings.hidden_units, one.settings.recipe.views
 
     for (units, _), group in itertools.groupby(sorted(members, key=alike), key=alike):
@@ -222,7 +222,7 @@ def grouped(
         yield same, HeadStack(head, [one.settings for one in same], device)
 
 
-def judge(members: Sequence[Tried], stack: HeadStack, epoch: int, valid: Inputs) -> None:
+def judge(members: Sequence[Trial], stack: HeadStack, epoch: int, valid: Inputs) -> None:
     """Keep what heads reach on the validation photos, if it is better than before."""
     views = [whole(valid, view) for view in valid.frozen.config.answer_views]
     found = [

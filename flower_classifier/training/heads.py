@@ -183,7 +183,7 @@ SEED = 0
 LEAST_STEPS = 500  # of the optimizer: few photos are learned from in more epochs
 
 
-class PartHeads:
+class FoldHeads:
     """Linear heads on cached features, all of which learn at once.
 
     Linear ones learn in a fraction of the time that hidden layers take, and are as good at what is asked of them here

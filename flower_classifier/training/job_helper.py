@@ -26,7 +26,7 @@ def help_rank_0(gpu: bool) -> None:
     end_silently()
     with helping() as job:
         helper, tuner = Helper(job, choose_device(gpu)), None
-        while (order := job.next_order())["do"] != END:
+        while (order := job.receive_order())["do"] != END:
             helper.hear(order)
             if order["do"] == EXTRACT:
                 helper.extract(order)
@@ -42,7 +42,7 @@ class FineTuner:
     """A network that is fine-tuned in step with rank 0's, from where that stands."""
 
     def __init__(self, helper: Helper, order: Message) -> None:
-        helper.check_way(order["way"])
+        helper.check_numerics(order["way"])
         finished, second = Finished.from_plain(order["finished"]), FineTuning(**order["recipe"])
         first = Recipe(**{entry.name: getattr(second, entry.name) for entry in fields(Recipe)})
         identity, classifier = finished.identity, helper.frozen.classifier

@@ -16,19 +16,19 @@ from flower_classifier.base.errors import RunError, is_out_of_memory
 from flower_classifier.base.text import counted
 from flower_classifier.base.torchrun import rank
 from flower_classifier.features.batches import Batch
-from flower_classifier.features.inputs import Inputs, Seconds
+from flower_classifier.features.inputs import Inputs, Timings
 from flower_classifier.judging.evaluation import Evaluation, evaluate_on
 from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.networks.threads import threads_for, torch_threads
 from flower_classifier.training.ddp import (
     begin_epoch,
-    gradients_kept,
-    in_time,
     is_in_step,
     learner_in_job,
+    no_sync_unless_last,
     processes_of,
     sum_of_all,
+    synchronised_step,
 )
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
@@ -37,7 +37,7 @@ STEPS_UNSEEN = 50  # after which it is looked whether the loss is finite
 
 
 def fit(
-    state: TrainState, train: Inputs, valid: Inputs, on_epoch: Callable[[Row, Seconds], None] | None = None
+    state: TrainState, train: Inputs, valid: Inputs, on_epoch: Callable[[Row, Timings], None] | None = None
 ) -> None:
     """Train until the recipe's epochs are finished, or none gets better any more.
 
@@ -53,7 +53,7 @@ def fit(
             on_epoch(row, seconds)
 
 
-def run_epoch(state: TrainState, learner: nn.Module, train: Inputs, valid: Inputs) -> tuple[float, Evaluation, Seconds]:
+def run_epoch(state: TrainState, learner: nn.Module, train: Inputs, valid: Inputs) -> tuple[float, Evaluation, Timings]:
     """Train for one epoch; return the training loss, the average's answers to the validation photos, and the time."""
     recipe, epoch, before = state.recipe, state.epoch + 1, train.seconds
     recipe.prepare(train, epoch)
@@ -100,7 +100,7 @@ def train_one_epoch(
     with torch_threads(threads_for(learner, recipe.batch_size)):
         for step, (inputs, labels) in enumerate(batches, 1):  # (B, ...), (B,)
             size = min(recipe.batch_size, number - count) if is_in_step(learner) else len(labels)  # of the whole batch
-            with in_time(learner):
+            with synchronised_step(learner):
                 optimizer.zero_grad()
                 loss, most = backward(learner, inputs, labels, recipe, most or recipe.micro_batch(inputs.device), size)
                 total = total.to(loss) + loss * size
@@ -160,7 +160,7 @@ def add_gradients(
     parts = list(zip(inputs.split(most), labels.split(most), strict=True))
     for number, (some, their_labels) in enumerate(parts, 1):
         learner.train()  # each time: some of timm's networks keep what belongs to the last forward until then
-        with gradients_kept(learner, more_follow=number < len(parts)):
+        with no_sync_unless_last(learner, more_follow=number < len(parts)):
             with recipe.precision(inputs.device):
                 logits = learner(some)
             part = recipe.loss(logits.float(), their_labels)

@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 
 from flower_classifier.base.console import note, warn
 from flower_classifier.base.errors import InputError, RunError
-from flower_classifier.base.files import check_writable, keep_as, sync_folder
+from flower_classifier.base.files import check_writable, hardlink, sync_folder
 from flower_classifier.base.signals import signals_held
 from flower_classifier.base.text import first_few
 from flower_classifier.base.torchrun import job_name
@@ -39,7 +39,7 @@ from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.networks.checkpoint import save_checkpoint
 from flower_classifier.networks.safe_files import (
     check_digest,
-    damage_told,
+    errors_as_input_error,
     read_tensors,
     write_atomically,
 )
@@ -126,12 +126,12 @@ class RunFolder:
         self.begin()
         saved = read_tensors(self.last_path, mmap=False)  # training replaces the file while its tensors are used
         check_digest(self.last_path, saved)
-        with damage_told(self.last_path):
+        with errors_as_input_error(self.last_path):
             return Finished.from_plain(saved)
 
     def go_on(self, state: TrainState, saved: Finished, second: FineTuning | None = None) -> None:
         """Restore the state that was read here, in the second stage where it has one: what lies here is this run's."""
-        with damage_told(self.last_path):
+        with errors_as_input_error(self.last_path):
             state.restore(saved, second)
         self.mine, self.saved_epoch = True, state.epoch
 
@@ -177,7 +177,7 @@ class RunFolder:
             return
         with signals_held():
             if not self.has_saved:
-                self.make_room()
+                self.archive_previous_run()
             write_atomically(self.last_path, state.finished.to_plain())
             with contextlib.suppress(OSError):  # without it, a job that is started again only begins anew
                 if name := job_name():
@@ -191,7 +191,7 @@ class RunFolder:
         """Return the best earlier run here: of those with these validation photos (a fingerprint), if there are any."""
         return best_earlier(self.folder, valid)
 
-    def make_room(self) -> None:
+    def archive_previous_run(self) -> None:
         """Keep what an earlier run has left here: its checkpoint may be better than what this run will reach.
 
         Of this run's own earlier part, the report goes.
@@ -200,7 +200,7 @@ class RunFolder:
             reports = self.find_reports(self.checkpoint_path, self.mine)
             if self.mine:
                 remove_told(reports, self.folder)
-            elif place := put_aside(self.checkpoint_path, self.folder, reports):
+            elif place := archive_run(self.checkpoint_path, self.folder, reports):
                 note(f"what an earlier run left here is kept in {place}")
         except OSError as error:
             raise RunError(f"cannot write to {error.filename}: {error.strerror}") from error
@@ -255,7 +255,7 @@ class EarlierRun:
         return self.folder / "checkpoint.pth"
 
 
-def put_aside(checkpoint: Path, run: Path, reports: Iterable[Path]) -> Path | None:
+def archive_run(checkpoint: Path, run: Path, reports: Iterable[Path]) -> Path | None:
     """Move what an earlier run has left to the next number; return where it is kept, or None if there was nothing.
 
     `reports` are the files and folders that reports on it consist of. Whatever else lies there stays: run/ may be a
@@ -276,7 +276,7 @@ def put_aside(checkpoint: Path, run: Path, reports: Iterable[Path]) -> Path | No
     for path in kept:
         second = beginning / path.relative_to(checkpoint.parent)
         second.parent.mkdir(parents=True, exist_ok=True)
-        keep_as(path, second)
+        hardlink(path, second)
     beginning.rename(place)
     sync_folder(place.parent)
     remove(going)
@@ -315,7 +315,7 @@ def best_earlier(run: Path, valid: str) -> EarlierRun | None:
         folder = run / EARLIER / number
         state, checkpoint = folder / "run" / "last.pth", folder / "checkpoint.pth"
         try:
-            with damage_told(folder):
+            with errors_as_input_error(folder):
                 finished, written = Finished.from_plain(read_tensors(state)), read_tensors(checkpoint)
                 best = written["history"][written["training"]["epoch"] - 1]
                 # A run that was killed while it saved may have left a state beside another run's checkpoint

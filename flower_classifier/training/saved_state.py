@@ -11,7 +11,7 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.judging.calibration import calibrate, scores_of
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Row, what_to_do
-from flower_classifier.networks.feature_bank import Memory
+from flower_classifier.networks.feature_bank import FeatureBank
 from flower_classifier.networks.safe_files import Plain
 
 FORMAT_VERSION = 6  # of last.pth; the only one that is read
@@ -79,7 +79,7 @@ class Best:
     found: float | None = None  # the temperature that an earlier process found from them
     found_scores: list[float] | None = None  # those for sets, that an earlier process found from them
     results: Plain = field(default_factory=dict)  # what it is worth, by split, once that is known
-    memory: Memory | None = None  # of the training photos, once that is known
+    memory: FeatureBank | None = None  # of the training photos, once that is known
     stranger_scores: torch.Tensor | None = None  # of the validation photos, beside the memory
 
     @functools.cached_property
@@ -151,7 +151,7 @@ class Finished:
             found=saved["temperature"],
             found_scores=saved["set_scores"],
             results=saved["results"],
-            memory=Memory(**saved["memory"]) if saved["memory"] else None,
+            memory=FeatureBank(**saved["memory"]) if saved["memory"] else None,
             stranger_scores=saved["stranger_scores"],
         )
         parts = {entry.name: saved[entry.name] for entry in fields(cls)}

@@ -15,7 +15,7 @@ from flower_classifier.base.text import counted, first_few
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier
-from flower_classifier.networks.feature_bank import Memory
+from flower_classifier.networks.feature_bank import FeatureBank
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.training.recipe import FineTuning, Recipe, balanced
 from flower_classifier.training.saved_state import Best, Finished, Identity, Tensors, rank
@@ -69,7 +69,7 @@ def kept(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
-def put_back(module: nn.Module, tensors: Tensors) -> None:
+def load_learned(module: nn.Module, tensors: Tensors) -> None:
     """Load what `learned` has returned. Raises ValueError or RuntimeError for tensors that are another module's."""
     if tensors.keys() != set(names_of_learned(module)):
         raise ValueError("the tensors are another model's")
@@ -224,20 +224,20 @@ class TrainState:
             for name, moment in state.items():
                 if moment.dim():  # in the parameter's memory format, without which a fused step would mix numbers up
                     state[name] = torch.empty_like(parameter).copy_(moment)
-        put_back(self.learner, saved.learner)
-        put_back(self.average, saved.average)
+        load_learned(self.learner, saved.learner)
+        load_learned(self.average, saved.average)
         names = self.finished.category_names or saved.category_names
         self.finished = replace(saved, settings=self.finished.settings, category_names=names)
 
     def load_best(self) -> None:
         """Put the best epoch's tensors into the learner."""
-        put_back(self.learner, self.best.learned)
+        load_learned(self.learner, self.best.learned)
 
     def keep_answers(self, valid: Evaluation) -> None:
         """Keep the best epoch's answers to the validation photos, from which its temperature is found."""
         self.finished = replace(self.finished, best=replace(self.best, valid=valid))
 
-    def keep_memory(self, memory: Memory | None, stranger_scores: torch.Tensor | None = None) -> None:
+    def keep_memory(self, memory: FeatureBank | None, stranger_scores: torch.Tensor | None = None) -> None:
         """Keep where the best epoch's network sees the training photos, and how strange the validation photos are."""
         best = replace(self.best, memory=memory, stranger_scores=stranger_scores)
         self.finished = replace(self.finished, best=best)

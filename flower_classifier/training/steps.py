@@ -14,7 +14,7 @@ from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.evaluation import Evaluation, looking, summary
 from flower_classifier.judging.strangers import stranger_scores
 from flower_classifier.networks.devices import PRECISION
-from flower_classifier.networks.feature_bank import Memory, balanced_sample, remember, room_for
+from flower_classifier.networks.feature_bank import FeatureBank, balanced_sample, capacity, remember
 from flower_classifier.photos.splits import Splits
 from flower_classifier.training.recipe import second_recipe
 from flower_classifier.training.run_folder import RunFolder
@@ -121,10 +121,10 @@ def keep_memory(state: TrainState, train: Inputs, valid: Inputs, on_valid: Evalu
         state.keep_memory(memory, stranger_scores(memory, features, on_valid.at(state.best.temperature)))
 
 
-def memory_of(state: TrainState, train: Inputs) -> Memory:
+def memory_of(state: TrainState, train: Inputs) -> FeatureBank:
     """Return what there is room to remember of the training photos."""
     photos, labels = [train.split.photos[index] for index in train.used], train.labels.tolist()
-    axes, number = room_for(state.classifier.feature_width, photos)
+    axes, number = capacity(state.classifier.feature_width, photos)
     chosen = balanced_sample(labels, number)
     known = [labels[place] for place in chosen], [photos[place] for place in chosen]
     return remember(looking(state.learner, train, chosen), *known, axes)
