@@ -70,7 +70,7 @@ browser:
 	echo "There is no Chromium with its driver, and apt cannot install it here: the tests of the page will be skipped."
 
 runtime: setup
-	$(BIN)/python -m flower_classifier.export.vendoring
+	$(BIN)/python tools/vendoring.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The exercise's verbs for photos: load them, look at them, make a network's input of them.
+"""The exercise's verbs for photos: load them, look at them, turn them into a network's input.
 
     data = load_data("flowers", "cat_to_name.json")
     show_photos(data)
@@ -10,8 +10,6 @@ torch.
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,55 +17,20 @@ import numpy as np
 from PIL import Image
 
 from flower_classifier.base.console import speaking
-from flower_classifier.base.text import counted, first_few, printable
+from flower_classifier.base.text import printable
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.photos import demo
 from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.images import load_image
-from flower_classifier.photos.splits import Split, Splits, load_splits
+from flower_classifier.photos.splits import Data, load_splits
 from flower_classifier.photos.views import Preprocessing, open_views
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# What most of torchvision's networks expect: photos of this size, with ImageNet's mean and standard deviation
+# What most of torchvision's networks expect: photos of this size, normalised by ImageNet's mean and deviation
 IMAGENET = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
 PHOTO_SIDE = 280  # pixels of a photo's shorter side that a grid can show
-
-
-@dataclass(frozen=True)
-class Data:
-    """A folder of labelled photos: what to learn from, what to choose by, and what to be judged on."""
-
-    splits: Splits
-    category_names: dict[str, str]  # class folder -> what people call it
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class folders, in the order of the labels."""
-        return self.splits.classes
-
-    @property
-    def names(self) -> list[str]:
-        """What people call the classes, in the same order."""
-        return [self.category_names.get(name, name) for name in self.classes]
-
-    @property
-    def judged(self) -> Split:
-        """The photos that tell what a model is worth: test photos, and without any the validation photos."""
-        return self.splits.test or self.splits.valid
-
-    def __str__(self) -> str:
-        parts = [self.splits.train, self.splits.valid, self.splits.test]
-        numbers = ", ".join(f"{len(part):,} {part.spoken}" for part in parts if part)
-        sizes = Counter(self.splits.train.labels)
-        by_size = sorted(range(len(self.classes)), key=lambda label: sizes[label])
-        least, most = (f"{printable(self.names[label])} ({sizes[label]:,})" for label in (by_size[0], by_size[-1]))
-        return (
-            f"{counted(len(self.classes), 'class', 'classes')}: {first_few([printable(name) for name in self.names])}\n"
-            f"photos: {numbers}\n"
-            f"training photos of a class: fewest of {least}, most of {most}"
-        )
 
 
 def load_data(

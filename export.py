@@ -63,11 +63,12 @@ def checked_model(checkpoint: Checkpoint) -> bytes:
     """Return the checkpoint's network as ONNX. Raises RunError where onnxruntime does not answer as torch does."""
     network = WholeNetwork(checkpoint)
     model = onnx_of(network, checkpoint.preprocessing.crop_size)
-    found = compare(network, model, checkpoint.preprocessing)
-    told = f"logits differ by {found.difference:.1e} at most, {found.same} of {found.photos} have the same first class"
-    if not found.holds:
-        raise RunError(f"onnxruntime does not answer as torch does ({told}): nothing is written; please report it")
-    note(f"onnxruntime answers as torch does: of {found.photos} drawn photos, {told}")
+    comparison = compare(network, model, checkpoint.preprocessing)
+    same = f"{comparison.same} of {comparison.photos} have the same first class"
+    summary = f"logits differ by {comparison.difference:.1e} at most, {same}"
+    if not comparison.holds:
+        raise RunError(f"onnxruntime does not answer as torch does ({summary}): nothing is written; please report it")
+    note(f"onnxruntime answers as torch does: of {comparison.photos} drawn photos, {summary}")
     return model
 
 

@@ -59,18 +59,18 @@ PHOTO_SIDE = 1024  # pixels of a photo's shorter side that the picture of a pred
 
 @dataclass(repr=False)
 class Model:
-    """A classifier, what its outputs are called, and how it came about. Training changes it in place."""
+    """A classifier, the names of its classes, and how it was trained. Training changes it in place."""
 
     classifier: Classifier
-    frozen: FrozenBackbone  # what of it does not learn, on the device where all of it runs
+    frozen: FrozenBackbone  # the part that does not learn, on the device where the whole classifier runs
     classes: tuple[str, ...]  # class folders, in the order of the logits
     category_names: dict[str, str] = field(default_factory=dict)  # class folder -> what people call it
     training: Plain = field(default_factory=dict)  # weights, epochs, learning_rate, …
     history: list[Row] = field(default_factory=list)  # one row per epoch of the last training
-    temperature: float = 1.0  # by which logits are divided before they become probabilities
-    set_scores: list[float] = field(default_factory=list)  # by which sets of classes are made
-    memory: FeatureBank | None = None  # of the photos that it was trained on
-    stranger_scores: torch.Tensor | None = None  # by which photos of something else are told
+    temperature: float = 1.0  # divides the logits before they become probabilities
+    set_scores: list[float] = field(default_factory=list)  # validation scores for prediction sets
+    memory: FeatureBank | None = None  # the features of the photos that it was trained on
+    stranger_scores: torch.Tensor | None = None  # validation scores for out-of-distribution detection
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -79,7 +79,7 @@ class Model:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """All of it as it goes into a file. The tensors are the model's own, not copies."""
+        """The model as it goes into a file. The tensors are the model's own, not copies."""
         return Checkpoint(
             model=self.classifier.config,
             preprocessing=self.preprocessing,
@@ -96,11 +96,11 @@ class Model:
 
     @functools.cached_property
     def predictor(self) -> Predictor:
-        """What answers for the model, as it is now."""
+        """The predictor of the model as it is now."""
         return Predictor(self.checkpoint, self.frozen.device)
 
     def take(self, trained: Checkpoint) -> None:
-        """Become what training has made of it. The classifier must hold the same tensors already."""
+        """Take over what training has produced. The classifier must hold the same tensors already."""
         self.training, self.history, self.temperature = trained.training, trained.history, trained.temperature
         self.set_scores, self.memory = trained.set_scores, trained.memory
         self.stranger_scores = trained.stranger_scores
@@ -109,10 +109,10 @@ class Model:
     def __repr__(self) -> str:
         config = self.classifier.config
         numbers = sum(parameter.numel() for parameter in self.classifier.learner.parameters())
-        what = "its head of {:,} parameters learns" if self.classifier.starts_frozen else "{:,} parameters"
+        template = "its head of {:,} parameters learns" if self.classifier.starts_frozen else "{:,} parameters"
         trained = f"trained for {counted(len(self.history), 'epoch')}" if self.history else "not trained yet"
         classes = counted(len(self.classes), "class", "classes")
-        return f"{config.arch} on {self.frozen.device} for {classes}: {what.format(numbers)}; {trained}"
+        return f"{config.arch} on {self.frozen.device} for {classes}: {template.format(numbers)}; {trained}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,10 +143,10 @@ def build_model(
 
     `arch`: any classification model of torchvision or timm, or the small "cnn", which learns from scratch.
     `hidden_units`: the width of the head's hidden layer, or several widths, or 0 for none; without it what suits the
-    architecture. `weights`: a name of theirs, a file, or "none" for random ones; without it the best. `image_size`
-    (pixels) is for cnn and timm's models. `mirror`: answers are means over a photo and its mirror image. The arguments
-    are the options of train.py. Raises InputError for a value that does not fit, RunError where the weights cannot be
-    downloaded.
+    architecture. `weights`: the library's name of them, a file, or "none" for random ones; without it the best.
+    `image_size` (pixels) is for cnn and timm's models. `mirror`: answers are means over a photo and its mirror image.
+    The arguments are the options of train.py. Raises InputError for a value that does not fit, RunError where the
+    weights cannot be downloaded.
     """
     units = widths(hidden_units)
     root = data.splits.train.root
@@ -155,8 +155,8 @@ def build_model(
         device = choose_device(gpu)
         with own_randomness(device):
             settings = (units, dropout, image_size, seed, mirror)
-            classifier, chosen = new_classifier(arch, len(data.classes), weights, *settings)
-        training = {"weights": chosen.name, **({"licence": chosen.licence} if chosen.licence else {})}
+            classifier, used_weights = new_classifier(arch, len(data.classes), weights, *settings)
+        training = {"weights": used_weights.name, **({"licence": used_weights.licence} if used_weights.licence else {})}
         return Model(classifier, place(classifier, device), data.classes, data.category_names, training)
 
 
@@ -224,7 +224,7 @@ def train_model(
 
 
 def evaluate_model(model: Model, data: Data) -> Results:
-    """Let a model name the test photos, which training never saw, and compare; without any, the validation photos.
+    """Evaluate a model on the test photos, which training never saw, or without any on the validation photos.
 
     `print(evaluate_model(model, data))` shows what train.py shows at its end. Raises UnusablePhotosError for photos
     that cannot be opened, InputError for a model whose weights are broken.
@@ -296,8 +296,8 @@ def show_prediction(
 ) -> Image.Image:
     """Return a picture of a photo beside bars for its likeliest classes.
 
-    With `heatmap`, places of the photo that speak for the likeliest class are bright. Raises ImageError for a photo
-    that cannot be opened.
+    With `heatmap`, regions that speak for the likeliest class are bright. Raises ImageError for a photo that cannot be
+    opened.
     """
     from flower_classifier.report.figures import image_of
     from flower_classifier.report.pictures import draw_prediction
@@ -353,14 +353,14 @@ def show_mistakes(results: Results) -> Image.Image | None:
 
 
 def check_classes(model: Model, data: Data) -> None:
-    """Raise InputError where the classes of the data are not the model's, in the same order."""
+    """Raise InputError unless the data has the model's classes in the same order."""
     if model.classes != data.classes:
         ours, theirs = (counted(len(names), "class", "classes") for names in (model.classes, data.classes))
         raise InputError(f"the model was built for other classes ({ours}) than the data has ({theirs}): build another")
 
 
 def widths(hidden_units: int | Sequence[int] | None) -> tuple[int, ...] | None:
-    """Return the widths of the hidden layers; 0 is none, and None stays what suits the architecture."""
+    """Return the widths of the hidden layers: () for 0; None stays None, for the architecture's default."""
     if hidden_units is None:
         return None
     given = (hidden_units,) if isinstance(hidden_units, int) else tuple(hidden_units)
@@ -372,9 +372,9 @@ def open_cache() -> FeatureCache:
     return FeatureCache(TrainConfig.cache_dir, limit=TrainConfig.cache_limit * 1e9)
 
 
-def refuse_bad(*inputs: Inputs | None) -> None:
+def refuse_bad(*splits: Inputs | None) -> None:
     """Raise UnusablePhotosError where there are photos that cannot be opened."""
-    if errors := [error for part in inputs if part for error in part.errors]:
+    if errors := [error for inputs in splits if inputs for error in inputs.errors]:
         raise UnusablePhotosError(errors)
 
 

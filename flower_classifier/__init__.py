@@ -53,8 +53,8 @@ def load(path: str | Path, gpu: bool = False, category_names: str | Path | None 
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("flower_classifier."):
             raise
-        told = "this copy of the package, in an exported folder, reads such folders alone"
-        raise InputError(f"{path}: {told}") from None
+        reason = "this copy of the package, in an exported folder, reads such folders alone"
+        raise InputError(f"{path}: {reason}") from None
     checkpoint = load_checkpoint(path)
     stored = load_category_names(names, checkpoint.classes, checkpoint.category_names)
     return Predictor(checkpoint, choose_device(gpu), stored)

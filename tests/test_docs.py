@@ -63,8 +63,8 @@ def test_every_page_is_linked_from_the_readme():
     assert linked == {f"docs/{page.name}" for page in PAGES[1:]}
 
 
-def test_the_readme_shows_every_room():
-    shown = re.findall(r"^      (\w+)/ ", read("README.md"), re.MULTILINE)
+def test_the_page_for_contributors_shows_every_room():
+    shown = re.findall(r"^      (\w+)/ ", read("docs/contributing.md"), re.MULTILINE)
     assert sorted(shown) == sorted(path.parent.name for path in (PROJECT / "flower_classifier").glob("*/__init__.py"))
 
 

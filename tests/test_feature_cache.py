@@ -213,15 +213,15 @@ def test_a_run_killed_while_extracting_is_continued_not_repeated(data, tmp_path,
 def test_a_full_disk_is_a_warning_and_the_run_goes_on_in_memory(data, tmp_path):
     """A real refusal by the system: no file may grow beyond 64 kB while features are computed."""
     code = (
-        "import resource, signal, sys, train\n"
+        "import resource, signal, sys, train; from flower_classifier.training import steps\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "whole = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
-        "prepare_inputs = train.prepare_inputs\n"
+        "prepare_inputs = steps.prepare_inputs\n"
         "def limited(*arguments):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, whole[1]))\n"
         "    try: return prepare_inputs(*arguments)\n"
         "    finally: resource.setrlimit(resource.RLIMIT_FSIZE, whole)\n"
-        "train.prepare_inputs = limited\n"
+        "steps.prepare_inputs = limited\n"
         "train.main(sys.argv[1:])"
     )
     arguments = (data, *QUICK, "--epochs", 1, "--cache_dir", tmp_path / "cache")

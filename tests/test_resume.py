@@ -319,10 +319,11 @@ def test_resuming_with_other_photos_left_out_is_refused(train_into, run, flowers
 def test_a_photo_that_turns_bad_between_views_stops_the_run_resumably(data_of, run, train_into, tmp_path):
     data, photo = data_of
     code = (
-        "import sys, train; from pathlib import Path; photo = Path(sys.argv.pop())\n"
-        "line, size = train.epoch_line, photo.stat().st_size\n"
-        "train.epoch_line = lambda *what: (photo.write_bytes(bytes(size)), line(*what))[1]\n"
-        "train.program.run(lambda: train.main(sys.argv[1:]))"
+        "import sys, train; from flower_classifier.training import steps\n"
+        "from pathlib import Path; photo = Path(sys.argv.pop())\n"
+        "line, size = steps.epoch_line, photo.stat().st_size\n"
+        "steps.epoch_line = lambda *what: (photo.write_bytes(bytes(size)), line(*what))[1]\n"
+        "train.process.run(lambda: train.main(sys.argv[1:]))"
     )
     options = [*QUICK, "--epochs", 4, "--no_cache", "--save_dir", tmp_path / "out"]
     whole = photo.read_bytes()
@@ -340,13 +341,14 @@ def test_a_photo_that_is_replaced_between_views_is_named(data_of, tmp_path):
     """The views before show the old one, those after the new one; a photo that is only touched by a backup is not."""
     data, photo = data_of
     code = (
-        "import os, sys, train; from pathlib import Path; photo = Path(sys.argv.pop())\n"
-        "line, others = train.epoch_line, sorted(photo.parent.iterdir())\n"
+        "import os, sys, train; from flower_classifier.training import steps\n"
+        "from pathlib import Path; photo = Path(sys.argv.pop())\n"
+        "line, others = steps.epoch_line, sorted(photo.parent.iterdir())\n"
         "def replaced(row, epochs):\n"
         "    if row['epoch'] == 2: photo.write_bytes(others[-1].read_bytes()); others[2].chmod(0o600)\n"
         "    return line(row, epochs)\n"
-        "train.epoch_line = replaced\n"
-        "train.program.run(lambda: train.main(sys.argv[1:]))"
+        "steps.epoch_line = replaced\n"
+        "train.process.run(lambda: train.main(sys.argv[1:]))"
     )
     for number, cache in enumerate((["--no_cache"], ["--cache_dir", tmp_path / "cache"])):
         options = [*QUICK, "--views", 6, "--epochs", 6, *cache, "--save_dir", tmp_path / f"{number}"]

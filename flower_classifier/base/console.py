@@ -1,7 +1,7 @@
 """Notes, warnings and progress bars.
 
-Everything is said through the logger `flower_classifier`, so a program that imports the package decides what becomes
-of it. The commands say `with speaking():`, which shows it all on stderr.
+All messages go through the logger `flower_classifier`, so a program that imports the package decides what becomes of
+them. The commands show them on stderr, by `with speaking():`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from flower_classifier.base.torchrun import rank
 
 Batch = TypeVar("Batch", bound=tuple[Sized, ...])
 USUAL_TERMINAL = (80, 24)  # columns and rows
-SETTLE = 0.005  # seconds in which the reader of a pipe, `tee` say, has shown what came through it
+SETTLE = 0.005  # seconds that the reader of a pipe, such as `tee`, needs to show what came through it
 
 log = logging.getLogger("flower_classifier")
-bars: weakref.WeakSet[Bar] = weakref.WeakSet()  # that are under way
+bars: weakref.WeakSet[Bar] = weakref.WeakSet()  # the progress bars that are not finished
 
 
 def note(message: str) -> None:
@@ -42,7 +42,7 @@ class StderrHandler(logging.Handler):
     """Prints messages to whatever stderr is at that moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message; a warning says that it is one. Where nobody can read it, work goes on all the same."""
+        """Print one message, and "warning: " before a warning. If nobody can read it, the work goes on."""
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         with contextlib.suppress(OSError):  # the terminal is closed, the reader of a pipe is gone
             clear_bars()
@@ -54,7 +54,7 @@ def speaking() -> Iterator[None]:
     """Show messages and progress bars on stderr: for a command, which has the terminal to itself."""
     handler, level, propagates = StderrHandler(), log.level, log.propagate
     log.addHandler(handler)
-    log.setLevel(logging.INFO if rank() == 0 else logging.CRITICAL)  # of a job's processes one alone speaks
+    log.setLevel(logging.INFO if rank() == 0 else logging.CRITICAL)  # only rank 0 of a job speaks
     log.propagate = False  # else a handler of the root logger would say everything a second time
     try:
         yield
@@ -74,14 +74,14 @@ def bars_are_shown() -> bool:
     return is_speaking() and rank() == 0 and sys.stderr.isatty()
 
 
-def progress(total: int | None, what: str, unit: str, hidden: bool = False, scaled: bool = False, done: int = 0) -> Bar:
-    """Return a progress bar with rate and time left: silent off a terminal and for work done within a second.
+def progress(total: int | None, task: str, unit: str, hidden: bool = False, scaled: bool = False, done: int = 0) -> Bar:
+    """Return a progress bar with rate and time left: it stays hidden off a terminal, and in the first second.
 
-    `scaled`: thousands as k, M and G. `done`: what an earlier run has done of `total`, which the rate leaves out.
+    `scaled`: thousands as k, M and G. `done`: how much of `total` an earlier run has done; the rate leaves it out.
     """
     bar = bar_class()(
         total=total,
-        desc=what,
+        desc=task,
         unit=f" {unit}s",
         unit_scale=scaled,
         initial=done,
@@ -99,11 +99,11 @@ def bar_class() -> type[Bar]:
     """Return the class of the progress bars."""
     try:
         from tqdm import tqdm  # here: `--help` needs none
-    except ImportError:  # an exported folder does without
+    except ImportError:  # an exported folder needs no tqdm
         return Bar
 
     class ShownBar(tqdm, Bar):
-        """A bar that makes way for results, and is back with its next update."""
+        """A bar that makes way for results, and comes back with its next update."""
 
         monitor_interval = 0  # no thread that watches over the bars: with miniters=1 they need none
         drawn = made_way = False
@@ -132,7 +132,7 @@ def bar_class() -> type[Bar]:
 
 
 class Bar:
-    """What this package asks of a progress bar. This one shows nothing: it serves where tqdm is not installed."""
+    """The interface of a progress bar. This class shows nothing; it is used if tqdm is not installed."""
 
     def __init__(self, **options: object) -> None:
         pass
@@ -156,14 +156,14 @@ class Bar:
 def clear_bars() -> None:
     """Take the progress bars off the terminal before something else is printed there; updating one brings it back.
 
-    What goes through a pipe may be shown by its reader, on the same terminal and a moment later.
+    The reader of a pipe may show the output on the same terminal, a moment later.
     """
     for bar in bars:
         bar.make_way(settle=SETTLE)
 
 
 def may_share_terminal(results: TextIO | None) -> bool:
-    """Say whether what is written to a stream may appear among the bars: it does not in a file."""
+    """Say whether a stream may appear on the terminal of the bars: it may, unless it is a file."""
     try:
         return results is not None and not stat.S_ISREG(os.fstat(results.fileno()).st_mode)
     except (AttributeError, OSError, ValueError):  # closed, or no stream of the system's
@@ -171,17 +171,17 @@ def may_share_terminal(results: TextIO | None) -> bool:
 
 
 def room_for_bars(terminal: TextIO) -> tuple[int, int]:
-    """Return the columns and rows of a terminal, less one each; one that does not know its size has the usual."""
+    """Return the columns and rows of a terminal, less one each; an unknown size counts as the usual one."""
     try:
-        known: tuple[int, int] = os.get_terminal_size(terminal.fileno())
+        size: tuple[int, int] = os.get_terminal_size(terminal.fileno())
     except (AttributeError, OSError, ValueError):  # closed, or no stream of the system's
-        known = (0, 0)
-    columns, rows = (size or usual for size, usual in zip(known, USUAL_TERMINAL, strict=True))
+        size = (0, 0)
+    columns, rows = (length or usual for length, usual in zip(size, USUAL_TERMINAL, strict=True))
     return columns - 1, rows - 1
 
 
 def watched(batches: Iterable[Batch], bar: Bar, processes: int = 1) -> Iterator[Batch]:
-    """Pass batches on, moving the bar by the length of each when it has been worked on: in so many processes."""
+    """Yield the batches; after each, advance the bar by its length times `processes`."""
     for batch in batches:
         yield batch
         bar.update(len(batch[0]) * processes)

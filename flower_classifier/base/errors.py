@@ -1,15 +1,15 @@
-"""Errors that a person is told of in a line, without a traceback; also where an optional package is missing."""
+"""Errors that a person sees as one line, without a traceback; and the check for missing packages."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
 
-EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2  # what a command ends with for the one and the other
+EXIT_FAILED, EXIT_WRONG_INPUT = 1, 2  # exit codes for RunError and InputError
 
 
 class UserError(Exception):
-    """Something that a person can do something about: what, where, and what to do.
+    """An error that a person can mend. The message says what is wrong, where, and what to do.
 
     `option` is the name of the setting that the message begins with, such as "top_k". A program reads
     `top_k must be at least 1`; the commands show it as the flag that was typed: `--top_k must be at least 1`.
@@ -40,7 +40,7 @@ OF_A_GPU = ("cuda", "cublas", "cudnn", "mps", "hip", *NO_WORKSPACE)  # words in 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Recognise a lack of memory: torch says it with a RuntimeError on the CPU, with a kind of its own on a GPU."""
+    """Recognise a lack of memory: torch raises a RuntimeError for it on the CPU, and a class of its own on a GPU."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in (*NO_MEMORY, *NO_WORKSPACE))
 
 
@@ -58,7 +58,7 @@ NEEDED_TO_EXPORT = ("onnx", "onnxscript", "onnxruntime")  # beside requirements.
 
 
 def check_installed(needed: Sequence[str]) -> None:
-    """Raise RunError where a package is missing without which nothing runs: before its import ends in a traceback."""
+    """Raise RunError if a needed package is missing, before its import ends in a traceback."""
     if missing := [name for name in needed if not is_installed(name)]:
         names = " ".join("pillow" if name == "PIL" else name for name in missing)
         how = "-r requirements.txt" if set(missing) & set(NEEDED) - set(NEEDED_BY_EXPORTED) else names

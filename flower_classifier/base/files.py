@@ -1,4 +1,4 @@
-"""Files and folders, whatever is in them: forced to the disk, kept under a second name, found to be writable."""
+"""Files and folders, whatever is in them: force them to the disk, give them a second name, check for write access."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flower_classifier.base.errors import InputError
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a rename to the disk; where folders cannot be opened (Windows) the system does without."""
+    """Force a rename to the disk; do nothing where folders cannot be opened (Windows)."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_DIRECTORY)
         try:
@@ -26,7 +26,7 @@ def sync_folder(folder: Path) -> None:
 def write_whole(path: Path, data: bytes, writer: str = "") -> None:
     """Write a file whole or not at all: `path` holds what it held before, or all of the data. Raises OSError.
 
-    `writer`: what tells this process from others that may write the same file at the same time.
+    `writer`: a name for this process, unlike those of others that may write the same file at the same time.
     """
     temporary = path.with_name(f".{path.name[:50]}{writer}.tmp")  # a name may already be as long as names can be
     try:
@@ -46,7 +46,7 @@ def sha256_of(data: bytes) -> str:
 
 
 def hardlink(path: Path, aside: Path) -> bool:
-    """Give a file a second name, if there is one; under its own it stays until something new replaces it."""
+    """Give a file the second name `aside`, beside its first; return False if there is no such file."""
     if not path.is_file():
         return False
     temporary = aside.with_name(f".{aside.name}.tmp")

@@ -25,7 +25,7 @@ import re
 import sys
 import textwrap
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -54,7 +54,7 @@ class Option:
     choices: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()  # other names, bare: "lr" for --lr, "0" for -0
     unset: str | None = None  # what a default of None stands for, in words
-    endings: tuple[str, ...] = ()  # of a positional argument's file, by which it is known where another is missing
+    endings: tuple[str, ...] = ()  # of this argument's file; they tell which of two positional arguments was left out
 
 
 def option(
@@ -94,7 +94,7 @@ class OptionSpec:
 
     @property
     def positional(self) -> bool:
-        """Whether it is known by its place on the command line."""
+        """Whether it is a positional argument."""
         return self.default is MISSING
 
     @property
@@ -112,9 +112,9 @@ class OptionSpec:
         option, numbers = self.option, value if self.several else (value,)
         if option.most is not None and len(numbers) > option.most:
             raise InputError(f"must be at most {option.most} numbers, not {len(numbers)}", self.name)
-        if option.limits and not all(option.limits.allow(number) for number in numbers):
-            wanted = f"{option.limits}, or 0 for none" if self.several else option.limits
-            raise InputError(f"must be {wanted}, not {reason_of(' '.join(map(str, numbers)))}", self.name)
+        if option.limits and not all(map(option.limits.allow, numbers)):
+            allowed = f"{option.limits}, or 0 for none" if self.several else option.limits
+            raise InputError(f"must be {allowed}, not {reason_of(' '.join(map(str, numbers)))}", self.name)
         if option.choices and value not in option.choices:
             raise InputError(f"must be one of {', '.join(option.choices)}, not {reason_of(value)}", self.name)
 
@@ -123,17 +123,17 @@ class OptionSpec:
 def settings_of(settings_class: type[DataclassInstance]) -> tuple[OptionSpec, ...]:
     """Return the options of a settings class, in order."""
     kinds = get_type_hints(settings_class)
-    found = []
-    for known in fields(settings_class):
-        if known.name == TYPED:
+    specs = []
+    for attribute in fields(settings_class):
+        if attribute.name == TYPED:
             continue
-        kind = kinds[known.name]
+        kind = kinds[attribute.name]
         if isinstance(kind, UnionType):  # `int | None`: not given, or an int
-            (kind,) = (part for part in get_args(kind) if part is not NoneType)
+            (kind,) = (member for member in get_args(kind) if member is not NoneType)
         several = get_origin(kind) is tuple
         kind = get_args(kind)[0] if several else kind
-        found.append(OptionSpec(known.name, kind, several, known.default, known.metadata["option"]))
-    return tuple(found)
+        specs.append(OptionSpec(attribute.name, kind, several, attribute.default, attribute.metadata["option"]))
+    return tuple(specs)
 
 
 def given_by(settings: DataclassInstance) -> Values:
@@ -142,7 +142,7 @@ def given_by(settings: DataclassInstance) -> Values:
 
 
 def check(settings: DataclassInstance) -> None:
-    """Raise InputError, naming the option, for the first value out of its limits. None is one that was not given."""
+    """Raise InputError, naming the option, for the first value out of its limits. None means: not given."""
     for setting in settings_of(type(settings)):
         value = getattr(settings, setting.name)
         if value is not None:
@@ -159,7 +159,7 @@ def parse(settings_class: type[Settings], prog: str, doc: str | None, argv: Sequ
     """
     typed = build_parser(settings_class, prog, doc).parse(argv)
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in typed.items()}
-    if any(known.name == TYPED for known in fields(settings_class)):
+    if any(attribute.name == TYPED for attribute in fields(settings_class)):
         values[TYPED] = frozenset(typed)
     return settings_class(**values)
 
@@ -198,65 +198,10 @@ def add(setting: OptionSpec, group: argparse._ArgumentGroup, parser: Parser) -> 
 def parse_numbers(text: str, kind: Callable[[str], object]) -> tuple[object, ...]:
     """Parse `512`, `512,256` or `0` (none)."""
     try:
-        numbers = tuple(kind(number) for number in text.split(","))
+        numbers = tuple(kind(word) for word in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} should be numbers, such as 512 or 512,256") from None
     return () if numbers == (0,) else numbers
-
-
-# ----------------------------------------------------------------------------------------------------- documentation
-
-
-def table(settings_class: type[DataclassInstance]) -> str:
-    """Return the options of a settings class as Markdown: a heading and a table for each group."""
-    settings = settings_of(settings_class)
-    titles = dict.fromkeys(setting.option.group for setting in settings)
-    return "\n".join(
-        f"### {title}\n\n{rows(setting for setting in settings if setting.option.group == title)}" for title in titles
-    )
-
-
-def rows(settings: Iterable[OptionSpec]) -> str:
-    """Return a Markdown table of options, a row for each."""
-    lines = ["| option | default | values | what it does |", "|---|---|---|---|"]
-    for setting in settings:
-        cells = (written(setting), default_of(setting), values_of(setting), marked(setting.option.help))
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def written(setting: OptionSpec) -> str:
-    """Say how an option is written, by each of its names."""
-    if setting.positional:
-        return f"`{setting.metavar}{' …' if setting.several else ''}`"
-    value = "" if setting.kind is bool else f" {setting.metavar}{' …' if setting.several else ''}"
-    return ", ".join(f"`{flag}{value}`" for flag in setting.flags)
-
-
-def default_of(setting: OptionSpec) -> str:
-    """Say what holds where an option is not given."""
-    if setting.positional:
-        return "required"
-    if setting.kind is bool:
-        return "off"
-    if setting.default is None:
-        return marked(setting.option.unset or "")
-    return f"`{setting.default}`"
-
-
-def values_of(setting: OptionSpec) -> str:
-    """Say which values an option may have, where not all of a type."""
-    if setting.option.choices:
-        return ", ".join(f"`{choice}`" for choice in setting.option.choices)
-    limits, most = setting.option.limits, setting.option.most
-    if setting.several and not setting.positional:
-        return f"each {limits}{f', at most {most} of them' if most else ''}; 0 for none"
-    return str(limits or "")
-
-
-def marked(text: str) -> str:
-    """Mark flags as code."""
-    return re.sub(r"(?<![`\w-])--\w+", r"`\g<0>`", text)
 
 
 # ----------------------------------------------------------------------------------------------------------- the parser
@@ -297,10 +242,10 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str, doc: str | None) -> None:
-        what, examples, more = doc.strip().split("\n\n") if doc else ("", "", "")
+        purpose, examples, notes = doc.strip().split("\n\n") if doc else ("", "", "")
         super().__init__(
             prog=prog,
-            description=f"{what}\n\n{more}" if doc else None,
+            description=f"{purpose}\n\n{notes}" if doc else None,
             epilog=f"examples:\n{examples}" if doc else None,
             formatter_class=HelpFormatter,
             allow_abbrev=False,
@@ -314,11 +259,11 @@ class Parser(argparse.ArgumentParser):
         self.many.update(action.option_strings)
 
     def hint_suffixes(self, action: argparse.Action, endings: tuple[str, ...]) -> None:
-        """Know the file that a positional argument names by its ending, to say which of two is missing."""
+        """Note the file endings of a positional argument; they tell which of two arguments is missing."""
         self.endings[str(action.metavar)] = endings
 
     def parse(self, argv: Sequence[str] | None = None) -> Values:
-        """Return the values of what was typed, and of nothing else: defaults are for the settings class to fill in.
+        """Return the values of the typed options alone; the settings class fills in the defaults.
 
         A mistake ends the process with code 2 and one or two lines.
         """
@@ -339,15 +284,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(WRONG_COMMAND_LINE, f"{self.prog}: {message}\n(python {self.prog} --help shows the options)\n")
 
     def other_missing(self, message: str) -> str | None:
-        """Say that IMAGE is missing where argparse, which counts, finds CHECKPOINT missing beside `checkpoint.pth`."""
+        """Say that IMAGE is missing, if `checkpoint.pth` was typed: argparse just counts, and misses CHECKPOINT."""
         endings = self.endings.get(message.removeprefix(ARGUMENTS_MISSING))
         first = next(action for action in self._actions if not action.option_strings)
-        found = [word for word in self.typed if endings and word.endswith(endings)]
-        return f"{ARGUMENTS_MISSING}{first.metavar}, before {found[0]}" if found else None
+        matching = [word for word in self.typed if endings and word.endswith(endings)]
+        return f"{ARGUMENTS_MISSING}{first.metavar}, before {matching[0]}" if matching else None
 
 
 def normalise(argv: Sequence[str], many: Collection[str] = (), valued: Collection[str] = ()) -> list[str]:
-    """Rewrite what argparse cannot take as people type it.
+    """Rewrite a typed command line for argparse.
 
     `--learning-rate` becomes `--learning_rate`. For the flags in `many`, `--flag 512 256` becomes `--flag 512,256`,
     so that a folder may follow. For those in `valued`, which take a value, `--flag -1` becomes `--flag=-1`: argparse
@@ -358,14 +303,14 @@ def normalise(argv: Sequence[str], many: Collection[str] = (), valued: Collectio
     words = deque(argv)
     while words:
         word = words.popleft()
-        if word == "--":  # what follows are paths, and "./-a.jpg" is one that argparse cannot take for a flag
+        if word == "--":  # paths follow; argparse cannot take "./-a.jpg" for a flag
             return [*arguments, *(f"./{path}" if path.startswith("-") else path for path in words)]
         arguments += rewritten(word, words, many, valued) if word.startswith("--") else [word]
     return arguments
 
 
 def rewritten(word: str, following: deque[str], many: Collection[str], valued: Collection[str]) -> list[str]:
-    """Rewrite one flag, taking from the words that follow it what belongs to it."""
+    """Rewrite one flag; take its values from the words that follow."""
     flag, equals, value = word.partition("=")
     flag = "--" + flag[2:].replace("-", "_")
     if flag == "--gpu":
@@ -378,7 +323,7 @@ def rewritten(word: str, following: deque[str], many: Collection[str], valued: C
         numbers = [value] if equals else []
         while following and NUMBERS.fullmatch(following[0]):
             numbers.append(following.popleft())
-        joined = ",".join(number.strip(",") for number in numbers)
+        joined = ",".join(text.strip(",") for text in numbers)
         if joined.startswith("-"):
             return [f"{flag}={joined}"]
         return [flag, joined] if joined else [flag]
@@ -401,7 +346,7 @@ def is_negative(word: str) -> bool:
 
 @dataclass(frozen=True)
 class Limits:
-    """Which numbers are allowed: from `least`, or `above` a number, to `most`, or `below` one. None: no such end."""
+    """Which numbers are allowed: from `least`, or `above` a number, to `most`, or `below` one. None: no limit."""
 
     least: float | None = None
     most: float | None = None
@@ -409,13 +354,13 @@ class Limits:
     below: float | None = None
     unit: str = ""
 
-    def allow(self, number: float) -> bool:
-        """Say whether a number is within the limits; nan, which compares with nothing, is within none."""
+    def allow(self, value: float) -> bool:
+        """Say whether a value is within the limits; nan never is."""
         return (
-            (self.least is None or number >= self.least)
-            and (self.most is None or number <= self.most)
-            and (self.above is None or number > self.above)
-            and (self.below is None or number < self.below)
+            (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
         )
 
     def __str__(self) -> str:
@@ -428,8 +373,8 @@ class Limits:
         return f"{words} {self.unit}".rstrip()
 
 
-def in_words(number: float) -> str:
+def in_words(value: float) -> str:
     """Write a number as people read it: `0.5`, `1000`, `100,000`, `2^63`."""
-    if isinstance(number, int) and number > 2**31 and number.bit_count() == 1:
-        return f"2^{number.bit_length() - 1}"
-    return f"{number:,}" if abs(number) >= 10_000 else f"{number}"
+    if isinstance(value, int) and value > 2**31 and value.bit_count() == 1:
+        return f"2^{value.bit_length() - 1}"
+    return f"{value:,}" if abs(value) >= 10_000 else f"{value}"

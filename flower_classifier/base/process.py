@@ -36,7 +36,7 @@ from flower_classifier.base.signals import Stopped, answer_signals, end_at_inter
 from flower_classifier.base.text import reason_of, shown
 from flower_classifier.base.torchrun import have_every_core, rank
 
-EXIT_NOBODY_READS = 141  # what a shell says of a process that SIGPIPE ended
+EXIT_NOBODY_READS = 141  # the code that a shell reports for a process ended by SIGPIPE
 OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
 GPU_OUT_OF_MEMORY = "the GPU is out of memory: end other programs on it, take a smaller --arch, or leave out --gpu"
 Settings = TypeVar("Settings")
@@ -58,8 +58,8 @@ def begin() -> None:
 def read_command_line(parse: Callable[[], Settings]) -> Settings:
     """Return the settings that `parse` makes of the command line; after --help and for a mistake end the process.
 
-    That is how `run` would end it, but before torch is loaded, which takes seconds. Settings may say in `needs` which
-    packages they need: otherwise all of requirements.txt.
+    It ends as by `run`, but before torch is loaded, which takes seconds. Settings may name the packages they need in
+    `needs`; the default is all of requirements.txt.
     """
     prepare_streams()
     parsed: list[Settings] = []
@@ -83,7 +83,7 @@ def silence() -> Iterator[None]:
 
 
 def prepare_streams() -> None:
-    """See to it that whatever is printed goes where it should, or nowhere."""
+    """Make stdout and stderr safe to print to, even where they are closed or cannot show a letter."""
     if sys.stderr is None:  # closed; print() would turn to stdout, which is for results
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 -- for as long as the process lives
     if hasattr(sys.stdout, "reconfigure"):  # not where it is closed, nor in a notebook
@@ -106,8 +106,8 @@ def keep_freed_memory() -> None:
 def silence_libtiff() -> None:
     """Keep the lines that libtiff itself prints of a damaged file, up to hundreds of them, off stderr.
 
-    Why a photo does not open, the error says. The library is found as Pillow's own code finds it; where Pillow has it
-    in another way (on Windows), its lines stay.
+    The error says why a photo does not open. The library is looked up through Pillow's own; where Pillow links it in
+    another way (on Windows), its lines stay.
     """
     from PIL import Image  # here: `--help` needs none
 
@@ -123,7 +123,7 @@ def silence_libtiff() -> None:
 def run(main: Callable[[], None], as_program: bool = False) -> NoReturn:
     """Run a command and end with the exit code of what happened, never with a bare traceback.
 
-    `as_program`: the process is the command's alone, so signals are its own to answer, and it ends at once.
+    `as_program`: the process is the command's alone, so it answers signals, and ends at once.
     """
     prepare_streams()
     if as_program:
@@ -160,14 +160,14 @@ def outcome_of(main: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_NOBODY_READS
     except OSError as error:  # a full disk behind stdout, a folder that has vanished
-        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-        code = complain(what, EXIT_FAILED)
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        code = complain(message, EXIT_FAILED)
     except Exception as error:  # the last resort: a bug of ours, or of a library below
         if is_out_of_memory(error):
             code = complain(GPU_OUT_OF_MEMORY if is_of_a_gpu(error) else OUT_OF_MEMORY, EXIT_FAILED)
         else:
-            what = f"{type(error).__name__}: {reason_of(error)}"
-            code = complain(f"unexpected {what}\n(FLOWERS_DEBUG=1 shows where; please report it)", EXIT_FAILED)
+            reason = f"{type(error).__name__}: {reason_of(error)}"
+            code = complain(f"unexpected {reason}\n(FLOWERS_DEBUG=1 shows where; please report it)", EXIT_FAILED)
     return code
 
 

@@ -1,4 +1,4 @@
-"""Signals that ask the process to end: how a command answers them, and how they are kept waiting."""
+"""Signals that ask the process to end: how a command answers them, and how it holds them back."""
 
 from __future__ import annotations
 
@@ -20,102 +20,102 @@ Answer = Callable[[int, FrameType | None], object] | int | None  # as the module
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks the process to end. `code`: what a shell says of a process that such a signal ended."""
+    """A signal asks the process to end. `code`: the exit code that a shell reports for such a process."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, signum: int) -> None:
         super().__init__()
-        self.code = 128 + number
-        self.word = WORDS[number]
-        if is_in_job() and number == signal.SIGTERM:
+        self.code = 128 + signum
+        self.word = WORDS[signum]
+        if is_in_job() and signum == signal.SIGTERM:
             self.word += ": another process of the job has ended, or torchrun was stopped"
 
 
 def answer_signals() -> None:
-    """Let signals raise Stopped from here on: for a process that is a command's own."""
-    for number in handled_signals():
-        signal.signal(number, stop)
+    """Let signals raise Stopped from now on: for a process that runs one command alone."""
+    for signum in handled_signals():
+        signal.signal(signum, stop)
 
 
 def end_silently() -> None:
-    """Let signals end the process at once, without a word, wherever it is: for one that others speak for."""
-    for number in handled_signals():
-        signal.signal(number, signal.SIG_DFL)
+    """Let signals end the process at once, without a message: for the ranks that print nothing."""
+    for signum in handled_signals():
+        signal.signal(signum, signal.SIG_DFL)
 
 
 def end_at_interrupt() -> None:
-    """Let Ctrl-C end the process with a line: while nothing is at work yet that could be lost."""
+    """Let Ctrl-C end the process with one line, while there is no work yet that could be lost."""
     if signal.SIGINT in handled_signals():
         signal.signal(signal.SIGINT, end_with_a_word)
 
 
 def is_ctrl_c(error: KeyboardInterrupt) -> bool:
-    """Say whether it was Ctrl-C that interrupted, and not a signal that ends the process; torchrun's jobs it ends."""
+    """Say whether Ctrl-C interrupted, and no signal that ends the process. A job of torchrun's ends at Ctrl-C."""
     return not is_in_job() and (not isinstance(error, Stopped) or error.code == 128 + signal.SIGINT)
 
 
 def answers_to_signals() -> dict[int, Answer]:
-    """Return what answers each signal now."""
-    return {number: signal.getsignal(number) for number in WORDS}
+    """Return the present handler of each signal."""
+    return {signum: signal.getsignal(signum) for signum in WORDS}
 
 
 def restore_answers(answers: Mapping[int, Answer]) -> None:
-    """Answer signals as before, after one of them that did not end the process."""
-    with contextlib.suppress(ValueError):  # not the main thread, which alone is given signals
-        for number, handler in answers.items():
-            signal.signal(number, handler)
+    """Restore the handlers, after a signal that did not end the process."""
+    with contextlib.suppress(ValueError):  # not the main thread, which alone receives signals
+        for signum, handler in answers.items():
+            signal.signal(signum, handler)
 
 
 def ignore_signals() -> None:
-    """Let no signal disturb what is ending anyway."""
-    for number in handled_signals():
-        signal.signal(number, signal.SIG_IGN)
+    """Ignore signals from now on: the process is ending anyway."""
+    for signum in handled_signals():
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def handled_signals() -> list[int]:
     """Return the signals that ask to end, except those that the shell (or nohup) told the process to ignore."""
-    return [number for number in WORDS if signal.getsignal(number) is not signal.SIG_IGN]
+    return [signum for signum in WORDS if signal.getsignal(signum) is not signal.SIG_IGN]
 
 
-def stop(number: int, _: FrameType | None) -> NoReturn:
-    """Answer a signal: let what runs bring itself to safety, unless a second signal says not to.
+def stop(signum: int, _: FrameType | None) -> NoReturn:
+    """Raise Stopped, so that the work can be saved; a second signal ends the process at once.
 
-    A terminal that closes sends several within a moment, the shell's, the system's, the session's; nobody there is in a
-    hurry. So a hangup is never the second signal, and behind one there is none. In a job torchrun passes on what the
-    processes have been sent already.
+    A terminal that closes sends several hangups within a moment: the shell's, the system's, the session's. They mean no
+    hurry, so a hangup never counts as a second signal, and nothing counts after one. In a job, torchrun sends again
+    what the processes have received already.
     """
-    for other in handled_signals():
-        signal.signal(other, signal.SIG_IGN if HANGUP in (number, other) or is_in_job() else end_at_once)
-    raise Stopped(number)
+    for later in handled_signals():
+        signal.signal(later, signal.SIG_IGN if HANGUP in (signum, later) or is_in_job() else end_at_once)
+    raise Stopped(signum)
 
 
-def end_at_once(number: int, _: FrameType | None) -> NoReturn:
+def end_at_once(signum: int, _: FrameType | None) -> NoReturn:
     """Answer a second signal."""
-    os._exit(128 + number)
+    os._exit(128 + signum)
 
 
-def end_with_a_word(number: int, _: FrameType | None) -> NoReturn:
-    """End the process, saying why; by a bare write, since print() may be in the middle of a line."""
+def end_with_a_word(signum: int, _: FrameType | None) -> NoReturn:
+    """End the process, saying why; write directly, since print() may be in the middle of a line."""
     with contextlib.suppress(OSError):
-        os.write(2, f"{Path(sys.argv[0]).name}: {WORDS[number]}\n".encode(errors="backslashreplace"))
-    os._exit(128 + number)
+        os.write(2, f"{Path(sys.argv[0]).name}: {WORDS[signum]}\n".encode(errors="backslashreplace"))
+    os._exit(128 + signum)
 
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Keep signals waiting until something is done that takes a moment and must not be broken off.
+    """Hold signals back during a short piece of work that must not be broken off.
 
-    Blocking them for this thread would not do: the system then gives them to one of torch's. Outside the main thread,
-    which alone is given signals, there is nothing to hold back.
+    Blocking the signals in this thread is not enough: the system would deliver them to one of torch's threads. Outside
+    the main thread, which alone receives signals, there is nothing to hold back.
     """
     came: list[int] = []
     try:
-        before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in handled_signals()}
+        before = {signum: signal.signal(signum, lambda signum, _: came.append(signum)) for signum in handled_signals()}
     except ValueError:  # not the main thread
         before = {}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
         if came:
             signal.raise_signal(came[0])

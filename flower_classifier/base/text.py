@@ -18,9 +18,9 @@ def first_few(items: Sequence[object], most: int = NAMED) -> str:
     return f"{named} and {len(items) - most} more" if len(items) > most else named
 
 
-def counted(number: int, noun: str, plural: str | None = None) -> str:
+def counted(count: int, noun: str, plural: str | None = None) -> str:
     """`1 photo`, `2,039 photos`, `3 classes`."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def spoken(split: str) -> str:
@@ -28,9 +28,9 @@ def spoken(split: str) -> str:
     return {"train": "training", "valid": "validation"}.get(split, split)
 
 
-def photos_of(split: str, number: int) -> str:
+def photos_of(split: str, count: int) -> str:
     """`819 test photos`, `1 validation photo` of the split valid; photos of no split are `90 photos`."""
-    return counted(number, f"{spoken(split)} photo".strip())
+    return counted(count, f"{spoken(split)} photo".strip())
 
 
 def megabytes(*sizes: int) -> str:
@@ -38,9 +38,9 @@ def megabytes(*sizes: int) -> str:
     return " of ".join(f"{size / 1e6:,.1f}" for size in sizes) + " MB"
 
 
-def nearest(word: str, known: Iterable[str], most: int = 4) -> list[str]:
-    """Return the known words that look most like a mistyped one, best first."""
-    return difflib.get_close_matches(word, list(known), n=most, cutoff=0.6)
+def nearest(word: str, candidates: Iterable[str], most: int = 4) -> list[str]:
+    """Return the candidates that look most like a mistyped word, best first."""
+    return difflib.get_close_matches(word, list(candidates), n=most, cutoff=0.6)
 
 
 def printable(text: str) -> str:
@@ -49,16 +49,16 @@ def printable(text: str) -> str:
 
 
 def shown(message: str) -> str:
-    """Make each line of a message printable: it may quote a file's name, or what a stranger's file holds.
+    """Make each line of a message printable: it may quote a file name, or the contents of an untrusted file.
 
-    Lines after the first are indented, so that none that such a name brings can pass for a message of its own.
+    Later lines are indented, so a line break in a file name cannot fake a message.
     """
-    first, *others = (printable(line) for line in message.split("\n"))
-    return "\n".join([first, *(f"  {line.removeprefix('  ')}" for line in others)])
+    first, *later = (printable(line) for line in message.split("\n"))
+    return "\n".join([first, *(f"  {line.removeprefix('  ')}" for line in later)])
 
 
 def percent(probability: float, digits: int) -> str:
-    """Write a probability in percent. Only certainty is 100 %, so that nothing else is rounded to it, or to 0 %."""
+    """Write a probability in percent, but never as 0 % or 100 %: `< 0.1%`, `> 99.9%`."""
     least = 10.0**-digits
     if 100 * probability < least:
         return f"< {least:.{digits}f}%"
@@ -68,6 +68,6 @@ def percent(probability: float, digits: int) -> str:
 
 
 def reason_of(error: object) -> str:
-    """Return what an error of a library below says, in one line of a length that people read."""
+    """Return the message of a library's error as one line of at most LONGEST_REASON letters."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= LONGEST_REASON else words[: LONGEST_REASON - 1] + "…"

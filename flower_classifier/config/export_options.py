@@ -12,7 +12,7 @@ from flower_classifier.config.predict_options import CHECKPOINT_ENDINGS, NAMES_H
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """One call's settings, checked. Raises InputError, naming the option, for what could only fail after the work."""
+    """One call's settings, checked. Raises InputError, naming the option, before work that would be in vain."""
 
     checkpoint: Path = argument(
         "input", "checkpoint.pth as train.py wrote it", metavar="CHECKPOINT", endings=CHECKPOINT_ENDINGS
@@ -40,7 +40,7 @@ class ExportConfig:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The packages without which nothing can be exported."""
+        """The packages that an export needs."""
         return (*NEEDED, *NEEDED_TO_EXPORT)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """What predict.py can be asked to do: its options, and the values they may take.
 
-An exported folder has a predict.py of its own, which knows the options of QuestionConfig alone.
+An exported folder has a predict.py of its own, which takes the options of QuestionConfig alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAMES_HELP = (
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionConfig:
-    """What is asked about photos, whatever runs the network. Raises InputError, naming the option, for wrong values."""
+    """The questions about photos, whatever runs the network. Raises InputError, naming the option, for wrong values."""
 
     images: tuple[Path, ...] = argument(
         "input",
@@ -88,13 +88,13 @@ class QuestionConfig:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The packages without which there is no answer."""
+        """The packages that an answer needs."""
         return NEEDED_BY_EXPORTED
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(QuestionConfig):
-    """One call's settings, checked. Raises InputError, naming the option, for what could only fail after the work."""
+    """One call's settings, checked. Raises InputError, naming the option, before work that would be in vain."""
 
     checkpoint: Path = argument(
         "input",
@@ -170,18 +170,18 @@ class PredictConfig(QuestionConfig):
         if self.asks_exported:
             self.check_exported()
         elif os.path.isdir(self.checkpoint):  # noqa: PTH112 -- Path.is_dir() may raise
-            inside = self.checkpoint / "checkpoint.pth"
-            hint = f"did you mean {inside}?" if inside.is_file() else "give the checkpoint last, after the photos"
+            candidate = self.checkpoint / "checkpoint.pth"
+            hint = f"did you mean {candidate}?" if candidate.is_file() else "give the checkpoint last, after the photos"
             raise InputError(f"{self.checkpoint} is a folder: {hint}")
 
     @functools.cached_property
     def asks_exported(self) -> bool:
-        """Whether an exported folder answers, in a checkpoint's place."""
+        """Whether an exported folder stands in the checkpoint's place."""
         return is_exported(self.checkpoint)
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The packages without which there is no answer."""
+        """The packages that an answer needs."""
         return super().needs if self.asks_exported else NEEDED
 
     def check_exported(self) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flower_classifier.base.options import Values
 
 CLASS_WEIGHTS = ("equal", "balanced")
-# What a run that is resumed keeps, unless something else is typed
+# Options that a resumed run keeps, unless others are typed
 RESUMED_OPTIONS = (
     "valid_split",
     "skip_bad",
@@ -53,8 +53,8 @@ RESUMED_OPTIONS = (
 class TrainConfig:
     """One run's settings, checked. Raises InputError, naming the option, for a value out of range.
 
-    What an architecture is called and what it needs is known to the networks alone, so `arch`, `weights` and
-    `hidden_units` are as given here.
+    Only the networks know the names and needs of architectures, so `arch`, `weights` and `hidden_units` are not checked
+    here.
     """
 
     data_dir: Path = argument(
@@ -103,7 +103,7 @@ class TrainConfig:
     fine_tune: int = option(
         0,
         "most used",
-        "after --epochs of the head alone, so many more in which the network learns too: most accurate, but each "
+        "after --epochs of the head alone, train the backbone too, for N more epochs: most accurate, but each "
         "takes a minute or more on a CPU; 4 is a good number",
         metavar="N",
         limits=Limits(least=0, most=10**5),
@@ -286,7 +286,7 @@ class TrainConfig:
         options = {name: getattr(self, name) for name in RESUMED_OPTIONS}
         weights = self.weights
         if weights is not None and Path(weights).is_file():
-            weights = str(Path(weights).absolute())  # which is found from any folder
+            weights = str(Path(weights).absolute())  # found from any folder
         units = None if self.hidden_units is None else list(self.hidden_units)
         without = str(self.without.absolute()) if self.without else None
         return {**options, "weights": weights, "hidden_units": units, "without": without}
@@ -296,9 +296,9 @@ class TrainConfig:
         default = next(option.default for option in fields(self) if option.name == name)
         return name in self.typed or getattr(self, name) != default
 
-    def resuming(self, kept: Values) -> TrainConfig:
-        """Return these options with what an earlier run `kept`, where nothing else was typed or set by a program."""
-        taken = {name: kept[name] for name in RESUMED_OPTIONS if name in kept and not self.is_given(name)}
+    def resuming(self, stored: Values) -> TrainConfig:
+        """Return these options with those `stored` by an earlier run, unless they were typed or set by a program."""
+        taken = {name: stored[name] for name in RESUMED_OPTIONS if name in stored and not self.is_given(name)}
         if taken.get("without"):
             taken["without"] = Path(taken["without"])
         options: Values = {name: tuple(value) if isinstance(value, list) else value for name, value in taken.items()}

@@ -1,9 +1,9 @@
-"""What may be wrong with a folder of photos: `--doctor`, which looks at all of them and trains nothing that is kept.
+"""What may be wrong with a folder of photos: `--doctor` examines every photo and saves no model.
 
-    examined, findings = examine(parts, classes, names, crop_size)          the worst first
+    examined, findings = examine(splits, classes, names, crop_size)          the worst first
 
-Twins, wrong labels and outliers are found by the features that training would use, the rest by the pixels. Each kind of
-finding is in `findings.py`; what they are worth is in docs/doctor.md.
+Twins, wrong labels and outliers are found by the features that training would use, the rest by the pixels.
+`findings.py` lists the kinds of findings; docs/doctor.md says how reliable they are.
 """
 
 from __future__ import annotations
@@ -16,31 +16,35 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from flower_classifier.base.console import progress
+from flower_classifier.base.console import note, progress
+from flower_classifier.base.errors import InputError
+from flower_classifier.base.files import check_writable
 from flower_classifier.base.text import reason_of
-from flower_classifier.doctor.findings import Finding, ranked
-from flower_classifier.doctor.second_opinion import Opinion, memory_of_all, second_opinion
+from flower_classifier.config.train_options import TrainConfig
+from flower_classifier.doctor.findings import TABLE, Finding, ranked, summary_of, write_findings
+from flower_classifier.doctor.second_opinion import SCHEDULE, Opinion, memory_of_all, second_opinion
 from flower_classifier.doctor.twins import THUMBNAIL, Look, Twins, find_twins, groups_of, look_at
 from flower_classifier.features.extraction import ordered_parallel_map
-from flower_classifier.features.inputs import Inputs
+from flower_classifier.features.inputs import Inputs, check_photos_left, prepare_inputs
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import PhotoRef
+from flower_classifier.training.steps import open_cache, prepare
 
-LEAST_TIMES = 10  # that another class must be likelier than a photo's own
-FEWEST_OF_A_CLASS = 3  # training photos from which on a class can be told by the others
-FAR_OUT = 3.0  # widths of the middle half of the photos that a photo lies beyond it: Tukey 1977
-# Least width of that half, in the values' own units: photos that are nearly alike all differ by chance
+LEAST_TIMES = 10  # how many times likelier than a photo's own class another one must be
+FEWEST_OF_A_CLASS = 3  # training photos that a class needs, so that each can be judged by the others
+FAR_OUT = 3.0  # how far beyond the middle half of the values an outlier lies, in widths of that half: Tukey 1977
+# Least width of that half, in the values' own units: photos that are nearly alike differ by chance alone
 LEAST_OF_DISTANCES, LEAST_OF_SHARPNESS = 1.0, 1.0
-DARK, FLAT = 0.2, 0.2  # brightness and contrast below which a photo shows little
-ENLARGED = 2.0  # times that a photo would have to be
-NARROW = 3.0  # longer side, in its shorter sides: the network sees a square of the middle
-SMALL_CLASS = 10  # training photos below which a class is hard to learn
-CONFUSED = 0.2  # share of two classes' photos
+DARK, FLAT = 0.2, 0.2  # below this brightness or contrast a photo shows little
+ENLARGED = 2.0  # a photo that must be enlarged more than this is tiny
+NARROW = 3.0  # longer side divided by the shorter one: the network sees a square from the middle
+SMALL_CLASS = 10  # with fewer training photos a class is hard to learn
+CONFUSED = 0.2  # share of two classes' photos that are taken for the other class
 
 
 @dataclass(frozen=True)
 class Examined:
-    """All photos that could be opened when their features were computed, and what was found out about them."""
+    """All photos that could be opened when their features were computed, and what was measured on them."""
 
     places: Sequence[PhotoRef]  # (N,)
     looks: Sequence[Look | ImageError]  # (N,)
@@ -52,87 +56,109 @@ class Examined:
 
     def finding(self, index: int, kind: str, score: float, suggestion: str, twin: int | None = None) -> Finding:
         """Return a finding about a photo, perhaps with its twin."""
-        place, other = self.places[index], "" if twin is None else self.places[twin].photo
+        ref, twin_photo = self.places[index], "" if twin is None else self.places[twin].photo
         other_class = "" if twin is None else self.classes[self.places[twin].label]
-        return Finding(place.photo, kind, score, suggestion, other, self.classes[place.label], other_class)
+        return Finding(ref.photo, kind, score, suggestion, twin_photo, self.classes[ref.label], other_class)
+
+
+def run_doctor(config: TrainConfig) -> None:
+    """Print what may be wrong with the photos; leave a table and sheets of it in --save_dir."""
+    data, built = prepare(config)
+    folder = config.save_dir / "doctor"
+    if config.without and config.without.absolute() == (folder / TABLE).absolute():
+        raise InputError(f"would move {config.without}, which --without reads: give another --save_dir", "doctor")
+    check_writable(folder, "save_dir")
+    inputs = prepare_inputs(built.frozen, data.splits, config.seed, open_cache(config), SCHEDULE).splits
+    check_photos_left(data.classes, *inputs)
+    examined, findings = examine(inputs, data.classes, data.names, built.frozen.preprocessing.crop_size)
+    photos = sum(map(len, data.splits.parts))
+    print(summary_of(findings, photos, len(data.classes), list(leaks(examined))), flush=True)
+    write_findings(folder, data.splits.train.root, findings, data.category_names)
+    note(f"all of it, and sheets of the photos: {folder}")
 
 
 def examine(
-    parts: Sequence[Inputs], classes: Sequence[str], names: Sequence[str], crop_size: int
+    splits: Sequence[Inputs], classes: Sequence[str], names: Sequence[str], crop_size: int
 ) -> tuple[Examined, list[Finding]]:
-    """Examine the photos of train, valid and (perhaps) test, whose features are ready; return what was found, too."""
-    places = [PhotoRef(part.split, index) for part in parts for index in part.used]
-    looks = look_at_all(places)
-    memory = memory_of_all(parts)
+    """Examine the photos of train, valid and (perhaps) test; return all measurements and the findings, ranked.
+
+    `splits`: one per split, with their features computed.
+    """
+    refs = [PhotoRef(inputs.split, index) for inputs in splits for index in inputs.used]
+    looks = look_at_all(refs)
+    memory = memory_of_all(splits)
     blank = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
-    thumbnails = [blank if isinstance(look, ImageError) else look.thumbnail for look in looks]
-    twins = find_twins(places, memory.own_rows, thumbnails)
-    opinion = second_opinion(parts, len(classes), memory, groups_of(twins))
-    examined = Examined(places, looks, opinion, twins, classes, names, crop_size)
-    findings = [unreadable(PhotoRef(part.split, index), error) for part in parts for index, error in part.bad.items()]
-    looked = zip(places, looks, strict=True)
-    findings += [unreadable(place, look) for place, look in looked if isinstance(look, ImageError)]
+    thumbnails = [blank if isinstance(stats, ImageError) else stats.thumbnail for stats in looks]
+    twins = find_twins(refs, memory.own_rows, thumbnails)
+    opinion = second_opinion(splits, len(classes), memory, groups_of(twins))
+    examined = Examined(refs, looks, opinion, twins, classes, names, crop_size)
+    findings = [
+        unreadable(PhotoRef(inputs.split, index), error) for inputs in splits for index, error in inputs.bad.items()
+    ]
+    pairs = zip(refs, looks, strict=True)
+    findings += [unreadable(ref, stats) for ref, stats in pairs if isinstance(stats, ImageError)]
     for find in (about_twins, about_labels, about_outliers, about_pixels, about_classes):
         findings += find(examined)
     return examined, ranked(findings)
 
 
-def unreadable(place: PhotoRef, error: ImageError) -> Finding:
+def unreadable(ref: PhotoRef, error: ImageError) -> Finding:
     """Return the finding about a photo that cannot be opened."""
-    return Finding(place.photo, "unreadable", 1, str(error).removeprefix(f"cannot open {place.path}: "))
+    return Finding(ref.photo, "unreadable", 1, str(error).removeprefix(f"cannot open {ref.path}: "))
 
 
-def look_at_all(places: Sequence[PhotoRef]) -> list[Look | ImageError]:
-    """Look at photos on every core."""
+def look_at_all(refs: Sequence[PhotoRef]) -> list[Look | ImageError]:
+    """Measure the pixels of all photos, on every core."""
     looks = []
-    with progress(len(places), "looking at photos", "photo") as bar:
-        for look in ordered_parallel_map(try_to_look, ((place,) for place in places), torch.device("cpu")):
-            looks.append(look)
+    with progress(len(refs), "looking at photos", "photo") as bar:
+        for stats in ordered_parallel_map(try_to_look, ((ref,) for ref in refs), torch.device("cpu")):
+            looks.append(stats)
             bar.update()
     return looks
 
 
-def try_to_look(place: PhotoRef) -> Look | ImageError:
-    """Look at a photo, or return what is wrong with it, by now."""
+def try_to_look(ref: PhotoRef) -> Look | ImageError:
+    """Measure a photo's pixels; return the error where it can no longer be opened."""
     try:
-        return look_at(place.path)
+        return look_at(ref.path)
     except ImageError as error:
         return error.bare()
-    except OSError as error:  # it has gone between two looks at it
-        return ImageError(f"cannot open {place.path}: {reason_of(error)}")
+    except OSError as error:  # the file vanished between two reads
+        return ImageError(f"cannot open {ref.path}: {reason_of(error)}")
 
 
 def about_twins(examined: Examined) -> Iterator[Finding]:
-    """Yield findings about all but one of the photos that are one, each beside the one that had better stay.
+    """For each group of duplicates, report every photo but the one to keep, beside that one.
 
-    Of a training photo and one that judges it is the latter, else the one that looks most like its class.
+    A test photo is kept rather than a validation photo, and that rather than a training photo; within a split, the one
+    that looks most like its class.
     """
     opinion, order = examined.opinion, {"train": 0, "valid": 1, "test": 2}
     sureness = opinion.logits.log_softmax(dim=1).gather(1, opinion.labels[:, None])[:, 0].tolist()
     likeness = {frozenset((twins.one, twins.other)): twins.likeness for twins in examined.twins}
     for group in groups_of(examined.twins):
-        *others, stays = sorted(group, key=lambda index: (order[examined.places[index].split.name], sureness[index]))
-        kept = examined.places[stays]
-        for index in others:
-            place = examined.places[index]
+        *duplicates, best = sorted(group, key=lambda index: (order[examined.places[index].split.name], sureness[index]))
+        best_ref = examined.places[best]
+        for index in duplicates:
+            ref = examined.places[index]
             score = max(value for pair, value in likeness.items() if index in pair)
-            if place.split is not kept.split:
-                yield examined.finding(index, "leak", score, f"keep the {kept.split.spoken} photo alone", stays)
-            if place.label != kept.label:
-                advice = f"{examined.names[place.label]} or {examined.names[kept.label]}?"
-                yield examined.finding(index, "two_labels", score, advice, stays)
-            elif place.split is kept.split:
-                yield examined.finding(index, "same_photo", score, "keep one of the two", stays)
+            if ref.split is not best_ref.split:
+                yield examined.finding(index, "leak", score, f"keep the {best_ref.split.spoken} photo alone", best)
+            if ref.label != best_ref.label:
+                advice = f"{examined.names[ref.label]} or {examined.names[best_ref.label]}?"
+                yield examined.finding(index, "two_labels", score, advice, best)
+            elif ref.split is best_ref.split:
+                yield examined.finding(index, "same_photo", score, "keep one of the two", best)
 
 
 @dataclass(frozen=True)
 class Leaked:
-    """What it does to the accuracy on a split that some of its photos are training photos too."""
+    """How the accuracy on a split changes because some of its photos are training photos too."""
 
     split: str  # spoken
-    photos: int  # that are
+    photos: int  # of the split that are training photos too
     accuracy: float  # of a linear head, on all photos of the split, 0 to 1
-    without: float  # on the others
+    without: float  # accuracy on the remaining photos
 
     def __str__(self) -> str:
         spoken = f"{self.photos:,} {self.split} photos are among the training photos"
@@ -140,21 +166,23 @@ class Leaked:
 
 
 def leaks(examined: Examined) -> Iterator[Leaked]:
-    """Yield what twins among the training photos do to each split that is judged."""
+    """Yield, for each split with twins among the training photos, what they do to its accuracy."""
     is_training, learned = examined.opinion.is_training.tolist(), set()
     for twins in examined.twins:
         for index, twin in ((twins.one, twins.other), (twins.other, twins.one)):
             if is_training[twin] and not is_training[index]:
                 learned.add(index)
-    for name in dict.fromkeys(place.split.spoken for place in examined.places):
-        inside = [index for index, place in enumerate(examined.places) if place.split.spoken == name]
-        own = [index for index in inside if index not in learned]
-        if len(own) < len(inside) and own:
-            yield Leaked(name, len(inside) - len(own), accuracy_on(examined, inside), accuracy_on(examined, own))
+    for name in dict.fromkeys(ref.split.spoken for ref in examined.places):
+        in_split = [index for index, ref in enumerate(examined.places) if ref.split.spoken == name]
+        unleaked = [index for index in in_split if index not in learned]
+        if len(unleaked) < len(in_split) and unleaked:
+            yield Leaked(
+                name, len(in_split) - len(unleaked), accuracy_on(examined, in_split), accuracy_on(examined, unleaked)
+            )
 
 
 def accuracy_on(examined: Examined, indices: Sequence[int]) -> float:
-    """Return the share of some photos whose likeliest class is their own."""
+    """Return the accuracy on the photos with these indices."""
     right = examined.opinion.as_trained == examined.opinion.labels
     return right[list(indices)].double().mean().item()
 
@@ -163,14 +191,14 @@ def about_labels(examined: Examined) -> Iterator[Finding]:
     """Yield a finding for each photo that looks much more like another class."""
     rivals, powers = examined.opinion.rivals
     for index in ((powers >= math.log10(LEAST_TIMES)) & has_enough_training_photos(examined)).nonzero()[:, 0].tolist():
-        other, place = int(rivals[index]), examined.places[index]
-        advice, folder = f"looks like {examined.names[other]}", examined.classes[other]
-        own = examined.classes[place.label]
-        yield Finding(place.photo, "label", powers[index].item(), advice, f"{folder}/", own, folder)
+        rival, ref = int(rivals[index]), examined.places[index]
+        advice, rival_folder = f"looks like {examined.names[rival]}", examined.classes[rival]
+        label_folder = examined.classes[ref.label]
+        yield Finding(ref.photo, "label", powers[index].item(), advice, f"{rival_folder}/", label_folder, rival_folder)
 
 
 def has_enough_training_photos(examined: Examined) -> torch.Tensor:
-    """Say of which photos the class has enough training photos to be told by the others, bool (N,)."""
+    """Return for each photo whether its class has enough training photos to judge it by, bool (N,)."""
     labels = examined.opinion.labels
     sizes = torch.bincount(labels[examined.opinion.is_training], minlength=len(examined.classes))
     return sizes[labels] >= FEWEST_OF_A_CLASS
@@ -178,15 +206,15 @@ def has_enough_training_photos(examined: Examined) -> torch.Tensor:
 
 def about_outliers(examined: Examined) -> Iterator[Finding]:
     """Yield a finding for each photo that is far from every class."""
-    told = has_enough_training_photos(examined).nonzero()[:, 0].tolist()
-    distances = examined.opinion.distances.numpy()[told]
+    candidates = has_enough_training_photos(examined).nonzero()[:, 0].tolist()
+    distances = examined.opinion.distances.numpy()[candidates]
     for row, score in beyond(distances, LEAST_OF_DISTANCES):
-        index = told[row]
+        index = candidates[row]
         yield examined.finding(index, "outlier", score, "is it one of the classes at all?")
 
 
 def beyond(values: np.ndarray, least_width: float) -> Iterator[tuple[int, float]]:
-    """Yield the indices of values (N,) that lie FAR_OUT above the middle half, and how many widths of it."""
+    """Yield the index of each value (N,) more than FAR_OUT widths above the middle half, and by how many widths."""
     if not len(values):
         return
     low, high = np.percentile(values, (25, 75))
@@ -197,17 +225,17 @@ def beyond(values: np.ndarray, least_width: float) -> Iterator[tuple[int, float]
 
 def about_pixels(examined: Examined) -> Iterator[Finding]:
     """Yield findings about photos that show little, by their pixels."""
-    seen = [(index, look) for index, look in enumerate(examined.looks) if not isinstance(look, ImageError)]
-    for row, score in beyond(-np.array([look.sharpness for _, look in seen]), LEAST_OF_SHARPNESS):
-        yield examined.finding(seen[row][0], "blurry", score, "is it sharp enough to tell?")
-    for index, look in seen:
-        shorter, longer = sorted(look.size)
-        if look.brightness < DARK:
-            yield examined.finding(index, "dark", 1 - look.brightness, "is it bright enough to tell?")
-        elif look.contrast < FLAT:  # which a dark one always is
-            yield examined.finding(index, "washed_out", 1 - look.contrast, "does it show anything?")
+    opened = [(index, stats) for index, stats in enumerate(examined.looks) if not isinstance(stats, ImageError)]
+    for row, score in beyond(-np.array([stats.sharpness for _, stats in opened]), LEAST_OF_SHARPNESS):
+        yield examined.finding(opened[row][0], "blurry", score, "is it sharp enough to tell?")
+    for index, stats in opened:
+        shorter, longer = sorted(stats.size)
+        if stats.brightness < DARK:
+            yield examined.finding(index, "dark", 1 - stats.brightness, "is it bright enough to tell?")
+        elif stats.contrast < FLAT:  # a dark photo always is: report it once
+            yield examined.finding(index, "washed_out", 1 - stats.contrast, "does it show anything?")
         if shorter * ENLARGED < examined.crop_size:
-            advice = f"{look.size[0]} x {look.size[1]} pixels; the network sees {examined.crop_size}"
+            advice = f"{stats.size[0]} x {stats.size[1]} pixels; the network sees {examined.crop_size}"
             yield examined.finding(index, "tiny", examined.crop_size / shorter, advice)
         if longer > NARROW * shorter:
             yield examined.finding(index, "narrow", longer / shorter, "cut it to what it shows")
@@ -223,8 +251,8 @@ def about_classes(examined: Examined) -> Iterator[Finding]:
             yield Finding(f"{name}/", "small_class", SMALL_CLASS - size, f"{size} training photos", class_name=name)
     pairs = zip(labels.tolist(), opinion.predicted[opinion.is_training].tolist(), strict=True)
     confused = Counter(tuple(sorted(pair)) for pair in pairs if pair[0] != pair[1])
-    for (one, other), times in confused.items():
-        if (share := times / (sizes[one] + sizes[other])) >= CONFUSED:
-            advice = f"{examined.names[one]} and {examined.names[other]}: are they one class?"
-            own, like = classes[one], classes[other]
-            yield Finding(f"{own}/", "alike_classes", share, advice, f"{like}/", own, like)
+    for (first, second), times in confused.items():
+        if (share := times / (sizes[first] + sizes[second])) >= CONFUSED:
+            advice = f"{examined.names[first]} and {examined.names[second]}: are they one class?"
+            folder, similar_folder = classes[first], classes[second]
+            yield Finding(f"{folder}/", "alike_classes", share, advice, f"{similar_folder}/", folder, similar_folder)

@@ -1,4 +1,4 @@
-"""What the doctor leaves: a table of all findings, and of each kind a sheet with the first photos."""
+"""The doctor's files: a table of all findings, and for each kind a sheet with the first photos."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMED = 2  # photos of each kind that the summary names
 
 
 def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names: Mapping[str, str]) -> None:
-    """Write doctor.csv and the sheets into a folder, instead of those of an earlier time.
+    """Write doctor.csv and the sheets into a folder; earlier sheets are replaced, an earlier table is renamed.
 
     `root`: the data folder. `names`: what people call the classes. Raises RunError where a file cannot be written.
     """
@@ -41,13 +41,13 @@ def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names:
     for kind in KINDS:
         of_kind = [finding for finding in findings if finding.kind == kind.name]
         if cells := cells_of(of_kind, root, names):
-            number = sum(bool(cell.remark) for cell in cells)  # twins' second photos have none
-            how_many = f"the first {number:,} of {len(of_kind):,}" if number < len(of_kind) else f"{number:,}"
+            drawn = sum(bool(cell.remark) for cell in cells)  # twins' second photos have none
+            how_many = f"the first {drawn:,} of {len(of_kind):,}" if drawn < len(of_kind) else f"{drawn:,}"
             save_figure(draw_sheet(cells, f"{kind.shows}: {how_many}"), folder / f"{kind.name}.png")
 
 
 def keep_previous_table(table: Path) -> None:
-    """Keep an earlier table, on which a person may have worked, under a name of its own."""
+    """Rename an earlier table instead of overwriting it, since a person may have edited it."""
     names = (f"{table.stem}-earlier{end}{table.suffix}" for end in itertools.chain([""], numbered()))
     aside = next(table.with_name(name) for name in names if not table.with_name(name).exists())
     with writing(table):
@@ -57,7 +57,7 @@ def keep_previous_table(table: Path) -> None:
 
 
 def cells_of(findings: Sequence[Finding], root: Path, names: Mapping[str, str]) -> list[Cell]:
-    """Return what a sheet shows: each photo, and beside it its twin, if it has one. Classes are not drawn."""
+    """Return the cells of a sheet: each photo, followed by its twin if it has one. Classes are not drawn."""
     from flower_classifier.report.pictures import Cell
 
     cells: list[Cell] = []
@@ -76,23 +76,19 @@ def cells_of(findings: Sequence[Finding], root: Path, names: Mapping[str, str]) 
 
 
 def summary_of(findings: Sequence[Finding], photos: int, classes: int, leaked: Sequence[object]) -> str:
-    """Return what was found in a line for each kind, after one that says how much was examined.
+    """Return how much was examined, in one line, and then a line for each kind of finding.
 
-    `leaked`: what leaks do to the accuracy, in a line each.
+    `leaked`: how leaks change the accuracy; one line each.
     """
     lines = [f"{counted(photos, 'photo')} of {counted(classes, 'class', 'classes')} examined"]
     for kind in KINDS:
         if of_kind := [finding.path for finding in findings if finding.kind == kind.name]:
-            lines.append(line_of(kind, of_kind))
+            first = ", ".join(printable(path) for path in of_kind[:NAMED])
+            more = ", …" if len(of_kind) > NAMED else ""
+            lines.append(f"{len(of_kind):7,}  {kind.shows}: {first}{more}")
             if kind.name == "leak":
                 lines += [f"{'':9}{line}" for line in leaked]
     return "\n".join(lines if findings else [*lines, "nothing found that looks wrong"])
-
-
-def line_of(kind: Kind, paths: Sequence[str]) -> str:
-    """Return how many findings of a kind there are, and the first of them."""
-    shown = ", ".join(printable(path) for path in paths[:NAMED])
-    return f"{len(paths):7,}  {kind.shows}: {shown}{', …' if len(paths) > NAMED else ''}"
 
 
 # ---------------------------------------------------------------------------------------------------- kinds of findings
@@ -104,10 +100,10 @@ class Kind:
 
     name: str  # in doctor.csv
     shows: str  # what it is, for people: in the summary, on the contact sheet and in the documentation
-    score_means: str  # the first of a kind is the one with the highest score
+    score_means: str  # findings of a kind are sorted by it, the highest score first
 
 
-# A new kind needs a line here and in docs/doctor.md, and what yields it in doctor/doctor.py
+# A new kind needs a line here and in docs/doctor.md, and code in doctor/doctor.py that yields it
 KINDS = (
     Kind("unreadable", "files that cannot be opened", "1"),
     Kind("leak", "photos that are also in another split", "how alike the two are, at most 1"),
@@ -131,19 +127,19 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that may be wrong, of a photo or of a class."""
+    """One thing that may be wrong with a photo or a class."""
 
     path: str  # below the data folder; a class ends in "/"
     kind: str  # the name of one of the KINDS
     score: float
     suggestion: str  # what to do about it, or what it looks like
     other: str = ""  # the photo or the class that it is like
-    class_name: str = ""  # its class's folder; of a class, the class
-    other_class: str = ""  # the folder of the class that it looks like, or that the other photo is in
+    class_name: str = ""  # the folder of the photo's class, or of the class itself
+    other_class: str = ""  # the folder of the other photo's class, or of the class that it looks like
 
     @property
     def row(self) -> list[object]:
-        """What doctor.csv has of it."""
+        """Its row in doctor.csv."""
         return [self.path, self.kind, round(self.score, 4), self.suggestion, self.other]
 
 
@@ -151,6 +147,6 @@ HEADER = ["path", "finding", "score", "suggestion", "other"]
 
 
 def ranked(findings: list[Finding]) -> list[Finding]:
-    """Return findings by kind, and within a kind the highest score first."""
-    order = {kind.name: place for place, kind in enumerate(KINDS)}
-    return sorted(findings, key=lambda one: (order[one.kind], -one.score, one.path))
+    """Sort findings by kind, and within a kind by score, the highest first."""
+    order = {kind.name: rank for rank, kind in enumerate(KINDS)}
+    return sorted(findings, key=lambda finding: (order[finding.kind], -finding.score, finding.path))

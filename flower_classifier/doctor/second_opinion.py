@@ -1,11 +1,11 @@
-"""What heads make of photos that did not teach them: which class a photo looks like, and how far it is from all.
+"""Judge each photo by a head that did not learn from it: its likeliest class, and its distance from all classes.
 
-    opinion = second_opinion(parts, classes, memory, groups)
+    opinion = second_opinion(splits, classes, memory, groups)
     opinion.logits, opinion.distances          of all photos of train, valid and (perhaps) test, in this order
 
 Training photos are shared out among five folds, and each is judged by a head that learned from the other four. The
-other splits' photos are judged by a head that learned from all training photos. Photos that are one go into one fold,
-and its head judges them all: else a wrong label would vouch for itself.
+other splits' photos are judged by a head that learned from all training photos. Duplicates share a fold; otherwise a
+wrong label would confirm itself through its twin.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.feature_bank import FeatureBank, remember_nameless
 from flower_classifier.training.heads import FoldHeads
 
-SCHEDULE = Schedule(views=2, epochs=20)  # of the heads: the photos and their mirror images, in turn
+SCHEDULE = Schedule(views=2, epochs=20)  # the heads learn from the photos and their mirror images, in turn
 
 
 @dataclass(frozen=True)
 class Opinion:
-    """What is made of the photos of all splits, (N) in all."""
+    """What the heads say of the N photos of all splits."""
 
     labels: torch.Tensor  # (N,): what the folders say
     logits: torch.Tensor  # (N, C), of a head that did not learn from the photo, nor from its twins
-    as_trained: torch.Tensor  # (N,): the likeliest class, where the head has learned from all training photos
-    distances: torch.Tensor  # (N,): relative ones, as strangers have, from classes that the photo is left out of
+    as_trained: torch.Tensor  # (N,): the likeliest class; for valid and test by the head that learned from all of train
+    distances: torch.Tensor  # (N,): relative (strangers.py), from the classes that its head learned without the photo
     is_training: torch.Tensor  # bool (N,)
 
     @property
@@ -43,44 +43,44 @@ class Opinion:
 
     @property
     def rivals(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The likeliest class of every photo but its own, and the power of ten by which it is likelier, (N,) each.
+        """Each photo's likeliest other class, and the power of ten by which it is likelier than its own, (N,) each.
 
-        This order finds more wrong labels than the difference of the probabilities does, which is much the same for all
-        photos whose own class is improbable (docs/doctor.md).
+        Ranking by these powers finds more wrong labels than ranking by the difference of the two probabilities, which
+        is much the same for all photos whose own class is improbable (docs/doctor.md).
         """
-        own = self.logits.gather(1, self.labels[:, None])[:, 0]
-        others = self.logits.scatter(1, self.labels[:, None], -torch.inf).max(dim=1)
-        return others.indices, (others.values - own) / torch.tensor(10.0).log()
+        label_logits = self.logits.gather(1, self.labels[:, None])[:, 0]
+        rivals = self.logits.scatter(1, self.labels[:, None], -torch.inf).max(dim=1)
+        return rivals.indices, (rivals.values - label_logits) / torch.tensor(10.0).log()
 
 
 def second_opinion(
-    parts: Sequence[Inputs], classes: int, memory: FeatureBank, groups: Sequence[Sequence[int]]
+    splits: Sequence[Inputs], classes: int, memory: FeatureBank, groups: Sequence[Sequence[int]]
 ) -> Opinion:
-    """Let heads learn from a part of the training photos (the first of `parts`), and judge the others.
+    """Train a head for each fold of the training photos (the first of `splits`) and one for all of them, and judge.
 
-    `memory`: of the photos of all parts. `groups`: those of them that are one, by their indices.
+    `memory`: the features of all photos of all splits. `groups`: the indices of photos that are duplicates.
     """
-    train, *judged = parts
-    number, labels = len(train.used), torch.tensor(memory.labels)
-    is_training = torch.arange(len(labels)) < number
+    train, *judged = splits
+    train_count, labels = len(train.used), torch.tensor(memory.labels)
+    is_training = torch.arange(len(labels)) < train_count
     judges = fold_of_each_photo(is_training, groups)
-    learned_from = torch.stack([judges[:number] != head for head in range(FOLDS + 1)])  # the last: from all
-    known = torch.ones(len(learned_from), classes, dtype=torch.bool)
-    heads = FoldHeads(train, SCHEDULE, learned_from, known)
+    learned_from = torch.stack([judges[:train_count] != head for head in range(FOLDS + 1)])  # the last head: from all
+    class_mask = torch.ones(len(learned_from), classes, dtype=torch.bool)
+    heads = FoldHeads(train, SCHEDULE, learned_from, class_mask)
     with progress(heads.work, f"{len(learned_from)} heads", "photo", scaled=True) as bar:
         heads.learn(bar)
-    sizes = [len(part.used) for part in parts]
-    by_part = zip(judges.split(sizes), parts, strict=True)
-    logits = torch.cat([heads.logits_by(own, part) for own, part in by_part])
-    learned = [heads.logits_by(torch.full((len(part.used),), FOLDS), part).argmax(dim=1) for part in judged]
-    as_trained = torch.cat([logits[:number].argmax(dim=1), *learned])
+    sizes = [len(inputs.used) for inputs in splits]
+    pairs = zip(judges.split(sizes), splits, strict=True)
+    logits = torch.cat([heads.logits_by(split_judges, inputs) for split_judges, inputs in pairs])
+    learned = [heads.logits_by(torch.full((len(inputs.used),), FOLDS), inputs).argmax(dim=1) for inputs in judged]
+    as_trained = torch.cat([logits[:train_count].argmax(dim=1), *learned])
     return Opinion(labels, logits, as_trained, distances_of(memory, judges, learned_from), is_training)
 
 
 def fold_of_each_photo(is_training: torch.Tensor, groups: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return the head that judges each photo, (N,): that of its fold, or FOLDS for one that learned from all.
+    """Return the head that judges each photo, (N,): that of its fold, or FOLDS, the head that learned from all.
 
-    Photos come class by class: each fold gets some of every class.
+    Photos are sorted by class, so each fold gets some of every class.
     """
     judges = torch.where(is_training, torch.arange(len(is_training)) % FOLDS, FOLDS)
     for group in groups:
@@ -90,39 +90,38 @@ def fold_of_each_photo(is_training: torch.Tensor, groups: Sequence[Sequence[int]
 
 
 def distances_of(memory: FeatureBank, judges: torch.Tensor, learned_from: torch.Tensor) -> torch.Tensor:
-    """Return each photo's distance from the classes, (N,): those of the photos that its judge learned from."""
+    """Return each photo's distance, (N,), from the classes of the training photos that its judge learned from."""
     points, distances = memory.own_rows.double(), torch.zeros(len(judges), dtype=torch.float64)
     for head, taught in enumerate(learned_from):
-        wanted = (judges == head).nonzero()[:, 0]
-        if len(wanted):
+        indices = (judges == head).nonzero()[:, 0]
+        if len(indices):
             clusters = Clusters(part_of(memory, taught.nonzero()[:, 0].tolist()))
-            distances[wanted] = clusters.relative(points[wanted])
+            distances[indices] = clusters.relative(points[indices])
     return distances
 
 
-def memory_of_all(parts: Sequence[Inputs]) -> FeatureBank:
-    """Return where the network sees the photos of all splits."""
-    labels = torch.cat([part.labels for part in parts])
-    looks, sizes = [], [len(part.used) for part in parts]
-    for part, size in zip(parts, sizes, strict=True):
-        looks.append(looking(nn.Identity(), part, range(size)))
+def memory_of_all(splits: Sequence[Inputs]) -> FeatureBank:
+    """Return the features of the photos of all splits, as a bank."""
+    labels = torch.cat([inputs.labels for inputs in splits])
+    sizes = [len(inputs.used) for inputs in splits]
+    readers = [looking(nn.Identity(), inputs, range(size)) for inputs, size in zip(splits, sizes, strict=True)]
 
-    def look(places: Sequence[int]) -> torch.Tensor:
-        seen, begin = [], 0
-        for own, size in zip(looks, sizes, strict=True):  # places come in order
-            if inside := [place - begin for place in places if begin <= place < begin + size]:
-                seen.append(own(inside))
+    def features_at(indices: Sequence[int]) -> torch.Tensor:
+        features, begin = [], 0
+        for reader, size in zip(readers, sizes, strict=True):  # the indices are ascending
+            if in_split := [index - begin for index in indices if begin <= index < begin + size]:
+                features.append(reader(in_split))
             begin += size
-        return torch.cat(seen)
+        return torch.cat(features)
 
-    return remember_nameless(look, labels.tolist())
+    return remember_nameless(features_at, labels.tolist())
 
 
-def part_of(memory: FeatureBank, places: Sequence[int]) -> FeatureBank:
-    """Return a memory of some of its photos."""
+def part_of(memory: FeatureBank, indices: Sequence[int]) -> FeatureBank:
+    """Return a bank of only the photos with these indices."""
     return replace(
         memory,
-        photos=[memory.photos[place] for place in places],
-        labels=[memory.labels[place] for place in places],
-        rows=memory.rows[list(places)],
+        photos=[memory.photos[index] for index in indices],
+        labels=[memory.labels[index] for index in indices],
+        rows=memory.rows[list(indices)],
     )

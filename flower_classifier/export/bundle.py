@@ -30,24 +30,21 @@ HEAVY = ("torch", "torchvision", "matplotlib")  # a file that needs one of them 
 
 
 def files_needed_by(script: Path) -> list[Path]:
-    """Return the package's files that a script imports, and those that they do, wherever in them an import stands.
+    """Return the package's files that a script imports, directly or through each other, also inside functions.
 
     A file that loads torch is left out, so only functions that an exported folder never calls may import it: a test
     runs the folder's script without torch.
     """
-    found: dict[Path, None] = {}
+    files: set[Path] = set()
     waiting = [script]
     while waiting:
         for path in imported_files(waiting.pop()):
-            if path not in found and not is_heavy(path):
-                found[path] = None
+            if path not in files and not is_heavy(path):
+                files.add(path)
                 waiting.append(path)
-    return sorted({*found, *(folder / "__init__.py" for path in found for folder in path.parents if is_room(folder))})
-
-
-def is_room(folder: Path) -> bool:
-    """Say whether a folder is the package, or one of its rooms."""
-    return PACKAGE in (folder, folder.parent)
+    # The package and its subpackages
+    folders = {folder for path in files for folder in path.parents if PACKAGE in (folder, folder.parent)}
+    return sorted(files | {folder / "__init__.py" for folder in folders})
 
 
 def is_heavy(path: Path) -> bool:
@@ -105,17 +102,17 @@ def script_files() -> dict[str, bytes]:
     return files
 
 
-def check_place(folder: Path, own: Collection[str]) -> None:
-    """Raise InputError where a folder cannot be written, or holds what is not from an earlier export.
+def check_place(folder: Path, allowed: Collection[str]) -> None:
+    """Raise InputError where a folder cannot be written, or holds files that are not from an earlier export.
 
-    `folder`: without links. `own`: the names of the files that it may hold.
+    `folder`: without links. `allowed`: the names of the files that it may hold.
     """
     if folder == Path.cwd() or folder in Path.cwd().parents:
         raise InputError(f"{folder} is where you are: give another folder")
     if folder.exists():
         if any(folder.iterdir()) and not is_from_export(folder):
             raise InputError(f"{folder} holds other files: give a new folder, or one that export.py wrote")
-        foreign = [name for name in files_in(folder) if name not in own and not is_old_module(folder, name)]
+        foreign = [name for name in files_in(folder) if name not in allowed and not is_old_module(folder, name)]
         if foreign:
             raise InputError(f"{folder} holds files that are no part of an export ({first_few(foreign)}): move them")
     check_writable(folder.parent, "folder")
@@ -130,7 +127,7 @@ def is_from_export(folder: Path) -> bool:
 
 
 def files_in(folder: Path) -> list[str]:
-    """Return the names of the files and links below a folder, but for what Python leaves."""
+    """Return the names of the files and links below a folder, except Python's caches."""
     paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     names = (path.relative_to(folder) for path in paths)
     return sorted(name.as_posix() for name in names if not set(name.parts) & set(LEFT_BY_PYTHON))
@@ -142,7 +139,7 @@ def is_old_module(folder: Path, name: str) -> bool:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write all files, and put them in an earlier export's place when all of them are on the disk.
+    """Write all files to a new folder; when they are on the disk, it replaces the earlier export.
 
     `folder`: without links. Raises RunError where the disk refuses; the folder that was there before is then untouched.
     A process that is killed between two renames leaves both folders, under names that begin with a dot.
@@ -155,7 +152,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         for name, data in files.items():
             write_file(new / name, data)
-        new.chmod(0o755)  # a temporary folder is for its owner alone, a page is for others
+        new.chmod(0o755)  # only the owner may read a temporary folder, but a web server must read the page
         with signals_held():
             put_in_place(new, folder)
     except OSError as error:
@@ -174,7 +171,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def put_in_place(new: Path, folder: Path) -> None:
-    """Give a folder another one's name; the other one goes when that is done, or comes back."""
+    """Rename `new` to `folder`. The old folder is then deleted, or restored where the disk refuses."""
     old = new.with_name(f"{new.name}.old")
     if folder.exists():
         folder.rename(old)
@@ -284,12 +281,12 @@ def static_files() -> dict[str, bytes]:
     return {path.relative_to(PAGE).as_posix(): path.read_bytes() for path in paths}
 
 
-def filled_files(title: str, others: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files that depend on the title and on the `others` of the folder."""
-    index = filled(INDEX, title=html.escape(title), card_sha256=sha256_of(others[CARD_FILE]))
+def filled_files(title: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files that depend on the title and on the folder's other `files`."""
+    index = filled(INDEX, title=html.escape(title), card_sha256=sha256_of(files[CARD_FILE]))
     made = {INDEX: index, MANIFEST: manifest(title)}
-    page = {name: data for name, data in {**others, **made}.items() if not name.endswith(NOT_OF_THE_PAGE)}
-    # At once are kept the files that every visit needs; the network and what runs it, when they are first fetched
+    page = {name: data for name, data in {**files, **made}.items() if not name.endswith(NOT_OF_THE_PAGE)}
+    # The page caches at once the files that every visit needs; the network and its runtime, when first fetched
     later = [name for name in page if name == MODEL_FILE or name.startswith("vendor/")]
     shell = ["./", *sorted(set(page) - set(later))]
     version = sha256_of("".join(f"{name} {sha256_of(data)}\n" for name, data in sorted(page.items())).encode())[:16]

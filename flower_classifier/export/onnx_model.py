@@ -1,4 +1,4 @@
-"""model.onnx: a checkpoint as one network, from pixels to all that answers are made by; onnxruntime runs it.
+"""model.onnx: a checkpoint as one network, from pixels to all that an answer needs; onnxruntime runs it.
 
 Each export is compared on the spot with what torch makes of the checkpoint.
 """
@@ -31,8 +31,8 @@ from flower_classifier.photos.views import Preprocessing, open_views
 from flower_classifier.predicting.card import DISTANCE, LOGITS, PIXELS, outputs_of
 from flower_classifier.predicting.exported_predictor import session_of
 
-# Of ONNX's operators. The lowest that torch's exporter writes by itself, so that the oldest runtimes take it; 20 to 23
-# were neither faster nor smaller (docs/export.md)
+# Version of ONNX's operators. The lowest that torch's exporter writes by itself, so that the oldest runtimes take it;
+# 20 to 23 were neither faster nor smaller (docs/export.md)
 OPSET = 18
 TOLERANCE = 1e-3  # of a logit; where logits are large, of the largest a hundredth of that
 PHOTOS_DRAWN = 8  # that torch and onnxruntime are compared on
@@ -40,7 +40,7 @@ PHOTOS_DRAWN = 8  # that torch and onnxruntime are compared on
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike the answers of torch and of onnxruntime are, on so many photos."""
+    """How well the answers of torch and of onnxruntime agree on some photos."""
 
     photos: int
     difference: float  # the largest, of a logit
@@ -60,7 +60,7 @@ def onnx_of(network: WholeNetwork, side: int) -> bytes:
     Raises RunError where torch's exporter gives up.
     """
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    kept = io.BytesIO()
+    buffer = io.BytesIO()
     try:
         with torch.inference_mode(), quiet():
             program = torch.onnx.export(
@@ -73,15 +73,15 @@ def onnx_of(network: WholeNetwork, side: int) -> bytes:
                 dynamo=True,
                 verbose=False,
             )
-            program.save(kept, external_data=False)  # type: ignore[union-attr, arg-type]  # it is there, and takes files too
+            program.save(buffer, external_data=False)  # type: ignore[union-attr, arg-type]  # it is there, and takes files too
     except Exception as error:  # of any kind: a network that the exporter cannot follow
         raise RunError(f"torch cannot export this architecture to ONNX: {reason_of(error)}") from error
-    return kept.getvalue()
+    return buffer.getvalue()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the exporter's own remarks to itself: whether the file is right, the comparison says."""
+    """Silence the exporter's logs and warnings: the comparison says whether the file is right."""
     logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [log.level for log in logs]
     for log in logs:
@@ -102,25 +102,25 @@ def compare(network: WholeNetwork, model: bytes, preprocessing: Preprocessing) -
         expected = network(torch.from_numpy(pixels))[0].numpy()  # (N, C)
     session = session_of(model, MODEL_FILE)
     among_all = session.run([LOGITS], {PIXELS: pixels})[0]
-    alone = np.concatenate([session.run([LOGITS], {PIXELS: one[None]})[0] for one in pixels])
+    alone = np.concatenate([session.run([LOGITS], {PIXELS: photo[None]})[0] for photo in pixels])
     largest = float(np.abs(expected).max())
     allowed = max(TOLERANCE, TOLERANCE / 100 * largest)
-    chosen = np.take_along_axis(expected, among_all.argmax(axis=1)[:, None], axis=1)[:, 0]
-    same = int((chosen >= expected.max(axis=1) - allowed).sum())
-    difference = float(max(np.abs(found - expected).max() for found in (among_all, alone)))
+    predicted = np.take_along_axis(expected, among_all.argmax(axis=1)[:, None], axis=1)[:, 0]
+    same = int((predicted >= expected.max(axis=1) - allowed).sum())
+    difference = float(max(np.abs(logits - expected).max() for logits in (among_all, alone)))
     return Agreement(len(pixels), difference if np.isfinite(difference) else np.inf, allowed, largest, same)
 
 
 def drawn_photos(preprocessing: Preprocessing) -> np.ndarray:
     """Return the plain views of a few drawn flowers, uint8 (N, S, S, 3)."""
     species, rng = list(SPECIES.values()), generator("export", "drawn")
-    pictures = [draw_flower(species[one % len(species)], rng, 256) for one in range(PHOTOS_DRAWN)]
+    pictures = [draw_flower(species[i % len(species)], rng, 256) for i in range(PHOTOS_DRAWN)]
     return np.concatenate([open_views(picture, preprocessing) for picture in pictures])
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """What a network says of a picture of coloured stripes, which network.js draws too, and how far off that may be."""
+    """What a network answers to a picture of coloured stripes, which network.js draws too, with tolerances."""
 
     logits: list[float]  # (C,)
     tolerance: float  # of a logit
@@ -129,18 +129,18 @@ class Pattern:
 
 
 def pattern_of(model: bytes, side: int, closeness: float = 0.01) -> dict[str, object]:
-    """Return, as a plain dict, what a network of pictures of `side` pixels says of the stripes.
+    """Return, as a plain dict, what a network for pictures of `side` pixels answers to the stripes.
 
-    `closeness`: of what other processors say, as a share of the largest logit. Their sums have another order.
+    `closeness`: the tolerance for other processors, which add in another order, as a share of the largest logit.
     """
     y, x, c = np.ogrid[:side, :side, :3]
     pixels = ((3 * x + 5 * y + 80 * c) % 256).astype(np.uint8)
     session = session_of(model, MODEL_FILE)
-    found = dict(
-        zip((one.name for one in session.get_outputs()), session.run(None, {PIXELS: pixels[None]}), strict=True)
+    outputs = dict(
+        zip((output.name for output in session.get_outputs()), session.run(None, {PIXELS: pixels[None]}), strict=True)
     )
-    logits = found[LOGITS][0].astype(float).tolist()
-    distance = float(found[DISTANCE][0]) if DISTANCE in found else None
+    logits = outputs[LOGITS][0].astype(float).tolist()
+    distance = float(outputs[DISTANCE][0]) if DISTANCE in outputs else None
     allowed = max(0.05, closeness * max(map(abs, logits)))
     return asdict(Pattern(logits, allowed, distance, max(1.0, closeness * abs(distance or 0.0))))
 

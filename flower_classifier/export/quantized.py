@@ -1,7 +1,7 @@
 """--int8: a network whose backbone computes in 8-bit numbers, and what that costs in accuracy.
 
-What flows between the layers is rounded to 256 levels, weights to 128; photos decide which range the levels divide
-(static quantisation: Jacob et al. 2018, by onnxruntime's QDQ format). The head and the distances stay as they are.
+Activations are rounded to 256 levels, weights to 128; photos set the range that the levels divide (static quantisation:
+Jacob et al. 2018, in onnxruntime's QDQ format). The head and the distances stay as they are.
 """
 
 from __future__ import annotations
@@ -58,31 +58,31 @@ def in_8_bits(model: bytes, card: Card, folder: Path) -> tuple[bytes, Card]:
     )
 
 
-def views_of(split: Split, places: Sequence[int], card: Card) -> Iterator[tuple[np.ndarray, int]]:
+def views_of(split: Split, indices: Sequence[int], card: Card) -> Iterator[tuple[np.ndarray, int]]:
     """Yield the plain view, uint8 (S, S, 3), and the class of some photos; those that cannot be opened are named."""
-    with progress(len(places), "photos", "photo") as bar:
-        for place in places:
+    with progress(len(indices), "photos", "photo") as bar:
+        for index in indices:
             bar.update()
             try:
-                yield open_views(split.root / split.photos[place], card.preprocessing)[0], split.labels[place]
+                yield open_views(split.root / split.photos[index], card.preprocessing)[0], split.labels[index]
             except ImageError as error:
                 note(f"left out: {error}")
 
 
 def compared(model: bytes, smaller: bytes, judged: Iterator[tuple[np.ndarray, int]]) -> tuple[float, float, int]:
     """Return the share of photos that each of two networks names rightly, 0 to 1, and the number of photos."""
-    sessions, right, photos = [session_of(one, MODEL_FILE) for one in (model, smaller)], [0, 0], 0
+    sessions, right, photos = [session_of(network, MODEL_FILE) for network in (model, smaller)], [0, 0], 0
     for pixels, label in judged:
         photos += 1
-        for place, session in enumerate(sessions):
-            right[place] += int(session.run([LOGITS], {PIXELS: pixels[None]})[0].argmax() == label)
+        for i, session in enumerate(sessions):
+            right[i] += int(session.run([LOGITS], {PIXELS: pixels[None]})[0].argmax() == label)
     if not photos:
         raise InputError("has no photos to judge by that can be opened", "int8")
     return right[0] / photos, right[1] / photos, photos
 
 
 def quantised(model: bytes, calibrating: Iterator[np.ndarray]) -> bytes:
-    """Return a network in 8 bits, with ranges that hold what these photos (S, S, 3) make of it."""
+    """Return a network in 8 bits, with ranges for the activations on these photos (S, S, 3)."""
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -113,7 +113,7 @@ def quantised(model: bytes, calibrating: Iterator[np.ndarray]) -> bytes:
 
 
 def behind_features(graph: GraphProto) -> list[str]:
-    """Return the names of the nodes that only features lead to: the head and the distances."""
+    """Return the names of the nodes that depend on the features: the head and the distances."""
     reached, names = {FEATURES}, []
     for node in graph.node:  # in an order in which each comes after those it needs
         if reached & set(node.input):

@@ -1,4 +1,4 @@
-"""Batches for what learns: of a split's rows, or of its photos.
+"""Batches for training: of a split's rows, or of its photos.
 
 Rows are on the device that learns. Photos are for a network that is fine-tuned: they are cut and coloured anew in every
 epoch, and never kept. They are read in blocks, on every core, and the network waits meanwhile: on a CPU it needs the
@@ -8,7 +8,6 @@ same cores.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,11 +20,7 @@ from flower_classifier.networks.job import current_job
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.views import FIRST_RANDOM_VIEW
 
-if TYPE_CHECKING:
-    from flower_classifier.features.inputs import Inputs
-
-
-SHARE_OF_GPU = 0.25  # of its free memory, that the rows of a view may take
+SHARE_OF_GPU = 0.25  # of its free memory: what the rows of a view may take
 ROWS_ON_THE_WAY = 1_024  # at a time, to the GPU
 EVALUATION_BATCH = 64  # always the same, for the same digits
 
@@ -37,10 +32,10 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield batches of rows (N, ...) and labels (N,) on a device, in an order drawn from `order_seed`, else as is."""
     order = torch.arange(len(labels)) if order_seed is None else shuffled(len(labels), order_seed)
-    parts = on_gpu(rows, order, device).split(batch_size) if fits_on_gpu(rows, order, device) else None
-    its_labels = labels[order].to(device).split(batch_size)  # at once: each transfer lets a GPU wait
-    for place, chosen in enumerate(order.split(batch_size)):
-        yield to_learner(rows[chosen] if parts is None else parts[place], device), its_labels[place]
+    row_batches = on_gpu(rows, order, device).split(batch_size) if fits_on_gpu(rows, order, device) else None
+    label_batches = labels[order].to(device).split(batch_size)  # at once: each transfer lets a GPU wait
+    for batch, indices in enumerate(order.split(batch_size)):
+        yield to_learner(rows[indices] if row_batches is None else row_batches[batch], device), label_batches[batch]
 
 
 def fits_on_gpu(rows: Rows, order: torch.Tensor, device: torch.device) -> bool:
@@ -51,17 +46,17 @@ def fits_on_gpu(rows: Rows, order: torch.Tensor, device: torch.device) -> bool:
 
 
 def on_gpu(rows: Rows, order: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return rows (N, ...) on a device, in an order (N,), of which there are never more than a few on the way."""
+    """Copy rows (N, ...) to the device in this order (N,), ROWS_ON_THE_WAY at a time."""
     first = rows[order[:1]]
     moved = torch.empty(len(order), *first.shape[1:], dtype=first.dtype, device=device)
-    for target, chosen in zip(moved.split(ROWS_ON_THE_WAY), order.split(ROWS_ON_THE_WAY), strict=True):
-        target.copy_(rows[chosen])
+    for target, indices in zip(moved.split(ROWS_ON_THE_WAY), order.split(ROWS_ON_THE_WAY), strict=True):
+        target.copy_(rows[indices])
     return moved
 
 
-def shuffled(number: int, order_seed: int) -> torch.Tensor:
-    """Return the numbers from 0 to below `number` in an order drawn from a seed, int64 (N,)."""
-    return torch.from_numpy(generator(order_seed).permutation(number))
+def shuffled(count: int, order_seed: int) -> torch.Tensor:
+    """Return the numbers from 0 to below `count` in an order drawn from a seed, int64 (N,)."""
+    return torch.from_numpy(generator(order_seed).permutation(count))
 
 
 def to_learner(rows: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -71,7 +66,7 @@ def to_learner(rows: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def whole(inputs: Inputs, view: int = 0) -> Iterator[Batch]:
-    """Return batches of a view of all photos of a split, in order: what is evaluated on."""
+    """Return batches of one view of all photos of a split, in order, for evaluation."""
     return batches(inputs.rows(view), inputs.labels, EVALUATION_BATCH, inputs.frozen.device)
 
 
@@ -84,27 +79,27 @@ GREY = (0.299, 0.587, 0.114)  # weights of R, G and B in a pixel's brightness: I
 
 
 def fresh_batches(inputs: Inputs, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-    """Yield batches of pixels, uint8 (B, 3, S, S), and labels (B,) on the device: all photos, in an order of their own.
+    """Yield batches of pixels, uint8 (B, 3, S, S), and labels (B,) on the device: all photos, in the epoch's order.
 
     Each photo is a random crop, mirrored half of the time, in other colours: functions of seed, epoch and the photo's
-    name. In a job these are this process's share of each batch, of which there may be none. Raises UnusablePhotosError
-    for photos that could be opened before.
+    name. In a job these are this process's share of each batch, which may be empty. Raises UnusablePhotosError for
+    photos that could be opened before.
     """
     used, labels, device, job = inputs.used, inputs.labels, inputs.frozen.device, current_job()
     order = shuffled(len(used), fold_seed(seed, "shuffle", epoch))
     rank, processes = (job.rank, job.size) if job else (0, 1)
-    own = [batch[rank::processes] for batch in order.split(batch_size)]
+    shares = [batch[rank::processes] for batch in order.split(batch_size)]
     together = max(BLOCK * processes // batch_size, 1)  # batches that are read at a time
-    for first in range(0, len(own), together):
-        block = own[first : first + together]
-        pixels = read_augmented(inputs, [used[place] for batch in block for place in batch.tolist()], seed, epoch)
-        for batch, places in zip(pixels.split([len(batch) for batch in block]), block, strict=True):
-            yield batch.to(device), labels[places].to(device)
+    for first in range(0, len(shares), together):
+        block = shares[first : first + together]
+        pixels = read_augmented(inputs, [used[index] for batch in block for index in batch.tolist()], seed, epoch)
+        for batch, indices in zip(pixels.split([len(batch) for batch in block]), block, strict=True):
+            yield batch.to(device), labels[indices].to(device)
 
 
 def read_augmented(inputs: Inputs, indices: Sequence[int], seed: int, epoch: int) -> torch.Tensor:
-    """Open photos on every core; return each cut and coloured as in this epoch alone, uint8 (N, 3, S, S)."""
-    view = FIRST_RANDOM_VIEW + epoch  # a random crop, half of the time mirrored; the numbers before are kept features'
+    """Open photos on every core; return each as it is cut and coloured in this epoch, uint8 (N, 3, S, S)."""
+    view = FIRST_RANDOM_VIEW + epoch  # a random crop, half of the time mirrored; lower views are of cached features
 
     def open_augmented(index: int) -> np.ndarray | ImageError:
         try:
@@ -113,11 +108,11 @@ def read_augmented(inputs: Inputs, indices: Sequence[int], seed: int, epoch: int
             return error.bare()
         return recoloured(pixels, generator(seed, "colour", epoch, inputs.split.photos[index]))
 
-    # The CPU's workers also where there is a GPU: it has no part in this
+    # The CPU's workers also where there is a GPU: it does nothing here
     opened = list(ordered_parallel_map(open_augmented, [(index,) for index in indices], torch.device("cpu")))
-    if errors := [one for one in opened if isinstance(one, ImageError)]:
+    if errors := [result for result in opened if isinstance(result, ImageError)]:
         raise UnusablePhotosError(errors, "repair them, and resume")
-    photos = [one for one in opened if isinstance(one, np.ndarray)]
+    photos = [result for result in opened if isinstance(result, np.ndarray)]
     side = inputs.frozen.preprocessing.crop_size
     pixels = np.stack(photos) if photos else np.empty((0, side, side, 3), np.uint8)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)

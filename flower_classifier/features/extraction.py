@@ -32,7 +32,7 @@ from flower_classifier.photos.views import Preprocessing, open_views
 
 MOST_WORKERS = 8  # threads; on a CPU each holds the activations of a micro-batch
 OPENED_AT_A_TIME = 8  # photos by one thread, where a GPU takes many more at a time
-AHEAD = 2  # micro-batches per worker that may wait for who takes the results
+AHEAD = 2  # micro-batches per worker that may be begun before the first of their results is taken
 
 OpenPhoto = Callable[[int, Sequence[int]], np.ndarray]  # a photo's index, views -> uint8 (V, S, S, 3)
 Result = TypeVar("Result")
@@ -41,12 +41,12 @@ Work = tuple[Sequence[int], Sequence[int]]  # one micro-batch: indices of photos
 
 @dataclass(frozen=True)
 class Opened:
-    """Some photos from their files, and those that are no photos."""
+    """Photos read from their files, and the errors of those that could not be opened."""
 
     indices: list[int]  # of the photos that could be opened
     photos: list[np.ndarray]  # their views, uint8 (V, S, S, 3) each
-    errors: dict[int, ImageError]  # index -> what is wrong with a photo that could not
-    seconds: float  # that it took
+    errors: dict[int, ImageError]  # index of a photo that could not be opened -> what is wrong with it
+    seconds: float  # spent on opening them
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Extracted:
 
     indices: list[int]  # of the photos that could be opened
     rows: dict[int, torch.Tensor]  # view -> (B, ...): their features, or pixels where everything learns
-    errors: dict[int, ImageError]  # index -> what is wrong with a photo that could not
+    errors: dict[int, ImageError]  # index of a photo that could not be opened -> what is wrong with it
     reading: float  # seconds spent on opening photos and cutting views
     computing: float  # seconds spent on the network, or on waiting for a GPU
 
 
 def opener(split: Split, preprocessing: Preprocessing, seed: int) -> OpenPhoto:
-    """Return what opens the photos of a split, and cuts views of them: functions of seed, view and the photo's name."""
+    """Return a function that opens a split's photos and cuts views; seed, view and the photo's name determine them."""
 
     def open_photo(index: int, views: Sequence[int]) -> np.ndarray:
         photo = split.photos[index]
@@ -70,10 +70,10 @@ def opener(split: Split, preprocessing: Preprocessing, seed: int) -> OpenPhoto:
     return open_photo
 
 
-def micro_batches(number: int, device: torch.device) -> list[range]:
-    """Divide the indices of `number` photos into what one forward takes."""
+def micro_batches(count: int, device: torch.device) -> list[range]:
+    """Divide the indices of `count` photos into the batches of one forward each."""
     size = MICRO_BATCH[device.type]
-    return [range(start, min(start + size, number)) for start in range(0, number, size)]
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def extract(
@@ -85,7 +85,7 @@ def extract(
 ) -> Iterator[Extracted]:
     """Run the frozen part over micro-batches of photos; yield what comes of each, in order.
 
-    Photos that cannot be opened come back as errors. The bar counts photos that are done with, and says what holds them
+    Photos that cannot be opened come back as errors. The bar counts photos that are done, and says what holds the rest
     up.
     """
     reading = computing = 0.0
@@ -111,7 +111,7 @@ def on_every_core(
             rows = {view: frozen(batch) for view, batch in batches}  # (B, ...) each
         return Extracted(opened.indices, rows, opened.errors, opened.seconds, time.perf_counter() - started)
 
-    # What learns as a whole has no frozen part: its rows are the pixels, for which a GPU has nothing to do yet
+    # A network that learns as a whole has no frozen part: its rows are pixels, and a GPU has nothing to do yet
     yield from ordered_parallel_map(run, work, frozen.device, most_workers)
 
 
@@ -125,18 +125,19 @@ def for_a_gpu(
     """
     read = functools.partial(open_photos, open_photo)
     work, ahead = itertools.tee(work)
-    parts = ((part, views) for indices, views in ahead for part in split(indices))
-    opened = ordered_parallel_map(read, parts, frozen.device, most_workers)
+    chunks = ((chunk, views) for indices, views in ahead for chunk in split(indices))
+    opened = ordered_parallel_map(read, chunks, frozen.device, most_workers)
     waiting: Extracted | None = None  # with its rows on the GPU
     for indices, views in work:
-        some = list(itertools.islice(opened, len(split(indices))))
+        opened_chunks = list(itertools.islice(opened, len(split(indices))))
         started = time.perf_counter()
-        rows = begin_on_gpu(frozen, [photo for part in some for photo in part.photos], views)
+        rows = begin_on_gpu(frozen, [photo for chunk in opened_chunks for photo in chunk.photos], views)
         if waiting:
             yield fetched(waiting)
-        merged = [index for part in some for index in part.indices]
-        errors = {index: error for part in some for index, error in part.errors.items()}
-        reading = sum(part.seconds for part in some) / max(len(some), 1)  # they were opened at the same time
+        merged = [index for chunk in opened_chunks for index in chunk.indices]
+        errors = {index: error for chunk in opened_chunks for index, error in chunk.errors.items()}
+        # They were opened at the same time
+        reading = sum(chunk.seconds for chunk in opened_chunks) / max(len(opened_chunks), 1)
         waiting = Extracted(merged, rows, errors, reading, time.perf_counter() - started)
     if waiting:
         yield fetched(waiting)
@@ -210,7 +211,7 @@ def ordered_parallel_map(
 
 
 def threads_per_worker(most_workers: int = MOST_WORKERS) -> int:
-    """Return how many of torch's threads an operation uses: one, unless there are more of them than workers."""
+    """Return how many of torch's threads an operation uses: one, or more when torch has more threads than workers."""
     return -(-torch.get_num_threads() // most_workers)  # the cores, or what OMP_NUM_THREADS allows
 
 
@@ -218,8 +219,9 @@ def threads_per_worker(most_workers: int = MOST_WORKERS) -> int:
 def shared_cores(device: torch.device, most_workers: int = MOST_WORKERS) -> Iterator[int]:
     """Divide torch's threads among workers: give their number, and let each operation use its worker's share.
 
-    With a GPU the workers do little but open photos, for which every core is welcome. A job's processes have a part of
-    the workers each, and an operation its threads as in a single process: so no digit depends on their number.
+    With a GPU the workers do little but open photos, for which every core is welcome. Each process of a job has
+    a share of the workers, and an operation has the threads it has in a single process: so no digit depends on the
+    number of processes.
     """
     threads, is_cpu = torch.get_num_threads(), device.type == "cpu"
     share = threads_per_worker(most_workers) if is_cpu else 1

@@ -7,7 +7,7 @@ A table holds one view of what one network makes of the photos of one data folde
 - index.txt: one line per row, in JSON: [row, CRC-32 of its bytes, and the photo's name, size, mtime and ctime in ns];
   a photo that cannot be opened has [-1, CRC-32 of the reason, the same four, the reason], so that it is not tried again
 
-A lock of the same name beside the folder is held by who looks up, appends or drops. A row counts only if its line is
+Whoever looks up, appends or drops holds a lock of the same name beside the folder. A row counts only if its line is
 whole, the photo is as the line says, and the CRC-32 fits. So a changed photo, a torn write and a flipped byte come to
 the same: the row is computed again, and appended. Nothing is ever changed in place.
 
@@ -58,9 +58,9 @@ def photo_key(root: Path, photo: str) -> PhotoKey:
 class MappedRows:
     """Rows of a table in a split's order, read through a memory map: what is resident does not grow with the data."""
 
-    def __init__(self, file: BinaryIO, places: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.places = torch.tensor(places, dtype=torch.int64)  # (N,): where each photo's row lies in the file
-        rows = max(places, default=-1) + 1
+    def __init__(self, file: BinaryIO, positions: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.places = torch.tensor(positions, dtype=torch.int64)  # (N,): where each photo's row lies in the file
+        rows = max(positions, default=-1) + 1
         stored = numpy_dtype(dtype)
         self.map = np.memmap(file, stored, mode="r", shape=(rows, *shape)) if rows else np.empty((0, *shape), stored)
         self.dtype, self.row_bytes, self.read = dtype, math.prod(shape) * dtype.itemsize, 0
@@ -68,9 +68,9 @@ class MappedRows:
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, chosen: torch.Tensor | slice) -> torch.Tensor:
-        """Return a copy of the chosen rows (B, ...)."""
-        rows = torch.from_numpy(np.asarray(self.map[self.places[chosen].numpy()]))
+    def __getitem__(self, index: torch.Tensor | slice) -> torch.Tensor:
+        """Return a copy of the rows (B, ...) at this index."""
+        rows = torch.from_numpy(np.asarray(self.map[self.places[index].numpy()]))
         self.read += len(rows) * max(self.row_bytes, READ_AHEAD)
         if self.read > RELEASE_AFTER and hasattr(mmap, "MADV_DONTNEED"):
             self.map._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]  # numpy's types leave it out
@@ -127,19 +127,19 @@ class FeatureStore:
             except (ValueError, TypeError):
                 continue
             photo, fault = tuple(rest[:4]), rest[4:]
-            if [type(part) for part in (row, checksum, *photo)] != [int, int, str, int, int, int]:
+            if [type(value) for value in (row, checksum, *photo)] != [int, int, str, int, int, int]:
                 continue
             if not fault and 0 <= row < self.next_row:
                 self.entries[photo] = row, checksum
-            elif [type(part) for part in fault] == [str] and checksum_of(fault[0]) == checksum:
+            elif [type(value) for value in fault] == [str] and checksum_of(fault[0]) == checksum:
                 self.faults[photo] = fault[0]
 
     def find(self, photos: Sequence[PhotoKey]) -> list[int]:
-        """Return the place of each photo's row, -1 where there is none, or none that is sound."""
+        """Return the position of each photo's row in the file, -1 where there is none, or none that is sound."""
         return [self.find_one(photo) for photo in photos]
 
     def find_one(self, photo: PhotoKey) -> int:
-        """Return the place of a photo's row if its bytes are those that were written, else -1."""
+        """Return the position of a photo's row if its bytes are those that were written, else -1."""
         row, checksum = self.entries.get(photo, (-1, 0))
         if row < 0:
             return -1
@@ -170,8 +170,8 @@ class FeatureStore:
 
     def mapped(self, photos: Sequence[PhotoKey]) -> MappedRows:
         """Return the photos' rows, all of which must be there, in their order."""
-        places = [self.entries[photo][0] for photo in photos]
-        return MappedRows(self.rows, places, self.shape, self.dtype)
+        positions = [self.entries[photo][0] for photo in photos]
+        return MappedRows(self.rows, positions, self.shape, self.dtype)
 
 
 class FeatureCache:
@@ -244,15 +244,15 @@ Rows = torch.Tensor | MappedRows  # (N, ...)
 class MemoryTable:
     """Rows of a view in memory, one for each photo of a split."""
 
-    def __init__(self, number: int, form: RowForm) -> None:
-        self.kept = torch.empty(number, *form.shape, dtype=form.dtype)
+    def __init__(self, count: int, form: RowForm) -> None:
+        self.kept = torch.empty(count, *form.shape, dtype=form.dtype)
 
     def missing(self) -> set[int]:
         """Return the indices of the photos that have no row: all of them."""
         return set(range(len(self.kept)))
 
     def faults(self) -> dict[int, str]:
-        """Return why photos cannot be opened, by index, as far as that is known: it is not."""
+        """Return the known faults by index. Memory keeps none."""
         return {}
 
     def keep(self, indices: Sequence[int], rows: torch.Tensor) -> None:
@@ -275,10 +275,10 @@ class DiskTable:
 
     def missing(self) -> set[int]:
         """Return the indices of the photos that have no sound row."""
-        return {index for index, place in enumerate(self.table.find(self.photos)) if place < 0}
+        return {index for index, position in enumerate(self.table.find(self.photos)) if position < 0}
 
     def faults(self) -> dict[int, str]:
-        """Return why photos cannot be opened, by index, as far as that is known."""
+        """Return the known faults, by index: why these photos cannot be opened."""
         faults = self.table.faults
         return {index: faults[photo] for index, photo in enumerate(self.photos) if photo in faults}
 
@@ -317,7 +317,7 @@ def disk_tables(
     cache.evict()
 
 
-def tell_found(split: Split, view: int, found: int) -> None:
+def tell_found(split: Split, view: int, count: int) -> None:
     """Say how many rows of a view need not be computed."""
-    if found:
-        note(f"{split.spoken} photos, view {view}: {found:,} of {len(split):,} taken from the cache")
+    if count:
+        note(f"{split.spoken} photos, view {view}: {count:,} of {len(split):,} taken from the cache")

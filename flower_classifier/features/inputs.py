@@ -14,6 +14,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -63,7 +64,7 @@ class Schedule:
     def together(self, view: int) -> list[int]:
         """Return the views that are computed when this one is needed."""
         first = view - view % VIEWS_PER_DECODE
-        return [other for other in range(first, first + VIEWS_PER_DECODE) if other == view or other < self.used]
+        return [member for member in range(first, first + VIEWS_PER_DECODE) if member == view or member < self.used]
 
     @property
     def passes(self) -> list[list[int]]:
@@ -124,7 +125,7 @@ class Inputs:
 
     @property
     def errors(self) -> list[ImageError]:
-        """What is wrong with these."""
+        """What is wrong with the photos that cannot be opened, in the split's order."""
         return [self.bad[index] for index in sorted(self.bad)]
 
     @property
@@ -145,18 +146,18 @@ class Inputs:
     def prepare(self, view: int = 0) -> list[ImageError]:
         """Have the rows of a view ready; return what is wrong with the photos that turn out to be unusable.
 
-        Raises UnusablePhotosError for photos of which there is an earlier view: they have changed since.
+        Raises UnusablePhotosError for photos that could be opened for an earlier view: they have changed since.
         """
         if view in self.ready:
             return []
-        wanted = [other for other in self.schedule.together(view) if other not in self.ready]
+        views = [member for member in self.schedule.together(view) if member not in self.ready]
         before = set(self.bad)
         self.check_unchanged()
         if self.cache is None or not self.cache.usable:
-            self.ready |= self.complete(memory_tables(self.split, wanted, self.frozen.rows))
+            self.ready |= self.complete(memory_tables(self.split, views, self.frozen.rows))
         else:
             try:
-                about = {other: self.about(other) for other in wanted}
+                about = {member: self.about(member) for member in views}
                 with disk_tables(self.cache, self.seen, about, self.frozen.rows) as tables:
                     self.ready |= self.complete(tables)
             except OSError as error:
@@ -169,14 +170,14 @@ class Inputs:
         """Extract what the tables lack, keep it in them, and return the rows of each view."""
         for table in tables.values():
             self.set_aside(self.retry_bad([index for index in table.faults() if index not in self.bad]))
-        known = set(self.bad)
-        missing = {view: table.missing() - known for view, table in tables.items()}
+        before = set(self.bad)
+        missing = {view: table.missing() - before for view, table in tables.items()}
         for view, lacking in missing.items():
             tell_found(self.split, view, len(self.used) - len(lacking))
-        with contextlib.closing(self.compute_missing(missing)) as computed:  # ends at once where they cannot be kept
+        with contextlib.closing(self.compute_missing(missing)) as computed:  # ends at once where rows cannot be kept
             for view, indices, rows in computed:
                 tables[view].keep(indices, rows)
-        if faults := {index: error.fault for index, error in self.bad.items() if index not in known and error.fault}:
+        if faults := {index: error.fault for index, error in self.bad.items() if index not in before and error.fault}:
             for table in tables.values():
                 table.keep_faults(faults)
         return {view: table.rows(self.used) for view, table in tables.items()}
@@ -184,31 +185,31 @@ class Inputs:
     def compute_missing(self, missing: dict[int, set[int]]) -> Generator[Computed, None, None]:
         """Run the frozen part over the photos whose rows are `missing`, by view; yield view, indices and their rows.
 
-        A photo is always computed in the same micro-batch, that of its place in the split, so that neither the number
+        A photo is always computed in the same micro-batch, that of its index in the split, so that neither the number
         of workers nor what was there before changes a bit (rows that are kept while photos come and go may differ by
         rounding).
         """
         work = []
         for micro_batch in micro_batches(len(self.split), self.frozen.device):
             indices = [index for index in micro_batch if index not in self.bad]
-            if wanted := [view for view in missing if not missing[view].isdisjoint(indices)]:
-                work.append((indices, wanted))
+            if lacking := [view for view in missing if not missing[view].isdisjoint(indices)]:
+                work.append((indices, lacking))
         views = [str(view) for view in missing if missing[view]]
-        what = f"{self.split.spoken} photos, view{'s' * (len(views) > 1)} {' and '.join(views)}"
-        number = sum(len(indices) for indices, _ in work)
+        description = f"{self.split.spoken} photos, view{'s' * (len(views) > 1)} {' and '.join(views)}"
+        count = sum(len(indices) for indices, _ in work)
         if work and self.announced and not bars_are_shown():
-            note(f"reading {number:,} {what}")
+            note(f"reading {count:,} {description}")
         errors: dict[int, ImageError] = {}
         started, reading, computing = time.perf_counter(), 0.0, 0.0
-        with progress(number, what, "photo") as bar:
+        with progress(count, description, "photo") as bar:
             for done in extract_by_all(self.frozen, self.split, self.seed, work, bar):
                 if done.errors:
                     errors |= done.errors
                     self.check_limit(errors)
                 reading, computing = reading + done.reading, computing + done.computing
                 for view, rows in done.rows.items():
-                    places = [place for place, index in enumerate(done.indices) if index in missing[view]]
-                    yield view, [done.indices[place] for place in places], rows[places]
+                    positions = [position for position, index in enumerate(done.indices) if index in missing[view]]
+                    yield view, [done.indices[position] for position in positions], rows[positions]
         if work:  # workers do both at once; the time that has passed is shared out as theirs was
             passed = (time.perf_counter() - started) / (reading + computing)
             self.seconds += Timings(reading * passed, computing * passed)
@@ -223,12 +224,12 @@ class Inputs:
 
     def check_limit(self, errors: Mapping[int, ImageError] = NO_ERRORS) -> None:
         """Raise InputError where too many photos are bad, further ones included; it names the newest of them."""
-        number = len(self.bad) + len(errors)
-        if not number or number / len(self.split) <= self.bad_limit:
+        count = len(self.bad) + len(errors)
+        if not count or count / len(self.split) <= self.bad_limit:
             return
         newest = "\n".join(f"  {error}" for error in [*self.bad.values(), *errors.values()][-LISTED_BAD:])
         raise InputError(  # the message begins with the option's name
-            f"of {self.bad_limit:g} is exceeded: {counted(number, f'{self.split.spoken} photo')} of "
+            f"of {self.bad_limit:g} is exceeded: {counted(count, f'{self.split.spoken} photo')} of "
             f"{len(self.split):,} cannot be opened. Is the disk at fault? The last of them:\n{newest}",
             "bad_limit",
         )
@@ -236,7 +237,7 @@ class Inputs:
     def retry_bad(self, indices: Sequence[int]) -> dict[int, ImageError]:
         """Try photos again that an earlier run could not open, since it may have lacked memory; return what is wrong.
 
-        Known as bad, they do not make the whole micro-batch that they are in be computed again.
+        A photo that is known to be bad does not make its whole micro-batch be computed again.
         """
         errors: dict[int, ImageError] = {}
         for index in indices:
@@ -247,30 +248,30 @@ class Inputs:
         return errors
 
     def check_unchanged(self) -> None:
-        """Look at what the files are, before a view is read; warn of those that an earlier view saw as others."""
+        """Note the state of the photos' files before a view is read; warn of changes since an earlier view."""
         before, self.seen = self.seen, [photo_key(self.split.root, photo) for photo in self.split.photos]
         pairs = zip(before, self.seen, strict=True) if self.ready else ()
         if changed := [now[0] for then, now in pairs if then[:3] != now[:3]]:  # name, size, mtime
-            what = f"{counted(len(changed), 'photo')} changed during the run ({first_few(changed)})"
-            warn(f"{what}: earlier views show what was there before")
+            message = f"{counted(len(changed), 'photo')} changed during the run ({first_few(changed)})"
+            warn(f"{message}: earlier views show what was there before")
 
     def open_photo(self, index: int, views: Sequence[int]) -> np.ndarray:
         """Open a photo and cut views of it, uint8 (V, S, S, 3)."""
         return opener(self.split, self.frozen.preprocessing, self.seed)(index, views)
 
-    def through(self, frozen: FrozenBackbone, chosen: Sequence[int] | None = None) -> Inputs:
-        """Return the same photos seen through another frozen part, to be judged and kept nowhere.
+    def through(self, frozen: FrozenBackbone, positions: Sequence[int] | None = None) -> Inputs:
+        """Return the inputs of the same photos for another frozen part, to be judged and kept nowhere.
 
-        `chosen`: places of those that are wanted, among the photos that are used. Raises UnusablePhotosError for photos
+        `positions`: of the photos to take, among those that are used; None: all. Raises UnusablePhotosError for photos
         that could be opened before.
         """
-        used = self.used if chosen is None else [self.used[place] for place in chosen]
+        used = self.used if positions is None else [self.used[position] for position in positions]
         photos = tuple(self.split.photos[index] for index in used)
         labels = tuple(self.split.labels[index] for index in used)
-        other = eval_inputs(frozen, replace(self.split, photos=photos, labels=labels), announced=False)
-        if errors := other.prepare():
+        inputs = eval_inputs(frozen, replace(self.split, photos=photos, labels=labels), announced=False)
+        if errors := inputs.prepare():
             raise UnusablePhotosError(errors, "repair them, and resume")
-        return other
+        return inputs
 
     def about(self, view: int) -> dict[str, object]:
         """Return, in plain types, all that the rows of a view depend on beside the photo, and nothing else."""
@@ -285,6 +286,29 @@ class Inputs:
         }
 
 
+class AllInputs(NamedTuple):
+    """The inputs of a run: of each split."""
+
+    train: Inputs
+    valid: Inputs
+    test: Inputs | None
+
+    @property
+    def splits(self) -> list[Inputs]:
+        """Those that there are."""
+        return [inputs for inputs in self if inputs]
+
+    @property
+    def judged(self) -> Inputs:
+        """Those that tell what a model is worth: the test photos, and without any the validation photos."""
+        return self.test or self.valid
+
+    @property
+    def left_out(self) -> list[str]:
+        """The photos that cannot be opened."""
+        return [photo for inputs in self.splits for photo in inputs.left_out]
+
+
 def prepare_inputs(
     frozen: FrozenBackbone,
     splits: Splits,
@@ -292,19 +316,19 @@ def prepare_inputs(
     cache: FeatureCache | None,
     schedule: Schedule,
     bad_limit: float = 1.0,
-) -> tuple[Inputs, Inputs, Inputs | None]:
-    """Run the frozen part over all photos: once each, view 0 and what is computed with it.
+) -> AllInputs:
+    """Compute view 0 of all photos, and the view that is computed with it; each photo is opened once.
 
-    Returns the inputs of train, valid and (where there is one) test, each with its bad photos known. Raises InputError
-    as soon as more than a share `bad_limit` of a split's photos cannot be opened.
+    Returns the inputs of all splits, each with its bad photos known. Raises InputError as soon as more than a share
+    `bad_limit` of a split's photos cannot be opened.
     """
     train = Inputs(frozen, splits.train, seed, cache, schedule, bad_limit=bad_limit)
     valid = eval_inputs(frozen, splits.valid, cache, bad_limit=bad_limit)
     test = eval_inputs(frozen, splits.test, cache, bad_limit=bad_limit) if splits.test else None
-    for inputs in (train, valid, test):
-        if inputs:
-            inputs.prepare()
-    return train, valid, test
+    inputs = AllInputs(train, valid, test)
+    for split in inputs.splits:
+        split.prepare()
+    return inputs
 
 
 def eval_inputs(
@@ -314,16 +338,14 @@ def eval_inputs(
     announced: bool = True,
     bad_limit: float = 1.0,
 ) -> Inputs:
-    """Return the inputs of a split that is judged: of each photo the views that an answer is the mean of."""
-    number = len(frozen.config.answer_views)
-    return Inputs(
-        frozen, split, cache=cache, schedule=Schedule(number, number), announced=announced, bad_limit=bad_limit
-    )
+    """Return the inputs of a split that is judged, with the views of each photo that an answer is the mean of."""
+    count = len(frozen.config.answer_views)
+    return Inputs(frozen, split, cache=cache, schedule=Schedule(count, count), announced=announced, bad_limit=bad_limit)
 
 
-def check_photos_left(classes: Sequence[str], train: Inputs, *others: Inputs | None) -> None:
+def check_photos_left(classes: Sequence[str], train: Inputs, *held_out: Inputs | None) -> None:
     """Raise InputError where a split, or a class of the training photos, has no photo that can be opened."""
-    for inputs in (train, *others):
+    for inputs in (train, *held_out):
         if inputs and not inputs.used:
             raise InputError(f"none of the {inputs.split.spoken} photos can be opened: repair some")
     if lost := set(train.split.labels) - set(train.labels.tolist()):

@@ -31,8 +31,8 @@ from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing
 
 WAITING = 64  # micro-batches by each helper that may wait for rank 0 to keep them
-NOTHING_MORE = None  # what a helper sends behind its last micro-batch
-FOUND_ELSEWHERE = ImageError("another process could not open it")  # which is told of a photo by its index alone
+NOTHING_MORE = None  # what a helper sends after its last micro-batch
+FOUND_ELSEWHERE = ImageError("another process could not open it")  # of which only the photo's index was sent
 
 
 # --------------------------------------------------------------------------------------------------------------- rank 0
@@ -50,9 +50,9 @@ def extract_by_all(
     if job is None or not work:
         yield from extract(frozen, open_photo, work, bar)
         return
-    what = {"seed": seed, "work": list(work), "preprocessing": asdict(frozen.preprocessing)}
+    task = {"seed": seed, "work": list(work), "preprocessing": asdict(frozen.preprocessing)}
     name = job.new_list()
-    job.order({"do": EXTRACT, "list": name, **what, "way": numerics_key(frozen), **new_model_or_split(frozen, split)})
+    job.order({"do": EXTRACT, "list": name, **task, "way": numerics_key(frozen), **new_model_or_split(frozen, split)})
     helpers = Helpers(job, frozen.rows)
     to_redo: list[Work] = []
     try:
@@ -68,15 +68,15 @@ def extract_by_all(
 
 
 def with_redone(work: Iterable[Work], to_redo: list[Work]) -> Iterator[Work]:
-    """Yield work, and before each part what has to be done again by now: so bad photos are known early."""
-    for own in work:
+    """Yield the work, each micro-batch after those that have to be redone by now: so bad photos are known early."""
+    for micro_batch in work:
         while to_redo:
             yield to_redo.pop()
-        yield own
+        yield micro_batch
 
 
 def readable(came: Iterator[Extracted], to_redo: list[Work], bar: Bar) -> Iterator[Extracted]:
-    """Yield the micro-batches of which a helper could open each photo; note the others as work to be done again."""
+    """Yield the micro-batches of which a helper could open each photo; add the rest to `to_redo`."""
     for done in came:
         if done.errors:
             to_redo.append((sorted([*done.indices, *done.errors]), list(done.rows)))
@@ -86,7 +86,7 @@ def readable(came: Iterator[Extracted], to_redo: list[Work], bar: Bar) -> Iterat
 
 
 class Helpers:
-    """What the helpers send to rank 0, where each has a thread that listens to it."""
+    """What the helpers send to rank 0, where one thread listens to each of them."""
 
     def __init__(self, job: Job, form: RowForm) -> None:
         self.job, self.form, self.at_work = job, form, len(job.helpers)
@@ -121,7 +121,7 @@ class Helpers:
             yield from self.taken(self.came.get())
 
     def taken(self, done: Extracted | Exception | None) -> Iterator[Extracted]:
-        """Yield a micro-batch that has come, if it is one. Raises the error that has come instead."""
+        """Yield what has come if it is a micro-batch; raise it if it is an error."""
         if isinstance(done, LostError):
             raise LostError(str(done))  # anew, in this thread
         if isinstance(done, Exception):
@@ -145,7 +145,7 @@ class Head(TypedDict):
 
     indices: list[int]  # of the photos that could be opened
     views: list[int]
-    errors: list[int]  # indices of the others
+    errors: list[int]  # indices of the photos that could not
     seconds: list[float]  # of reading, of computing
 
 
@@ -157,11 +157,11 @@ def received(head: Head, body: torch.Tensor, form: RowForm) -> Extracted:
     return Extracted(indices, dict(zip(views, rows, strict=True)), errors, *head["seconds"])
 
 
-sent: dict[str, weakref.ref[object]] = {}  # the network and the photos that the helpers have of an earlier order
+sent: dict[str, weakref.ref[object]] = {}  # the network and the photos that the helpers have from an earlier order
 
 
 def new_model_or_split(frozen: FrozenBackbone, split: Split) -> Message:
-    """Return what an order says of a network and of photos: nothing where the helpers have them. They never change."""
+    """Return the network and the photos that an order has to bring: those that the helpers lack. They never change."""
     news: Message = {}
     if not is_sent("frozen", frozen):
         classifier = frozen.classifier
@@ -178,7 +178,7 @@ def numerics_key(frozen: FrozenBackbone) -> dict[str, object]:
 
 
 def is_sent(kind: str, thing: object) -> bool:
-    """Say whether the helpers have this very thing of its kind; with the order that is being made they will."""
+    """Say whether the helpers have this very object of its kind; the order that is being made will bring it."""
     before = sent.get(kind)
     sent[kind] = weakref.ref(thing)
     return before is not None and before() is thing
@@ -209,19 +209,19 @@ class Helper:
         """Do a share of the work that rank 0 has ordered, and send it what comes of it."""
         self.check_numerics(order["way"])
         open_photo = opener(self.split, Preprocessing(**order["preprocessing"]), order["seed"])
-        # In the order of the work; and where no photo opens, only the work knows the views
-        own, same = itertools.tee(self.job.shares(order["list"], order["work"]))
+        # Results come in the order of the work; where no photo opens, only the work knows the views
+        work, same = itertools.tee(self.job.shares(order["list"], order["work"]))
         with progress(None, "", "photo", hidden=True) as bar:
-            for done, (_, views) in zip(extract(self.frozen, open_photo, own, bar), same, strict=True):
+            for done, (_, views) in zip(extract(self.frozen, open_photo, work, bar), same, strict=True):
                 seconds = [done.reading, done.computing]
                 head = Head(indices=done.indices, views=list(views), errors=list(done.errors), seconds=seconds)
                 self.job.send(head, done.rows.values())
         self.job.send(NOTHING_MORE)
 
-    def check_numerics(self, wanted: Mapping[str, object]) -> None:
-        """Raise RunError where rank 0 would get other digits of the same photos than it computes."""
-        own = numerics_key(self.frozen)
-        names = dict.fromkeys([*wanted, *own])  # either may have what the other lacks
-        if differing := [name for name in names if own.get(name) != wanted.get(name)]:
-            what = "; ".join(f"{name}: {own.get(name)}, not {wanted.get(name)}" for name in differing)
-            raise RunError(f"would compute other digits than process 0 ({what}): take machines of one kind")
+    def check_numerics(self, expected: Mapping[str, object]) -> None:
+        """Raise RunError where this process would compute other digits of the same photos than rank 0."""
+        actual = numerics_key(self.frozen)
+        names = dict.fromkeys([*expected, *actual])  # either may have what the other lacks
+        if differing := [name for name in names if actual.get(name) != expected.get(name)]:
+            differences = "; ".join(f"{name}: {actual.get(name)}, not {expected.get(name)}" for name in differing)
+            raise RunError(f"would compute other digits than process 0 ({differences}): take machines of one kind")

@@ -36,9 +36,9 @@ def calibrate(valid: Evaluation) -> float:
 
 
 def cross_validated(valid: Evaluation, temperature: float) -> Evaluation:
-    """Return the validation photos, which chose this temperature, each judged at one that was chosen without it.
+    """Evaluate the validation photos, which chose this temperature, each at one that was chosen without its fold.
 
-    The other folds not only fit a temperature, they also decide whether it is kept. If they only fitted it, the
+    The other folds not only fit a temperature, they also decide whether it is used. If they only fitted it, the
     calibration error would be lower than without a temperature every time: that is how the temperature was chosen.
     """
     if temperature == 1:
@@ -47,7 +47,7 @@ def cross_validated(valid: Evaluation, temperature: float) -> Evaluation:
 
 
 def is_miscalibrated(valid: Evaluation) -> bool:
-    """Whether mean confidence and accuracy differ by more than STANDARD_ERRORS.
+    """Say whether mean confidence and accuracy differ by more than STANDARD_ERRORS.
 
     Were the probabilities right, each photo's answer would be right with its confidence p, a variance of p (1 - p).
     Photos of which nearly none is predicted wrongly (or rightly) say nothing: the lower (or higher) the temperature,
@@ -109,7 +109,7 @@ def true_probabilities(evaluation: Evaluation) -> torch.Tensor:
 
 
 def least_for(level: float) -> Callable[[Evaluation], float]:
-    """Return what finds that probability from validation photos themselves."""
+    """Return a function that computes `least_probability` from validation photos."""
     return lambda valid: least_probability(scores_of(valid), level)
 
 
@@ -118,28 +118,28 @@ def coverage(evaluation: Evaluation, least: torch.Tensor) -> tuple[torch.Tensor,
 
     `least`: the probability from which on a class is in the set, (N,) or a scalar.
     """
-    inside = evaluation.probabilities >= least.reshape(-1, 1)  # (N, C)
-    inside[torch.arange(len(evaluation)), evaluation.predicted] = True
-    return inside.gather(1, evaluation.labels[:, None])[:, 0], inside.sum(dim=1)
+    in_set = evaluation.probabilities >= least.reshape(-1, 1)  # (N, C)
+    in_set[torch.arange(len(evaluation)), evaluation.predicted] = True
+    return in_set.gather(1, evaluation.labels[:, None])[:, 0], in_set.sum(dim=1)
 
 
 def are_the_calibration_photos(scores: Sequence[float], evaluation: Evaluation) -> bool:
-    """Say whether these photos are the ones that decided about the sets: their true classes are just as probable.
+    """Say whether the scores come from these very photos: their true classes have the same probabilities.
 
-    On another device their probabilities may be others; then they are taken for photos like any.
+    On another device the probabilities may differ; then the photos count as other ones.
     """
-    own = scores_of(evaluation)
-    return len(own) == len(scores) and all(abs(a - b) < SAME for a, b in zip(own, scores, strict=True))
+    recomputed = scores_of(evaluation)
+    return len(recomputed) == len(scores) and all(abs(a - b) < SAME for a, b in zip(recomputed, scores, strict=True))
 
 
-def spread(number: int, photos: int, level: float) -> float:
+def spread(calibration_photos: int, photos: int, level: float) -> float:
     """Return how far the share of sets that hold the true class may be from the level by chance, 0 to 1.
 
-    It is the standard deviation for sets that `number` validation photos decide about and so many other photos judge:
-    the first draw gives a beta distribution (Vovk 2012), the second a binomial one.
+    It is the standard deviation where `calibration_photos` make the sets and other `photos` judge them: the first draw
+    gives a beta distribution (Vovk 2012), the second a binomial one.
     """
     share = level / 100
-    return math.sqrt(share * (1 - share) * (1 / (number + 2) + 1 / photos))
+    return math.sqrt(share * (1 - share) * (1 / (calibration_photos + 2) + 1 / photos))
 
 
 # ------------------------------------------------------------------------------------------------------------- sets.csv
@@ -154,9 +154,9 @@ def set_table(
 ) -> Iterator[list[object]]:
     """Yield the rows of sets.csv, header first: how often sets hold the true class, and how many classes they have.
 
-    `scores`: what sets are made by, lowest first. Photos that have made them are judged by folds: each fold's sets are
-    made by the others. `class_sizes` (C,): the training photos of each class, by which rows are added for the third of
-    the photos whose classes have fewest, and for the other thirds; the promise is for all together.
+    `scores`: those that sets are made from, lowest first. Where they come from these very photos, each fold's sets are
+    made from the other folds. `class_sizes` (C,): the training photos of each class; with them come rows for each third
+    of the photos, from the smallest classes to the largest. The promise is for all photos together.
     """
     yield ["level", "photos_of", "photos", "coverage", "expected_spread", "mean_size", "share_of_one_class"]
     every = torch.ones(len(evaluation), dtype=torch.bool)
@@ -164,15 +164,17 @@ def set_table(
     judge_themselves = are_the_calibration_photos(scores, evaluation)
     for level in LEVELS:
         if judge_themselves:
-            least, number = chosen_by_others(evaluation, least_for(level)), len(evaluation) * (FOLDS - 1) // FOLDS
+            least = chosen_by_others(evaluation, least_for(level))
+            calibration_photos = len(evaluation) * (FOLDS - 1) // FOLDS
         else:
-            least, number = torch.tensor(least_probability(scores, level), dtype=torch.float64), len(scores)
+            least = torch.tensor(least_probability(scores, level), dtype=torch.float64)
+            calibration_photos = len(scores)
         holds, sizes = coverage(evaluation, least)
-        for name, chosen in groups.items():
-            share, mean = holds[chosen].double().mean().item(), sizes[chosen].double().mean().item()
-            error = round(spread(number, len(evaluation), level), 4) if name == ALL else ""
-            single = (sizes[chosen] == 1).double().mean().item()
-            photos = int(chosen.sum())
+        for name, group in groups.items():
+            share, mean = holds[group].double().mean().item(), sizes[group].double().mean().item()
+            error = round(spread(calibration_photos, len(evaluation), level), 4) if name == ALL else ""
+            single = (sizes[group] == 1).double().mean().item()
+            photos = int(group.sum())
             yield [f"{level:g}", name, photos, round(share, 4), error, round(mean, 4), round(single, 4)]
 
 
@@ -184,4 +186,4 @@ def thirds(evaluation: Evaluation, class_sizes: Sequence[int] | None) -> dict[st
     low, high = sizes.double().quantile(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
     groups = {"small classes": sizes <= low, "middle classes": (sizes > low) & (sizes <= high)}
     groups["large classes"] = sizes > high
-    return {name: chosen for name, chosen in groups.items() if chosen.any()}
+    return {name: group for name, group in groups.items() if group.any()}

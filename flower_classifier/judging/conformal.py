@@ -1,6 +1,6 @@
-"""Conformal prediction: sets that hold the true class so many times in a hundred, and p-values for strangers.
+"""Conformal prediction: sets that hold the true class as often as promised, and p-values for strangers.
 
-No torch is needed: exported folders answer by it too. A class is in a photo's set if it is at least as probable as the
+No torch is needed: exported folders use it too. A class is in a photo's set if it is at least as probable as the
 true classes of most validation photos were: split conformal prediction (Vovk et al. 2005) with the sets that are
 smallest on average (Sadinle et al. 2019). The promise holds for photos like the validation photos, averaged over draws
 of these; that they also chose the epoch makes it a little too good. How the sets keep it on other photos is in
@@ -11,11 +11,11 @@ How strange a photo is among the validation photos is a p-value.
     familiarity = Familiarity(checkpoint.stranger_scores)
     familiarity.p_value(score)         small for a stranger
 
-A photo has two scores, of the two kinds of evidence that strangers.py tells of, and is as strange as the product of its
-two ranks among the validation photos says: Fisher's way to combine p-values (1932). How many validation photos are at
-least as strange gives the p-value (conformal prediction: Vovk et al. 2005). Of photos that come as the validation
-photos came, at most 5 % have one of at most 5 %, however good or bad the scores are. These photos also chose the epoch,
-and perhaps a temperature, which makes this a little too good.
+A photo has two scores, one for each kind of evidence in strangers.py. The product of its two ranks among the validation
+photos says how strange it is: Fisher's way to combine p-values (1932). The share of validation photos that are at least
+as strange gives the p-value (conformal prediction: Vovk et al. 2005). For photos drawn like the validation photos,
+P(p-value <= 5 %) <= 5 %, however good or bad the scores are. The validation photos also chose the epoch, and perhaps a
+temperature, which makes this a little too good.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from numpy.typing import ArrayLike
 def least_probability(scores: Sequence[float], level: float) -> float:
     """Return the probability from which on a class is in the set. 0, so every class, where there are too few scores.
 
-    `scores`: lowest first. `level`: how many of 100 sets hold the true class, above 0 and below 100. Of n photos and
-    the one to come, so many in a hundred are at least as probable as the one that is returned (Vovk et al. 2005).
+    `scores`: lowest first. `level`: how many of 100 sets hold the true class, above 0 and below 100. Of n validation
+    photos and a new one, so many in a hundred have a true class that is at least as probable (Vovk et al. 2005).
     """
     outside = math.floor((len(scores) + 1) * (100 - level) / 100 + 1e-9)  # 0.05 * 20 is a little less than 1
     return scores[outside - 1] if outside else 0.0
 
 
 def members(probabilities: ArrayLike, least: float) -> list[int]:
-    """Return the classes in the set of a photo with these probabilities (C,), likeliest first; at least that one."""
+    """Return the classes in the set of a photo with these probabilities (C,), likeliest first: never none."""
     probabilities = np.asarray(probabilities)
-    number = max(int((probabilities >= least).sum()), 1)
-    return likeliest_first(probabilities)[:number]
+    size = max(int((probabilities >= least).sum()), 1)
+    return likeliest_first(probabilities)[:size]
 
 
 def likeliest_first(probabilities: np.ndarray) -> list[int]:
@@ -57,7 +57,7 @@ class Familiarity:
 
     def __init__(self, scores: ArrayLike) -> None:
         self.scores = np.asarray(scores, dtype=np.float64)  # (N, 2)
-        # How many of the validation photos are at least as strange as each, itself among them, int64 (N, 2)
+        # How many of the validation photos are at least as strange as each, itself included, int64 (N, 2)
         below = [np.searchsorted(np.sort(kind), kind) for kind in self.scores.T]
         self.ranks = len(self.scores) - np.stack(below, axis=1)
 
@@ -67,16 +67,16 @@ class Familiarity:
         return len(self.scores)
 
     def can_promise(self, rate: float) -> bool:
-        """Say whether there are photos enough for so many strangers in 100 photos of the classes."""
+        """Say whether there are enough validation photos for a p-value as low as `rate` percent."""
         return rate / 100 * (1 + self.photos) >= 1
 
     def p_value(self, score: ArrayLike) -> float:
         """Return the share of photos of known classes that are at least as strange as one with these scores (2,).
 
-        Above 0, at most 1. The photo is ranked among the validation photos, and each of these among them and it, so
-        that all are treated alike: nothing else does the promise need.
+        Above 0, at most 1. The photo is ranked among the validation photos, and each of those among all of them
+        and the photo: all are treated alike, and the promise needs nothing else.
         """
         score = np.asarray(score)
-        of_others = (self.ranks + (score >= self.scores)).prod(axis=1)  # (N,)
-        own = (1 + (self.scores >= score).sum(axis=0)).prod()
-        return (1 + int((of_others <= own).sum())) / (1 + len(self.scores))
+        products = (self.ranks + (score >= self.scores)).prod(axis=1)  # (N,)
+        product = (1 + (self.scores >= score).sum(axis=0)).prod()
+        return (1 + int((products <= product).sum())) / (1 + len(self.scores))

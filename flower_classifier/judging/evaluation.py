@@ -24,8 +24,8 @@ from flower_classifier.networks.threads import threads_for, torch_threads
 
 BINS = 15  # of confidence, equally wide: Guo et al. 2017, section 2
 TOP = 5
-FOLDS = 5  # in which photos judge what the others chose
-ABOUT_90 = (0.85, 0.95)  # which confidences people would call so
+FOLDS = 5  # of cross-validation: the photos of each judge what those of the others chose
+ABOUT_90 = (0.85, 0.95)  # confidences that people would call so
 ENOUGH = 50  # photos of such a confidence, for a share of them with a standard error of about 4 %
 
 
@@ -39,7 +39,8 @@ class Evaluation:
     logits: torch.Tensor  # (N, C), on the CPU
     labels: torch.Tensor  # (N,)
     temperature: float = 1.0  # the checkpoint's
-    others_temperatures: torch.Tensor | None = None  # (N,), float64: what stands for it, chosen without each photo
+    # Cross-validated temperatures, float64 (N,): photo i's was fitted without its fold
+    others_temperatures: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,10 +49,10 @@ class Evaluation:
         """Return the same logits, all at another temperature."""
         return replace(self, temperature=temperature, others_temperatures=None)
 
-    def of(self, chosen: torch.Tensor) -> Evaluation:
-        """Return the photos that are chosen, bool (N,), alone."""
-        others = None if self.others_temperatures is None else self.others_temperatures[chosen]
-        return replace(self, logits=self.logits[chosen], labels=self.labels[chosen], others_temperatures=others)
+    def of(self, mask: torch.Tensor) -> Evaluation:
+        """Return the evaluation of the photos of a mask, bool (N,), alone."""
+        temperatures = None if self.others_temperatures is None else self.others_temperatures[mask]
+        return replace(self, logits=self.logits[mask], labels=self.labels[mask], others_temperatures=temperatures)
 
     @property
     def is_cross_validated(self) -> bool:
@@ -136,8 +137,8 @@ class Evaluation:
     @property
     def confusion(self) -> torch.Tensor:
         """Number of photos by true class (row) and predicted class (column), int64 (C, C)."""
-        number = self.logits.shape[1]
-        return torch.bincount(self.labels * number + self.predicted, minlength=number**2).view(number, number)
+        classes = self.logits.shape[1]
+        return torch.bincount(self.labels * classes + self.predicted, minlength=classes**2).view(classes, classes)
 
     @property
     def confused_pairs(self) -> list[tuple[int, int, int]]:
@@ -168,15 +169,15 @@ def evaluate(learner: nn.Module, batches: Iterable[Batch]) -> Evaluation:
 
 
 def chosen_by_others(evaluation: Evaluation, choose: Callable[[Evaluation], float]) -> torch.Tensor:
-    """Return for each photo the number that `choose` finds for the photos of the other folds, float64 (N,).
+    """Return for each photo the value that `choose` finds for the photos of the other folds, float64 (N,).
 
-    Photos that decide about a number cannot say how good it is.
+    Photos that chose a value cannot say how good it is.
     """
     folds = torch.arange(len(evaluation)) % FOLDS  # photos come class by class: each fold gets some of every class
-    chosen = torch.empty(len(evaluation), dtype=torch.float64)
+    values = torch.empty(len(evaluation), dtype=torch.float64)
     for fold in range(FOLDS):
-        chosen[folds == fold] = choose(evaluation.of(folds != fold))
-    return chosen
+        values[folds == fold] = choose(evaluation.of(folds != fold))
+    return values
 
 
 def summary(split: str, evaluation: Evaluation) -> str:
@@ -193,14 +194,14 @@ def summary(split: str, evaluation: Evaluation) -> str:
 def calibration_clause(evaluation: Evaluation) -> str:
     """Return a clause that compares how sure a classifier is with how often it is right.
 
-    About those answers that it gives about 90 %, where there are ENOUGH of them, else about all.
+    It is about the answers with a confidence of about 90 %, where there are ENOUGH of them, else about all.
     """
     least, below = ABOUT_90
     about_90 = (evaluation.confidence >= least) & (evaluation.confidence < below)  # (N,)
-    number = int(about_90.sum())
-    if number >= ENOUGH:
+    photos = int(about_90.sum())
+    if photos >= ENOUGH:
         right = evaluation.right[about_90].double().mean().item()
-        clause = f"answers of about 90% are right {right:.0%} of the time ({number:,} photos)"
+        clause = f"answers of about 90% are right {right:.0%} of the time ({photos:,} photos)"
     else:
         sure = evaluation.confidence.mean().item()
         clause = f"{sure:.0%} sure on average, right {evaluation.accuracy:.0%} of the time"
@@ -210,52 +211,50 @@ def calibration_clause(evaluation: Evaluation) -> str:
 # ------------------------------------------------------------------------------------------------ as predict.py answers
 
 
-def looking(learner: nn.Module, inputs: Inputs, chosen: Sequence[int]) -> Callable[[Sequence[int]], torch.Tensor]:
-    """Return what takes places among some photos of a split to what a head sees of them: float32 (B, D), on the CPU.
+def looking(learner: nn.Module, inputs: Inputs, indices: Sequence[int]) -> Callable[[Sequence[int]], torch.Tensor]:
+    """Return a function from positions in `indices` to the features of those photos: float32 (B, D), on the CPU.
 
-    As in a prediction: the mean over the views that answer, of the network as predict.py would run it. `chosen` are
-    those photos' places among the split's that are used. Raises UnusablePhotosError for photos that could be opened
-    before.
+    As in a prediction: the mean over the views that answer, of the network as predict.py would run it. `indices`: of
+    photos, among those that the split uses. Raises UnusablePhotosError for photos that could be opened before.
     """
-    seen, learner = split_for_inference(learner, inputs, chosen)
+    seen, learner = split_for_inference(learner, inputs, indices)
     learner.eval()
-    places = torch.tensor(chosen) if seen is inputs else torch.arange(len(chosen))
+    row_indices = torch.tensor(indices) if seen is inputs else torch.arange(len(indices))
 
     @torch.inference_mode()
-    def look(some: Sequence[int]) -> torch.Tensor:
+    def extract(positions: Sequence[int]) -> torch.Tensor:
         by_view = []
         for view in seen.frozen.config.answer_views:
-            parts = places[some].split(EVALUATION_BATCH)
-            rows = [to_learner(seen.rows(view)[part], seen.frozen.device) for part in parts]
+            batches = row_indices[positions].split(EVALUATION_BATCH)
+            rows = [to_learner(seen.rows(view)[batch], seen.frozen.device) for batch in batches]
             if isinstance(learner, Classifier):  # the rows are pixels
                 rows = [learner.features(pixels) for pixels in rows]
             by_view.append(torch.cat(rows).cpu())
         return torch.stack(by_view).mean(dim=0)
 
-    return look
+    return extract
 
 
 def split_for_inference(
-    learner: nn.Module, inputs: Inputs, chosen: Sequence[int] | None = None
+    learner: nn.Module, inputs: Inputs, indices: Sequence[int] | None = None
 ) -> tuple[Inputs, nn.Module]:
-    """Return the photos and the learner such that the photos' rows are what the learner takes, as in a prediction.
+    """Split a fine-tuned network into frozen backbone and head, and give the inputs of that backbone.
 
-    A pretrained network that learns is split into a frozen part, which runs fast, and its head. `chosen`: places of
-    the photos that are wanted; of others there need be no rows.
+    Anything else stays as it is. `indices`: of the photos that are needed; the others need no rows.
     """
     if isinstance(learner, Classifier) and learner.starts_frozen:
         learner.train()  # some of timm's networks keep what belongs to earlier weights until then
-        return inputs.through(FrozenBackbone(learner.eval(), inputs.frozen.device), chosen), learner.head
+        return inputs.through(FrozenBackbone(learner.eval(), inputs.frozen.device), indices), learner.head
     return inputs, learner
 
 
 def evaluate_on(learner: nn.Module, inputs: Inputs) -> Evaluation:
-    """Return what a learner answers to the photos of a split: the mean over the views that answer.
+    """Evaluate a learner on the photos of a split: an answer is the mean over the views that answer.
 
-    A head gets their rows. A pretrained network that learns gets the photos themselves, and runs as predict.py will run
-    it: fast, and with the same digits. Raises FloatingPointError where the loss is not finite, UnusablePhotosError for
-    photos that could be opened before.
+    A head gets the photos' rows. A pretrained network that learns gets the photos themselves, and runs as predict.py
+    will run it: fast, and with the same digits. Raises FloatingPointError where the loss is not finite,
+    UnusablePhotosError for photos that could be opened before.
     """
     inputs, learner = split_for_inference(learner, inputs)
     by_view = [evaluate(learner, whole(inputs, view)) for view in inputs.frozen.config.answer_views]
-    return replace(by_view[0], logits=torch.stack([one.logits for one in by_view]).mean(dim=0))
+    return replace(by_view[0], logits=torch.stack([evaluation.logits for evaluation in by_view]).mean(dim=0))

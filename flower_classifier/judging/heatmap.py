@@ -1,8 +1,8 @@
 """Where in a photo the network found what speaks for a class.
 
-HiResCAM (Draelos & Carin 2020): the last feature map times the gradient of the class's logit by it, summed over the
-channels. Grad-CAM (Selvaraju et al. 2017) averages the gradient over places first; the two are the same where the
-network averages over places itself, and where it does not (vgg16, alexnet) this one stays true to the network.
+HiResCAM (Draelos & Carin 2020): the last feature map times the gradient of the class's logit with respect to it, summed
+over the channels. Grad-CAM (Selvaraju et al. 2017) averages the gradient over positions first; the two are the same
+where the network averages over positions itself, and where it does not (vgg16, alexnet) this one stays true to it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from flower_classifier.photos.views import Preprocessing, centre, plain_box, tri
 
 @dataclass(frozen=True)
 class Heatmap:
-    """How much each place speaks for a class, and which part of the photo the places divide."""
+    """How much each position speaks for a class, and which box of the photo the positions divide."""
 
     values: np.ndarray  # float32 (h, w), 0 to 1
     box: tuple[float, float, float, float]  # left, top, right, bottom, as shares of the photo's width and height
 
 
 def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size: tuple[int, int]) -> Heatmap | None:
-    """Return how much each place of a photo of `size` (width, height) raises the logit of a class.
+    """Return how much each position in a photo of `size` (width, height) raises the logit of a class.
 
     `pixels`: its plain view, uint8 (3, S, S). None for an architecture without a last feature map, such as a vision
     transformer.
@@ -39,23 +39,23 @@ def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size:
     last = last_feature_map(classifier, batch) if has_map else None
     if last is None:
         return None
-    kept: list[torch.Tensor] = []
-    here = threading.get_ident()  # others may be running the same network for the photos to come
+    maps: list[torch.Tensor] = []
+    here = threading.get_ident()  # other threads may run the same network for the next photos
 
     def start_here(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
         if threading.get_ident() != here:
             return output
-        kept.append(output.detach().requires_grad_())
-        return kept[-1].clone()  # which what follows may change in place
+        maps.append(output.detach().requires_grad_())
+        return maps[-1].clone()  # the layers behind may change it in place
 
     handle = last.register_forward_hook(start_here)
     try:
         with torch.enable_grad():
             logit = classifier(batch)[0, label]
-            (gradient,) = torch.autograd.grad(logit, kept[-1])  # (1, C, h, w)
+            (gradient,) = torch.autograd.grad(logit, maps[-1])  # (1, C, h, w)
     finally:
         handle.remove()
-    values = (kept[-1] * gradient).sum(dim=1).clamp(min=0)[0].detach().float().cpu()  # (h, w)
+    values = (maps[-1] * gradient).sum(dim=1).clamp(min=0)[0].detach().float().cpu()  # (h, w)
     return Heatmap(
         (values / values.max().clamp(min=torch.finfo(values.dtype).tiny)).numpy(),
         seen_box(classifier.preprocessing, *size),
@@ -64,31 +64,31 @@ def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size:
 
 @torch.no_grad()
 def last_feature_map(classifier: Classifier, batch: torch.Tensor) -> nn.Module | None:
-    """Return the module whose output is the last of the backbone's that has places, (B, C, h, w)."""
-    found: list[nn.Module] = []
+    """Return the backbone's last module whose output has positions, (B, C, h, w)."""
+    modules: list[nn.Module] = []
     here = threading.get_ident()
 
-    def look(module: nn.Module, _: object, output: object) -> None:
+    def record(module: nn.Module, _: object, output: object) -> None:
         if (
             threading.get_ident() == here
             and isinstance(output, torch.Tensor)
             and output.dim() == 4
             and min(output.shape[2:]) > 1
         ):
-            found.append(module)
+            modules.append(module)
 
-    handles = [module.register_forward_hook(look) for module in classifier.backbone.modules()]
+    handles = [module.register_forward_hook(record) for module in classifier.backbone.modules()]
     try:
         classifier.features(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return found[-1] if found else None
+    return modules[-1] if modules else None
 
 
 def seen_box(preprocessing: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
     """Return what the plain view shows: left, top, right, bottom, as shares of the photo's width and height."""
-    kept_width, kept_height = trimmed_size(width, height)
-    across, down = centre(width, kept_width), centre(height, kept_height)  # trimmed at each side
-    left, top, right, bottom = plain_box(kept_width, kept_height, preprocessing)
+    trimmed_width, trimmed_height = trimmed_size(width, height)
+    across, down = centre(width, trimmed_width), centre(height, trimmed_height)  # trimmed at each side
+    left, top, right, bottom = plain_box(trimmed_width, trimmed_height, preprocessing)
     return (across + left) / width, (down + top) / height, (across + right) / width, (down + bottom) / height

@@ -1,4 +1,4 @@
-"""Is a photo one of the classes that training knew at all? How unlike them it is, by two kinds of evidence.
+"""Does a photo show any class that training knew? Two kinds of evidence say how unlike the classes it is.
 
     clusters = Clusters(checkpoint.memory)
     scores_of(clusters, features, probabilities)        (N, 2), for Familiarity.p_value
@@ -6,7 +6,7 @@
 A stranger betrays itself in one of two ways. One that is much like the classes, such as another flower, makes the
 probabilities undecided. One that is like none of them, such as an ant or a screenshot, may well get a high probability,
 but lies far from all training photos. So there is a score of each kind, and conformal.py makes a p-value of both.
-Which scores, and how they do, is in docs/strangers.md.
+docs/strangers.md says which scores these are, and how well they do.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from flower_classifier.config.allowed import MOST_SCORED
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.feature_bank import FeatureBank
 
-# Share of a covariance that is taken from all directions alike. Photos are few, directions many: at 0.5, strangers are
-# told best of 0.02 to 0.8 (docs/strangers.md)
+# Share of a covariance that is taken from all directions alike. Photos are few, directions many: of 0.02 to 0.8, 0.5
+# tells strangers best (docs/strangers.md)
 SHRINKAGE = 0.5
 BLOCK = 256  # photos whose distances to all classes are held at a time
 
 
 class Clusters:
-    """The classes as the memory has them: clouds of points around their means, all of one shape."""
+    """The classes in a memory: clouds of points around their means, all of one shape."""
 
     def __init__(self, memory: FeatureBank) -> None:
         self.memory = memory
         rows, labels = memory.own_rows.double(), torch.tensor(memory.labels)
-        present, places = labels.unique(return_inverse=True)
-        sums = torch.zeros(len(present), rows.shape[1], dtype=torch.float64).index_add_(0, places, rows)
-        means = sums / torch.bincount(places)[:, None]  # (C, K)
+        present, inverse = labels.unique(return_inverse=True)
+        sums = torch.zeros(len(present), rows.shape[1], dtype=torch.float64).index_add_(0, inverse, rows)
+        means = sums / torch.bincount(inverse)[:, None]  # (C, K)
         self.centre = rows.mean(dim=0)
         around_all = rows - self.centre
-        around_own = rows - means[places] if len(rows) > len(present) else around_all  # else nobody knows their shape
+        around_own = rows - means[inverse] if len(rows) > len(present) else around_all  # else their shape is unknown
         self.to_class, self.to_all = whitening(around_own), whitening(around_all)  # (K, K)
         self.means = means @ self.to_class
 
@@ -81,18 +81,18 @@ def scores_of(clusters: Clusters, features: torch.Tensor, probabilities: torch.T
 
 
 def stranger_scores(memory: FeatureBank, features: torch.Tensor, valid: Evaluation) -> torch.Tensor:
-    """Return the scores of validation photos, of which these are the features (N, D), that a checkpoint keeps."""
+    """Return the scores that a checkpoint keeps, of validation photos with these features (N, D)."""
     scores = scores_of(Clusters(memory), features, valid.probabilities)
     if len(scores) > MOST_SCORED:
         scores = scores[torch.linspace(0, len(scores) - 1, MOST_SCORED).long()]  # they come class by class
     return scores
 
 
-def auroc(known: torch.Tensor, strangers: torch.Tensor) -> float:
+def auroc(known_scores: torch.Tensor, strange_scores: torch.Tensor) -> float:
     """Return how often a stranger (M,) has a higher score than a known photo (N,), ties by half: 0.5 is chance."""
-    both = torch.cat([known, strangers])
-    _, places, counts = both.unique(return_inverse=True, return_counts=True)
-    ranks = (counts.cumsum(0).double() - (counts - 1) / 2)[places]  # from 1; ties have their mean
-    number = len(strangers)
-    above = ranks[len(known) :].sum().item() - number * (number + 1) / 2
-    return above / (len(known) * number)
+    both = torch.cat([known_scores, strange_scores])
+    _, inverse, counts = both.unique(return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum(0).double() - (counts - 1) / 2)[inverse]  # from 1; ties have their mean
+    n, m = len(known_scores), len(strange_scores)
+    above = ranks[n:].sum().item() - m * (m + 1) / 2
+    return above / (n * m)

@@ -1,6 +1,6 @@
-"""From an architecture's name to a backbone: the one place that knows all sources. Our own source has a small network.
+"""From an architecture's name to a backbone: the one file that knows all sources.
 
-That is the network of the classic CIFAR-10 exercise, trained from scratch.
+Our own source has one small network, that of the classic CIFAR-10 exercise, trained from scratch.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Cnn(Source):
 
 
 class ChannelsLast(nn.Sequential):
-    """Layers that run on a photo's values pixel by pixel, which a CPU does faster; on MPS that has had wrong results.
+    """Layers that run in the memory format channels_last, faster on a CPU; on MPS it has had wrong results.
 
     The parameters stay as they are, and so do the checkpoint and the optimizer's moments.
     """
@@ -101,11 +101,11 @@ def resolve_arch(name: str) -> str:
     sources = sources_for(arch)
     if any(source.knows(arch) for source in sources):
         return arch
-    known = [other for source in sources for other in source.names()]
-    close = nearest(arch, [*known, *ALIASES])
-    hint = f"did you mean {', '.join(close)}?" if close else f"there are {first_few(known)}"
-    others = "" if any(source.prefix for source in sources) else " (timm's are named timm/NAME)"
-    raise InputError(f"{name!r}: there is no such architecture; {hint}{others}", "arch")
+    candidates = [candidate for source in sources for candidate in source.names()]
+    close = nearest(arch, [*candidates, *ALIASES])
+    hint = f"did you mean {', '.join(close)}?" if close else f"there are {first_few(candidates)}"
+    timm_hint = "" if any(source.prefix for source in sources) else " (timm's are named timm/NAME)"
+    raise InputError(f"{name!r}: there is no such architecture; {hint}{timm_hint}", "arch")
 
 
 def load_backbone(arch: str, weights: str | None = None, image_size: int | None = None) -> tuple[Backbone, Weights]:
@@ -114,12 +114,12 @@ def load_backbone(arch: str, weights: str | None = None, image_size: int | None 
     Raises InputError for names and files that do not fit, RunError where a download fails.
     """
     source = source_of(arch)
-    chosen = source.weights(arch, weights, image_size)
-    if chosen.read is None:
-        return source.build(arch, chosen.preprocessing), chosen
-    backbone = source.build_empty(arch, chosen.preprocessing)
-    fill_backbone(backbone.module, chosen.read(), arch, chosen.name)
-    return backbone, chosen
+    resolved = source.weights(arch, weights, image_size)
+    if resolved.read is None:
+        return source.build(arch, resolved.preprocessing), resolved
+    backbone = source.build_empty(arch, resolved.preprocessing)
+    fill_backbone(backbone.module, resolved.read(), arch, resolved.name)
+    return backbone, resolved
 
 
 def empty_backbone(arch: str, preprocessing: Preprocessing) -> Backbone:

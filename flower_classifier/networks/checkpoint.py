@@ -43,7 +43,7 @@ class Row(TypedDict):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained classifier's tensors, what they are the tensors of, what its outputs are called, how it came about."""
+    """A trained classifier: its tensors and architecture, the names of its outputs, and how it was trained."""
 
     model: ModelConfig
     preprocessing: Preprocessing
@@ -53,10 +53,10 @@ class Checkpoint:
     training: Plain = field(default_factory=dict)  # epoch, epochs, learning_rate, …
     history: list[Row] = field(default_factory=list)  # one row per epoch
     temperature: float = 1.0  # by which logits are divided before they become probabilities
-    # Probabilities of the validation photos' true classes, lowest first: what sets of classes are made by
+    # Probabilities of the validation photos' true classes, lowest first: sets of classes are made from them
     set_scores: list[float] = field(default_factory=list)
     memory: FeatureBank | None = None  # of the training photos
-    # How strange the validation photos are, float64 (N, 2): what strangers are told by. Only beside a memory
+    # Validation scores for out-of-distribution detection, float64 (N, 2). Only beside a memory
     stranger_scores: torch.Tensor | None = None
 
     @property
@@ -143,7 +143,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, and build its classifier. Raises InputError for a file that train.py did not write so."""
+    """Read a checkpoint, and build its classifier. Raises InputError for a file that is not as train.py wrote it."""
     contents = read_tensors(path)
     version = contents.get("format_version")
     if not isinstance(version, int) or "state_dict" not in contents:
@@ -164,9 +164,9 @@ def what_to_do(version: int, current: int = FORMAT_VERSION) -> str:
 
 
 def check_runs(checkpoint: Checkpoint) -> None:
-    """Raise whatever it raises to build the classifier, and to show it a black picture of a size not its own.
+    """Build the classifier, and run it on a black picture of a size not its own; raise whatever that raises.
 
-    Raises ValueError too where the memory is none of its photos.
+    Raises ValueError too where the memory does not fit the classifier.
     """
     classifier, arch, side = checkpoint.classifier, checkpoint.model.arch, checkpoint.preprocessing.crop_size
     if checkpoint.memory:
@@ -220,7 +220,7 @@ def temperature_of(contents: Plain) -> float:
 
 
 def set_scores_of(contents: Plain) -> list[float]:
-    """Return what sets are made by. Raises ValueError for impossible scores."""
+    """Return the scores that sets are made from. Raises ValueError for impossible scores."""
     scores = contents["set_scores"]
     if not isinstance(scores, list) or not all(isinstance(score, float) and 0 <= score <= 1 for score in scores):
         raise ValueError("scores for sets that are no probabilities")
@@ -236,7 +236,10 @@ def memory_of(contents: Plain) -> FeatureBank | None:
 
 
 def stranger_scores_of(contents: Plain) -> torch.Tensor | None:
-    """Return what strangers are told by, if there is anything. Raises ValueError for impossible scores."""
+    """Return the validation scores for out-of-distribution detection, if there are any.
+
+    Raises ValueError for impossible scores.
+    """
     scores = contents["stranger_scores"]
     if scores is None:
         return None

@@ -1,7 +1,7 @@
 """The model: a backbone and a head. Pixels of photos in, one logit per class out.
 
-A new one has a head that has learned nothing yet on a pretrained backbone. How deep each layer of a backbone lies is
-found out by running it: no list of architectures has to be kept.
+A new one has an untrained head on a pretrained backbone. Running a backbone shows how deep each of its layers lies, so
+no list of architectures is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flower_classifier.networks.backbones import load_backbone, resolve_arch, so
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.networks.source import Backbone, Weights, black
 
-LEARNS = ("head", "last", "all")  # what of a classifier has learned: the head, the last layers too, everything
+LEARNS = ("head", "last", "all")  # which layers have learned: those of the head, the backbone's last ones too, all
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ModelConfig:
 
     @property
     def answer_views(self) -> tuple[int, ...]:
-        """The views of a photo of whose logits an answer is the mean."""
+        """The views of a photo: an answer is the mean of their logits."""
         return (0, 1) if self.mirror else (0,)
 
 
@@ -155,14 +155,14 @@ def new_classifier(
     arch = resolve_arch(arch)
     source = source_of(arch)
     seed_torch(seed, "backbone")  # what random weights are drawn from
-    backbone, chosen = load_backbone(arch, weights, image_size)
+    backbone, resolved = load_backbone(arch, weights, image_size)
     units = source.hidden_units if hidden_units is None else hidden_units
-    if chosen.licence and chosen.licence.lower() not in FREE_LICENCES:
-        note(f"the weights' licence is {chosen.licence}, which may not allow every use")
-    if source.pretrained and chosen.name == "none":
+    if resolved.licence and resolved.licence.lower() not in FREE_LICENCES:
+        note(f"the weights' licence is {resolved.licence}, which may not allow every use")
+    if source.pretrained and resolved.name == "none":
         warn(f"random weights: the features of a random, frozen {arch} are useful only for trying things out")
     config = ModelConfig(arch, units, dropout, num_classes, "head" if source.pretrained else "all", mirror)
-    return Classifier(config, backbone, new_head(config, backbone.width, seed)), chosen
+    return Classifier(config, backbone, new_head(config, backbone.width, seed)), resolved
 
 
 def new_head(config: ModelConfig, width: int, seed: int) -> nn.Sequential:
@@ -172,7 +172,7 @@ def new_head(config: ModelConfig, width: int, seed: int) -> nn.Sequential:
 
 
 def renew_head(classifier: Classifier, hidden_units: tuple[int, ...], dropout: float, seed: int) -> None:
-    """Give a classifier another head, which has learned nothing yet: the one that a new classifier would have."""
+    """Give a classifier another, untrained head: the one that a new classifier would have."""
     classifier.config = replace(classifier.config, hidden_units=hidden_units, dropout=dropout)
     head = new_head(classifier.config, classifier.feature_width, seed)
     classifier.head = head.to(next(classifier.parameters()).device).eval()
@@ -200,7 +200,7 @@ def parameter_depths(backbone: nn.Module, side: int) -> dict[str, float]:
 
 
 def called_in_order(backbone: nn.Module, side: int) -> dict[str, int]:
-    """Show a backbone a black picture; return the place of each module with parameters of its own, by its name."""
+    """Run a backbone on a black picture; number its modules with parameters, by name, in the order of first calls."""
     order: dict[str, int] = {}
 
     def note_call(name: str) -> None:

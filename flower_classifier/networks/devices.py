@@ -18,8 +18,8 @@ from flower_classifier.base.torchrun import local_rank, local_world_size, rank, 
 MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 64}
 
 PRECISION = "FLOWERS_PRECISION"  # the environment variable that chooses what frozen networks compute in
-# Those that a person can choose; a GPU without bfloat16 uses float16, too. Another needs a word in the forward of
-# FrozenBackbone and in its `way`, which the cache's key is made of, and in FineTuning.precision
+# Those that a person can choose; a GPU without bfloat16 uses float16, too. Another must also be added to the forward of
+# FrozenBackbone, to its `way`, which the cache's key is made of, and to FineTuning.precision
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 MOST_OPENING = 32  # threads that open photos for a GPU: more only wait for the interpreter's lock
@@ -53,10 +53,10 @@ def own_gpu() -> torch.device:
     """Return the GPU of this process: in a job each has its own. Raises InputError where there are fewer of them."""
     if world_size() == 1:
         return torch.device("cuda")
-    number = torch.cuda.device_count()
-    if number > 1 and local_rank() >= number:
-        raise InputError(f"finds {number} GPUs for {local_world_size()} processes: start as many as there are", "gpu")
-    device = torch.device("cuda", local_rank() if number > 1 else 0)  # a launcher may show each process its own alone
+    gpus = torch.cuda.device_count()
+    if gpus > 1 and local_rank() >= gpus:
+        raise InputError(f"finds {gpus} GPUs for {local_world_size()} processes: start as many as there are", "gpu")
+    device = torch.device("cuda", local_rank() if gpus > 1 else 0)  # a launcher may show each process its own alone
     torch.cuda.set_device(device)
     return device
 
@@ -99,9 +99,9 @@ def can_start_threads() -> bool:
     return True
 
 
-def seed_torch(*parts: object) -> None:
+def seed_torch(*keys: object) -> None:
     """Seed torch's own generator, from which initialisation and dropout draw."""
-    torch.manual_seed(fold_seed(*parts))
+    torch.manual_seed(fold_seed(*keys))
 
 
 def precision_of(device: torch.device) -> torch.dtype:

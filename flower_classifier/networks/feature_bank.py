@@ -1,11 +1,11 @@
-"""What a checkpoint remembers of the training photos: where the network saw each of them, and what they are called.
+"""What a checkpoint remembers of the training photos: their features and their names.
 
-    memory = remember(look, labels, photos)
+    memory = remember(extract, labels, photos, number_of_axes)
     memory.nearest(answer.features, 5)          the training photos that look most alike to the network
 
 Features are scaled to unit length, so that distances are those of the cosine, and projected to the directions in which
 the photos differ most (principal components). That takes half a kilobyte for a photo, beside its name. A checkpoint
-keeps as many photos as ten megabytes hold, of each class as many as of any other, as far as there are.
+keeps as many photos as ten megabytes hold, equally many of each class where there are enough.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ FITTED = 2_048  # photos that the axes are found from: more would change them li
 BLOCK = 1_024  # photos whose features are held at a time
 LEAST_VARIANCE = 1e-6  # along an axis, as a share of that along the first
 NUMBER_BYTES = 2  # of a number in bfloat16
-LARGEST = 2.1  # number in it: unit vectors are at most 2 apart
+LARGEST = 2.1  # absolute value in it: unit vectors are at most 2 apart
 
-Look = Callable[[Sequence[int]], torch.Tensor]  # places of photos -> their features, float32 (B, D)
+Extract = Callable[[Sequence[int]], torch.Tensor]  # indices of photos -> their features, float32 (B, D)
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class FeatureBank:
     axes: torch.Tensor  # (D, K) bfloat16, nearly orthonormal
     rows: torch.Tensor  # (M, K) bfloat16: each photo along the axes, from the centre
 
-    def nearest(self, features: torch.Tensor, number: int) -> list[tuple[int, float]]:
-        """Return the indices of the photos that features (D,) are most like, and how much: a cosine.
+    def nearest(self, features: torch.Tensor, count: int) -> list[tuple[int, float]]:
+        """Return the indices of the `count` photos whose features are most like these (D,), with their cosines.
 
-        It is the cosine of these features with what is remembered of the photo's, centre + axes @ row.
+        Each is the cosine of these features with what is remembered of the photo's, centre + axes @ row.
         """
         unit = F.normalize(features.float(), dim=0)
         products = unit @ self.centre + self.own_rows @ (unit @ self.own_axes)  # (M,)
-        found = (products / self.lengths).clamp(-1, 1).topk(min(number, len(products)))
-        return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+        top = (products / self.lengths).clamp(-1, 1).topk(min(count, len(products)))
+        return list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
 
     @functools.cached_property
     def own_axes(self) -> torch.Tensor:
@@ -76,19 +76,19 @@ class FeatureBank:
         """Raise ValueError where it makes no sense for features of this width and so many classes."""
         if type(self.photos) is not list or type(self.labels) is not list:
             raise ValueError("a memory without lists")
-        tensors, number = (self.centre, self.axes, self.rows), len(self.photos)
+        tensors, count = (self.centre, self.axes, self.rows), len(self.photos)
         if [tensor.dtype for tensor in tensors] != [torch.float32, torch.bfloat16, torch.bfloat16]:
             raise ValueError("a memory of other types")
         axes = self.axes.shape[-1]
-        if [tuple(tensor.shape) for tensor in tensors] != [(width,), (width, axes), (number, axes)]:
+        if [tuple(tensor.shape) for tensor in tensors] != [(width,), (width, axes), (count, axes)]:
             raise ValueError("a memory of another shape")
-        if not 0 < axes <= MOST_AXES or not 0 < number <= MOST_BYTES:
+        if not 0 < axes <= MOST_AXES or not 0 < count <= MOST_BYTES:
             raise ValueError("a memory of another size")
         if not all(tensor.isfinite().all() and tensor.abs().max() <= LARGEST for tensor in tensors):
             raise ValueError("a memory with impossible numbers")
         if not all(isinstance(photo, str) and not escapes_folder(photo) for photo in self.photos):
             raise ValueError("a memory of photos outside their folder")
-        if len(self.labels) != number or not all(type(label) is int and 0 <= label < classes for label in self.labels):
+        if len(self.labels) != count or not all(type(label) is int and 0 <= label < classes for label in self.labels):
             raise ValueError("a memory of other classes")
 
 
@@ -101,43 +101,43 @@ def escapes_folder(photo: str) -> bool:
 def capacity(width: int, photos: Sequence[str]) -> tuple[int, int]:
     """Return how many axes and how many photos a memory of features of this width has room for."""
     axes = min(MOST_AXES, width, max(len(photos) - 1, 1), max(MOST_BYTES // 2 // (NUMBER_BYTES * width), 1))
-    name = max(len(photo.encode("utf-8", "surrogatepass")) for photo in photos) + 16  # and what a list takes
+    name_bytes = max(len(photo.encode("utf-8", "surrogatepass")) for photo in photos) + 16  # and what a list takes
     left = MOST_BYTES - NUMBER_BYTES * width * axes - 4 * width
-    return axes, max(left // (NUMBER_BYTES * axes + name), 1)
+    return axes, max(left // (NUMBER_BYTES * axes + name_bytes), 1)
 
 
-def balanced_sample(labels: Sequence[int], number: int) -> list[int]:
-    """Return the indices of so many photos, or all, in order: the first of each class, then the second, and so on."""
+def balanced_sample(labels: Sequence[int], count: int) -> list[int]:
+    """Return the indices of `count` photos, or all, in order: the first of each class, then the second, and so on."""
     seen: dict[int, int] = {}
     ranks = []
     for index, label in enumerate(labels):
         ranks.append((seen.get(label, 0), label, index))
         seen[label] = seen.get(label, 0) + 1
-    return sorted(index for _, _, index in sorted(ranks)[:number])
+    return sorted(index for _, _, index in sorted(ranks)[:count])
 
 
-def remember(look: Look, labels: Sequence[int], photos: Sequence[str], number_of_axes: int) -> FeatureBank:
-    """Make a memory of photos, of whose features there are never more than a few in memory."""
-    fitted = F.normalize(look(balanced_sample(labels, FITTED)), dim=1)
+def remember(extract: Extract, labels: Sequence[int], photos: Sequence[str], number_of_axes: int) -> FeatureBank:
+    """Make a memory of photos, whose features are computed in blocks, so that never many are held at a time."""
+    fitted = F.normalize(extract(balanced_sample(labels, FITTED)), dim=1)
     centre = fitted.mean(dim=0)
     axes = principal_axes(fitted - centre, number_of_axes).bfloat16()
     blocks = torch.arange(len(labels)).split(BLOCK)
-    rows = [((F.normalize(look(block.tolist()), dim=1) - centre) @ axes.float()).bfloat16() for block in blocks]
+    rows = [((F.normalize(extract(block.tolist()), dim=1) - centre) @ axes.float()).bfloat16() for block in blocks]
     return FeatureBank(list(photos), list(labels), centre, axes, torch.cat(rows))
 
 
-def remember_nameless(look: Look, labels: Sequence[int]) -> FeatureBank:
+def remember_nameless(extract: Extract, labels: Sequence[int]) -> FeatureBank:
     """Make a memory of all photos with these labels, for distances alone: their names are not known."""
     names = [""] * len(labels)
-    axes, _ = capacity(look([0]).shape[1], names)
-    return remember(look, labels, names, axes)
+    axes, _ = capacity(extract([0]).shape[1], names)
+    return remember(extract, labels, names, axes)
 
 
-def principal_axes(centred: torch.Tensor, number: int) -> torch.Tensor:
-    """Return the directions (D, K) along which centred rows (N, D) vary most: from the smaller of two Gram matrices."""
+def principal_axes(centred: torch.Tensor, count: int) -> torch.Tensor:
+    """Return at most `count` directions (D, K) along which rows (N, D) vary most, by the smaller Gram matrix."""
     by_rows = len(centred) < centred.shape[1]
     gram = centred @ centred.T if by_rows else centred.T @ centred
-    values, vectors = (found.flip(-1)[..., :number] for found in torch.linalg.eigh(gram))
+    values, vectors = (ascending.flip(-1)[..., :count] for ascending in torch.linalg.eigh(gram))
     varied = values > LEAST_VARIANCE * values[0]  # along the others, rounding is all there is
     varied[0] = True
     vectors = vectors[:, varied]

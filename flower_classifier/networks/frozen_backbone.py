@@ -1,4 +1,4 @@
-"""What of a classifier does not learn (at the time), in the form in which it runs fastest.
+"""The frozen part of a classifier, prepared for fast inference.
 
     frozen = place(classifier, device)
     rows = frozen(pixels)                      what is computed once per photo, and kept
@@ -26,8 +26,8 @@ from flower_classifier.networks.classifier import Classifier, normalise
 from flower_classifier.networks.devices import MICRO_BATCH, device_name, has_bfloat16, precision_of
 from flower_classifier.photos.views import Preprocessing
 
-# Which numbers come out of the code below and of the networks that it runs. Raise it when they change: features that
-# are kept on disk under an earlier one are then computed again.
+# Version of the features that this code computes. Raise it when they change: features that are kept on disk under an
+# earlier one are then computed again.
 VERSION = 1
 
 
@@ -56,7 +56,7 @@ class FrozenBackbone:
         self.mean, self.std = classifier.mean, classifier.std
         self.memory_format, self.precision = torch.contiguous_format, torch.float32
         self.most = MICRO_BATCH[device.type]  # photos that a forward takes; fewer where a GPU has no room for them
-        self.original: nn.Module | None = None  # whose numbers it has
+        self.original: nn.Module | None = None  # whose weights it has
         self.network: nn.Module | None = None  # what runs
         fastest = precision_of(device)  # raises where FLOWERS_PRECISION is wrong, whatever the network
         if classifier.starts_frozen:
@@ -103,8 +103,8 @@ class FrozenBackbone:
         """Take pixels on the device to rows, as many at a time as a GPU has room for."""
         while True:
             try:
-                parts = [self(part) for part in pixels.split(self.most)]
-                return parts[0] if len(parts) == 1 else torch.cat(parts)
+                chunks = [self(chunk) for chunk in pixels.split(self.most)]
+                return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
             except Exception as error:
                 if self.device.type == "cpu" or not is_out_of_memory(error) or self.most == 1:
                     raise
@@ -145,7 +145,7 @@ class FrozenBackbone:
         }
 
     def way(self, threads: int) -> dict[str, object]:
-        """Return that part of it which is no matter of the network: where and how this machine computes."""
+        """Return the part of `about` that describes the machine: where and how it computes."""
         is_bfloat16 = self.precision == torch.bfloat16
         return {
             "libraries": versions_of(torch, *source_of(self.config.arch).libraries),
@@ -159,7 +159,7 @@ class FrozenBackbone:
 
 
 def in_float16(network: nn.Module, values: torch.Tensor) -> torch.Tensor:
-    """Take normalised images to rows, float32; in float32 altogether where float16 ends above its 65,504."""
+    """Take normalised images to rows, float32; where float16 overflows (above 65,504), compute all in float32."""
     with torch.autocast(values.device.type, dtype=torch.float16):
         rows = network(values).float()
     return rows if rows.isfinite().all() else network(values)
@@ -168,9 +168,9 @@ def in_float16(network: nn.Module, values: torch.Tensor) -> torch.Tensor:
 def with_bfloat16_weights(network: nn.Module) -> nn.Module:
     """Return a copy whose convolutions and linear layers have their weights in bfloat16 already.
 
-    Autocast makes the same numbers of them, but anew for each micro-batch: a core of an EPYC takes 29 ms for resnet50's
-    and 3 ms for tf_efficientnet_lite0's. Subclasses may change their weights before they use them: they stay as they
-    are.
+    Autocast converts them to the same numbers, but again for each micro-batch: a core of an EPYC takes 29 ms for
+    resnet50's and 3 ms for tf_efficientnet_lite0's. Subclasses of these layers stay as they are: they may change their
+    weights before they use them.
     """
     network = copy.deepcopy(network)
     for layer in network.modules():
@@ -185,7 +185,7 @@ def versions_of(*libraries: ModuleType) -> dict[str, str]:
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """Return a copy in which the batch norm behind a convolution is part of its weights; itself if there is none.
+    """Return a copy with each batch norm folded into the convolution before it; the module itself if it has none.
 
     In eval mode a batch norm is a scaling and a shift (Jacob et al. 2018, section 3.2). Networks of many small layers
     gain most: mobilenet_v3_large's forward takes three quarters of the time, resnet50's 95 %.

@@ -106,20 +106,20 @@ class Job:
     def send(self, head: object, body: Iterable[torch.Tensor] = ()) -> None:
         """Send to rank 0 what JSON can hold, and tensors, whose forms rank 0 must know; for a helper."""
         words = torch.frombuffer(bytearray(json.dumps(head).encode()), dtype=torch.uint8)
-        # The words last: numbers must begin where their type may
-        parts = torch.cat([*(tensor.contiguous().flatten().view(torch.uint8) for tensor in body), words])
+        # The words last: the tensors must begin at an address that suits their type
+        content = torch.cat([*(tensor.contiguous().flatten().view(torch.uint8) for tensor in body), words])
         with talking():
-            dist.send(torch.tensor([len(parts) - len(words), len(words)]), dst=0)
-            dist.send(parts, dst=0)
+            dist.send(torch.tensor([len(content) - len(words), len(words)]), dst=0)
+            dist.send(content, dst=0)
 
     def receive(self, helper: int) -> tuple[Any, torch.Tensor]:
         """Return what a helper has sent: what JSON holds (Any), and the bytes of tensors, uint8 (B,); for rank 0."""
         lengths = torch.empty(2, dtype=torch.int64)
         with talking():
             dist.recv(lengths, src=helper)
-            parts = torch.empty(int(lengths.sum()), dtype=torch.uint8)
-            dist.recv(parts, src=helper)
-        body, words = parts.split(lengths.tolist())
+            content = torch.empty(int(lengths.sum()), dtype=torch.uint8)
+            dist.recv(content, src=helper)
+        body, words = content.split(lengths.tolist())
         return json.loads(words.numpy().tobytes()), body
 
     def new_list(self) -> str:
@@ -128,9 +128,9 @@ class Job:
         return f"list {self.lists}"
 
     def shares(self, name: str, work: Sequence[Item]) -> Iterator[Item]:
-        """Yield work from a list that all processes have, until it is done: each item goes to who asks first."""
-        while (place := self.add(name, 1) - 1) < len(work):
-            yield work[place]
+        """Yield work from a list that all processes have, until it is done: whichever asks first gets the next item."""
+        while (index := self.add(name, 1) - 1) < len(work):
+            yield work[index]
 
     def drop(self, name: str, work: Sequence[object]) -> None:
         """Leave undone what nobody has begun."""
@@ -152,7 +152,7 @@ def current_job() -> Job | None:
 
 @contextlib.contextmanager
 def joined() -> Iterator[Job]:
-    """Be in the job that the environment tells of."""
+    """Join the job that the environment variables describe."""
     global job  # noqa: PLW0603 -- a process is in one job or in none, as torch.distributed has it too
     job = Job()
     try:
@@ -164,9 +164,9 @@ def joined() -> Iterator[Job]:
 
 @contextlib.contextmanager
 def leading() -> Iterator[None]:
-    """Have helpers, where there are other processes; for rank 0.
+    """Lead the other processes of the job, where there are any; for rank 0.
 
-    Raises RunError where one of them ends, in whatever rank 0 does then.
+    Raises RunError where one of them ends, whatever rank 0 is doing then.
     """
     if world_size() == 1:
         yield
@@ -181,9 +181,9 @@ def leading() -> Iterator[None]:
 
 @contextlib.contextmanager
 def helping() -> Iterator[Job]:
-    """Be a helper. Where another process has ended, end without a word: rank 0 says it, or torchrun.
+    """Help rank 0. Where another process has ended, end silently: rank 0 or torchrun says so.
 
-    What else goes wrong raises RunError, which names the process.
+    Any other error is raised as a RunError that names the process.
     """
     with joined() as helped:
         try:

@@ -1,9 +1,9 @@
 """Files of tensors: read without trusting them, written whole or not at all.
 
-torch's reader is told `weights_only=True` and so runs no code from a file. What is checked before is the rest: a file
-that unpacks to more than it is, that two readers of zips see differently, or whose pickle never ends. What a file is
-that was given as a checkpoint and is none is told from its first bytes and from the names that its pickle mentions:
-nothing of it is run, and nothing is unpacked.
+torch's reader is told `weights_only=True` and so runs no code from a file. The rest is checked before: a file that
+unpacks to more than its size, that two readers of zips see differently, or whose pickle never ends. Where a file that
+was given as a checkpoint is none, its first bytes and the names in its pickle tell what it is: nothing of it is run,
+and nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def errors_as_input_error(path: Path) -> Iterator[None]:
     except Exception as error:  # a network's constructor may raise anything
         if isinstance(error, UserError) or is_out_of_memory(error):
             raise
-        what = f"{type(error).__name__}: {reason_of(error)}"
-        raise InputError(f"{path} is damaged or was changed by hand ({what})") from error
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        raise InputError(f"{path} is damaged or was changed by hand ({reason})") from error
 
 
 def check_digest(path: Path, contents: Plain) -> None:
@@ -132,10 +132,8 @@ def write_atomically(path: Path, contents: Plain) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # torch reports a full disk as a RuntimeError of its own, behind it the system's
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError, with the system's error as its context
         system = error.__context__ if isinstance(error.__context__, OSError) else error
         reason = reason_of(getattr(system, "strerror", None) or system)
         raise RunError(f"cannot write {path} ({reason}); what was there before is untouched") from error
@@ -160,8 +158,8 @@ def to_cpu(value: object) -> object:
 
 MOST_STEPS = 5 * 10**6  # of a pickle; two or three per value
 PLAIN_GLOBALS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
-# Steps of a pickle: what they leave on its reader's stack (GLOBAL: what it names), how many things they take from it
-# (0: down to a mark), and what those that take leave. All others are refused.
+# Steps of a pickle: what they push on its reader's stack (GLOBAL: what it names), how many items they pop from it (0:
+# down to a mark), and what those that pop leave there. All others are refused.
 PUSHED = {
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1"), "number"),
     **dict.fromkeys(("BINFLOAT", "NEWTRUE", "NEWFALSE", "NONE", "EMPTY_DICT", "EMPTY_LIST"), "other"),
@@ -171,7 +169,7 @@ TAKEN = {"TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "APPEND
 TAKEN |= {"REDUCE": 2, "BINPERSID": 1}
 LEFT = {**dict.fromkeys(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"), "tuple"), "REDUCE": "other", "BINPERSID": "other"}
 OTHER_STEPS = {"PROTO", "STOP", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT"}
-NOT_HERE = 2**32 - 1  # what a record says whose numbers are in a larger one
+NOT_HERE = 2**32 - 1  # in a record: the number is in the larger record
 
 
 def check_zip(path: Path) -> None:
@@ -220,8 +218,8 @@ def check_zip_ends(file: BinaryIO, directory: int) -> None:
     if tail[56:60] == b"PK\6\7":  # two records for archives of more than 4 GB, which torch always writes
         end -= 76
         large_mark, large_size, large_offset = struct.unpack("<4s36x2Q", tail[:56])
-        (large_place,) = struct.unpack("<8xQ4x", tail[56:76])
-        agree = agree and large_mark == b"PK\6\6" and large_place == end
+        (large_start,) = struct.unpack("<8xQ4x", tail[56:76])
+        agree = agree and large_mark == b"PK\6\6" and large_start == end
         agree = agree and (size, offset) in ((large_size, large_offset), (NOT_HERE, NOT_HERE), (large_size, NOT_HERE))
         size, offset = large_size, large_offset
     if not agree or (size, offset) != (end - directory, directory):
@@ -299,7 +297,7 @@ def kind_of(path: Path) -> str | None:
 
 
 def kind_by_start(file: BinaryIO) -> str | None:
-    """Know the kinds of files that say at their beginning what they are."""
+    """Recognise the kinds of files that say at their beginning what they are."""
     start, length = file.read(512), file.seek(0, os.SEEK_END)
     if WEB_PAGE.match(start):
         return "it is a web page, which a download may leave instead of a file"
@@ -309,7 +307,7 @@ def kind_by_start(file: BinaryIO) -> str | None:
 
 
 def kind_by_pickle(file: BinaryIO) -> str | None:
-    """Know a file that torch.save wrote by what its pickle mentions: the names of functions, classes and keys."""
+    """Recognise a file that torch.save wrote by what its pickle mentions: the names of functions, classes and keys."""
     mentioned = mentioned_in(file)
     if "format_version" in mentioned:  # ours, so it is damaged
         return None
@@ -349,7 +347,7 @@ def mentioned_in(file: BinaryIO) -> set[str]:
 
 
 def kind_of_contents(path: Path, contents: Mapping[str, object]) -> str | None:
-    """Say what a file is that could be read and is no checkpoint."""
+    """Say what a readable file is that is no checkpoint."""
     if {"identity", "learner"} <= contents.keys():
         beside = path.absolute().parent.parent / "checkpoint.pth"
         shown = beside if path.is_absolute() else os.path.relpath(beside)

@@ -45,7 +45,7 @@ class Weights:
 
 
 class Source(Protocol):
-    """A family of architectures. What has a body here suits networks that are made of torch's own layers."""
+    """A family of architectures. The default methods fit networks built from plain torch layers."""
 
     prefix: str  # with which the names of its architectures begin; "" for those without any
     pretrained: bool  # whether they come with weights: then they are frozen at first, and the head alone learns
@@ -83,14 +83,14 @@ class Source(Protocol):
         return module
 
     def has_feature_map(self, module: nn.Module, side: int) -> bool:
-        """Say whether a backbone's last layers still have places, (B, C, h, w), on which a heat map can be drawn."""
+        """Say whether a backbone's last layers still have positions, (B, C, h, w), for a heat map."""
 
 
 # ---------------------------------------------------------------------------------- networks without memory for tensors
 
 
 class Unfilled(TorchFunctionMode):
-    """Makes `torch.empty` give no memory: the layers' parameters are made with it.
+    """Makes `torch.empty`, which makes the layers' parameters, give no memory.
 
     `torch.device("meta")` gives none to any tensor; but regnet, for one, computes its widths with tensors.
     """
@@ -110,7 +110,7 @@ class Unfilled(TorchFunctionMode):
 
 
 def black(module: nn.Module, side: int) -> torch.Tensor:
-    """Return a picture of zeros, (1, 3, side, side), where a network is."""
+    """Return a picture of zeros, (1, 3, side, side), on the network's device."""
     return torch.zeros(1, 3, side, side, device=next(module.parameters()).device)
 
 
@@ -118,15 +118,15 @@ def black(module: nn.Module, side: int) -> torch.Tensor:
 
 
 def read_weights_file(path: Path) -> Mapping[str, torch.Tensor]:
-    """Read a state dict of one's own, from a file of torch.save's or in the format safetensors."""
+    """Read a state dict from a file of torch.save's or in the format safetensors."""
     read = read_safetensors if path.suffix.lower() == ".safetensors" else read_pickle
     try:
         state = read(path)
     except UserError:
         raise
     except Exception as error:  # whatever a file that is no state dict makes the reader raise
-        what = f"not a file of tensors that can be loaded safely ({reason_of(error)})"
-        raise InputError(f"{path}: {what}", "weights") from None
+        reason = reason_of(error)
+        raise InputError(f"{path}: not a file of tensors that can be loaded safely ({reason})", "weights") from None
     state = state_dict_in(state)
     if state is None:
         raise InputError(f"{path}: no state dict (a mapping from names to tensors)", "weights")
@@ -170,16 +170,16 @@ def fill_backbone(module: nn.Module, state: Mapping[str, torch.Tensor], arch: st
     Raises InputError where tensors are missing or have other shapes.
     """
     renamed = {normalise_key(name): tensor for name, tensor in state.items()}
-    wanted = module.state_dict()
-    missing = [name for name in wanted if name not in renamed and not name.endswith("num_batches_tracked")]
-    misfits = [name for name in wanted if name in renamed and renamed[name].shape != wanted[name].shape]
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in renamed and not name.endswith("num_batches_tracked")]
+    misfits = [name for name in expected if name in renamed and renamed[name].shape != expected[name].shape]
     if missing or misfits:
-        what = f"lacks {first_few(missing)}" if missing else f"has other shapes for {first_few(misfits)}"
-        raise InputError(f"{weights}: these are not {arch}'s, the file {what}", "weights")
+        problem = f"lacks {first_few(missing)}" if missing else f"has other shapes for {first_few(misfits)}"
+        raise InputError(f"{weights}: these are not {arch}'s, the file {problem}", "weights")
     batches_seen = torch.tensor(0)  # what files from before torch 0.4.1 lack, and eval mode never reads
     # In the module's own dict, which also says its version: mnasnet asks for it, and the shapes are this version's
-    wanted.update({name: renamed.get(name, batches_seen).to(wanted[name].dtype) for name in wanted})
-    module.load_state_dict(wanted, assign=True)
+    expected.update({name: renamed.get(name, batches_seen).to(expected[name].dtype) for name in expected})
+    module.load_state_dict(expected, assign=True)
 
 
 def normalise_key(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What is done to timm's networks: their features chosen, and their own layers turned into torch's.
+"""Adapters for timm's networks: which features they give, and torch's layers in place of timm's own.
 
 Nothing here loads timm.
 """
@@ -57,7 +57,7 @@ class Features(nn.Module):
 
 @torch.no_grad()
 def has_places(module: nn.Module, side: int) -> bool:
-    """Say whether what the features are pooled from has places with channels before them, (B, C, h, w)."""
+    """Say whether the features are pooled from a map with channels first, (B, C, h, w)."""
     if not isinstance(module, Features) or module.by_token or getattr(module.model, "output_fmt", "NCHW") != "NCHW":
         return False
     features = module.model.forward_features(black(module, side))
@@ -91,16 +91,16 @@ def in_plain_layers(module: nn.Module, side: int) -> nn.Module:
 
 
 def layers_called(module: nn.Module, kind: str, base: type[Layer]) -> dict[str, Layer]:
-    """Return the layers of a class, by their names; the class goes by its name, since timm may not be there.
+    """Return the layers of a class, by their names; the class is given by its name, since timm may not be there.
 
-    `base`: the class of torch's that it is derived from.
+    `base`: torch's class that it is derived from.
     """
     layers = module.named_modules()
     return {name: layer for name, layer in layers if isinstance(layer, base) and type(layer).__name__ == kind}
 
 
 def norm_alone(layer: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """Return a batch norm of torch's with the same numbers."""
+    """Return torch's own batch norm with the same parameters and statistics."""
     norm = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
     norm.load_state_dict(layer.state_dict())
     return norm.to(next(layer.buffers()).device).eval()
@@ -115,11 +115,11 @@ def input_sizes(module: nn.Module, layers: Mapping[str, nn.Module], side: int) -
     if not layers:
         return {}
 
-    def keep(name: str, values: torch.Tensor) -> None:
+    def record(name: str, values: torch.Tensor) -> None:
         sizes.setdefault(name, set()).add(values.shape[-2:])
 
     handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: keep(name, inputs[0]))
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: record(name, inputs[0]))
         for name, layer in layers.items()
     ]
     try:
@@ -127,11 +127,11 @@ def input_sizes(module: nn.Module, layers: Mapping[str, nn.Module], side: int) -
     finally:
         for handle in handles:
             handle.remove()
-    return {name: found.pop() for name, found in sizes.items() if len(found) == 1}
+    return {name: distinct.pop() for name, distinct in sizes.items() if len(distinct) == 1}
 
 
 def with_fixed_padding(layer: nn.Conv2d, size: torch.Size) -> nn.Conv2d:
-    """Return a convolution of torch's that does to pictures of this size what one with TensorFlow's padding does.
+    """Replace TensorFlow-style "same" padding by fixed padding for this input size.
 
     That padding is symmetrical, or one pixel more at the right and at the bottom. Then a row of zeros before the
     kernel's first, with the larger padding at both sides, gives the same sums: it starts one pixel further out.

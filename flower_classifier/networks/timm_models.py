@@ -71,9 +71,9 @@ def download(name: str, preprocessing: Preprocessing, stated: PretrainedCfg) -> 
     """Return the tensors of timm's own weights, from its cache or the network, as `Timm.build` has them."""
     try:
         check_reachable(stated)
-        with contextlib.redirect_stdout(sys.stderr), loading_recorded() as found:
+        with contextlib.redirect_stdout(sys.stderr), loading_recorded() as loaded:
             model = create(name, preprocessing.crop_size, pretrained=True)
-        if missing := found.missing:
+        if missing := loaded.missing:
             raise ValueError(f"the file lacks {first_few(missing)}")
     except Exception as error:  # no network, or whatever a damaged file makes of the reader
         where = f"https://huggingface.co/{stated.hf_hub_id}" if stated.hf_hub_id else stated.url
@@ -86,7 +86,7 @@ def download(name: str, preprocessing: Preprocessing, stated: PretrainedCfg) -> 
 
 @dataclass
 class Loaded:
-    """What torch says of the state dicts that were loaded."""
+    """Which tensors torch found missing or unexpected in the state dicts that were loaded."""
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -95,19 +95,19 @@ class Loaded:
 @contextlib.contextmanager
 def loading_recorded() -> Iterator[Loaded]:
     """Record which tensors are missing or unexpected where a state dict is loaded: timm only writes it to its log."""
-    found, load, log = Loaded(), nn.Module.load_state_dict, logging.getLogger("timm")
+    loaded, load, log = Loaded(), nn.Module.load_state_dict, logging.getLogger("timm")
     level = log.level
 
     def recorded(module: nn.Module, state: Mapping[str, object], strict: bool = True, assign: bool = False) -> object:
         result = load(module, state, strict, assign)
-        found.missing += [name for name in result.missing_keys if not name.endswith("num_batches_tracked")]
-        found.unexpected += result.unexpected_keys
+        loaded.missing += [name for name in result.missing_keys if not name.endswith("num_batches_tracked")]
+        loaded.unexpected += result.unexpected_keys
         return result
 
     nn.Module.load_state_dict = recorded  # type: ignore[method-assign, assignment]  # no other way leads into timm's calls
     log.setLevel(logging.ERROR)
     try:
-        yield found
+        yield loaded
     finally:
         nn.Module.load_state_dict = load  # type: ignore[method-assign]  # as it was
         log.setLevel(level)
@@ -137,27 +137,27 @@ def read_file(path: Path, arch: str, preprocessing: Preprocessing) -> Mapping[st
     # With another number of classes stated than is built, timm leaves the classifier out
     overlay = {"state_dict": state, "num_classes": 1, "custom_load": False}
     try:
-        with loading_recorded() as found:
+        with loading_recorded() as loaded:
             model = create(name, size, pretrained=True, pretrained_cfg_overlay=overlay)
-        strange = sorted(set(found.unexpected) - set(classifier_names(name)))
-        if found.missing or strange:
-            raise ValueError(difference(found.missing, strange))
+        strange = sorted(set(loaded.unexpected) - set(classifier_names(name)))
+        if loaded.missing or strange:
+            raise ValueError(difference(loaded.missing, strange))
     except Exception as error:  # of any kind: families read old files in their own ways
-        what = reason_of(str(error).partition(":\n")[2] or error)
-        raise InputError(f"{path.name}: these are not {arch}'s weights: {what}", "weights") from error
+        reason = reason_of(str(error).partition(":\n")[2] or error)
+        raise InputError(f"{path.name}: these are not {arch}'s weights: {reason}", "weights") from error
     return Features(model).state_dict()
 
 
 def difference(missing: Sequence[str], strange: Sequence[str]) -> str:
-    """Say which tensors a file lacks, and which it has that have no place."""
-    parts = [f"lacks {first_few(missing)}"] * bool(missing) + [f"also holds {first_few(strange)}"] * bool(strange)
-    return f"the file {' and '.join(parts)}"
+    """Say which tensors a file lacks, and which it has that the network does not."""
+    clauses = [f"lacks {first_few(missing)}"] * bool(missing) + [f"also holds {first_few(strange)}"] * bool(strange)
+    return f"the file {' and '.join(clauses)}"
 
 
 def classifier_names(name: str) -> set[str]:
     """Return the names of a model's tensors that belong to its classifier."""
     with torch.device("meta"):
-        whole, headless = (timm().create_model(name, num_classes=number) for number in (1, 0))
+        whole, headless = (timm().create_model(name, num_classes=classes) for classes in (1, 0))
     return set(whole.state_dict()) - set(headless.state_dict())
 
 
@@ -192,24 +192,24 @@ class Timm(Source):
         if not arch.startswith(PREFIX) or not NAME.fullmatch(name):
             return False
         model, _, tag = name.partition(".")
-        # Of old names timm states nothing
+        # timm states nothing for deprecated names
         is_known = timm().is_model(model) and timm().get_pretrained_cfg(model) is not None
         return is_known and (not tag or tag in tags_of(model))
 
     def weights(self, arch: str, name: str | None, image_size: int | None) -> Weights:
         """Return the weights of the architecture's tag (None, DEFAULT), of another tag, of a file, or none.
 
-        A file and random weights come with what timm states for the architecture.
+        A file and random weights come with the preprocessing that timm states for the architecture.
         """
         model, _, tag = arch.removeprefix(PREFIX).partition(".")
-        known = "" if name is None or name.upper() == "DEFAULT" else name.lower()
-        is_tag = known in tags_of(model)
-        stated = stated_for(f"{model}.{known}" if is_tag else arch)
+        requested = "" if name is None or name.upper() == "DEFAULT" else name.lower()
+        is_tag = requested in tags_of(model)
+        stated = stated_for(f"{model}.{requested}" if is_tag else arch)
         preprocessing = preprocessing_of(arch, stated, image_size)
-        if known == "none":
+        if requested == "none":
             return Weights("none", preprocessing)
-        if name is None or is_tag or not known:
-            full_name = f"{model}.{known or stated.tag or tag}".removesuffix(".")
+        if name is None or is_tag or not requested:
+            full_name = f"{model}.{requested or stated.tag or tag}".removesuffix(".")
             if not stated.has_weights:
                 raise InputError(f"timm has no weights for {arch}; {choices(model)}", "weights")
             read = functools.partial(download, full_name, preprocessing, stated)
@@ -246,7 +246,7 @@ class Timm(Source):
         return in_plain_layers(module, side)
 
     def has_feature_map(self, module: nn.Module, side: int) -> bool:
-        """Say whether the last features have places, with channels before them; transformers have tokens instead."""
+        """Say whether the last features are a map with channels first; transformers have tokens instead."""
         return has_places(module, side)
 
 
@@ -257,7 +257,7 @@ def tags_of(model: str) -> list[str]:
 
 
 def choices(model: str) -> str:
-    """Say what may be asked for in place of weights that there are not."""
+    """Say which weights may be asked for instead of missing ones."""
     tags = tags_of(model)
     return f"valid: {f'{first_few(tags)}, ' if tags else ''}none, a file"
 
@@ -308,7 +308,7 @@ def check_size(arch: str, size: int) -> None:
 
 def described(preprocessing: Preprocessing) -> str:
     """Say what a photo goes through, in a line."""
-    mean, std = ("/".join(f"{number:g}" for number in numbers) for numbers in (preprocessing.mean, preprocessing.std))
+    mean, std = ("/".join(f"{value:g}" for value in values) for values in (preprocessing.mean, preprocessing.std))
     cut = f"{preprocessing.crop_size} pixels out of {preprocessing.resize_size}"
     return f"{cut}, {preprocessing.interpolation}, mean {mean}, standard deviation {std}"
 

@@ -43,7 +43,7 @@ class Torchvision(Source):
         return models.list_models(module=models)
 
     def knows(self, arch: str) -> bool:
-        """Say whether torchvision has such a classification model; it has others, which could download something."""
+        """Say whether torchvision has such a classification model; its other models could download something."""
         try:
             builder = models.get_model_builder(arch)
         except ValueError:
@@ -56,8 +56,8 @@ class Torchvision(Source):
         A file and random weights come with the preset of the default weights.
         """
         entries = models.get_model_weights(arch)
-        known = "DEFAULT" if name is None else name.upper()
-        entry = entries.DEFAULT if known == "DEFAULT" else entries.__members__.get(known)
+        requested = "DEFAULT" if name is None else name.upper()
+        entry = entries.DEFAULT if requested == "DEFAULT" else entries.__members__.get(requested)
         if name is None or entry:
             preprocessing = preset_of(arch, entry, image_size)
             return Weights(entry.name, preprocessing, entry.meta.get("license", ""), partial(download_weights, entry))
@@ -79,23 +79,18 @@ class Torchvision(Source):
     def build(self, arch: str, preprocessing: Preprocessing) -> Backbone:
         """Build an architecture with random weights, its original classifier left out."""
         extras: Mapping[str, int] = CONSTRUCTOR_EXTRAS.get(arch, {})
-        if is_vision_transformer(arch):  # its position embedding has the size of the picture
+        if arch.startswith("vit"):  # a vision transformer's position embedding has the size of the picture
             extras = {"image_size": preprocessing.crop_size}
         module = models.get_model(arch, weights=None, **extras)
         return Backbone(module, drop_classifier(module), preprocessing)
 
     def has_feature_map(self, module: nn.Module, side: int) -> bool:
-        """Say whether the last layers have places; a vision transformer's only map is its input, cut into patches."""
+        """Say whether the last layers have positions; a vision transformer's only map is its input in patches."""
         return not isinstance(module, models.VisionTransformer)
 
 
-def is_vision_transformer(arch: str) -> bool:
-    """Say whether an architecture is one of torchvision's plain vision transformers."""
-    return arch.startswith("vit")
-
-
 def preset_of(arch: str, entry: WeightsEnum, image_size: int | None = None) -> Preprocessing:
-    """Return what torchvision says its weights expect. Raises InputError for an image size that is another."""
+    """Return what torchvision says its weights expect. Raises InputError for any other image size."""
     preset = entry.transforms()
     if image_size not in (None, preset.crop_size[0]):
         raise InputError(
@@ -117,15 +112,15 @@ def drop_classifier(model: nn.Module) -> int:
     it (squeezenet's), without which the features would be a map. Children keep their names, hence their tensors.
     """
     name = next(name for name in CLASSIFIER_NAMES if hasattr(model, name))
-    part = getattr(model, name)
-    layers = list(part.named_children()) or [("", part)]
+    classifier = getattr(model, name)
+    layers = list(classifier.named_children()) or [("", classifier)]
     first = next(i for i, (_, layer) in enumerate(layers) if isinstance(layer, nn.Linear | nn.Conv2d))
-    kept = [
+    remaining = [
         (child, layer)
         for i, (child, layer) in enumerate(layers)
         if (i < first and not isinstance(layer, nn.Dropout)) or isinstance(layer, nn.AdaptiveAvgPool2d)
     ]
-    setattr(model, name, nn.Sequential(OrderedDict(kept)))
+    setattr(model, name, nn.Sequential(OrderedDict(remaining)))
     weighted = layers[first][1]
     return weighted.in_features if isinstance(weighted, nn.Linear) else weighted.in_channels
 

@@ -17,8 +17,8 @@ def load_category_names(
 ) -> dict[str, str]:
     """Read a JSON mapping from class folder to the name that people use, such as cat_to_name.json.
 
-    Returns the names of these classes alone: those `stored` earlier, say in a checkpoint, hold where the file has none.
-    Raises InputError for a file that is no such mapping.
+    Returns the names of these classes alone. A class that the file leaves out keeps its `stored` name, say from a
+    checkpoint. Raises InputError for a file that is no such mapping.
     """
     stored = stored or {}
     if path is None:
@@ -46,28 +46,28 @@ def read_names(path: Path) -> dict[str, str]:
 
 
 def reject_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Make a mapping of what a JSON file holds. Raises ValueError for a key that it gives two values."""
+    """Make a mapping of a JSON object's pairs. Raises ValueError for a key with two values."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r} is given twice")
     return mapping
 
 
-def warn_of_nameless(path: Path, nameless: Sequence[str], number: int) -> None:
-    """Warn of those of a `number` of classes that are left without a name."""
+def warn_of_nameless(path: Path, nameless: Sequence[str], count: int) -> None:
+    """Warn of the classes without a name; there are `count` classes in all."""
     if nameless:
-        told = f"{path} names {number - len(nameless)} of {counted(number, 'class', 'classes')}"
-        warn(f"{told}; without a name: {first_few(nameless)}")
+        message = f"{path} names {count - len(nameless)} of {counted(count, 'class', 'classes')}"
+        warn(f"{message}; without a name: {first_few(nameless)}")
 
 
 def warn_of_unknown_keys(path: Path, names: Mapping[str, str], missing: Sequence[str], classes: Sequence[str]) -> None:
-    """Warn of keys that are none of the classes, where one may be meant for a class that the file is `missing`.
+    """Warn of keys that are no class but may be a misspelt one. `missing`: the classes that the file leaves out.
 
-    A file that names every class may name others too, as cat_to_name.json does for a few of its flowers. So may one
-    with more strangers than it could have mistaken classes, unless they look like one.
+    A file that names every class may name others too, as cat_to_name.json does for a few of its flowers. If there are
+    more unknown keys than missing classes, only those that look like a missing class count.
     """
-    known = set(classes)
-    strangers = [key for key in names if key not in known] if missing else []
+    class_names = set(classes)
+    strangers = [key for key in names if key not in class_names] if missing else []
     meant = {key: alike for key in strangers if (alike := looking_like(key, missing))}
     if len(strangers) > len(missing):
         strangers = list(meant)
@@ -78,7 +78,7 @@ def warn_of_unknown_keys(path: Path, names: Mapping[str, str], missing: Sequence
 
 
 def looking_like(key: str, classes: Sequence[str]) -> str | None:
-    """Return the class that a key is probably a misspelling of. Two numbers are alike only where they are equal."""
+    """Return the class that a key probably misspells. Numbers match only if they are equal."""
     if key.strip().isdecimal():
         digits = key.strip().lstrip("0")
         return next((name for name in classes if name.isdecimal() and name.lstrip("0") == digits), None)

@@ -21,7 +21,7 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.base.options import Parser
 
 SIZE = 96  # pixels a side of the finished picture
-OVERSAMPLING = 3  # drawn that much larger, then reduced: smooth edges
+OVERSAMPLING = 3  # pictures are drawn this many times larger, then reduced, for smooth edges
 PICTURES = {"train": 60, "valid": 15, "test": 15}  # a species
 
 Color = tuple[int, int, int]
@@ -55,10 +55,10 @@ SPECIES = {
 
 def draw_dataset(folder: Path, pictures: dict[str, int] | None = None, seed: int = 0, size: int = SIZE) -> None:
     """Write `pictures` of every species into `folder`; the same picture for the same seed, split and number."""
-    for split, number in (pictures or PICTURES).items():
+    for split, count in (pictures or PICTURES).items():
         for name, species in SPECIES.items():
             (folder / split / name).mkdir(parents=True, exist_ok=True)
-            for i in range(number):
+            for i in range(count):
                 key = [seed, list(PICTURES).index(split), int(name), i]
                 picture = draw_flower(species, np.random.default_rng(key), size)
                 picture.save(folder / split / name / f"drawn_{i:03d}.jpg", quality=88)

@@ -1,7 +1,7 @@
 """The photos of 102 species of flowers from the network: fetched, checked, and unpacked whole or not at all.
 
-What has come lies beside DATA_DIR in the hidden file .NAME.zip.part. It survives whatever ends the program, kill -9
-included, and the next run asks for the rest of it alone. The photos are unpacked into .NAME.unpacking, which takes
+The downloaded bytes lie beside DATA_DIR in the hidden file .NAME.zip.part. The file survives any end of the program,
+kill -9 included, and the next run fetches only the rest. The photos are unpacked into .NAME.unpacking, which takes
 DATA_DIR's name when it is complete. Nothing in an archive is trusted to be what it says.
 """
 
@@ -36,40 +36,40 @@ if sys.platform != "win32":  # which has no such locks
 
 FLOWERS = "https://s3.amazonaws.com/content.udacity-data.com/courses/nd188/flower_data.zip"
 TIMEOUT = 30.0  # seconds without a byte, after which a connection is given up
-PAUSES = (1.0, 2.0, 4.0)  # seconds before each new try; when they are used up and nothing more has come, that is it
+PAUSES = (1.0, 2.0, 4.0)  # seconds before each new try; when they are used up without progress, the download fails
 CHUNK = 2**18  # bytes
-BEGINNING = b"PK\x03\x04"  # of every zip archive that holds something
+BEGINNING = b"PK\x03\x04"  # the first bytes of every zip archive that is not empty
 
 
 class BrokenOffError(Exception):
-    """The connection broke off or stalled. What has come is good; the rest may be asked for again."""
+    """The connection broke off or stalled. The received bytes are good; the rest may be requested again."""
 
 
 def download(data_dir: Path) -> None:
     """Fetch the flowers into `data_dir`, unless something is there already.
 
-    Raises InputError for a `data_dir` that cannot be one, RunError where the network, the disk or the archive fails.
+    Raises InputError for a `data_dir` that cannot be a new folder, RunError if the network, disk or archive fails.
     """
-    place = data_dir.resolve()
-    unpacking = place.with_name(f".{place.name}.unpacking")
+    destination = data_dir.resolve()
+    unpacking = destination.with_name(f".{destination.name}.unpacking")
     try:
         if has_content(data_dir):
             note(f"{data_dir} is there already: nothing to download")
             return
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with partial_file(place.with_name(f".{place.name}.zip.part")) as partial:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with partial_file(destination.with_name(f".{destination.name}.zip.part")) as partial:
             if unpacking.exists():
                 shutil.rmtree(unpacking)  # what a killed run left
             fetch(os.environ.get("FLOWERS_URL") or FLOWERS, partial)
-            number = unpack(partial, unpacking, place)
+            count = unpack(partial, unpacking, destination)
             partial.truncate(0)  # which removes it
     except OSError as error:
-        raise RunError(f"cannot write {error.filename or place}: {error.strerror or error}") from error
-    note(f"unpacked {counted(number, 'photo')} into {data_dir}")
+        raise RunError(f"cannot write {error.filename or destination}: {error.strerror or error}") from error
+    note(f"unpacked {counted(count, 'photo')} into {data_dir}")
 
 
 def has_content(data_dir: Path) -> bool:
-    """Say whether there is something in the folder. Raises InputError where it can be none that is put in its place."""
+    """Say whether there is something in the folder. Raises InputError if no new folder can take its place."""
     if data_dir.is_dir() and any(data_dir.iterdir()):
         return True
     if data_dir.exists() and not data_dir.is_dir():
@@ -81,7 +81,7 @@ def has_content(data_dir: Path) -> bool:
 
 @contextlib.contextmanager
 def partial_file(path: Path) -> Iterator[BinaryIO]:
-    """Open the file that gathers what has come, to read and append; remove it if it is empty or useless at the end.
+    """Open the file of received bytes, to read and append; remove it at the end if it is empty or no archive.
 
     Raises InputError while another run has it open.
     """
@@ -102,7 +102,7 @@ def partial_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def keep_others_out(file: BinaryIO) -> None:
-    """Lock the file as long as this process has it open. Raises InputError where another process has."""
+    """Lock the file as long as this process has it open. Raises InputError if another process has locked it."""
     try:
         if sys.platform != "win32":
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,9 +121,9 @@ def size_of(file: BinaryIO) -> int:
 
 
 def fetch(url: str, partial: BinaryIO) -> None:
-    """Append to the partial file what it lacks, asking for the rest whenever the connection breaks off.
+    """Append the missing bytes to the partial file; request the rest whenever the connection breaks off.
 
-    Raises RunError when nothing more comes in as many tries as there are pauses.
+    Raises RunError when all tries after the PAUSES bring nothing more.
     """
     furthest, failures = size_of(partial), 0
     while True:
@@ -135,15 +135,16 @@ def fetch(url: str, partial: BinaryIO) -> None:
             failures = 1 if size > furthest else failures + 1
             furthest = max(furthest, size)
             if failures > len(PAUSES):
-                kept = f"{megabytes(size)} of it are kept; the same command goes on from there"
-                again = kept if size else "is there a network? The same command tries again"
-                raise RunError(f"cannot download {printable(url)}: {error}\n{again}") from error
+                advice = "is there a network? The same command tries again"
+                if size:
+                    advice = f"{megabytes(size)} of it are kept; the same command goes on from there"
+                raise RunError(f"cannot download {printable(url)}: {error}\n{advice}") from error
             note(f"{error}; trying again in {PAUSES[failures - 1]:g} s")
             time.sleep(PAUSES[failures - 1])
 
 
 def receive(url: str, partial: BinaryIO) -> None:
-    """Ask once for what the partial file lacks, and append what comes.
+    """Request the missing bytes of the partial file once, and append the response.
 
     Raises BrokenOffError if that is not all, RunError if the server refuses, BadArchiveError if it is no archive.
     """
@@ -152,10 +153,7 @@ def receive(url: str, partial: BinaryIO) -> None:
         response = ask(url, size)
     except HTTPError as error:
         if error.code == 416 and size:  # the archive has nothing behind what we have
-            if content_range(error)[1] in (
-                size,
-                None,
-            ):  # unpacking will show whether it is whole, where no length is known
+            if content_range(error)[1] in (size, None):  # None: no length; unpacking will show whether it is whole
                 return
             partial.truncate(0)
             return receive(url, partial)
@@ -169,14 +167,14 @@ def receive(url: str, partial: BinaryIO) -> None:
             partial.truncate(0)
         if start not in (0, size):
             raise BrokenOffError("the server sent another part than it was asked for")
-        known = (start, total) if start and total else (start or total,)
-        length = f"{'going on at ' if start else ''}{megabytes(*known)}" if any(known) else "size unknown"
+        sizes = (start, total) if start and total else (start or total,)
+        length = f"{'going on at ' if start else ''}{megabytes(*sizes)}" if any(sizes) else "size unknown"
         note(f"downloading {printable(url)} ({length})")
         append(response, partial, start, total, url)
 
 
 def append(response: HTTPResponse, partial: BinaryIO, start: int, total: int | None, url: str) -> None:
-    """Append what comes to the partial file. Raises BrokenOffError unless that makes it `total` bytes long."""
+    """Append a response to the partial file. Raises BrokenOffError unless the file is `total` bytes long then."""
     with progress(total, "downloading", "byte", scaled=True, done=start) as bar:
         for chunk in chunks(response):
             if not size_of(partial) and not BEGINNING.startswith(chunk[: len(BEGINNING)]):
@@ -189,7 +187,7 @@ def append(response: HTTPResponse, partial: BinaryIO, start: int, total: int | N
 
 
 def ask(url: str, start: int) -> HTTPResponse:
-    """Ask for the bytes from `start` on. Raises HTTPError if the server refuses, BrokenOffError if none is reached."""
+    """Request the bytes from `start` on. Raises HTTPError if the server refuses, BrokenOffError if none is reached."""
     try:
         request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
         return urllib.request.urlopen(request, timeout=TIMEOUT)
@@ -203,7 +201,7 @@ def ask(url: str, start: int) -> HTTPResponse:
 
 
 def chunks(response: HTTPResponse) -> Iterator[bytes]:
-    """Yield what comes as it comes, first what tells an archive. Raises BrokenOffError where the network fails."""
+    """Yield a response as it arrives, BEGINNING's bytes first. Raises BrokenOffError if the network fails."""
     try:
         yield response.read(len(BEGINNING))
         while chunk := response.read1(CHUNK):
@@ -215,7 +213,7 @@ def chunks(response: HTTPResponse) -> Iterator[bytes]:
 
 
 def content_range(answer: HTTPResponse | HTTPError) -> tuple[int | None, int | None]:
-    """Return at which byte of the archive an answer starts, and the archive's length; None for what it does not say."""
+    """Return where in the archive an answer starts, and the archive's length; None for what the answer leaves out."""
     if answer.status not in (206, 416):
         length = answer.headers.get("Content-Length", "")
         return 0, int(length) if length.isdecimal() else None
@@ -225,7 +223,7 @@ def content_range(answer: HTTPResponse | HTTPError) -> tuple[int | None, int | N
 
 
 def not_an_archive_error(url: str) -> RunError:
-    """Return the error for what is sent by networks that want a login first."""
+    """Return the error for a web page, such as a network sends that wants a login first."""
     return RunError(f"{printable(url)} sent a web page or the like, not a zip archive: does it open in a browser?")
 
 
@@ -233,20 +231,20 @@ def not_an_archive_error(url: str) -> RunError:
 
 
 MOST_UNPACKED = 20 * 10**9  # bytes that an archive may unpack to
-# What Python's zipfile says of damage, some of it by accident
+# What Python's zipfile raises for damage, in part by accident
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
-# What the system says of it: a seek to nowhere, a name that is both a file's and a folder's or can be neither's
+# The system's errors for damage: a seek to nowhere, a name of both a file and a folder, a name that is not allowed
 DAMAGE_CODES = {errno.EINVAL, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
 class BadArchiveError(RunError):
-    """What has come is no archive of photos, or a damaged or malicious one: of no use, and not to be kept."""
+    """The download is no archive of photos, or a damaged or malicious one. It is of no use, and is removed."""
 
 
-def unpack(partial: BinaryIO, unpacking: Path, place: Path) -> int:
-    """Unpack the archive into `unpacking`, whose name is then `place`; return the number of photos.
+def unpack(partial: BinaryIO, unpacking: Path, destination: Path) -> int:
+    """Unpack the archive into `unpacking`, rename that to `destination`, and return the number of photos.
 
-    Raises BadArchiveError for a damaged or malicious archive; what was unpacked of it is gone then.
+    Raises BadArchiveError for a damaged or malicious archive; nothing of it stays.
     """
     try:
         with zipfile.ZipFile(partial) as archive:
@@ -259,10 +257,10 @@ def unpack(partial: BinaryIO, unpacking: Path, place: Path) -> int:
                     with archive.open(entry) as source, target.open("wb") as file:
                         shutil.copyfileobj(source, file)  # and compares the checksum
                     bar.update()
-        if place.exists():
-            place.rmdir()  # it is empty, but Windows renames onto no folder at all
-        unpacking.rename(place)
-        sync_folder(place.parent)
+        if destination.exists():
+            destination.rmdir()  # it is empty, but Windows renames onto no folder at all
+        unpacking.rename(destination)
+        sync_folder(destination.parent)
     except (*DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.errno not in DAMAGE_CODES:
             raise
@@ -285,18 +283,18 @@ def members_of(archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfile.ZipInfo]
     if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
         raise zipfile.BadZipFile("it is compressed in a way that is hardly ever used")
     paths = {PurePosixPath(entry.filename): entry for entry in entries if not entry.filename.endswith("/")}
-    kept = {path: entry for path, entry in paths.items() if not any(map(is_ignored, path.parts))}
+    members = {path: entry for path, entry in paths.items() if not any(map(is_ignored, path.parts))}
     for level in (0, 1):
-        roots = {path.parents[-1 - level] for path in kept if path.parts[level:-1][:1] == ("train",)}
+        roots = {path.parents[-1 - level] for path in members if path.parts[level:-1][:1] == ("train",)}
         if len(roots) == 1:
             root = roots.pop()
-            return {path.relative_to(root): entry for path, entry in kept.items() if path.is_relative_to(root)}
+            return {path.relative_to(root): entry for path, entry in members.items() if path.is_relative_to(root)}
     raise BadArchiveError("the archive holds no folder train/, at its top or in a folder there: is it the right one?")
 
 
 def is_dangerous(entry: zipfile.ZipInfo) -> bool:
-    """Say whether an entry is no plain file or folder below the one it is unpacked into, on any system."""
+    """Say whether an entry is anything but a plain file or folder below the destination, on any system."""
     name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
     climbs = name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name
-    has_drive = any(re.match("[A-Za-z]:", part) for part in name.split("/"))
+    has_drive = any(re.match("[A-Za-z]:", component) for component in name.split("/"))
     return climbs or has_drive or kind not in (0, stat.S_IFREG, stat.S_IFDIR)

@@ -9,11 +9,11 @@ from typing import Protocol, TypeVar
 
 from flower_classifier.photos.tar_files import last_bytes, opened, status_of
 
-TAIL = 4096  # bytes at a file's end, in which nearly all photos of the same size differ
+TAIL = 4096  # bytes at a file's end: nearly all photos of the same size differ in them
 
 
 class HasPath(Protocol):
-    """Whatever knows where its bytes lie."""
+    """Anything with a file."""
 
     @property
     def path(self) -> Path:
@@ -24,24 +24,24 @@ Photo = TypeVar("Photo", bound=HasPath)
 
 
 def alike(photos: list[Photo]) -> list[list[Photo]]:
-    """Return the groups of photos with the same bytes. What is costly to know is asked only where the rest is equal."""
+    """Return the groups of photos with the same bytes. A costly key is computed only if the cheaper are equal."""
     groups = [photos]
-    for known_by in (size, tail, contents):
-        groups = [same for group in groups for same in divided(group, known_by) if len(same) > 1]
+    for key_of in (size, tail, contents):
+        groups = [same for group in groups for same in divided(group, key_of) if len(same) > 1]
     return groups
 
 
-def divided(group: Iterable[Photo], known_by: Callable[[Path], Hashable]) -> Iterable[list[Photo]]:
-    """Divide a group by what is known of each file. One that is empty, or cannot be read, is like no other."""
-    parts: dict[Hashable, list[Photo]] = {}
+def divided(group: Iterable[Photo], key_of: Callable[[Path], Hashable]) -> Iterable[list[Photo]]:
+    """Divide a group by the key of each file. A file that is empty, or cannot be read, is like no other."""
+    by_key: dict[Hashable, list[Photo]] = {}
     for photo in group:
         try:
-            known = known_by(photo.path)
+            key = key_of(photo.path)
         except OSError:  # which opening the photo will report
-            known = None
-        if known:
-            parts.setdefault(known, []).append(photo)
-    return parts.values()
+            key = None
+        if key:
+            by_key.setdefault(key, []).append(photo)
+    return by_key.values()
 
 
 def size(path: Path) -> int:

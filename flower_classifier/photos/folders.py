@@ -1,7 +1,7 @@
 """What lies in a folder: photos, class folders, tar files with photos, the folders of train, valid and test.
 
 In a tar file `74/image_01191.jpg` is of class 74, as on a disk. Or, as WebDataset names files, the class stands in a
-file beside the photo: `000017.cls` holds that of `000017.jpg`. What belongs together has the same key, the name up to
+file beside the photo: `000017.cls` holds that of `000017.jpg`. Files that belong together share a key, the name up to
 the first dot.
 """
 
@@ -29,14 +29,14 @@ SPLIT_NAMES = {
 }
 # Left behind by macOS's zip and by Synology; hidden folders go by their dot
 NOT_CLASSES = ("__MACOSX", "@eaDir")
-# How much is looked at of a tree before all of it is searched: the upper folders, and the first files of each
+# How much of a tree is sampled before the full search: the upper folders, and the first files of each
 LOOKED_INTO, LOOKED_AT = 300, 1000
-# A wrong folder: so many folders hold files, of these fewer than this share hold photos, and so do fewer than half of
-# those that would be classes. A folder holds photos where one file in so many is one. Label files beside the photos, or
-# in folders of their own, do no harm.
+# A folder is refused if at least SURE_FROM folders in it hold files, fewer than LEAST_SHARE of them hold photos, and
+# fewer than half of the would-be classes do. A folder "holds photos" if 1 file in FILES_PER_PHOTO is a photo. So label
+# files beside the photos, or in folders of their own, do no harm.
 SURE_FROM, LEAST_SHARE, FILES_PER_PHOTO = 20, 0.2, 20
-LOOKED_INTO_CLASS = 20  # folders of what would be a class
-TELL_EVERY = 10  # seconds of searching
+LOOKED_INTO_CLASS = 20  # folders sampled in a would-be class
+TELL_EVERY = 10  # seconds, in a long search
 
 
 # ---------------------------------------------------------------------------------------------- the shape of a folder
@@ -47,23 +47,23 @@ def split_folders(data_dir: Path) -> dict[str, Path]:
 
     A split folder holds folders and a class folder holds photos: so a class may well be called "train".
     """
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for folder in visible_folders(data_dir):
         split = SPLIT_NAMES.get(folder.name.lower())
         if split is None or (not visible_folders(folder) and any(is_photo(file) for file in folder.iterdir())):
             continue
-        if split in found:
-            raise InputError(f"{data_dir} holds both {found[split].name}/ and {folder.name}/; keep one of them")
-        found[split] = folder
-    if found and "train" not in found:
-        raise InputError(f"{data_dir} holds {first_few([f.name + '/' for f in found.values()])} but no train/")
-    return found
+        if split in folders:
+            raise InputError(f"{data_dir} holds both {folders[split].name}/ and {folder.name}/; keep one of them")
+        folders[split] = folder
+    if folders and "train" not in folders:
+        raise InputError(f"{data_dir} holds {first_few([f.name + '/' for f in folders.values()])} but no train/")
+    return folders
 
 
 def check_shape(data_dir: Path) -> None:
-    """Raise InputError where the folders of `data_dir` are hardly classes: seen at once, before a long search.
+    """Raise InputError if the folders of `data_dir` are hardly classes, at once, before a long search.
 
-    It is the folder of one class, or a tree of other files (a home folder, a disk) in which a few photos lie.
+    `data_dir` is then the folder of one class, or a tree of other files (a home folder, a disk) with a few photos.
     """
     if not visible_folders(data_dir) and any(is_photo(file) for file in data_dir.iterdir()):
         above = data_dir.absolute().parent
@@ -71,10 +71,10 @@ def check_shape(data_dir: Path) -> None:
         raise InputError(f"{data_dir} holds photos and no folders, so it is one class: give the folder above, {above}")
     classes = visible_folders(data_dir)
     shares = [share for share in itertools.islice(photo_shares(classes), LOOKED_INTO) if share is not None]
-    number, holding = len(shares), sum(map(holds_photos, shares))
-    if number >= SURE_FROM and holding < LEAST_SHARE * number and not are_classes(classes[:LOOKED_INTO]):
+    count, holding = len(shares), sum(map(holds_photos, shares))
+    if count >= SURE_FROM and holding < LEAST_SHARE * count and not are_classes(classes[:LOOKED_INTO]):
         raise InputError(
-            f"{data_dir} is no folder of photos: of the first {number} folders with files below it, {holding} hold "
+            f"{data_dir} is no folder of photos: of the first {count} folders with files below it, {holding} hold "
             f"photos.\nGive the folder that holds the class folders, or move those into a folder train/ of their own"
         )
 
@@ -86,14 +86,14 @@ def are_classes(folders: Sequence[Path]) -> bool:
 
 
 def holds_photos(share: float | None) -> bool:
-    """Say whether a folder with such a share of photos among its files is one of photos."""
+    """Say whether a folder with this share of photos among its files holds photos."""
     return share is not None and share >= 1 / FILES_PER_PHOTO
 
 
 def photo_shares(folders: Sequence[Path]) -> Iterator[float | None]:
-    """Yield the share of photos among the files of folders and those below, the upper ones first; None: no files.
+    """Yield each folder's share of photos among its files, then those of the folders below; None for no files.
 
-    Links are not followed, a folder that cannot be read is passed over, and of a large one only the first are counted.
+    Links are not followed, unreadable folders are passed over, and only the first entries of a large one are counted.
     """
     waiting = deque(folders)
     while waiting:
@@ -107,7 +107,7 @@ def photo_shares(folders: Sequence[Path]) -> Iterator[float | None]:
                     elif not entry.name.startswith("."):
                         files += 1
                         photos += has_photo_suffix(entry.name)
-        except OSError:  # which the search will report, should there be one
+        except OSError:  # the full search, if there is one, will report it
             continue
         yield photos / files if files else None
 
@@ -124,9 +124,9 @@ def find_classes(data_dir: Path, folder: Path) -> dict[str, list[str]]:
     photos = {path.name: find_photos(path, patience) for path in visible_folders(folder)}
     if loose := sum(is_photo(path) for path in folder.iterdir()):
         warn(f"{folder}: {counted(loose, 'photo')} beside the class folders left out, being of no class")
-    if empty := [name for name, found in photos.items() if not found]:
+    if empty := [name for name, paths in photos.items() if not paths]:
         warn(f"{folder}: {counted(len(empty), 'folder')} without photos left out: {first_few(empty)}")
-    return {name: [f.relative_to(data_dir).as_posix() for f in found] for name, found in photos.items() if found}
+    return {name: [path.relative_to(data_dir).as_posix() for path in paths] for name, paths in photos.items() if paths}
 
 
 def visible_folders(folder: Path) -> list[Path]:
@@ -153,7 +153,7 @@ class SearchProgress:
 
 def find_photos(folder: Path, patience: SearchProgress | None = None) -> list[Path]:
     """Return every photo below `folder`, sorted; a loop of symbolic links is walked once."""
-    found, seen, patience = [], set(), patience or SearchProgress(folder)
+    photos, seen, patience = [], set(), patience or SearchProgress(folder)
     for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse_unreadable):
         status = Path(root).stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -161,10 +161,10 @@ def find_photos(folder: Path, patience: SearchProgress | None = None) -> list[Pa
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not is_ignored(name))
-        photos = [path for path in (Path(root, name) for name in sorted(files)) if is_photo(path)]
-        patience.count(len(photos))
-        found += photos
-    return found
+        in_folder = [path for path in (Path(root, name) for name in sorted(files)) if is_photo(path)]
+        patience.count(len(in_folder))
+        photos += in_folder
+    return photos
 
 
 def refuse_unreadable(error: OSError) -> NoReturn:
@@ -173,7 +173,7 @@ def refuse_unreadable(error: OSError) -> NoReturn:
 
 
 def is_ignored(name: str) -> bool:
-    """Say whether a folder is no part of the data, whatever lies in it."""
+    """Say whether a folder is left out of the data, whatever lies in it."""
     return name.startswith(".") or name in NOT_CLASSES
 
 
@@ -188,7 +188,7 @@ def has_photo_suffix(name: str) -> bool:
 
 
 def by_name(path: Path) -> str:
-    """Sort key: the name as a string, whatever the platform thinks of upper and lower case."""
+    """Sort key: the name as a string, so upper and lower case differ on every platform."""
     return path.name
 
 
@@ -214,20 +214,20 @@ def find_classes_anywhere(data_dir: Path, folder: Path) -> dict[str, list[str]]:
 
 def find_classes_in_shards(data_dir: Path, folder: Path, shards: Sequence[Path]) -> dict[str, list[str]]:
     """Do the same for the tar files of a folder; warn of those without photos, and of compressed ones."""
-    found: dict[str, list[str]] = {}
+    classes: dict[str, list[str]] = {}
     patience, empty = SearchProgress(folder), []
     for shard in shards:
-        tar, by_class = shard.relative_to(data_dir).as_posix(), classes_in(shard)
-        for class_name, photos in by_class.items():
-            found.setdefault(class_name, []).extend(f"{tar}/{photo}" for photo in photos)
+        tar, shard_classes = shard.relative_to(data_dir).as_posix(), classes_in(shard)
+        for class_name, photos in shard_classes.items():
+            classes.setdefault(class_name, []).extend(f"{tar}/{photo}" for photo in photos)
             patience.count(len(photos))
-        if not by_class:
+        if not shard_classes:
             empty.append(shard.name)
     if empty:
         warn(f"{folder}: {counted(len(empty), 'tar file')} without photos left out: {first_few(empty)}")
     if packed := [path.name for path in folder.iterdir() if COMPRESSED.search(path.name)]:
         warn(f"{folder}: photos cannot be read from compressed archives ({first_few(packed)}): unpack them")
-    return dict(sorted(found.items()))
+    return dict(sorted(classes.items()))
 
 
 def shards_of(folder: Path) -> list[Path]:
@@ -241,8 +241,15 @@ def is_shard(path: Path) -> bool:
 
 
 def photos_in(tar: Path) -> list[str]:
-    """Return the names of the photos in a tar file. Raises OSError, and InputError for a damaged file."""
-    return [name for name in index_of(os.fspath(tar)).extents if is_photo_name(name)]
+    """Return the names of the photos in a tar file, without hidden ones and other tools' litter.
+
+    Raises OSError, and InputError for a damaged file.
+    """
+    return [
+        name
+        for name in index_of(os.fspath(tar)).extents
+        if has_photo_suffix(name) and not any(map(is_ignored, name.split("/")))
+    ]
 
 
 def classes_in(tar: Path) -> dict[str, list[str]]:
@@ -254,28 +261,28 @@ def classes_in(tar: Path) -> dict[str, list[str]]:
     by_key: dict[str, list[str]] = {}
     for name in photos_in(tar):
         by_key.setdefault(split_name(name)[0], []).append(name)
-    found: dict[str, list[str]] = {}
+    by_class: dict[str, list[str]] = {}
     loose = list(index_of(os.fspath(tar)).passed_over)
     for key, photos in by_key.items():
         for photo in main_images(photos) if key in classes else photos:
             class_name = classes.get(key, photo.partition("/")[0] if "/" in photo else "")
             if class_name:
-                found.setdefault(class_name, []).append(photo)
+                by_class.setdefault(class_name, []).append(photo)
             else:
                 loose.append(photo)
     if loose:
         warn(f"{tar}: {counted(len(loose), 'file')} left out, of no class or not to be read ({first_few(loose)})")
-    return found
+    return by_class
 
 
 def main_images(photos: Sequence[str]) -> list[str]:
-    """Return which photos of a key the class is of: `000017.jpg`, not `000017.mask.png`, unless it is the only one."""
+    """Return the photos that a key's class is for: `000017.jpg`, not `000017.mask.png`, unless it is the only one."""
     plain = [name for name in photos if f".{split_name(name)[1]}" in photo_endings()]
     return plain or list(photos[:1])
 
 
 def read_classes(tar: Path) -> dict[str, str]:
-    """Map each key in a tar file to the class in its .cls file; to "" where that is none."""
+    """Map each key in a tar file to the class in its .cls file, or to "" if that is no valid class."""
     extents = index_of(os.fspath(tar)).extents
     names = [name for name in extents if split_name(name)[1] == CLASS_ENDING]
     short = [name for name in names if extents[name].size <= LONGEST_CLASS]
@@ -286,34 +293,29 @@ def read_classes(tar: Path) -> dict[str, str]:
 
 
 def class_name_in(text: bytes) -> str:
-    """Return the class that a file's text says, or "" where that can be none."""
+    """Return the class in a .cls file's text, or "" if it is no valid name."""
     name = text.decode("utf-8-sig", "replace").strip()
     return name if name.isprintable() and not set(name) & {"/", "\ufffd"} else ""
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Divide a name, as WebDataset does, into what it shares with others and its ending, in lower case."""
+    """Divide a name, as WebDataset does, into its key and its ending, in lower case."""
     folder, slash, file = name.rpartition("/")
     stem, _, ending = file.partition(".")
     return f"{folder}{slash}{stem}", ending.lower()
 
 
-def is_photo_name(name: str) -> bool:
-    """Say whether a file in a tar file is taken for a photo: not hidden, and in no folder of another tool's litter."""
-    return has_photo_suffix(name) and not any(map(is_ignored, name.split("/")))
-
-
 def in_order_of_place(root: Path, rows: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Sort photos, and their labels, as they lie in the tar files below `root`: a disk reads them in one go.
+    """Sort photos and their labels by position in the tar files below `root`: so a disk reads them in one go.
 
-    Those in folders stay as they are.
+    Photos in folders keep their order.
     """
 
     def position(row: tuple[str, int]) -> tuple[str, int]:
-        inside = split_path(root / row[0])
-        if not inside:
+        location = split_path(root / row[0])
+        if not location:
             return "", 0
-        tar, name = inside
+        tar, name = location
         return tar, extent_in(index_of(tar), tar, name).start
 
     return sorted(rows, key=position)

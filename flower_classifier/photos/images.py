@@ -1,7 +1,7 @@
-"""One photo, from wherever it is to upright RGB; everything that looks at photos opens them here.
+"""One photo, from any source to upright RGB; all code opens photos here.
 
-`load_image` takes a file, its bytes, or a picture that a program has in memory. What a model is shown of a photo is
-told in views.py.
+`load_image` takes a file, its bytes, or a picture that a program has in memory. views.py cuts out what a
+model sees.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from flower_classifier.base.errors import InputError, is_out_of_memory
 from flower_classifier.base.text import printable, reason_of
 from flower_classifier.photos.tar_files import file_of, status_of
 
-# Told by content. AVIF and HEIF where this Pillow has them; MPO is what many phones make of a JPEG.
+# Recognised by content. AVIF and HEIF if this Pillow has them; MPO is the JPEG of many phones.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
-# Twice Pillow's default MAX_IMAGE_PIXELS, from where Pillow itself refuses: 0.5 GB as RGB, more than nearly every
-# camera's
+# Twice Pillow's default MAX_IMAGE_PIXELS, where Pillow itself refuses: 0.5 GB as RGB, more than nearly all cameras take
 MAX_PIXELS = 178_956_970
 LYING = (5, 6, 7, 8)  # EXIF's orientations of a picture whose rows are columns of what is stored
 
@@ -33,9 +32,9 @@ PhotoSource = Path | str | bytes | BinaryIO | Image.Image | np.ndarray
 
 
 class ImageError(InputError):
-    """Something that cannot be used as a photo.
+    """The photo cannot be opened.
 
-    `fault`: what is wrong with its contents; "" where the system may be to blame, and it may open another time.
+    `fault`: what is wrong with its contents; "" if the system may be to blame, so that it may open another time.
     """
 
     def __init__(self, message: str, fault: str = "") -> None:
@@ -63,7 +62,7 @@ def photo_endings() -> frozenset[str]:
 def load_image(source: PhotoSource, shorter_side: int | None = None) -> Image.Image:
     """Open a photo as RGB, upright by its EXIF orientation; of an animation, the first frame.
 
-    The format is told by the content, not by the name. Transparent pixels show white, 16-bit grey is scaled to 8. With
+    The content decides the format, not the name. Transparent pixels show white, 16-bit grey is scaled to 8. With
     `shorter_side` (pixels) a large picture may come smaller, but no smaller than that: a camera's photo is then opened
     in a third of the time. A picture in memory is left as it is; the answer is a picture of its own.
     Raises ImageError, with the reason and the path if there is one, for whatever cannot be opened.
@@ -75,17 +74,13 @@ def load_image(source: PhotoSource, shorter_side: int | None = None) -> Image.Im
         return open_upright(Path(source) if isinstance(source, str) else source, shorter_side)
     except Exception as error:  # decoders raise nearly anything on damaged files
         reason = trouble_with(source, error)
-        raise ImageError(cannot_open(source, reason), fault="" if is_of_the_system(error) else reason) from error
-
-
-def cannot_open(source: PhotoSource, reason: str) -> str:
-    """Say that a photo cannot be opened."""
-    what = printable(str(source)) if isinstance(source, Path | str) else "the photo"
-    return f"cannot open {what}: {reason}"
+        photo = printable(str(source)) if isinstance(source, Path | str) else "the photo"
+        message = f"cannot open {photo}: {reason}"
+        raise ImageError(message, fault="" if is_of_the_system(error) else reason) from error
 
 
 def is_of_the_system(error: Exception) -> bool:
-    """Say whether it may have been the system, no memory or no permission, and not what is in a file."""
+    """Say whether the system may be to blame (memory, permissions), and not the contents of the file."""
     return is_out_of_memory(error) or (isinstance(error, OSError) and error.errno is not None)  # Pillow gives none
 
 
@@ -98,19 +93,19 @@ def trouble_with(source: PhotoSource, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "it is empty" if is_empty(source) else f"it is no {', '.join(photo_formats())} image"
     if isinstance(error, Image.DecompressionBombError):
-        numbers = re.findall(r"(\d+) pixels", str(error))  # how many there are, how many Pillow opens
+        numbers = re.findall(r"(\d+) pixels", str(error))  # the photo's, and the most that Pillow opens
         if len(numbers) == 2:
             return too_many_pixels(*map(int, numbers))
     return reason_of(error)
 
 
-def too_many_pixels(number: int, most: int) -> str:
+def too_many_pixels(count: int, most: int) -> str:
     """Say that a photo is too large."""
-    return f"{number:,} pixels are too many (at most {most:,})"
+    return f"{count:,} pixels are too many (at most {most:,})"
 
 
 def is_empty(source: PhotoSource) -> bool:
-    """Say whether there is not a single byte in a file that holds no picture."""
+    """Say whether a photo that cannot be opened has no bytes at all."""
     if isinstance(source, bytes):
         return not source
     if isinstance(source, Path | str):
@@ -133,7 +128,7 @@ def open_upright(source: Path | bytes | BinaryIO, shorter_side: int | None) -> I
 
 
 def for_pillow(source: Path | bytes | BinaryIO) -> Path | BinaryIO:
-    """Return what Pillow reads a photo from. Raises ValueError for a path that is neither a file's nor a folder's."""
+    """Return the source as Pillow takes it. Raises ValueError for a path that is neither a file's nor a folder's."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     source = file_of(source) if isinstance(source, Path) else source
@@ -149,8 +144,8 @@ def picture_of(source: Image.Image | np.ndarray) -> Image.Image:
     if isinstance(source, np.ndarray):
         is_picture = source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)
         if source.dtype != np.uint8 or not is_picture or not source.size:
-            what = f"{source.dtype} of shape {source.shape}"
-            raise ValueError(f"it is an array of {what}, and not uint8 of shape (height, width, 3) or (height, width)")
+            kind = f"{source.dtype} of shape {source.shape}"
+            raise ValueError(f"it is an array of {kind}, and not uint8 of shape (height, width, 3) or (height, width)")
         return Image.fromarray(source)
     check_size(source)
     source.load()  # first, so that a damaged file is not taken for damaged metadata
@@ -161,15 +156,15 @@ def picture_of(source: Image.Image | np.ndarray) -> Image.Image:
 
 
 def check_size(image: Image.Image) -> None:
-    """Raise ValueError for more pixels than Pillow would open, where a program has lifted Pillow's own limit."""
+    """Raise ValueError for more than MAX_PIXELS: a program may have lifted Pillow's own limit."""
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(too_many_pixels(image.width * image.height, MAX_PIXELS))
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Return a photo's width and height, turned upright, from its header alone: for a photo that can be opened.
+    """Return a photo's upright width and height, from its header alone. The photo has to be one that can be opened.
 
-    An orientation that a PNG gives behind its pixels, where hardly any has it, is not seen.
+    A PNG's orientation is missed if it stands behind the pixels, which is rare.
     """
     with Image.open(file_of(path), formats=photo_formats()) as image:
         # A TIFF's `size` is turned already in newer versions of Pillow
@@ -181,7 +176,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 
 def box_reduce(image: Image.Image, shorter_side: int) -> Image.Image:
-    """Average blocks of pixels of a picture that has more than enough, before anything else is made of all of them."""
+    """Average blocks of pixels of a picture that is far larger than needed, before any other work on it."""
     factor = min(image.size) // shorter_side
     if factor < 2:
         return image
@@ -199,7 +194,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     elif image.has_transparency_data:
         overlay = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), overlay)
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy an RGB image
 
 
 def eight_bits(grey: np.ndarray) -> np.ndarray:

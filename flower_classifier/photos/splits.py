@@ -1,6 +1,6 @@
-"""The photos of a run: which are trained on, which are held out, and which class each of them belongs to.
+"""The photos of a run: which are for training, which are held out, and the class of each.
 
-`load_splits` finds them below a data folder; what lies in a folder is told in folders.py. `--without` leaves out those
+`load_splits` finds them below a data folder; folders.py says what may lie in one. `--without` leaves out the photos
 that a table lists, such as the doctor's.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from flower_classifier.base.console import note, warn
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.seeding import generator
-from flower_classifier.base.text import counted, first_few, spoken
+from flower_classifier.base.text import counted, first_few, printable, spoken
 from flower_classifier.photos.duplicates import alike
 from flower_classifier.photos.folders import (
     SPLIT_NAMES,
@@ -38,7 +39,7 @@ class Split:
 
     name: str  # train, valid or test
     root: Path  # the data folder
-    photos: tuple[str, ...]  # paths below root, with "/": what a photo is known by, wherever the folder lies
+    photos: tuple[str, ...]  # paths below root, with "/": they identify a photo, wherever the folder lies
     labels: tuple[int, ...]  # indices into Splits.classes
 
     def __len__(self) -> int:
@@ -71,22 +72,56 @@ class Splits:
         return [split for split in (self.train, self.valid, self.test) if split]
 
 
+@dataclass(frozen=True)
+class Data:
+    """A folder of labelled photos: what to learn from, what to choose by, and what to be judged on."""
+
+    splits: Splits
+    category_names: dict[str, str]  # class folder -> what people call it
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class folders, in the order of the labels."""
+        return self.splits.classes
+
+    @property
+    def names(self) -> list[str]:
+        """What people call the classes, in the same order."""
+        return [self.category_names.get(name, name) for name in self.classes]
+
+    @property
+    def judged(self) -> Split:
+        """The photos that tell what a model is worth: test photos, and without any the validation photos."""
+        return self.splits.test or self.splits.valid
+
+    def __str__(self) -> str:
+        photos = ", ".join(f"{len(split):,} {split.spoken}" for split in self.splits.parts)
+        sizes = Counter(self.splits.train.labels)
+        by_size = sorted(range(len(self.classes)), key=lambda label: sizes[label])
+        least, most = (f"{printable(self.names[label])} ({sizes[label]:,})" for label in (by_size[0], by_size[-1]))
+        return (
+            f"{counted(len(self.classes), 'class', 'classes')}: {first_few([printable(name) for name in self.names])}\n"
+            f"photos: {photos}\n"
+            f"training photos of a class: fewest of {least}, most of {most}"
+        )
+
+
 def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Splits:
     """Find the photos below `data_dir`: `train/`, a validation folder and perhaps `test/`, or class folders alone.
 
     Each holds class folders or tar files. Without a validation folder a stratified, seeded `valid_split` of the
-    training photos is held out. Raises InputError where there is nothing to learn from, or where the folders contradict
-    each other.
+    training photos is held out. Raises InputError if there is nothing to learn from, or if the folders contradict each
+    other.
     """
     if not data_dir.is_dir():
-        what = "is not a folder" if data_dir.exists() else "does not exist"
-        raise InputError(f"{data_dir} {what}; give the folder that holds train/ and valid/, or one folder per class")
+        fault = "is not a folder" if data_dir.exists() else "does not exist"
+        raise InputError(f"{data_dir} {fault}; give the folder that holds train/ and valid/, or one folder per class")
     folders = split_folders(data_dir)
     if not folders:
         check_shape(data_dir)
     train = find_classes_anywhere(data_dir, folders.get("train", data_dir))
     check_number_of_classes(data_dir, tuple(train))
-    photos = [photo for found in train.values() for photo in found]
+    photos = [photo for class_photos in train.values() for photo in class_photos]
     if not folders and all(photo.count("/") > 1 and not split_path(data_dir / photo) for photo in photos):
         where = f"lie in folders below {first_few(list(train))}"
         warn(f"{data_dir}: all photos {where}, which are taken for classes; is this a level too high?")
@@ -98,8 +133,8 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
         train, valid = hold_out(train, valid_split, seed)
         if not valid:
             raise InputError(f"{data_dir}: no class has two photos, so there is none to hold out and validate on")
-        number = counted(sum(map(len, valid.values())), "training photo")
-        note(f"no validation folder in {data_dir}: held out {number} ({valid_split:.0%} of each class) as one")
+        held_out = counted(sum(map(len, valid.values())), "training photo")
+        note(f"no validation folder in {data_dir}: held out {held_out} ({valid_split:.0%} of each class) as one")
     warn_of_cases(data_dir, tuple(train))
     test = find_classes_anywhere(data_dir, folders["test"]) if "test" in folders else {}
     if "test" in folders and not test:
@@ -115,34 +150,34 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
 
 
 def load_labelled(folder: Path, classes: tuple[str, ...]) -> Split:
-    """Find the photos of a folder that holds a folder for each class, in the order in which training has them.
+    """Find the photos of a folder with one folder per class; the labels are indices into `classes`.
 
-    Raises InputError where there are none, or where a folder is none of the classes.
+    Raises InputError if there are none, or if a folder is none of the classes.
     """
-    if inside := split_folders(folder):
-        raise InputError(f"{folder} holds {first_few([f'{path.name}/' for path in inside.values()])}: name one of them")
-    found = find_classes_anywhere(folder, folder)
-    if unknown := [name for name in found if name not in classes]:
+    if splits := split_folders(folder):
+        raise InputError(f"{folder} holds {first_few([f'{path.name}/' for path in splits.values()])}: name one of them")
+    by_class = find_classes_anywhere(folder, folder)
+    if unknown := [name for name in by_class if name not in classes]:
         raise InputError(f"{folder}: no classes of the checkpoint: {first_few(unknown)}; it knows {first_few(classes)}")
-    if not found:
+    if not by_class:
         raise InputError(f"{folder} holds no class folders with photos")
-    return make_split(SPLIT_NAMES.get(folder.resolve().name.lower(), ""), folder, classes, found)
+    return make_split(SPLIT_NAMES.get(folder.resolve().name.lower(), ""), folder, classes, by_class)
 
 
 def hold_out(by_class: ByClass, share: float, seed: int) -> tuple[ByClass, ByClass]:
-    """Split every class into what stays and a seeded `share` (at least one photo, if that leaves one to train on)."""
-    kept, held = {}, {}
+    """Hold out a seeded `share` of every class: at least one photo, if that leaves one to train on."""
+    train, valid = {}, {}
     for name, photos in by_class.items():
-        number = min(max(1, round(share * len(photos))), len(photos) - 1)
+        count = min(max(1, round(share * len(photos))), len(photos) - 1)
         order = generator(seed, "hold out", name).permutation(len(photos))
-        chosen = {photos[i] for i in order[:number]}
-        kept[name] = [photo for photo in photos if photo not in chosen]
-        held[name] = [photo for photo in photos if photo in chosen]
-    return kept, {name: photos for name, photos in held.items() if photos}
+        held = {photos[i] for i in order[:count]}
+        train[name] = [photo for photo in photos if photo not in held]
+        valid[name] = [photo for photo in photos if photo in held]
+    return train, {name: photos for name, photos in valid.items() if photos}
 
 
 def make_split(name: str, root: Path, classes: Iterable[str], by_class: ByClass) -> Split:
-    """Lay a split's photos out in their order. Raises InputError for a class not among them."""
+    """Return a split with its photos in order. Raises InputError for a class that is not among `classes`."""
     index = {class_name: i for i, class_name in enumerate(classes)}
     if unknown := [class_name for class_name in by_class if class_name not in index]:
         raise InputError(
@@ -157,10 +192,10 @@ def check_number_of_classes(data_dir: Path, classes: tuple[str, ...]) -> None:
     """Raise InputError unless there are two classes to tell apart."""
     if len(classes) >= 2:
         return
-    found = f"only one class ({classes[0]})" if classes else "no class folders with photos"
+    content = f"only one class ({classes[0]})" if classes else "no class folders with photos"
     nested = [path.parent for path in sorted(data_dir.glob("*/train")) if path.is_dir()]
     hint = f"did you mean {nested[0]}?" if nested else "a class is a folder of photos, and at least two are needed"
-    raise InputError(f"{data_dir} holds {found}: {hint}")
+    raise InputError(f"{data_dir} holds {content}: {hint}")
 
 
 def warn_of_cases(data_dir: Path, classes: tuple[str, ...]) -> None:
@@ -201,11 +236,11 @@ class PhotoRef:
 
 
 def warn_of_copies(splits: Splits) -> None:
-    """Warn of photos that are in two splits, which makes an accuracy a lie, or of two classes."""
+    """Warn of photos in two splits, which makes an accuracy too good, and of photos in two classes."""
     copies = alike([PhotoRef(split, index) for split in splits.parts for index in range(len(split))])
-    for split, other in ((splits.valid, splits.train), (splits.test, splits.train), (splits.test, splits.valid)):
-        if split and (shared := [ref for group in copies for ref in in_both(group, split, other)]):
-            are = f"is a {other.spoken} photo" if len(shared) == 1 else f"are {other.spoken} photos"
+    for split, seen in ((splits.valid, splits.train), (splits.test, splits.train), (splits.test, splits.valid)):
+        if split and (shared := [ref for group in copies for ref in in_both(group, split, seen)]):
+            are = f"is a {seen.spoken} photo" if len(shared) == 1 else f"are {seen.spoken} photos"
             warn(
                 f"{counted(len(shared), f'{split.spoken} photo')} of {len(split):,} {are} too "
                 f"({named(shared)}): the {split.spoken} accuracy will look better than it is"
@@ -214,9 +249,9 @@ def warn_of_copies(splits: Splits) -> None:
         warn(f"{counted(len(torn), 'photo')} lie under more than one class ({named(torn)}): keep one copy of each")
 
 
-def in_both(group: Iterable[PhotoRef], split: Split, other: Split) -> list[PhotoRef]:
-    """Return the copies of a photo that are in a split, if it is in the other one too."""
-    return [ref for ref in group if ref.split is split] if any(ref.split is other for ref in group) else []
+def in_both(group: Iterable[PhotoRef], split: Split, seen: Split) -> list[PhotoRef]:
+    """Return a photo's copies that are in `split`, if it is in `seen` too."""
+    return [ref for ref in group if ref.split is split] if any(ref.split is seen for ref in group) else []
 
 
 def named(refs: Iterable[PhotoRef]) -> str:
@@ -236,11 +271,10 @@ def without_listed(splits: Splits, table: Path) -> Splits:
     Raises InputError for a table that cannot be read, and where nothing would be left of a class or a split.
     """
     listed = read_listed(table)
-    parts = [part for part in (splits.train, splits.valid, splits.test) if part]
-    present = {as_written(photo) for part in parts for photo in part.photos}
+    present = {as_written(photo) for split in splits.parts for photo in split.photos}
     if missing := sorted(listed - present):
         warn(f"{table}: {counted(len(missing), 'path')} of no photo in {splits.train.root} ({first_few(missing)})")
-    train, valid, *test = (less(part, listed) for part in parts)
+    train, valid, *test = (less(split, listed) for split in splits.parts)
     left = set(train.labels)
     if lost := [name for label, name in enumerate(splits.classes) if label not in left]:
         raise InputError(f"{table} lists all training photos of {first_few(lost)}: leave some, or move the class away")
@@ -253,7 +287,7 @@ def without_listed(splits: Splits, table: Path) -> Splits:
 
 
 def read_listed(table: Path) -> set[str]:
-    """Return what a table has in its column `path`; of classes, whose paths end in "/", nothing is left out.
+    """Return the photos in a table's column `path`. Paths of classes, which end in "/", are ignored.
 
     Raises InputError for a file that cannot be read or has no such column.
     """
@@ -271,12 +305,12 @@ def read_listed(table: Path) -> set[str]:
 
 
 def less(split: Split, listed: Collection[str]) -> Split:
-    """Return a split less some of its photos."""
-    kept = [index for index, photo in enumerate(split.photos) if as_written(photo) not in listed]
-    photos, labels = tuple(split.photos[index] for index in kept), tuple(split.labels[index] for index in kept)
+    """Return a split without the listed photos."""
+    indices = [index for index, photo in enumerate(split.photos) if as_written(photo) not in listed]
+    photos, labels = tuple(split.photos[index] for index in indices), tuple(split.labels[index] for index in indices)
     return replace(split, photos=photos, labels=labels)
 
 
 def as_written(photo: str) -> str:
-    """Return a photo's name as a table in UTF-8 has it: bytes that are no letters are spelled out."""
+    """Return a photo's name with undecodable bytes escaped, as write_table writes them."""
     return photo.encode("utf-8", "backslashreplace").decode()

@@ -3,7 +3,7 @@
     train/74/image_01191.jpg
     train/flowers-000.tar/74/image_01191.jpg
 
-A tar file's headers are read once, and a file in it is then read from its place.
+A tar file's headers are read once; a file in it is then read directly from its position.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from tarfile import TarFile, TarInfo
 
 
-ENDING = ".tar"  # a compressed one ends otherwise: nothing can be read from its midst
+ENDING = ".tar"  # not of compressed ones: they cannot be read from the middle
 CHUNK = 2**20  # bytes read at a time
-MOST_ZEROS = 2**21  # bytes: the end is filled up to a whole record, of 10 kB as a rule and of a megabyte at most
+MOST_ZEROS = 2**21  # bytes at the end, which fill up a record: of 10 kB as a rule, of a megabyte at most
 LONGEST_CHAIN = 8  # links to links
 
 
@@ -41,7 +41,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """The part of a tar file that is one file in it."""
+    """Where one member's bytes lie in the tar file."""
 
     start: int  # bytes from the tar file's beginning
     size: int  # bytes
@@ -59,7 +59,7 @@ class DamagedTarError(InputError):
     """A tar file that cannot be read to its end."""
 
 
-# What this process has read, with the status of the tar file then: a million headers take minutes
+# Indexes that this process has read, with the tar file's status then: a million headers take minutes
 READ: dict[str, tuple[Status, TarIndex | DamagedTarError]] = {}
 READING = threading.Lock()  # so that several threads do not read the same headers
 
@@ -76,7 +76,7 @@ def status_of_file(file: str | int | Path) -> Status:
 
 
 def index_of(tar: str) -> TarIndex:
-    """Return what lies in a tar file; one that has changed is read anew. Raises OSError, and DamagedTarError."""
+    """Return the index of a tar file, read anew if the file has changed. Raises OSError, and DamagedTarError."""
     read = READ.get(tar)
     if not read or read[0] != status_of_file(tar):
         with open(tar, "rb") as file:  # noqa: PTH123
@@ -85,7 +85,7 @@ def index_of(tar: str) -> TarIndex:
 
 
 def index_of_open(tar: str, file: BinaryIO) -> TarIndex:
-    """Return what lies in a tar file that is open: other than what lies under its path by now, if it was replaced.
+    """Return the index of an open tar file, which is not the file at `tar` any more if that was replaced.
 
     Raises OSError, and DamagedTarError.
     """
@@ -102,7 +102,7 @@ def index_of_open(tar: str, file: BinaryIO) -> TarIndex:
 
 
 def raise_if_damaged(index: TarIndex | DamagedTarError) -> TarIndex:
-    """Return an index. Raises DamagedTarError, anew: what is raised twice would hold both tracebacks."""
+    """Return an index. Raises a new DamagedTarError: an error raised twice would hold both tracebacks."""
     if isinstance(index, DamagedTarError):
         raise DamagedTarError(str(index))
     return index
@@ -138,9 +138,9 @@ def read_each(tar: str, names: Iterable[str]) -> Iterator[bytes]:
 
 
 def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
-    """Read the headers of a tar file: where its files lie, or what is wrong with it. Raises OSError.
+    """Read the headers of a tar file; return its index, or the error for a damaged one. Raises OSError.
 
-    Of several files with one name the last counts, as where they are unpacked.
+    Of several files with one name the last counts, as in unpacking.
     """
     import tarfile  # here: hardly anybody needs it, and everybody would wait for it
 
@@ -152,7 +152,7 @@ def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
         with tarfile.open(fileobj=file, mode="r:") as headers:
             before = 0
             for header in headers:
-                if headers.offset <= before:  # a size below 0, by which tarfile would go back, again and again
+                if headers.offset <= before:  # a negative size would send tarfile back, again and again
                     raise ValueError("a header leads back")
                 before = headers.offset
                 name = posixpath.normpath(header.name.lstrip("/"))
@@ -163,7 +163,7 @@ def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
                     unusable.append(header.name)
                 elif header.isreg():
                     extents[name] = Extent(header.offset_data, header.size)
-                elif header.islnk() and target in extents:  # at once: another file may get its name
+                elif header.islnk() and target in extents:  # at once: a later file may take the target's name
                     extents[name] = extents[target]
                 elif target:
                     links[name] = target
@@ -180,14 +180,14 @@ def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
 
 
 def target_of(header: TarInfo, name: str) -> str:
-    """Return the name that a link leads to, or "" for what is no link."""
+    """Return the name that a link leads to, or "" if the header is no link's."""
     if header.islnk():
         return posixpath.normpath(header.linkname.lstrip("/"))
     return posixpath.normpath(posixpath.join(posixpath.dirname(name), header.linkname)) if header.issym() else ""
 
 
 def check_end(headers: TarFile) -> None:
-    """Raise ValueError unless zeros, and nothing else, follow the headers: tarfile takes any damage for the end."""
+    """Raise ValueError unless only zeros follow the headers: tarfile takes any damage for the end."""
     headers.fileobj.seek(headers.offset)
     zeros = 0
     while chunk := headers.fileobj.read(CHUNK):
@@ -201,12 +201,12 @@ def check_end(headers: TarFile) -> None:
 
 
 def is_unusable(name: str) -> bool:
-    """Say whether a name leads out of the tar file, or is none on this system."""
+    """Say whether a name leads out of the tar file, or is not valid on this system."""
     return name.split("/", maxsplit=1)[0] == ".." or "\0" in name or (os.sep != "/" and os.sep in name)
 
 
 def follow(links: dict[str, str], extents: dict[str, Extent]) -> list[str]:
-    """Give links the extents of what they lead to; return those that lead to nothing in the tar file."""
+    """Give links the extents of their targets; return the links without a target in the tar file."""
     lost = []
     for name in links:
         target = name
@@ -225,7 +225,7 @@ def follow(links: dict[str, str], extents: dict[str, Extent]) -> list[str]:
 def split_path(path: Path) -> tuple[str, str] | None:
     """Return the tar file that a path leads into, and the name in there; None for any other path."""
     text, mark = os.fspath(path), ENDING + os.sep
-    end = text.rfind(mark)  # nearly never there
+    end = text.rfind(mark)  # nearly always -1
     while end >= 0:
         tar, name = text[: end + len(ENDING)], text[end + len(mark) :]
         if os.path.isfile(tar):  # noqa: PTH113 -- a Path of each takes its time
@@ -239,8 +239,8 @@ def file_of(path: Path) -> Path | BytesIO:
 
     Raises OSError, and InputError for a damaged tar file.
     """
-    inside = split_path(path)
-    return BytesIO(read_from(*inside)) if inside else path
+    location = split_path(path)
+    return BytesIO(read_from(*location)) if location else path
 
 
 def opened(path: Path) -> BinaryIO:
@@ -249,15 +249,15 @@ def opened(path: Path) -> BinaryIO:
     return file.open("rb") if isinstance(file, Path) else file
 
 
-def last_bytes(path: Path, number: int) -> bytes:
-    """Return so many bytes of a file's end, or all where it has fewer.
+def last_bytes(path: Path, count: int) -> bytes:
+    """Return the last `count` bytes of a file, or all if it has fewer.
 
     Raises OSError, and InputError for a damaged tar file.
     """
-    if inside := split_path(path):
-        return read_from(*inside, last=number)
+    if location := split_path(path):
+        return read_from(*location, last=count)
     with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - number))
+        file.seek(max(0, file.seek(0, os.SEEK_END) - count))
         return file.read()
 
 
@@ -266,7 +266,7 @@ def status_of(path: Path) -> Status:
 
     Raises OSError, and InputError for a damaged tar file.
     """
-    if inside := split_path(path):
-        tar, name = inside
+    if location := split_path(path):
+        tar, name = location
         return replace(status_of_file(tar), size=extent_in(index_of(tar), tar, name).size)
     return status_of_file(path)

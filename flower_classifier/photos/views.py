@@ -1,4 +1,4 @@
-"""What a model is shown of a photo: squares of pixels, cut out of it and resampled in one way that is written down.
+"""What a model sees of a photo: squares of pixels, cut out and resampled by the one rule that is written down here.
 
 `Preprocessing` says in plain numbers what a backbone expects, and travels with the weights inside the checkpoint.
 `open_views` opens a photo and cuts views out of it: the plain one, its mirror image, random crops.
@@ -17,23 +17,23 @@ from PIL import Image
 from flower_classifier.base.seeding import generator
 from flower_classifier.photos.images import PhotoSource, load_image
 
-# Which pixels come out of the code below and of images.py. Raise it when they change: features that are kept on disk
-# under an earlier one are then computed again.
+# Version of the pixels that the code below and images.py compute. Raise it when they change: cached features of an
+# earlier version are then computed again.
 VERSION = 1
 MAX_SIDE = 2048  # pixels that a model may ask for
-LEAST_STD = 1e-6  # of a channel's values from 0 to 1; divided by much less, float32 would overflow
-LONGEST_ASPECT = 3  # a photo longer than so many times its short side is cropped to that first
+LEAST_STD = 1e-6  # of a channel's values from 0 to 1: dividing by much less would overflow float32
+LONGEST_ASPECT = 3  # a photo is cropped to this many times its short side first
 FIRST_RANDOM_VIEW = 2  # the plain photo and its mirror image come before
-# A random view shows this share of the photo's area. ImageNet training goes down to 8 %, over hundreds of epochs; the
-# few views that a head learns from had better all show the flower.
+# A random view shows this share of the photo's area. ImageNet training goes down to 8 %, over hundreds of epochs; a
+# head learns from few views, so each should show the flower.
 CROP_AREA = (0.4, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)  # of a random view's crop, as in Szegedy et al. 2015, section 6
-# Pillow's filter, and how many pixels away it still sees one
+# Pillow's filter, and its reach in pixels
 FILTERS = {"bilinear": (Image.Resampling.BILINEAR, 1), "bicubic": (Image.Resampling.BICUBIC, 2)}
 
-# How far another way to the same view of a photo may be from ours, torchvision's preset and every export among them:
-# by so many of 256 levels, on this share of the values. Where a weighted mean lies exactly midway between two levels,
-# either is right: in a checkerboard most do, in noise up to 3 in 100, in photos 1 in 200.
+# How far other code may be from our view of a photo, such as torchvision's preset and every export: by this many of 256
+# levels, on this share of the values. If a weighted mean lies exactly midway between two levels, either is right: most
+# do in a checkerboard, up to 3 in 100 in noise, 1 in 200 in photos.
 TOLERANCE_LEVELS = 2  # nearly always 1: the rounding of rows and of columns may add up
 TOLERANCE_SHARE = 0.03
 
@@ -55,21 +55,21 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str  # bilinear or bicubic; always antialiased
-    resampling: str = "pillow"  # whose arithmetic it is; there is one so far
+    resampling: str = "pillow"  # whose arithmetic; there is one so far
 
     @property
     def enough_pixels(self) -> int:
-        """How many pixels a photo's shorter side needs at least, where it has them, for any view to be cut out of it.
+        """The pixels of a photo's shorter side that suffice for every view; a smaller photo is used as it is.
 
-        The smallest random crop's sides are sqrt(0.4 * 3/4) = 0.55 of the photo's, so of twice as many pixels as the
-        plain view needs every crop has enough.
+        The smallest random crop's sides are sqrt(0.4 * 3/4) = 0.55 of the photo's. So twice the plain view's pixels are
+        enough for every crop.
         """
         return 2 * self.resize_size
 
     def __post_init__(self) -> None:
         are_whole = type(self.crop_size) is int and type(self.resize_size) is int
         sizes_fit = are_whole and 1 <= self.crop_size <= self.resize_size <= MAX_SIDE
-        are_numbers = all(type(number) in (int, float) and abs(number) < 1e6 for number in (*self.mean, *self.std))
+        are_numbers = all(type(value) in (int, float) and abs(value) < 1e6 for value in (*self.mean, *self.std))
         numbers_fit = are_numbers and len(self.mean) == len(self.std) == 3 and min(self.std) >= LEAST_STD
         ways_fit = self.interpolation in tuple(FILTERS) and self.resampling == "pillow"
         if not (sizes_fit and numbers_fit and ways_fit):
@@ -89,13 +89,13 @@ def open_views(
     cut = cutter(image, preprocessing)
     plain = functools.cache(lambda: cut(None))  # for the first two views
     cut_out = np.empty((len(views), preprocessing.crop_size, preprocessing.crop_size, 3), np.uint8)
-    for place, view in enumerate(views):
+    for i, view in enumerate(views):
         if view < FIRST_RANDOM_VIEW:
             pixels, is_mirrored = plain(), view == 1
         else:
             rng = generator(seed, "view", view, name)
             pixels, is_mirrored = cut(random_crop(height, width, rng)), rng.random() < 0.5
-        cut_out[place] = mirrored(pixels) if is_mirrored else pixels
+        cut_out[i] = mirrored(pixels) if is_mirrored else pixels
     return cut_out
 
 
@@ -133,7 +133,7 @@ def random_crop(height: int, width: int, rng: np.random.Generator) -> Crop:
 
 
 def cutter(image: Image.Image, preprocessing: Preprocessing) -> Cut:
-    """Return what cuts views out of an RGB image by the contract."""
+    """Return a function that cuts views out of an RGB image by the contract."""
     photo, side = trimmed(image), preprocessing.crop_size
 
     def cut(crop: Crop | None) -> np.ndarray:
@@ -158,13 +158,14 @@ def resampled(photo: Image.Image, box: Box, side: int, interpolation: str) -> Im
     across, down = (1 + math.ceil(reach * max(1, length / side)) for length in (right - left, bottom - top))
     first_column, first_row = max(0, int(left) - across), max(0, int(top) - down)
     end_column, end_row = min(photo.width, math.ceil(right) + across), min(photo.height, math.ceil(bottom) + down)
-    part = photo.crop((first_column, first_row, end_column, end_row))  # all that counts: the rest costs time
-    rows = part.resize((side, part.height), kind, (left - first_column, 0, right - first_column, part.height))
+    region = photo.crop((first_column, first_row, end_column, end_row))  # all that counts; more costs time
+    row_box = (left - first_column, 0, right - first_column, region.height)
+    rows = region.resize((side, region.height), kind, row_box)
     return rows.resize((side, side), kind, (0, top - first_row, side, bottom - first_row))
 
 
 def plain_box(width: int, height: int, preprocessing: Preprocessing) -> Box:
-    """Return which part of a photo, trimmed already, the plain view shows: left, top, right, bottom in its pixels.
+    """Return the plain view's box in a trimmed photo: left, top, right, bottom in its pixels.
 
     It rounds as torchvision does: the long side of the resized photo down, the beginning of the centre to even.
     """
@@ -193,11 +194,11 @@ def trimmed(image: Image.Image) -> Image.Image:
 
 
 def trimmed_size(width: int, height: int) -> tuple[int, int]:
-    """Return how much of a photo's width and height is not trimmed."""
+    """Return a photo's width and height after trimming."""
     limit = LONGEST_ASPECT * min(width, height)
     return min(width, limit), min(height, limit)
 
 
-def centre(length: int, part: int) -> int:
-    """Return where the part in the middle of a length begins, rounded as torchvision's center_crop does: to even."""
-    return round((length - part) / 2.0)
+def centre(length: int, size: int) -> int:
+    """Return where the middle `size` pixels of a length begin, rounded as in torchvision's center_crop: to even."""
+    return round((length - size) / 2.0)

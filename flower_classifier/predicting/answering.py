@@ -47,7 +47,7 @@ def answer_photos(
 ) -> None:
     """Write the likeliest classes of every photo, and let the `drawer` draw them into `pictures`, one for each.
 
-    `neighbours`: name so many of the training photos too. Raises InputError for photos that cannot be opened, and for
+    `neighbours`: the number of training photos to name too. Raises InputError for photos that cannot be opened, and for
     what the predictor cannot tell; RunError for pictures that cannot be drawn.
     """
     question = AnswerRules(config, predictor, neighbours)
@@ -58,17 +58,17 @@ def answer_photos(
         progress(len(photos), "photos", "photo", hidden=shown_by_results) as bar,
     ):
         among_bars = may_share_terminal(sys.stdout)
-        for place, answer in enumerate(predictor.answers(photos, bar)):
+        for index, answer in enumerate(predictor.answers(photos, bar)):
             if among_bars:
                 clear_bars()
             if isinstance(answer, ImageError):
                 bad.append(answer)
-                writer.write_error(photos[place], answer)
+                writer.write_error(photos[index], answer)
                 continue
             verdict = question.verdict_on(answer)
-            writer.write(photos[place], verdict)
+            writer.write(photos[index], verdict)
             if drawer:
-                drawer.draw(pictures[place], photos[place], verdict)
+                drawer.draw(pictures[index], photos[index], verdict)
     report_failures(drawer.failures if drawer else [], bad, len(photos))
 
 
@@ -101,21 +101,21 @@ def further_columns(config: QuestionConfig) -> list[str]:
 
 
 def rate_of_strangers(config: QuestionConfig, predictor: BasePredictor) -> float | None:
-    """Return how many in 100 photos of the classes may be taken for strangers; None where nobody asks, or can tell.
+    """Return how many in 100 photos of the classes may be taken for strangers.
 
-    0 where there are too few validation photos to promise what is asked for. Raises InputError where strangers cannot
-    be told, and that was asked for.
+    None where nobody asks, or strangers cannot be told; 0 where there are too few validation photos to guarantee that
+    rate. Raises InputError where a rate was asked for, and strangers cannot be told.
     """
     rate = DEFAULT_RATE if config.stranger_rate is None else config.stranger_rate
-    kept = predictor.promisable_rate(rate)
+    promisable = predictor.promisable_rate(rate)
     if predictor.familiarity is None and rate:
         if config.stranger_rate:
             raise InputError(f"needs what the checkpoint lacks: {LACKING}; --resume mends that", "stranger_rate")
         note(f"the checkpoint cannot tell photos of other things ({LACKING})")
-    if predictor.familiarity and kept == 0 and config.stranger_rate:
+    if predictor.familiarity and promisable == 0 and config.stranger_rate:
         few = counted(predictor.familiarity.photos, "validation photo")
         warn(f"--stranger_rate {rate:g}: {few} cannot promise that, so no photo is called a stranger")
-    return kept
+    return promisable
 
 
 def least_in_sets(config: QuestionConfig, predictor: BasePredictor) -> float | None:
@@ -133,27 +133,27 @@ def least_in_sets(config: QuestionConfig, predictor: BasePredictor) -> float | N
 
 
 def clip_top_k(top_k: int | None, predictor: BasePredictor) -> int:
-    """Return how many classes to show: as many as asked for, as far as there are."""
-    number = len(predictor.classes)
-    if top_k is not None and top_k > number:
-        note(f"--top_k {top_k}: there are {number} classes, here are all of them")
-    return min(top_k or DEFAULT_TOP_K, number)
+    """Return how many classes to show: as many as asked for, at most all."""
+    count = len(predictor.classes)
+    if top_k is not None and top_k > count:
+        note(f"--top_k {top_k}: there are {count} classes, here are all of them")
+    return min(top_k or DEFAULT_TOP_K, count)
 
 
-def report_failures(undrawn: Sequence[str], bad: Sequence[ImageError], number: int) -> None:
-    """Name the pictures that could not be drawn and the photos that could not be opened; fail for them.
+def report_failures(undrawn: Sequence[str], bad: Sequence[ImageError], count: int) -> None:
+    """Name the pictures that could not be drawn and the photos that could not be opened, and fail.
 
-    Raises RunError where there is a picture among them, else InputError.
+    Raises RunError where a picture is among them, else InputError.
     """
-    if number == 1 and bad:
+    if count == 1 and bad:
         raise bad[0]
-    if number == 1 and undrawn:
+    if count == 1 and undrawn:
         raise RunError(undrawn[0])
     for failure in (*bad, *undrawn):
         warn(str(failure))
-    unopened = f"{len(bad)} of {counted(number, 'photo')} could not be opened"
+    unopened = f"{len(bad)} of {counted(count, 'photo')} could not be opened"
     if undrawn:
-        pictures = f"{len(undrawn)} of {counted(number, 'picture')} could not be drawn"
+        pictures = f"{len(undrawn)} of {counted(count, 'picture')} could not be drawn"
         raise RunError(f"{unopened}, {pictures}" if bad else pictures)
     if bad:
         raise InputError(unopened)

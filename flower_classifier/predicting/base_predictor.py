@@ -31,9 +31,9 @@ class BasePredictor(ABC):
 
     classes: tuple[str, ...]  # class folders, in the order of the logits
     names: list[str]  # what people call them, in the same order
-    temperature: float  # by which logits are divided before they become probabilities
-    set_scores: list[float]  # by which sets of classes are made; none in old checkpoints
-    familiarity: Familiarity | None  # by which strangers are told; None: they cannot be
+    temperature: float  # logits are divided by it before the softmax
+    set_scores: list[float]  # validation scores for prediction sets; empty for old checkpoints
+    familiarity: Familiarity | None  # tells strangers from photos of the classes; None: they cannot be told
     remembers_photos: bool = False  # whether it can name training photos
 
     @abstractmethod
@@ -42,16 +42,16 @@ class BasePredictor(ABC):
     ) -> Iterator[Answer | ImageError]:
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos.
 
-        `altogether`: how many photos these are a part of, if of more. It decides how cores are shared, and so the last
-        digits.
+        `altogether`: how many photos there are, where these are only some. It decides how cores are shared, and so the
+        last digits.
         """
 
     def alone(self) -> contextlib.AbstractContextManager[object]:
-        """Return what a thread holds while it is answered, if only one can be at a time."""
+        """Return the context that a thread enters to be answered, where only one can be at a time."""
         return contextlib.nullcontext()
 
-    def neighbours(self, answer: Answer, number: int) -> list[Neighbour]:
-        """Return so many training photos that look most alike to the network. Raises ValueError where none are kept."""
+    def neighbours(self, answer: Answer, count: int) -> list[Neighbour]:
+        """Return the `count` training photos most alike to the network. Raises ValueError where none are remembered."""
         raise ValueError("it remembers no photos")
 
     @overload
@@ -79,9 +79,9 @@ class BasePredictor(ABC):
         """Return the `top_k` likeliest classes of a photo, likeliest first; of a list of photos, such a list of each.
 
         A photo is a path, the bytes of a file, an open file, a Pillow image or an array (H, W, 3) of uint8. Beside the
-        classes, a result says whether the photo is `known`: of one of the classes at all, at the price that
-        `stranger_rate` of 100 photos of the classes are not. Its `set` of classes holds the true one for `sets` of 100
-        photos. Both are None where the checkpoint cannot tell, or for 0.
+        classes, a result says whether the photo is `known`: of one of the classes at all. At most
+        `stranger_rate` of 100 photos of the classes are wrongly called unknown. Its `set` of classes holds the true one
+        for `sets` of 100 photos. Both are None where the checkpoint cannot tell, or for 0.
 
         Several threads may ask at once. Raises ImageError for a photo that cannot be opened, and InputError for a
         number that makes no sense or a checkpoint whose weights are broken.
@@ -104,7 +104,7 @@ class BasePredictor(ABC):
     # ------------------------------------------------------------------------------------------ what an answer is worth
 
     def verdict(self, answer: Answer, top_k: int, rate: float | None = None, least: float | None = None) -> Verdict:
-        """Return the likeliest classes, whether they are known at a rate of strangers, and the set from `least` on."""
+        """Return the likeliest classes, whether the photo is known at this rate, and the set from `least` on."""
         return Verdict(
             self.likeliest(answer, top_k),
             members=None if least is None else self.set_of(answer, least),
@@ -113,18 +113,18 @@ class BasePredictor(ABC):
         )
 
     def promisable_rate(self, rate: float) -> float | None:
-        """Return the rate of strangers as far as it can be promised: 0 with too few validation photos, so none is one.
+        """Return `rate`, or 0 (nothing is called a stranger) with too few validation photos to guarantee it.
 
-        None where nobody asks, with 0, or where strangers cannot be told.
+        None for a rate of 0, or where strangers cannot be told.
         """
         if not rate or self.familiarity is None:
             return None
         return rate if self.familiarity.can_promise(rate) else 0.0
 
     def least_in_sets(self, level: float) -> float | None:
-        """Return the probability from which on a class is in a photo's set, for sets that hold the true one so often.
+        """Return the least probability of the classes in a photo's set, for sets that hold the true class so often.
 
-        `level` in percent. None where nobody asks, with 0, or where sets cannot be made.
+        `level` in percent. None for a level of 0, or where sets cannot be made.
         """
         return least_probability(self.set_scores, level) if level and self.set_scores else None
 
@@ -139,9 +139,9 @@ class BasePredictor(ABC):
         return self.named(members(probabilities, least), probabilities)
 
     def p_known(self, answer: Answer) -> float:
-        """Return which share of photos of known classes is at least as strange: small for a stranger.
+        """Return the share of photos of known classes that are at least as strange: small for a stranger.
 
-        The checkpoint must know what they look like.
+        Raises ValueError where the checkpoint cannot tell strangers.
         """
         if self.familiarity is None or answer.distance is None:
             raise ValueError("the checkpoint cannot tell strangers")

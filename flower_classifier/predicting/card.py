@@ -1,7 +1,7 @@
-"""classifier.json: all that an exported folder answers by, beside the network itself. An untrusted file may be one.
+"""classifier.json: all that an exported folder needs for its answers, beside the network itself.
 
-docs/export.md lists its keys. The page reads the same file. What model.onnx takes and gives has its names here;
-network.js knows the same ones.
+The file may be untrusted. docs/export.md lists its keys. The page reads the same file. The names of model.onnx's inputs
+and outputs are here; network.js knows the same ones.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ EXPORT_AGAIN = "export the checkpoint again"
 
 @dataclass(frozen=True)
 class Card:
-    """What model.onnx is a network for, and what its outputs are worth."""
+    """What model.onnx takes and tells apart, and what its outputs are worth."""
 
     model_sha256: str  # of model.onnx, in hexadecimal
     classes: tuple[str, ...]  # class folders, in the order of the logits
     preprocessing: Preprocessing
     category_names: dict[str, str] = field(default_factory=dict)  # class folder -> what people call it
-    temperature: float = 1.0  # by which logits are divided before they become probabilities
-    set_scores: list[float] = field(default_factory=list)  # by which sets of classes are made, lowest first
-    stranger_scores: list[list[float]] | None = None  # (N, 2), by which strangers are told
+    temperature: float = 1.0  # logits are divided by it before the softmax
+    set_scores: list[float] = field(default_factory=list)  # validation scores for prediction sets, lowest first
+    stranger_scores: list[list[float]] | None = None  # (N, 2), validation scores for out-of-distribution detection
     # What the network says of a picture of stripes, and how far off a browser may be (onnx_model.Pattern). One whose
     # graphics processor says something else runs the network in another way
     pattern: dict[str, object] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Card:
 
     @property
     def tells_strangers(self) -> bool:
-        """Whether it says what photos of the classes look like, and so which are none."""
+        """Whether it has the scores that tell strangers from photos of the classes."""
         return self.stranger_scores is not None
 
     @property
@@ -70,12 +70,12 @@ class Card:
     @classmethod
     def from_plain(cls, contents: Mapping[str, Any]) -> Card:  # Any: a file may hold anything
         """Make a card of what a file holds. Raises ValueError, KeyError or TypeError for what makes no sense."""
-        numbers = contents["preprocessing"]
-        sizes = Preprocessing(**{**numbers, "mean": tuple(numbers["mean"]), "std": tuple(numbers["std"])})
+        values = contents["preprocessing"]
+        preprocessing = Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
         card = cls(
             model_sha256=contents["model"]["sha256"],
             classes=tuple(contents["classes"]),
-            preprocessing=sizes,
+            preprocessing=preprocessing,
             category_names=contents["category_names"],
             temperature=contents["temperature"],
             set_scores=contents["set_scores"],

@@ -4,8 +4,8 @@
     answers/part-00000.jsonl     the answers to the first 1,024 photos, whole or not there
     answers/answers.jsonl        all of them, as one process prints them; the parts are then gone
 
-A part belongs to a rank by its number. What is killed is started again by the same command, and goes on with the parts
-that are not there. The processes need not talk: who finds all parts on the disk puts them together.
+A part's number decides its rank. After a kill, the same command goes on with the parts that are not there. The
+processes need not talk: whoever finds all parts on the disk puts them together.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ from flower_classifier.predicting.base_predictor import BasePredictor
 from flower_classifier.predicting.formats import line_of
 from flower_classifier.predicting.prediction import Answer
 
-PART = (
-    1_024  # photos; a multiple of every micro-batch, so that all are answered beside the same others as in one process
-)
+# Photos per part: a multiple of every micro-batch, so that batches (and digits) equal those of a single process
+PART = 1_024
 BLOCK = 1 << 20  # bytes of a file that are read at a time
 MANIFEST, ALL, LOCK = "manifest.json", "answers.jsonl", ".lock"
 WAIT_FOR_LOCK = 600  # seconds: putting millions of answers together takes some
@@ -50,22 +49,22 @@ class Parts:
         self.number = -(-len(photos) // PART)
         self.all = folder / ALL
 
-    def path(self, part: int) -> Path:
+    def path(self, index: int) -> Path:
         """Return the file of a part."""
-        return self.folder / f"part-{part:05d}.jsonl"
+        return self.folder / f"part-{index:05d}.jsonl"
 
-    def missing(self, parts: Iterable[int]) -> list[int]:
-        """Return those of some parts that are not there yet."""
-        absent = [part for part in parts if not self.path(part).exists()]  # first: they go when all are one file
+    def missing(self, indices: Iterable[int]) -> list[int]:
+        """Return which of these parts are not there yet."""
+        absent = [index for index in indices if not self.path(index).exists()]  # first: they go when all are one file
         return [] if self.all.exists() else absent
 
-    def photos_of(self, part: int) -> Sequence[Path]:
+    def photos_of(self, index: int) -> Sequence[Path]:
         """Return the photos of a part."""
-        return self.photos[part * PART : (part + 1) * PART]
+        return self.photos[index * PART : (index + 1) * PART]
 
-    def keep(self, part: int, lines: Sequence[str]) -> None:
-        """Write a part whole; an earlier job's process that lives on may write the same."""
-        write_whole(self.path(part), "".join(lines).encode(), writer=f"-{platform.node()[:40]}-{os.getpid()}")
+    def keep(self, index: int, lines: Sequence[str]) -> None:
+        """Write a part whole or not at all; a surviving process of an earlier job may be writing it too."""
+        write_whole(self.path(index), "".join(lines).encode(), writer=f"-{platform.node()[:40]}-{os.getpid()}")
 
     def put_together(self) -> bool:
         """Make one file of all parts, if they are all there and nobody else has done so; say whether it was done."""
@@ -74,8 +73,8 @@ class Parts:
             if is_last:
                 temporary = self.folder / f".{ALL}.tmp"
                 with temporary.open("wb") as file:
-                    for part in range(self.number):
-                        file.write(self.checked(part))
+                    for index in range(self.number):
+                        file.write(self.checked(index))
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(self.all)
@@ -86,12 +85,12 @@ class Parts:
                         path.unlink(missing_ok=True)
         return is_last
 
-    def checked(self, part: int) -> bytes:
-        """Return what a part holds. Raises RunError, and takes it away, where that is not an answer to each photo."""
-        data = self.path(part).read_bytes()
-        if data.count(b"\n") != len(self.photos_of(part)):
-            self.path(part).unlink()
-            raise RunError(f"{self.path(part)} was not whole: give the same command again")
+    def checked(self, index: int) -> bytes:
+        """Return a part's bytes. Where they are not one line per photo, delete the part and raise RunError."""
+        data = self.path(index).read_bytes()
+        if data.count(b"\n") != len(self.photos_of(index)):
+            self.path(index).unlink()
+            raise RunError(f"{self.path(index)} was not whole: give the same command again")
         return data
 
 
@@ -113,44 +112,44 @@ def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: Ba
     Raises InputError for a folder with answers to another question, and, in a single process at the end, for photos
     that cannot be opened; RunError where the disk refuses.
     """
-    question, parts = AnswerRules(config, predictor, config.neighbours), Parts(folder, photos)
+    question, chunks = AnswerRules(config, predictor, config.neighbours), Parts(folder, photos)
     manifest = manifest_of(config, photos)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             keep_manifest(folder, manifest)
         try:
-            has_worked = answer_own_parts(parts, question, predictor)
+            has_worked = answer_own_parts(chunks, question, predictor)
         except KeyboardInterrupt:
             note(f"the same command goes on after the parts that are in {folder}")
             raise
-        is_last = parts.put_together()
+        is_last = chunks.put_together()
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {reason_of(error)}") from error
-    if not parts.all.exists():
-        left = counted(len(parts.missing(range(parts.number))), "part")
-        note(f"{left} of {parts.number} are still missing: other processes are at them, or were killed")
+    if not chunks.all.exists():
+        left = counted(len(chunks.missing(range(chunks.number))), "part")
+        note(f"{left} of {chunks.number} are still missing: other processes are at them, or were killed")
         return
-    bad = number_of_bad(parts.all)
+    bad = number_of_bad(chunks.all)
     if is_last:
         unopened = f", of which {bad:,} could not be opened" if bad else ""
-        print(f"{parts.all}: {counted(len(photos), 'photo')}{unopened}", flush=True)
+        print(f"{chunks.all}: {counted(len(photos), 'photo')}{unopened}", flush=True)
     elif not has_worked:
-        note(f"{parts.all}: these answers are there already")
+        note(f"{chunks.all}: these answers are there already")
     if bad and world_size() == 1:  # of a job, torchrun would report it as a crash
-        raise InputError(f"{bad:,} of {counted(len(photos), 'photo')} could not be opened: {parts.all} says why")
+        raise InputError(f"{bad:,} of {counted(len(photos), 'photo')} could not be opened: {chunks.all} says why")
 
 
-def answer_own_parts(parts: Parts, question: AnswerRules, predictor: BasePredictor) -> bool:
+def answer_own_parts(chunks: Parts, question: AnswerRules, predictor: BasePredictor) -> bool:
     """Write this rank's parts that are not there; say whether there were any."""
-    mine = parts.missing(range(rank(), parts.number, world_size()))
-    with progress(sum(len(parts.photos_of(part)) for part in mine), "photos", "photo") as bar:
-        for part in mine:
-            if not parts.missing([part]):
+    mine = chunks.missing(range(rank(), chunks.number, world_size()))
+    with progress(sum(len(chunks.photos_of(index)) for index in mine), "photos", "photo") as bar:
+        for index in mine:
+            if not chunks.missing([index]):
                 continue  # an earlier job's process has done it meanwhile
-            some = parts.photos_of(part)
-            answers = zip(some, predictor.answers(some, bar, len(parts.photos)), strict=True)
-            parts.keep(part, [line_of(record_of(photo, answer, question)) for photo, answer in answers])
+            photos = chunks.photos_of(index)
+            answers = zip(photos, predictor.answers(photos, bar, len(chunks.photos)), strict=True)
+            chunks.keep(index, [line_of(record_of(photo, answer, question)) for photo, answer in answers])
     return bool(mine)
 
 
@@ -195,7 +194,7 @@ def digest_of(path: Path) -> str:
 
 
 def keep_manifest(folder: Path, manifest: dict[str, object]) -> None:
-    """Write what is asked, or compare it with what was asked here. Raises InputError where that was something else."""
+    """Write the manifest, or compare it with the one that is there. Raises InputError where they differ."""
     path = folder / MANIFEST
     if not path.exists():
         if any(folder.glob("*.jsonl")):

@@ -40,7 +40,9 @@ def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report
         print(summary(split.name, evaluation), flush=True)
     if evaluation:
         write_facts(report, facts)
-        known = (predictor.classes, predictor.names, predictor.set_scores)
-        write_diagnosis(report, Diagnosis(split.name, evaluation, inputs.paths, *known))
+        diagnosis = Diagnosis(
+            split.name, evaluation, inputs.paths, predictor.classes, predictor.names, predictor.set_scores
+        )
+        write_diagnosis(report, diagnosis)
         note(f"tables and pictures of it: {report}")
     report_failures([], [error for _, error in bad], len(split))

@@ -69,7 +69,7 @@ def load_exported(folder: Path) -> Exported:
 
 
 def session_of(model: bytes, path: Path | str) -> onnxruntime.InferenceSession:
-    """Return what runs a network. Raises InputError, naming `path`, for one that onnxruntime cannot run."""
+    """Return a session that runs a network. Raises InputError, naming `path`, for one that onnxruntime cannot run."""
     check_installed(NEEDED_BY_EXPORTED)
     import onnxruntime  # here, as it is optional
 
@@ -83,13 +83,13 @@ def session_of(model: bytes, path: Path | str) -> onnxruntime.InferenceSession:
 
 
 def check_fits(session: onnxruntime.InferenceSession, card: Card, path: Path) -> None:
-    """Raise InputError where a network's outputs are not those that the card tells of."""
+    """Raise InputError where a network's inputs or outputs are not those that the card tells of."""
     shapes = {output.name: output.shape for output in session.get_outputs()}
-    side, wanted = card.preprocessing.crop_size, outputs_of(card.tells_strangers)
-    inputs = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
+    side, expected = card.preprocessing.crop_size, outputs_of(card.tells_strangers)
+    inputs = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in session.get_inputs()]
     takes_pixels = inputs == [(PIXELS, "tensor(uint8)", [side, side, 3])]
     gives_numbers = all(output.type == "tensor(float)" for output in session.get_outputs())
-    gives_all = set(wanted) <= set(shapes) and shapes[LOGITS][1:] == [len(card.classes)]
+    gives_all = set(expected) <= set(shapes) and shapes[LOGITS][1:] == [len(card.classes)]
     if not (takes_pixels and gives_numbers and gives_all):
         raise InputError(f"{path} is not a network for the {len(card.classes)} classes in {CARD_FILE}: {EXPORT_AGAIN}")
 
@@ -110,7 +110,7 @@ class ExportedPredictor(BasePredictor):
     ) -> Iterator[Answer | ImageError]:
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos.
 
-        While the network takes some photos, the next ones are opened.
+        While the network computes one batch, the photos of the next are opened.
         """
         starts = range(0, len(photos), BATCH)
         if not starts:
@@ -118,8 +118,8 @@ class ExportedPredictor(BasePredictor):
         with ThreadPoolExecutor(min(os.cpu_count() or 1, BATCH, len(photos))) as pool:
 
             def begin(start: int) -> list[Future[np.ndarray]]:
-                some = [settled(photo) for photo in photos[start : start + BATCH]]
-                return [pool.submit(self.view_of, photo) for photo in some]
+                batch = [settled(photo) for photo in photos[start : start + BATCH]]
+                return [pool.submit(self.view_of, photo) for photo in batch]
 
             opening = begin(0)
             for start in starts:
@@ -137,28 +137,28 @@ class ExportedPredictor(BasePredictor):
     def answered(
         self, photos: Sequence[PhotoSource], outcomes: Sequence[np.ndarray | ImageError]
     ) -> Iterator[Answer | ImageError]:
-        """Yield the answers to a few photos, of which these are the views, or the errors."""
+        """Yield the answers to a few photos; `outcomes` are their views or errors."""
         views = [view for view in outcomes if not isinstance(view, ImageError)]
-        found = self.run(np.stack(views)) if views else {}
+        outputs = self.run(np.stack(views)) if views else {}
         row = 0
         for photo, outcome in zip(photos, outcomes, strict=True):
             if isinstance(outcome, ImageError):
                 yield outcome
                 continue
-            distance = float(found[DISTANCE][row]) if DISTANCE in found else None
-            yield Answer(photo, features=found[FEATURES][row], logits=found[LOGITS][row], distance=distance)
+            distance = float(outputs[DISTANCE][row]) if DISTANCE in outputs else None
+            yield Answer(photo, features=outputs[FEATURES][row], logits=outputs[LOGITS][row], distance=distance)
             row += 1
 
     def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Return the network's outputs, by their names, for views (B, S, S, 3)."""
-        wanted = outputs_of(self.card.tells_strangers)
+        names = outputs_of(self.card.tells_strangers)
         try:
-            found = dict(zip(wanted, self.session.run(list(wanted), {PIXELS: pixels}), strict=True))
+            outputs = dict(zip(names, self.session.run(list(names), {PIXELS: pixels}), strict=True))
         except Exception as error:  # of onnxruntime's own kinds
             raise InputError(f"onnxruntime cannot run the network ({reason_of(error)}): {EXPORT_AGAIN}") from None
-        if not all(len(values) == len(pixels) and np.isfinite(values).all() for values in found.values()):
+        if not all(len(values) == len(pixels) and np.isfinite(values).all() for values in outputs.values()):
             raise InputError(f"the network answers with nan or infinity, or too few answers: {EXPORT_AGAIN}")
-        return found
+        return outputs
 
 
 def outcome_of(future: Future[np.ndarray]) -> np.ndarray | ImageError:

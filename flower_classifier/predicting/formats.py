@@ -29,8 +29,8 @@ from flower_classifier.base.text import first_few, percent, printable
 from flower_classifier.predicting.prediction import Verdict
 from flower_classifier.report.tables import csv_line
 
-# Bytes that a pipe takes whole or not at all (POSIX, PIPE_BUF): under PYTHONUNBUFFERED Python loses what a write that a
-# signal broke off has left. JSON is ASCII here
+# Bytes that a pipe takes whole or not at all (POSIX, PIPE_BUF): under PYTHONUNBUFFERED Python loses the rest of a write
+# that a signal interrupts. JSON is ASCII here
 PIECE = 512
 BYTE_ORDER_MARK = "\ufeff"  # by which spreadsheets recognise UTF-8
 MOST_NAMED = 10  # classes of a set that people are told by name
@@ -41,7 +41,7 @@ class Writer:
     """Writes each photo's predictions in one of the formats; a context manager that ends the output whatever happens.
 
     `names`: what people call the classes; to align the answers to `several` photos. `further`: the columns of CSV that
-    are asked for beside the usual ones: "known", "p_known", "sure", "in_set". `level`: of how many in 100 the sets are.
+    are asked for beside the usual ones: "known", "p_known", "sure", "in_set". `level`: of the sets, in percent.
     """
 
     def __init__(
@@ -78,12 +78,12 @@ class Writer:
         if self.form == "text":
             self.write_table(photo, verdict)
         elif self.form == "csv":
-            known = [yes_or_no(verdict.known), verdict.p_known] if "known" in self.further else []
+            familiarity = [yes_or_no(verdict.known), verdict.p_known] if "known" in self.further else []
             sure = [] if verdict.sure is None else [yes_or_no(verdict.sure)]
             for rank, row in enumerate(verdict.predictions, 1):  # a set is made of the first ranks
-                inside = [] if verdict.members is None else [yes_or_no(rank <= len(verdict.members))]
+                in_set = [] if verdict.members is None else [yes_or_no(rank <= len(verdict.members))]
                 cells = [photo, rank, row.class_name, row.name, row.probability]
-                sys.stdout.write(csv_line([*cells, *known, *sure, *inside]))
+                sys.stdout.write(csv_line([*cells, *familiarity, *sure, *in_set]))
         else:
             self.write_object({"path": str(photo), **verdict.plain()})
         sys.stdout.flush()
@@ -95,7 +95,7 @@ class Writer:
             sys.stdout.flush()
 
     def write_object(self, record: dict[str, object]) -> None:
-        """Write an object on a line of its own: in an array, behind what separates it from the one before."""
+        """Write an object on a line of its own; in an array, after its separator from the one before."""
         before = ",\n" if self.written else "[\n"
         text = line_of(record) if self.form == "jsonl" else before + json.dumps(record)
         with signals_held():  # a reader that is slow lets a write wait in the middle of an object
@@ -119,13 +119,13 @@ class Writer:
         for name, prediction in zip(names, verdict.predictions, strict=True):
             print(f"{indent}{name:{width}}  {percent(prediction.probability, digits=2):>8}")
         if verdict.members is not None:
-            print(f"{indent}{self.level:g}% set: {first_few([one.name for one in verdict.members], MOST_NAMED)}")
+            print(f"{indent}{self.level:g}% set: {first_few([member.name for member in verdict.members], MOST_NAMED)}")
         if verdict.neighbours:
             print(f"{indent}training photos most like it:")
-            names = [printable(one.name) for one in verdict.neighbours]
+            names = [printable(neighbour.name) for neighbour in verdict.neighbours]
             width = self.width or max(map(len, names))
-            for name, one in zip(names, verdict.neighbours, strict=True):
-                print(f"{indent}  {one.similarity:5.2f}  {name:{width}}  {printable(one.photo)}")
+            for name, neighbour in zip(names, verdict.neighbours, strict=True):
+                print(f"{indent}  {neighbour.similarity:5.2f}  {name:{width}}  {printable(neighbour.photo)}")
 
 
 def line_of(record: dict[str, object]) -> str:
@@ -134,7 +134,7 @@ def line_of(record: dict[str, object]) -> str:
 
 
 def yes_or_no(value: bool | None) -> str:
-    """Return how CSV says it: as JSON does, or nothing where it is not known."""
+    """Return how CSV writes a truth value: as JSON does, or as nothing where it is not known."""
     return "" if value is None else str(value).lower()
 
 

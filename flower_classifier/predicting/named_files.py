@@ -25,10 +25,10 @@ class NoPhotosError(InputError):
 
 
 def find_named(paths: Sequence[Path], null: bool) -> list[Path]:
-    """Return the photos among the paths, in those that are folders or tar files, and for "-" those that stdin names.
+    """Return the photos that paths name, in order: those in a folder or a tar file, and for "-" those that stdin names.
 
-    In this order. `null`: paths on stdin end in a NUL. Raises NoPhotosError for a folder, a tar file or a standard
-    input without photos, InputError for a damaged tar file, and OSError for one that cannot be read.
+    `null`: paths on stdin end in a NUL. Raises NoPhotosError for a folder, a tar file or a standard input without
+    photos, InputError for a damaged tar file, and OSError for one that cannot be read.
     """
     photos: list[Path] = []
     for path in paths:
@@ -38,21 +38,21 @@ def find_named(paths: Sequence[Path], null: bool) -> list[Path]:
 
 
 def photos_of(path: Path) -> list[Path]:
-    """Return the photos in a folder or a tar file; any other path is a photo's own. Raises NoPhotosError for none."""
+    """Return the photos in a folder or a tar file; any other path is itself a photo. Raises NoPhotosError for none."""
     if os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir() may raise
-        found, tars = find_photos(path), shards_of(path)
-        if found and tars:
+        photos, tars = find_photos(path), shards_of(path)
+        if photos and tars:
             note(
                 f"{path}: {counted(len(tars), 'tar file')} beside the photos left out: name them to have them answered"
             )
-        found = found or [tar / name for tar in tars for name in photos_in(tar)]
+        photos = photos or [tar / name for tar in tars for name in photos_in(tar)]
     elif is_shard(path):
-        found = [path / name for name in photos_in(path)]
+        photos = [path / name for name in photos_in(path)]
     else:
         return [path]
-    if not found:
+    if not photos:
         raise NoPhotosError(f"there are no photos below {path}")
-    return found
+    return photos
 
 
 def read_paths(null: bool) -> list[Path]:
@@ -71,11 +71,11 @@ def read_paths(null: bool) -> list[Path]:
 # ---------------------------------------------------------------------------------------------------------- pictures
 
 
-def plan_pictures(plot: Path, photos: Sequence[Path], others: Iterable[Path]) -> list[Path]:
+def plan_pictures(plot: Path, photos: Sequence[Path], inputs: Iterable[Path]) -> list[Path]:
     """Return the picture of each photo: the file `plot`, or in the folder `plot` one of the photo's own path and name.
 
     Raises InputError, before any work, where no picture can be drawn or written, or where one would overwrite a photo
-    or one of the `others`, which it is drawn from too.
+    or one of the other `inputs` that it is drawn from.
     """
     if not is_folder(plot, photos):
         check_picture_path(plot)
@@ -86,7 +86,7 @@ def plan_pictures(plot: Path, photos: Sequence[Path], others: Iterable[Path]) ->
         absolute = [Path(os.path.abspath(photo)) for photo in photos]  # noqa: PTH100 -- without any ".."
         shared = os.path.commonpath([photo.parent for photo in absolute])
         pictures = [plot / photo.parent.relative_to(shared) / f"{photo.name}.png" for photo in absolute]
-    sources = {os.path.realpath(path) for path in (*photos, *others)}
+    sources = {os.path.realpath(path) for path in (*photos, *inputs)}
     if any(os.path.realpath(picture) in sources for picture in pictures):
         raise InputError(f"{plot} would overwrite what it is drawn from", "plot")
     for folder in dict.fromkeys(picture.parent for picture in pictures):

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 PLOTTED_SIDE = 1024  # pixels of a photo's shorter side that a picture can show
 NEIGHBOUR_SIDE = 256  # the same of a training photo below it
-MOST_NEIGHBOURS = 6  # that have room
+MOST_NEIGHBOURS = 6  # more have no room
 
 
 class PredictionPlots:
-    """Draws photos; keeps what goes wrong for the end, since the answers to the other photos are worth having.
+    """Draws photos; keeps failures for the end, since the answers to the other photos are worth having.
 
-    With `heatmaps` it also draws which places speak for the likeliest class, where the architecture can tell; with the
-    folder of `training_photos`, those of them that are most alike. Their names are the checkpoint's, the folder is not:
-    a stranger's checkpoint shall not choose what is opened.
+    With `heatmaps` it also draws which places speak for the likeliest class, where the architecture can tell. With
+    the folder of `training_photos` it also draws the most similar ones. Their names come from the checkpoint, the
+    folder comes from the user: an untrusted checkpoint shall not choose what is opened.
     """
 
     def __init__(self, predictor: BasePredictor, heatmaps: bool, training_photos: Path | None = None) -> None:
@@ -56,11 +56,11 @@ class PredictionPlots:
         strip: list[tuple[Image.Image | None, str, str]] = []
         if not self.training_photos or not verdict.neighbours:
             return strip
-        for one in verdict.neighbours[:MOST_NEIGHBOURS]:
+        for neighbour in verdict.neighbours[:MOST_NEIGHBOURS]:
             photo = None
             with contextlib.suppress(ImageError):
-                photo = load_image(self.training_photos / one.photo, NEIGHBOUR_SIDE)
-            strip.append((photo, printable(one.name), f"{one.similarity:.2f}"))
+                photo = load_image(self.training_photos / neighbour.photo, NEIGHBOUR_SIDE)
+            strip.append((photo, printable(neighbour.name), f"{neighbour.similarity:.2f}"))
         return strip
 
     def heatmap(self, photo: Path, size: tuple[int, int], class_name: str) -> Heatmap | None:

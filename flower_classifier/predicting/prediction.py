@@ -22,7 +22,7 @@ class Answer:
     photo: PhotoSource
     features: np.ndarray  # float32 (D,), what the head sees
     logits: np.ndarray  # float32 (C,)
-    distance: float | None  # from the training photos, squared (strangers.py); None: nobody knows them
+    distance: float | None  # squared distance from the training features; None if the checkpoint keeps none
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Verdict:
     min_probability: float = 0.0  # 0 to 1, below which the likeliest class is not sure; 0: nobody asks
     members: Sequence[Prediction] | None = None  # the classes in its set, likeliest first; None: nobody asks
     neighbours: Sequence[Neighbour] | None = None  # the most alike first; None: nobody asks
-    p_known: float | None = None  # share of photos of known classes that are as strange; None: nobody asks, or knows
+    p_known: float | None = None  # share of photos of known classes that are as strange; None: not asked or not known
     # Percent of photos of known classes that are taken for strangers; 0: too few validation photos to say who is one
     stranger_rate: float = 0.0
 
@@ -78,12 +78,12 @@ class Verdict:
 
     def plain(self) -> dict[str, object]:
         """Return it under the keys that programs read: those beside the photo's path."""
-        known = {} if self.p_known is None else {"known": self.known, "p_known": self.p_known}
+        familiarity = {} if self.p_known is None else {"known": self.known, "p_known": self.p_known}
         sure = {} if self.sure is None else {"sure": self.sure}
         members = {} if self.members is None else {"set": [prediction.class_name for prediction in self.members]}
-        alike = {} if self.neighbours is None else {"neighbours": [one.plain() for one in self.neighbours]}
+        alike = {} if self.neighbours is None else {"neighbours": [neighbour.plain() for neighbour in self.neighbours]}
         likeliest = {"predictions": [prediction.plain() for prediction in self.predictions]}
-        return {**known, **sure, **likeliest, **members, **alike}
+        return {**familiarity, **sure, **likeliest, **members, **alike}
 
 
 class Result(list[Row]):

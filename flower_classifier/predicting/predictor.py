@@ -61,7 +61,7 @@ class Predictor(BasePredictor):
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Let one thread at a time be answered, with as many of torch's threads as the first had.
+        """Serialise callers, each with torch's original thread count.
 
         A thread that began while another was answered has too few.
         """
@@ -82,7 +82,7 @@ class Predictor(BasePredictor):
         views = self.frozen.config.answer_views
         work = [(indices, views) for indices in micro_batches(len(photos), self.frozen.device)]
         batches = len(micro_batches(max(altogether, len(photos)), self.frozen.device))
-        workers = min(batches, MOST_WORKERS)  # for a single photo one, with every core
+        workers = min(batches, MOST_WORKERS)  # one for a single photo, with every core
         with progress(len(photos), "photos", "photo", hidden=bar is None) as own_bar:
             for done in extract(self.frozen, open_photo, work, bar or own_bar, workers):
                 outcomes: dict[int, Answer | ImageError] = dict(done.errors)
@@ -95,16 +95,16 @@ class Predictor(BasePredictor):
 
     @torch.inference_mode()
     def head_answers(self, photos: Sequence[PhotoSource], views: Iterable[torch.Tensor]) -> list[Answer]:
-        """Take the frozen part's rows (B, ...) of each view of some photos (B,) to the answers, on the CPU."""
+        """Return the answers to photos (B,), on the CPU, from the frozen part's rows (B, ...) of each view."""
         features = [to_learner(rows, self.frozen.device) for rows in views]
         if self.frozen.network is None:  # the rows are pixels
             features = [self.classifier.features(pixels) for pixels in features]
-        logits = torch.stack([self.classifier.head(one) for one in features]).mean(dim=0)  # (B, C)
+        logits = torch.stack([self.classifier.head(view) for view in features]).mean(dim=0)  # (B, C)
         if not logits.isfinite().all():
             raise InputError(BROKEN)
         mean = torch.stack(features).mean(dim=0).float().cpu()  # (B, D)
         distances = self.clusters.distances(mean).tolist() if self.familiarity else [None] * len(mean)
-        return [Answer(*one) for one in zip(photos, mean.numpy(), logits.cpu().numpy(), distances, strict=True)]
+        return [Answer(*fields) for fields in zip(photos, mean.numpy(), logits.cpu().numpy(), distances, strict=True)]
 
     def heatmap(self, photo: PhotoSource, class_name: str, size: tuple[int, int]) -> Heatmap | None:
         """Return which places of a photo of `size` (width, height) speak for a class.
@@ -114,13 +114,13 @@ class Predictor(BasePredictor):
         pixels = to_pixels([open_views(photo, self.classifier.preprocessing)]).to(self.frozen.device)  # (1, 1, 3, S, S)
         return find_heatmap(self.classifier, pixels[0, 0], self.classes.index(class_name), size)
 
-    def neighbours(self, answer: Answer, number: int) -> list[Neighbour]:
-        """Return so many training photos that look most alike to the network. The checkpoint must remember them."""
+    def neighbours(self, answer: Answer, count: int) -> list[Neighbour]:
+        """Return the `count` training photos most alike to the network. Raises ValueError where none are remembered."""
         memory = self.checkpoint.memory
         if memory is None:
-            return super().neighbours(answer, number)
+            return super().neighbours(answer, count)
         return [
             Neighbour(memory.photos[index], self.classes[label], self.names[label], similarity)
-            for index, similarity in memory.nearest(torch.from_numpy(answer.features), number)
+            for index, similarity in memory.nearest(torch.from_numpy(answer.features), count)
             for label in [memory.labels[index]]
         ]

@@ -119,9 +119,9 @@ def draw_reliability(evaluation: Evaluation, title: str) -> Figure:
     if evaluation.is_cross_validated:
         lines.append("cross-validated: each photo at a temperature")
         lines.append("that was chosen without it")
-    for place, line in enumerate(lines):
-        style = text_style(NORMAL, FAINT) if place else text_style(TITLE)
-        text = chart.text(0.03, 0.95 - 0.075 * place, line, va="top", **style)
+    for row, line in enumerate(lines):
+        style = text_style(NORMAL, FAINT) if row else text_style(TITLE)
+        text = chart.text(0.03, 0.95 - 0.075 * row, line, va="top", **style)
         shorten(text, 4 * figure.dpi)
     return figure
 
@@ -132,22 +132,22 @@ def draw_tuning(heads: Sequence[Record]) -> Figure:
     chart = add_chart(figure, 0.9, 0.62, 5.7, 3.5, f"{len(heads)} heads, each at its best epoch")
     for label, color, hidden in (("linear head", GREEN, False), ("with a hidden layer", GREY, True)):
         group = [head for head in heads if (str(head["hidden_units"]) != "0") == hidden]
-        places = [(float(head["valid_loss"]), float(head["valid_accuracy"])) for head in group]
+        points = [(float(head["valid_loss"]), float(head["valid_accuracy"])) for head in group]
         if group:
-            chart.plot(*zip(*places, strict=True), "o", color=color, markersize=6, alpha=0.75, label=label)
-    chosen = next(head for head in heads if int(head["chosen"]))
-    place = float(chosen["valid_loss"]), float(chosen["valid_accuracy"])
-    chart.plot(*place, "o", color="none", markeredgecolor=RED, markeredgewidth=2, markersize=13, label="chosen")
+            chart.plot(*zip(*points, strict=True), "o", color=color, markersize=6, alpha=0.75, label=label)
+    choice = next(head for head in heads if int(head["chosen"]))
+    point = float(choice["valid_loss"]), float(choice["valid_accuracy"])
+    chart.plot(*point, "o", color="none", markeredgecolor=RED, markeredgewidth=2, markersize=13, label="chosen")
     chart.set_xlabel("validation loss (at each head's best temperature)", **text_style(NORMAL, FAINT))
     chart.set_ylim(limits_of_shares([float(head["valid_accuracy"]) for head in heads]))
     chart.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     chart.set_ylabel("validation accuracy", **text_style(NORMAL, FAINT))
     chart.legend(frameon=False, labelcolor=INK, prop={"size": NORMAL, "family": installed_fonts()}, loc="lower left")
-    lines = [f"{name.replace('_', ' ')}  {chosen[name]}" for name in list(chosen)[: list(chosen).index("epoch")]]
-    reached = [f"loss  {place[0]:.3f}", f"accuracy  {place[1]:.1%}", f"in epoch  {chosen['epoch']}"]
-    for number, line in enumerate(["the choice", *lines, "", *reached]):
-        style = text_style(TITLE if number == 0 else NORMAL, INK if number == 0 else FAINT)
-        figure.text(7.1 / WIDTH, (4.12 - 0.27 * number) / 4.6, line, va="top", **style)
+    lines = [f"{name.replace('_', ' ')}  {choice[name]}" for name in list(choice)[: list(choice).index("epoch")]]
+    reached = [f"loss  {point[0]:.3f}", f"accuracy  {point[1]:.1%}", f"in epoch  {choice['epoch']}"]
+    for row, line in enumerate(["the choice", *lines, "", *reached]):
+        style = text_style(TITLE if row == 0 else NORMAL, INK if row == 0 else FAINT)
+        figure.text(7.1 / WIDTH, (4.12 - 0.27 * row) / 4.6, line, va="top", **style)
     return figure
 
 

@@ -1,6 +1,6 @@
 """The confusion matrix: which classes are predicted as which, and the most frequent mistakes by name.
 
-Places and sizes are inches where nothing else is said, as in charts.py.
+Positions and sizes are inches where nothing else is said, as in charts.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 WIDTH = 10.0
 LIST_WIDTH, PAIR_HEIGHT = 2.45, 0.46  # of the mistakes beside the matrix; of each of them
-LABEL_WIDTH, LABEL_HEIGHT = 1.35, 0.145  # what a class's name beside the matrix may take, and what it takes
+LABEL_WIDTH, LABEL_HEIGHT = 1.35, 0.145  # of a class's name beside the matrix: the most it may be, and what it is
 AXIS_ROOM = 0.65  # beside the names: what the axis is called, and the page's margin
 LEAST_SIDE = WIDTH - LABEL_WIDTH - AXIS_ROOM - LIST_WIDTH - 0.5  # of the matrix, where the names are long
 MOST_COUNTED = 15  # classes whose cells have room for a number
@@ -54,8 +54,8 @@ def draw_confusion(evaluation: Evaluation, names: Sequence[str], title: str) -> 
     What is predicted correctly is not listed.
     """
     confusion = evaluation.confusion.numpy()
-    number = len(confusion)
-    step = math.ceil(number * LABEL_HEIGHT / LEAST_SIDE)
+    classes = len(confusion)
+    step = math.ceil(classes * LABEL_HEIGHT / LEAST_SIDE)
     figure = new_figure(WIDTH, 1)  # its height is known when the names have been measured
     labels, longest = fit_labels(figure, names[::step])
     margin = longest + AXIS_ROOM
@@ -66,16 +66,16 @@ def draw_confusion(evaluation: Evaluation, names: Sequence[str], title: str) -> 
     figure.set_size_inches(WIDTH, height)
     axes = add_axes(figure, margin, height - side - 0.55, side, side, title, LARGE)
     axes.imshow(confusion_colors(confusion), interpolation="nearest")
-    some = f"   (one in {step} is named)" if step > 1 else ""
-    axes.set_ylabel(f"true class{some}", **text_style(NORMAL, FAINT))
-    axes.set_xlabel(f"predicted class{some}", **text_style(NORMAL, FAINT))
-    ticks = range(0, number, step)
+    remark = f"   (one in {step} is named)" if step > 1 else ""
+    axes.set_ylabel(f"true class{remark}", **text_style(NORMAL, FAINT))
+    axes.set_xlabel(f"predicted class{remark}", **text_style(NORMAL, FAINT))
+    ticks = range(0, classes, step)
     axes.set_xticks(ticks, labels, rotation=0 if upright else 90, **text_style(SMALL))
     axes.set_yticks(ticks, labels, **text_style(SMALL))
     if step > 1:
-        axes.tick_params(length=3, color=FAINT)  # which say whose name it is
+        axes.tick_params(length=3, color=FAINT)  # which show whose name it is
         mark_cells(axes, confusion, pairs)
-    if number <= MOST_COUNTED:
+    if classes <= MOST_COUNTED:
         write_counts(axes, confusion)
     list_pairs(figure, evaluation, names, pairs, left=margin + side + 0.3, top=height - 0.5, marked=step > 1)
     return figure
@@ -151,26 +151,26 @@ def place_marks(marked: np.ndarray, inked: np.ndarray, cell: float, page: np.nda
 
     `marked` (M, 2) are the middles of the cells that get a mark, `inked` (K, 2) those of all cells that have photos,
     `cell` is a cell's side, `page` (2, 2) the lower left and the upper right corner that marks stay between. Each mark
-    gets the nearest place at which it covers neither an inked cell nor another mark; where there is none, the place at
+    gets the nearest position at which it covers neither an inked cell nor another mark; where there is none, the one at
     which it covers least.
     """
     around = np.linspace(0, 2 * np.pi, DIRECTIONS, endpoint=False)
     circle = np.stack([-np.cos(around), np.sin(around)], axis=1)  # (D, 2), the left one first
     offsets = np.concatenate([(cell / 2 + away) * circle for away in DISTANCES])  # (P, 2), nearest first
-    size, placed, chosen = np.array(MARK_SIZE), np.empty((0, 2)), []
+    size, placed, nearest = np.array(MARK_SIZE), np.empty((0, 2)), []
     for middle in marked:
-        places = middle + offsets  # (P, 2)
-        outside = ((places - size / 2 < page[0]) | (places + size / 2 > page[1])).any(axis=1)
-        covered = overlaps(places, inked, (size + cell) / 2) + 10 * overlaps(places, placed, size)
+        candidates = middle + offsets  # (P, 2)
+        outside = ((candidates - size / 2 < page[0]) | (candidates + size / 2 > page[1])).any(axis=1)
+        covered = overlaps(candidates, inked, (size + cell) / 2) + 10 * overlaps(candidates, placed, size)
         best = (covered + 100 * outside).argmin()  # of equals the first
-        placed = np.append(placed, places[best : best + 1], axis=0)
-        chosen.append(offsets[best])
-    return chosen
+        placed = np.append(placed, candidates[best : best + 1], axis=0)
+        nearest.append(offsets[best])
+    return nearest
 
 
-def overlaps(places: np.ndarray, others: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """Count, for each of the places (P, 2), the others (K, 2) that are nearer than `reach` (2,) in both directions."""
-    return (np.abs(places[:, None] - others[None]) < reach).all(axis=2).sum(axis=1)
+def overlaps(candidates: np.ndarray, obstacles: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Count, for each candidate (P, 2), the obstacles (K, 2) that are nearer than `reach` (2,) in both directions."""
+    return (np.abs(candidates[:, None] - obstacles[None]) < reach).all(axis=2).sum(axis=1)
 
 
 def list_pairs(
@@ -191,7 +191,7 @@ def list_pairs(
     write(f"{right:,} of {photos:,} right: {evaluation.accuracy:.2%}", 0, NORMAL)
     heading = ("most frequent mistakes" + ", by letter" * marked) if pairs else "no mistakes"
     write(heading, 0.34, NORMAL, FAINT)
-    for place, (true, predicted, times) in enumerate(pairs):
-        mark = f"{MARKS[place]}  " if marked else ""
-        write(f"{mark}{names[true]}  ({times:,}×)", 0.66 + PAIR_HEIGHT * place, CAPTION)
-        write(f"predicted as {names[predicted]}", 0.85 + PAIR_HEIGHT * place, SMALL, RED)
+    for row, (true, predicted, times) in enumerate(pairs):
+        mark = f"{MARKS[row]}  " if marked else ""
+        write(f"{mark}{names[true]}  ({times:,}×)", 0.66 + PAIR_HEIGHT * row, CAPTION)
+        write(f"predicted as {names[predicted]}", 0.85 + PAIR_HEIGHT * row, SMALL, RED)

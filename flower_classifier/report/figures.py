@@ -1,6 +1,6 @@
 """What charts and pictures share: figures, axes and texts of a size in inches, colours, fonts.
 
-A figure's places are inches from its bottom left; text sizes are points. It uses matplotlib without pyplot: nothing
+Positions in a figure are inches from its bottom left; text sizes are points. It uses matplotlib without pyplot: nothing
 opens a window.
 """
 
@@ -78,7 +78,7 @@ def missing_letters_allowed() -> Iterator[None]:
 def add_axes(
     figure: Figure, left: float, bottom: float, width: float, height: float, title: str = "", size: float = TITLE
 ) -> Axes:
-    """Add axes of a place and size in inches: with a light frame, small numbers and a title above the left end."""
+    """Add axes, placed and sized in inches: with a light frame, small numbers and a title above the left end."""
     total_width, total_height = figure.get_size_inches()
     axes = figure.add_axes((left / total_width, bottom / total_height, width / total_width, height / total_height))
     axes.set_title(title, loc="left", **text_style(size))
@@ -112,7 +112,7 @@ def shorten(text: Text, width: float) -> None:
     while text.get_window_extent().width > width and (size := float(text.get_fontsize())) > CAPTION:
         text.set_fontsize(size - 0.5)
     whole = text.get_text()
-    kept = len(whole)
-    while text.get_window_extent().width > width and kept > 2:
-        kept -= 1
-        text.set_text(f"{whole[: kept - kept // 2]}…{whole[len(whole) - kept // 2 :]}")
+    length = len(whole)
+    while text.get_window_extent().width > width and length > 2:
+        length -= 1
+        text.set_text(f"{whole[: length - length // 2]}…{whole[len(whole) - length // 2 :]}")

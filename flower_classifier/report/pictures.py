@@ -46,7 +46,7 @@ ROW_HEIGHTS = (0.48, 0.84)  # rows share the photo's height within these limits
 COLUMNS, CELL = 4, 2.425  # of a grid of photos: 1,200 pixels wide
 CAPTIONS, GRID_TOP = 0.5, 0.6  # below each photo of a sheet; above its grid
 STRIP_HEIGHT, STRIP_SIDE, STRIP_GAP = 2.35, 1.6, 0.2  # of the row of training photos
-BLANK = Image.new("RGB", (1, 1), PALE)  # for one that is gone
+BLANK = Image.new("RGB", (1, 1), PALE)  # for a training photo that is gone
 TITLE_ROOM = 0.3  # above each photo of a plain grid
 
 
@@ -113,8 +113,8 @@ def draw_strip(figure: Figure, strip: Sequence[tuple[Image.Image | None, str, st
     width = figure.get_figwidth() - 2 * MARGIN
     write_line(figure, "training photos most like it", MARGIN, STRIP_HEIGHT - 0.05, width, TITLE, FAINT)
     side = min(STRIP_SIDE, width / len(strip) - STRIP_GAP)
-    for place, (photo, name, similarity) in enumerate(strip):
-        left = MARGIN + place * (side + STRIP_GAP)
+    for column, (photo, name, similarity) in enumerate(strip):
+        left = MARGIN + column * (side + STRIP_GAP)
         panel = add_axes(figure, left, STRIP_HEIGHT - 0.4 - side, side, side)
         panel.set_axis_off()
         pixels = round(side * DPI)
@@ -126,8 +126,13 @@ def draw_strip(figure: Figure, strip: Sequence[tuple[Image.Image | None, str, st
 def draw_mistakes(mistakes: Sequence[Mistake], title: str) -> Figure:
     """Draw mistakes in a grid: each photo with its predicted class, that class's probability, and its true class."""
     cells = [
-        Cell(one.photo, f"{one.predicted}  {percent(one.probability, digits=0)}", f"true class: {one.true}", one.file)
-        for one in mistakes
+        Cell(
+            photo=mistake.photo,
+            remark=f"{mistake.predicted}  {percent(mistake.probability, digits=0)}",
+            line=f"true class: {mistake.true}",
+            file=mistake.file,
+        )
+        for mistake in mistakes
     ]
     return draw_sheet(cells, title)
 
@@ -140,8 +145,8 @@ def draw_sheet(cells: Sequence[Cell], title: str) -> Figure:
     side = round((CELL - MARGIN) * DPI)  # pixels of a photo
     page = Image.new("RGB", [round(inches * DPI) for inches in figure.get_size_inches()], "white")
     write_line(figure, title, MARGIN, height - 0.2, 9.4, LARGE)
-    for place, cell in enumerate(cells):
-        left, down = MARGIN + place % COLUMNS * CELL, GRID_TOP + place // COLUMNS * (CELL + CAPTIONS)
+    for index, cell in enumerate(cells):
+        left, down = MARGIN + index % COLUMNS * CELL, GRID_TOP + index // COLUMNS * (CELL + CAPTIONS)
         photo = ImageOps.fit(cell.photo, (side, side), Image.Resampling.LANCZOS)
         page.paste(photo, (round(left * DPI), round(down * DPI)))
         top = height - down - CELL + MARGIN  # of the captions
@@ -158,8 +163,8 @@ def draw_grid(photos: Sequence[tuple[Image.Image, str]]) -> Figure:
     rows = -(-len(photos) // COLUMNS)
     cell_height = CELL + TITLE_ROOM
     figure = new_figure(columns * CELL + MARGIN, rows * cell_height + MARGIN)
-    for place, (photo, title) in enumerate(photos):
-        row, column = divmod(place, COLUMNS)
+    for index, (photo, title) in enumerate(photos):
+        row, column = divmod(index, COLUMNS)
         bottom = MARGIN + (rows - 1 - row) * cell_height
         panel = add_axes(figure, MARGIN + column * CELL, bottom, CELL - MARGIN, CELL - MARGIN)
         draw_photo(panel, photo, title)
@@ -179,7 +184,7 @@ def draw_photo(axes: Axes, photo: Image.Image, title: str) -> None:
 
 
 def draw_heatmap(axes: Axes, heatmap: Heatmap) -> None:
-    """Lay a heatmap over the photo in `axes`; where the network sees but a part of the photo, frame that."""
+    """Lay a heatmap over the photo in `axes`; where the network sees only some of the photo, frame that."""
     width, height = (round(limits[1] - limits[0]) for limits in (axes.get_xlim(), axes.get_ylim()[::-1]))
     left, top, right, bottom = heatmap.box
     extent = (left * width - 0.5, right * width - 0.5, bottom * height - 0.5, top * height - 0.5)
@@ -201,11 +206,11 @@ def shows_all(heatmap: Heatmap) -> bool:
 
 
 def explain_heatmap(figure: Figure, heatmap: Heatmap, name: str, top: float, room: float) -> None:
-    """Say below the photo what the heatmap and its frame mean: on one line, or on two where that has not the room."""
-    parts = [f"bright: what speaks for {name}"] + ["frame: what the network sees"] * (not shows_all(heatmap))
-    lines = ["; ".join(parts)] if room > PHOTO_BOX[0] else parts
-    for place, line in enumerate(lines):
-        write_line(figure, line, MARGIN, top - 0.16 * place, room, SMALL, FAINT)
+    """Say below the photo what the heatmap and its frame mean: on one line, or on two where one has no room."""
+    phrases = [f"bright: what speaks for {name}"] + ["frame: what the network sees"] * (not shows_all(heatmap))
+    lines = ["; ".join(phrases)] if room > PHOTO_BOX[0] else phrases
+    for row, line in enumerate(lines):
+        write_line(figure, line, MARGIN, top - 0.16 * row, room, SMALL, FAINT)
 
 
 def draw_bars(axes: Axes, likeliest: Sequence[tuple[str, float]]) -> None:
@@ -220,7 +225,7 @@ def draw_bars(axes: Axes, likeliest: Sequence[tuple[str, float]]) -> None:
         middle, thickness = (row + 0.5) * row_height, 0.76 * row_height
         axes.barh(middle, full, thickness, color=PALE)
         axes.barh(middle, full * probability, thickness, color=PALE_GREEN if row else LIGHT_GREEN)
-        number = percent(probability, digits=1)
-        axes.text(BARS_WIDTH, middle, number, ha="right", va="center", **text_style(LARGE))
+        percentage = percent(probability, digits=1)
+        axes.text(BARS_WIDTH, middle, percentage, ha="right", va="center", **text_style(LARGE))
         text = axes.text(0.12, middle, name, va="center", **text_style(LARGE))
         shorten(text, (full - 0.24) * DPI)

@@ -1,7 +1,7 @@
 """The files that a run and an evaluation leave for people: the only list of them, and how they are written.
 
 The reports of several folders lie side by side, each under its folder's name. evaluation.json says in each which folder
-and which checkpoint it is of, so a second folder of the same name gets a place of its own.
+and which checkpoint it is of, so the report of a second folder of the same name goes elsewhere.
 """
 
 from __future__ import annotations
@@ -114,21 +114,21 @@ REPORT_FILES = (
 )
 
 
-def files_of(part: Part) -> list[str]:
-    """Return the names of the files that a part of the report may leave."""
-    return [file.name for file in REPORT_FILES if file.part == part]
+def files_of(section: Part) -> list[str]:
+    """Return the names of the files that a section of the report may consist of."""
+    return [file.name for file in REPORT_FILES if file.part == section]
 
 
 def is_there(folder: Path, tables: bool) -> bool:
     """Say whether a folder holds all that a run reports: its summary, and with `tables` the tables and pictures."""
-    wanted = [file for file in REPORT_FILES if not file.optional and (tables or file.part == "summary")]
-    return all((folder / file.name).exists() for file in wanted)
+    files = [file for file in REPORT_FILES if not file.optional and (tables or file.part == "summary")]
+    return all((folder / file.name).exists() for file in files)
 
 
-def remove_files(folder: Path, part: Part) -> None:
-    """Remove what an earlier run or evaluation has left of a part. Raises RunError where that fails."""
+def remove_files(folder: Path, section: Part) -> None:
+    """Remove what an earlier run or evaluation has left of a section. Raises RunError where that fails."""
     with writing(folder):
-        for name in files_of(part):
+        for name in files_of(section):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -148,7 +148,7 @@ Facts = dict[str, object]
 
 
 def report_identity(folder: Path, checkpoint: Path) -> Facts:
-    """Return what is evaluated, by what: the same for the same files, however their paths are written."""
+    """Identify a report by the real paths of folder and checkpoint."""
     return {"folder": os.path.realpath(folder), "checkpoint": os.path.realpath(checkpoint)}
 
 
@@ -157,8 +157,8 @@ def report_record(
 ) -> Facts:
     """Return what an evaluation found, in plain types, under the keys that programs read.
 
-    `split` is "train", "valid", "test" or "". Without an evaluation, since no photo could be opened, there are no other
-    numbers than that of photos: 0.
+    `split` is "train", "valid", "test" or "". Without an evaluation, since no photo could be opened, the only number is
+    that of photos: 0.
     """
     return {
         **subject,
@@ -175,17 +175,18 @@ def report_folder(checkpoint: Path, folder: Path) -> Path:
     else lies there, the name gets a number: test, test-2, test-3.
     """
     subject, name = report_identity(folder, checkpoint), Path(os.path.realpath(folder)).name or "root"
-    places = (checkpoint.parent / "evaluation" / f"{name}{end}" for end in itertools.chain([""], numbered()))
-    return next(place for place in places if not os.path.lexists(place) or subject_in(place) == subject)
+    endings = itertools.chain([""], numbered())
+    candidates = (checkpoint.parent / "evaluation" / f"{name}{ending}" for ending in endings)
+    return next(path for path in candidates if not os.path.lexists(path) or subject_in(path) == subject)
 
 
 def reports_on(checkpoint: Path, resumed: bool) -> list[Path]:
     """Return the files and folders that report on a checkpoint: in its run's folder, and in those of its evaluations.
 
-    Of a run that is `resumed`, a report on the search before the first epoch is not among them: it stays true.
+    For a run that is `resumed`, the report on the search before the first epoch is left out: it stays true.
     """
-    wanted, folders = os.path.realpath(checkpoint), sorted((checkpoint.parent / "evaluation").glob("*"))
-    evaluations = [folder for folder in folders if (subject_in(folder) or {}).get("checkpoint") == wanted]
+    real_path, folders = os.path.realpath(checkpoint), sorted((checkpoint.parent / "evaluation").glob("*"))
+    evaluations = [folder for folder in folders if (subject_in(folder) or {}).get("checkpoint") == real_path]
     of_run = [file.name for file in REPORT_FILES if not (resumed and file.part == "tuning")]
     of_evaluation = [*files_of("evaluation"), *files_of("result")]
     in_run = [checkpoint.parent / "run" / name for name in of_run]
@@ -194,7 +195,7 @@ def reports_on(checkpoint: Path, resumed: bool) -> list[Path]:
 
 def numbered() -> Iterator[str]:
     """Return -2, -3, and so on."""
-    return (f"-{number}" for number in itertools.count(2))
+    return (f"-{count}" for count in itertools.count(2))
 
 
 def subject_in(report: Path) -> Facts | None:
@@ -209,11 +210,11 @@ def subject_in(report: Path) -> Facts | None:
 def write_facts(report: Path, facts: Facts) -> None:
     """Write the numbers into a report, and make its folder. Raises RunError where that fails.
 
-    The checkpoint goes by its way from there, if it lies above: a run that makes room for another moves both together.
+    The checkpoint's path is relative if it lies above the report: a run that makes room for another moves both.
     """
     with writing(report / RESULT_FILE):
         report.mkdir(parents=True, exist_ok=True)
-        place, checkpoint = Path(os.path.realpath(report)), Path(str(facts["checkpoint"]))
-        if checkpoint.parent in place.parents:
-            facts = {**facts, "checkpoint": os.path.relpath(checkpoint, place)}
+        real_path, checkpoint = Path(os.path.realpath(report)), Path(str(facts["checkpoint"]))
+        if checkpoint.parent in real_path.parents:
+            facts = {**facts, "checkpoint": os.path.relpath(checkpoint, real_path)}
         write_whole(report / RESULT_FILE, f"{json.dumps(facts, indent=2)}\n".encode())

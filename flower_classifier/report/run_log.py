@@ -117,12 +117,12 @@ def with_seconds(history: Sequence[Row], table: Sequence[Mapping[str, str]]) -> 
     A row of that table counts if all its other numbers are the epoch's own: it may be another run's, or of an epoch
     that was never saved.
     """
-    known = {row.get("epoch"): row for row in table}
+    earlier = {row.get("epoch"): row for row in table}
     rows: list[Record] = []
     for epoch in history:
-        found = known.get(str(epoch["epoch"]), {})
-        same = all(found.get(name) == str(value) for name, value in epoch.items())
-        rows.append({**epoch, **{name: (found.get(name) or "") if same else "" for name in timings_columns(Timings())}})
+        row = earlier.get(str(epoch["epoch"]), {})
+        same = all(row.get(name) == str(value) for name, value in epoch.items())
+        rows.append({**epoch, **{name: (row.get(name) or "") if same else "" for name in timings_columns(Timings())}})
     return rows
 
 
@@ -165,7 +165,7 @@ class TensorboardLog:
 
     def close(self) -> None:
         """End writing."""
-        with contextlib.suppress(OSError):  # which `add` has told
+        with contextlib.suppress(OSError):  # `add` has reported the error
             self.writer.close()
 
 
@@ -185,9 +185,9 @@ def finish_tensorboard(
     from flower_classifier.report.figures import pixels_of
 
     results = {
-        f"{split}/{name}": float(number)
+        f"{split}/{name}": float(value)
         for split, evaluation in evaluations.items()
-        for name, number in evaluation.results.items()
+        for name, value in evaluation.results.items()
     }
     options = {
         name: value if isinstance(value, bool | int | float) else str(value)

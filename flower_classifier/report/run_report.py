@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from matplotlib.figure import Figure
 
-    from flower_classifier.judging.evaluation import Evaluation
     from flower_classifier.report.pictures import Mistake
 
 
@@ -57,12 +56,12 @@ class Diagnosis:
     photos: Sequence[Path]  # (N,)
     classes: Sequence[str]  # (C,)
     names: Sequence[str]  # (C,): what people call the classes
-    set_scores: Sequence[float] = ()  # what sets are made by; none: not known
+    set_scores: Sequence[float] = ()  # validation scores for prediction sets; empty: not known
     class_sizes: Sequence[int] | None = None  # (C,): the training photos of each class, where they are known
 
     @property
     def judged(self) -> str:
-        """How many photos of which split: `90 test photos`. Validation photos judge too kindly, which it says."""
+        """How many photos of which split: `90 test photos`. It says of validation photos that they judge too kindly."""
         chose = " (they chose the epoch)" if self.split == "valid" else ""
         return photos_of(self.split, len(self.evaluation)) + chose
 
@@ -112,16 +111,16 @@ def draw_most_confident(diagnosis: Diagnosis) -> Figure | None:
     mistakes = most_confident_mistakes(diagnosis, [printable(name) for name in diagnosis.names])
     if not mistakes:
         return None
-    number = len(diagnosis.evaluation.mistakes)
-    chosen = f"the {len(mistakes)} most confident of " if len(mistakes) < number else ""
-    return draw_mistakes(mistakes, f"{diagnosis.judged}: {chosen}{counted(number, 'mistake')}")
+    count = len(diagnosis.evaluation.mistakes)
+    prefix = f"the {len(mistakes)} most confident of " if len(mistakes) < count else ""
+    return draw_mistakes(mistakes, f"{diagnosis.judged}: {prefix}{counted(count, 'mistake')}")
 
 
 def most_confident_mistakes(diagnosis: Diagnosis, names: Sequence[str]) -> list[Mistake]:
     """Return the wrong predictions with the highest probabilities, highest first, with their photos."""
     from flower_classifier.report.pictures import Mistake
 
-    evaluation, found = diagnosis.evaluation, []
+    evaluation, mistakes = diagnosis.evaluation, []
     labels, predicted = evaluation.labels.tolist(), evaluation.predicted.tolist()
     confidence = evaluation.confidence.tolist()
     for index in evaluation.mistakes[:MOST_MISTAKES]:
@@ -129,8 +128,8 @@ def most_confident_mistakes(diagnosis: Diagnosis, names: Sequence[str]) -> list[
         with contextlib.suppress(ImageError):  # the photo has gone since; the numbers stay true
             photo, true = load_image(path, PHOTO_SIDE), names[labels[index]]
             file = printable(short_path(path, diagnosis.classes[labels[index]]))
-            found.append(Mistake(photo, file, names[predicted[index]], confidence[index], true))
-    return found
+            mistakes.append(Mistake(photo, file, names[predicted[index]], confidence[index], true))
+    return mistakes
 
 
 def short_path(path: Path, class_name: str) -> str:
@@ -170,10 +169,10 @@ def write_summary(
     """Write the summary of a run whole or not at all. Raises RunError where that fails.
 
     `settings` is the dataclass of its options, `evaluations` are those of the best epoch by split, `inputs` are the
-    splits, `started` is when time.perf_counter() saw it begin. Seconds are those of this process: a run that is resumed
+    splits, `started` is time.perf_counter() at its beginning. Seconds are those of this process: a run that is resumed
     has more behind it.
     """
-    read = sum((part.seconds for part in inputs), Timings())
+    read = sum((split_inputs.seconds for split_inputs in inputs), Timings())
     spent = {**asdict(replace(read, training=log.training)), "run": time.perf_counter() - started}
     contents = {
         "format_version": FORMAT_VERSION,
@@ -193,7 +192,7 @@ def write_summary(
 
 
 def plain(value: object) -> object:
-    """Return what JSON has for a value: text for a path, a list for a tuple, null for a number that is none."""
+    """Return what JSON has for a value: text for a path, a list for a tuple, null for nan and infinity."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -230,8 +229,8 @@ def data_of(classes: Sequence[str], inputs: Sequence[Inputs]) -> dict[str, objec
     """Return what a run saw: its number of classes, the photos it used by split, and those that it could not open."""
     return {
         "classes": len(classes),
-        "photos": {part.split.name: len(part.used) for part in inputs},
-        "left_out": [photo for part in inputs for photo in part.left_out],
+        "photos": {split_inputs.split.name: len(split_inputs.used) for split_inputs in inputs},
+        "left_out": [photo for split_inputs in inputs for photo in split_inputs.left_out],
     }
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Table = list[list[object]]  # header first
 Record = Mapping[str, Any]  # a row by its columns; Any: each has its own type
-UNENCODABLE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # half letters that stand for no byte of a file's name
+UNENCODABLE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that stand for no byte of a file's name
 
 
 def per_class(evaluation: Evaluation, classes: Sequence[str], names: Sequence[str]) -> list[list[object]]:
@@ -82,7 +82,7 @@ def append_rows(path: Path, rows: Iterable[Iterable[object]]) -> None:
 
 
 def encoded(text: str) -> bytes:
-    """Return a text in UTF-8."""
+    """Return a text in UTF-8, with what UTF-8 cannot hold escaped."""
     return text.encode("utf-8", "backslashreplace")
 
 

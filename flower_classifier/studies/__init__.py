@@ -1,1 +1,1 @@
-"""Questions that leave no checkpoint."""
+"""Studies that leave no checkpoint: a dry run, and training with some classes left out."""

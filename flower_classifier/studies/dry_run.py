@@ -1,7 +1,7 @@
-"""What train.py would have before it and how long it would take: `--summary`, which trains and writes nothing.
+"""What train.py would do and how long it would take: `--summary`, which trains and writes nothing.
 
 Every photo is opened as training would open it. The expected time is measured, not looked up: a few photos go through
-the backbone, a few batches through the learner, and what they took is scaled to the whole run.
+the backbone, a few batches through the learner, and their time is scaled to the whole run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import nn
 from flower_classifier.base.console import bars_are_shown, note, progress
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.text import counted, printable
+from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.batches import EVALUATION_BATCH, Batch, batches, read_augmented, to_learner
 from flower_classifier.features.extraction import extract, ordered_parallel_map, shared_cores
 from flower_classifier.features.inputs import LISTED_BAD, Inputs, check_photos_left, eval_inputs
@@ -28,75 +29,66 @@ from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import MICRO_BATCH
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.images import ImageError, load_image, upright_size
-from flower_classifier.photos.splits import Splits
 from flower_classifier.training.head_search import TEMPERATURES, Trial, grid, grouped, shares
 from flower_classifier.training.loop import train_one_epoch
-from flower_classifier.training.recipe import FineTuning, Recipe
+from flower_classifier.training.recipe import FineTuning, Recipe, second_recipe
 from flower_classifier.training.state import TrainState
+from flower_classifier.training.steps import fixed_by, prepare, start_state
 
 Size = tuple[int, int]  # width, height in pixels
 
 
-def survey(
-    splits: Splits,
-    state: TrainState,
-    frozen: FrozenBackbone,
-    skip_bad: bool,
-    bad_limit: float,
-    cached: bool,
-    fixed: Mapping[str, object] | None = None,
-    second: FineTuning | None = None,
-) -> None:
-    """Print what was found, what would be trained and how long it would take about.
+def dry_run(config: TrainConfig) -> None:
+    """Print what the data folder holds, what would be trained and roughly how long it would take.
 
-    `skip_bad`: training would go on without bad photos, up to the share `bad_limit` of a split. `cached`: it would keep
-    features on disk. `fixed`: the options that a search for the others would leave, if there would be one. `second`:
-    the recipe of a second stage, if there would be one. Raises InputError, after everything has been printed, for
-    photos with which training would not begin.
+    Raises InputError, after everything has been printed, where bad photos would keep training from starting.
     """
-    classifier, recipe, category_names = state.classifier, state.recipe, state.finished.category_names
-    names = [printable(category_names.get(name, name)) for name in splits.classes]
-    found = [split for split in (splits.train, splits.valid, splits.test) if split]
-    parts = [Inputs(frozen, found[0], recipe.seed, schedule=recipe.schedule, bad_limit=bad_limit)]
-    parts += [eval_inputs(frozen, split, bad_limit=bad_limit) for split in found[1:]]
-    numbers = ", ".join(f"{len(part.split):,} {part.split.spoken}" for part in parts)
-    print(f"{counted(len(splits.classes), 'class', 'classes')}: {numbers} photos")
-    show("smallest class", class_sizes([names[label] for label in splits.train.labels]))
-    show("photo sizes", size_range(open_all(parts)))
-    errors = [error for part in parts for error in part.errors]
-    show("bad files", bad_files(errors, skip_bad))
-    show("backbone", backbone_of(classifier, str(state.training["weights"])))
+    data, built = prepare(config)
+    state = start_state(config, data, built)
+    classifier, recipe, bad_limit = built.classifier, state.recipe, config.bad_limit
+    first, *held_out = data.splits.parts
+    inputs = [Inputs(built.frozen, first, recipe.seed, schedule=recipe.schedule, bad_limit=bad_limit)]
+    inputs += [eval_inputs(built.frozen, split, bad_limit=bad_limit) for split in held_out]
+    photos = ", ".join(f"{len(split):,} {split.spoken}" for split in data.splits.parts)
+    print(f"{counted(len(data.classes), 'class', 'classes')}: {photos} photos")
+    names = [printable(name) for name in data.names]
+    show("smallest class", class_sizes([names[label] for label in first.labels]))
+    show("photo sizes", size_range(open_all(inputs)))
+    errors = [error for split in inputs for error in split.errors]
+    show("bad files", bad_files(errors, config.skip_bad))
+    show("backbone", backbone_of(classifier, built.weights.name))
     show("head", head_of(classifier))
-    show("on", machine(frozen))
-    if all(part.used for part in parts):
-        show("expected", expected(parts, classifier, recipe, cached))
-    if all(part.used for part in parts) and fixed is not None:
-        show("search", expected_of_search(parts, classifier, recipe, fixed))
-    if all(part.used for part in parts) and second:
-        show("fine-tuning", expected_of_second(parts, classifier, recipe, second))
-    if errors and not skip_bad:
+    show("on", machine(built.frozen))
+    if all(split.used for split in inputs):
+        show("expected", expected(inputs, classifier, recipe, not config.no_cache))
+        if config.tune:
+            show("search", expected_of_search(inputs, classifier, recipe, fixed_by(config)))
+        if config.fine_tune:
+            second = second_recipe(config, recipe, classifier, config.epochs)
+            show("fine-tuning", expected_of_second(inputs, classifier, recipe, second))
+    if errors and not config.skip_bad:
         advice = "repair or remove them, or leave them out (option skip_bad)"
         raise InputError(f"{counted(len(errors), 'photo')} cannot be used; {advice}")
-    for part in parts:
-        part.check_limit()
-    check_photos_left(splits.classes, *parts)
+    for split in inputs:
+        split.check_limit()
+    check_photos_left(data.classes, *inputs)
 
 
-def show(what: str, text: str) -> None:
-    """Print a fact behind its name; names of files and classes in it cannot steer the terminal."""
+def show(name: str, text: str) -> None:
+    """Print a fact after its name; control characters in names of files and classes are escaped."""
     lines = [printable(line) for line in text.split("\n")]
-    print(f"{what:16}" + f"\n{'':16}".join(lines), flush=True)
+    print(f"{name:16}" + f"\n{'':16}".join(lines), flush=True)
 
 
 # -------------------------------------------------------------------------------------------------------- the photos
 
 
 def class_sizes(names: Iterable[str]) -> str:
-    """Say which class has fewest and which has most photos, given the class of each photo."""
+    """Name the classes with the fewest and with the most photos, given the class name of each photo."""
     by_name = Counter(names)
     least, most = (
-        (counted(number, "photo"), [name for name in by_name if by_name[name] == number])
-        for number in (min(by_name.values()), max(by_name.values()))
+        (counted(size, "photo"), [name for name in by_name if by_name[name] == size])
+        for size in (min(by_name.values()), max(by_name.values()))
     )
     if least == most:
         return f"{least[0]}, as all have"
@@ -106,27 +98,27 @@ def class_sizes(names: Iterable[str]) -> str:
     return f"{smallest}, largest {largest}"
 
 
-def open_all(parts: Sequence[Inputs]) -> list[Size]:
-    """Open every photo on every core; put what cannot be opened into each part's `bad`, return the others' sizes."""
-    number = sum(len(part.split) for part in parts)
+def open_all(splits: Sequence[Inputs]) -> list[Size]:
+    """Open all photos on every core; return their sizes, and put errors into `bad` of the photo's inputs."""
+    total = sum(len(inputs.split) for inputs in splits)
     if not bars_are_shown():
-        note(f"opening {counted(number, 'photo')}")
+        note(f"opening {counted(total, 'photo')}")
     work = [
-        (part.split.root / photo, part.frozen.preprocessing.enough_pixels)
-        for part in parts
-        for photo in part.split.photos
+        (inputs.split.root / photo, inputs.frozen.preprocessing.enough_pixels)
+        for inputs in splits
+        for photo in inputs.split.photos
     ]
-    places = [(part, index) for part in parts for index in range(len(part.split))]
+    origins = [(inputs, index) for inputs in splits for index in range(len(inputs.split))]
     sizes = []
-    with progress(number, "opening photos", "photo") as bar:
+    with progress(total, "opening photos", "photo") as bar:
         # As for a CPU also where there is a GPU, since no photo is sent there
-        for (part, index), found in zip(
-            places, ordered_parallel_map(try_photo, work, torch.device("cpu")), strict=True
+        for (inputs, index), outcome in zip(
+            origins, ordered_parallel_map(try_photo, work, torch.device("cpu")), strict=True
         ):
-            if isinstance(found, ImageError):
-                part.bad[index] = found
+            if isinstance(outcome, ImageError):
+                inputs.bad[index] = outcome
             else:
-                sizes.append(found)
+                sizes.append(outcome)
             bar.update()
     return sizes
 
@@ -141,12 +133,12 @@ def try_photo(path: Path, shorter_side: int) -> Size | ImageError:
 
 
 def size_range(sizes: Sequence[Size]) -> str:
-    """Say how small and how large photos are, by their area."""
+    """Give the sizes of the smallest, the median and the largest photo by area."""
     if not sizes:
         return "unknown: none can be opened"
     by_area = sorted(sizes, key=lambda size: (math.prod(size), size))
-    told = by_area[0], by_area[(len(sizes) - 1) // 2], by_area[-1]
-    low, middle, high = (f"{width:,} x {height:,}" for width, height in told)
+    quantiles = by_area[0], by_area[(len(sizes) - 1) // 2], by_area[-1]
+    low, middle, high = (f"{width:,} x {height:,}" for width, height in quantiles)
     return f"{low} pixels, all of them" if low == high else f"{low} to {high} pixels, median {middle}"
 
 
@@ -168,7 +160,7 @@ def parameters_of(module: nn.Module) -> str:
 
 
 def backbone_of(classifier: Classifier, weights: str) -> str:
-    """Say what the backbone is, and what comes out of it."""
+    """Describe the backbone and its features."""
     config, side = classifier.config, classifier.preprocessing.crop_size
     origin = "random weights" if weights == "none" else weights
     learns = "frozen" if config.learns == "head" else "trained"
@@ -177,54 +169,56 @@ def backbone_of(classifier: Classifier, weights: str) -> str:
 
 
 def head_of(classifier: Classifier) -> str:
-    """Say how wide the head's layers are."""
+    """List the widths of the head's layers."""
     widths = [classifier.feature_width, *classifier.config.hidden_units, classifier.config.num_classes]
     return f"{' -> '.join(f'{width:,}' for width in widths)}: {parameters_of(classifier.head)}"
 
 
 def machine(frozen: FrozenBackbone) -> str:
-    """Say what the run would be computed on, and how precisely the backbone is."""
+    """Name the device of the run and the precision of the backbone."""
     device = frozen.device
     unit = torch.cuda.get_device_name(device) if device.type == "cuda" else counted(torch.get_num_threads(), "thread")
     numbers = str(frozen.precision).removeprefix("torch.")
     return f"{device.type}, {unit}, {numbers}"
 
 
-def expected(parts: Sequence[Inputs], classifier: Classifier, recipe: Recipe, cached: bool) -> str:
-    """Say how long the run would take, and with what."""
-    train, *held_out = parts
-    passes, others = train.schedule.used, sum(len(part.used) for part in held_out)
+def expected(splits: Sequence[Inputs], classifier: Classifier, recipe: Recipe, cached: bool) -> str:
+    """Say how long the run would take, and for which work."""
+    train, *held_out = splits
+    passes, held_out_count = train.schedule.used, sum(len(inputs.used) for inputs in held_out)
     answering = len(classifier.config.answer_views)
     if not bars_are_shown():
         note("measuring how fast that goes")
-    reading = reading_seconds(train, answering * others)
+    reading = reading_seconds(train, answering * held_out_count)
     learning = recipe.epochs * epoch_seconds(train, classifier, recipe, answering * len(held_out[0].used))
-    what = "the head" if classifier.config.learns == "head" else "training"
-    passed = f"{counted(passes, 'pass', 'passes')} over {len(train.used):,} photos and {answering} over {others:,}"
+    stage = "the head" if classifier.config.learns == "head" else "training"
+    passed = (
+        f"{counted(passes, 'pass', 'passes')} over {len(train.used):,} photos and {answering} over {held_out_count:,}"
+    )
     cache = "less what the cache holds; " if cached else ""
     return (
         f"about {duration(reading + learning)} for {counted(recipe.epochs, 'epoch')}: "
-        f"{duration(reading)} for {passed}, {duration(learning)} for {what}\n"
+        f"{duration(reading)} for {passed}, {duration(learning)} for {stage}\n"
         f"({cache}loading and the report not counted)"
     )
 
 
 def expected_of_search(
-    parts: Sequence[Inputs], classifier: Classifier, recipe: Recipe, fixed: Mapping[str, object]
+    splits: Sequence[Inputs], classifier: Classifier, recipe: Recipe, fixed: Mapping[str, object]
 ) -> str:
-    """Say how long a search for the head's settings would take, and among how many."""
-    judged = len(classifier.config.answer_views) * len(parts[1].used)
-    seconds = search_seconds(parts[0], classifier, recipe, fixed, judged)
+    """Say how long a search for the head's settings would take, and how many heads it would try."""
+    judged = len(classifier.config.answer_views) * len(splits[1].used)
+    seconds = search_seconds(splits[0], classifier, recipe, fixed, judged)
     return f"about {duration(seconds)} for {counted(len(grid(recipe, fixed)), 'head')}, before that"
 
 
-def expected_of_second(parts: Sequence[Inputs], classifier: Classifier, first: Recipe, recipe: FineTuning) -> str:
-    """Say how long a second stage would take, and what would learn in it."""
-    number = recipe.epochs - recipe.began
-    judged = len(classifier.config.answer_views) * len(parts[1].used)
-    seconds = number * fine_tuning_seconds(parts[0], classifier, first, recipe, judged)
+def expected_of_second(splits: Sequence[Inputs], classifier: Classifier, first: Recipe, recipe: FineTuning) -> str:
+    """Say how long the fine-tuning stage would take, and how many parameters of the backbone would learn."""
+    epochs = recipe.epochs - recipe.began
+    judged = len(classifier.config.answer_views) * len(splits[1].used)
+    seconds = epochs * fine_tuning_seconds(splits[0], classifier, first, recipe, judged)
     learning = counted(sum(classifier.backbone.get_parameter(name).numel() for name in recipe.depths), "parameter")
-    return f"about {duration(seconds)} for {counted(number, 'epoch')}, after that: {learning} of the backbone learn"
+    return f"about {duration(seconds)} for {counted(epochs, 'epoch')}, after that: {learning} of the backbone learn"
 
 
 def duration(length: float) -> str:
@@ -239,59 +233,59 @@ def duration(length: float) -> str:
 # ------------------------------------------------------------------------------------------------------------- the time
 
 
-BUDGET = 1.0  # seconds that a measurement takes: on a machine that does other work too, less would be chance
+BUDGET = 1.0  # seconds per measurement: shorter ones vary too much on a machine that does other work too
 ROUNDS = 2  # micro-batches per worker in a measurement
-STEPS = 2  # of the optimizer, over and over
+STEPS = 2  # of the optimizer, repeated
 
 
-def reading_seconds(train: Inputs, others: int) -> float:
-    """Reckon the seconds for the scheduled views of each training photo and one of `others`, from a sample of them."""
+def reading_seconds(train: Inputs, held_out: int) -> float:
+    """Estimate from a sample the seconds for the scheduled views of train and one view of each `held_out` photo."""
     sample = choose_sample(train)
     single = seconds_per_photo(train, (0,), sample, BUDGET)
     passes = train.schedule.passes
     pairs = [views for views in passes if len(views) > 1]
     pair = seconds_per_photo(train, pairs[-1], sample, BUDGET) if pairs else 0.0  # random crops, if there are any
-    return (len(pairs) * pair + (len(passes) - len(pairs)) * single) * len(train.used) + single * others
+    return (len(pairs) * pair + (len(passes) - len(pairs)) * single) * len(train.used) + single * held_out
 
 
 def choose_sample(train: Inputs) -> list[list[int]]:
-    """Choose micro-batches of photos, a few for each worker; few and small ones where the network is slow.
+    """Choose micro-batches of photos: a few for each worker, fewer and smaller ones where the network is slow.
 
-    Afterwards everything that is slow only the first time has been done.
+    This also warms up everything that is slow only the first time.
     """
     used, device = train.used, train.frozen.device
     with shared_cores(device) as workers:
         pass
     alone = [seconds_per_photo(train, (0,), [used[:1]]) for _ in range(2)][-1]  # the first warms up
     affordable = max(workers, int(BUDGET * workers / alone))
-    number = min(len(used), ROUNDS * workers * MICRO_BATCH[device.type], affordable)
-    size = min(MICRO_BATCH[device.type], -(-number // workers))
-    chosen = [used[place * len(used) // number] for place in range(number)]  # from all classes
-    sample = [chosen[start : start + size] for start in range(0, number, size)]
+    count = min(len(used), ROUNDS * workers * MICRO_BATCH[device.type], affordable)
+    size = min(MICRO_BATCH[device.type], -(-count // workers))
+    indices = [used[position * len(used) // count] for position in range(count)]  # from all classes
+    sample = [indices[start : start + size] for start in range(0, count, size)]
     seconds_per_photo(train, (0,), sample[:workers])
     return sample
 
 
 def seconds_per_photo(train: Inputs, views: Sequence[int], sample: Sequence[Sequence[int]], long: float = 0.0) -> float:
-    """Measure how long these views of the photos of some micro-batches take, from their files to their features."""
-    number = sum(map(len, sample))
+    """Measure the seconds per photo for these views, from files to features. `sample`: micro-batches of indices."""
+    count = sum(map(len, sample))
     work = [(indices, views) for indices in sample]
     with progress(None, "measuring", "photo") as bar:
         took = seconds(lambda: list(extract(train.frozen, train.open_photo, work, bar)), long)
-    return took / number
+    return took / count
 
 
 def epoch_seconds(train: Inputs, classifier: Classifier, recipe: Recipe, validated: int) -> float:
-    """Reckon the seconds of an epoch, and of judging and keeping its result, from steps on random inputs.
+    """Estimate the seconds of an epoch, its validation and its record, from steps on random inputs.
 
-    The steps are so small that they change nothing: they cost the same, and the loss stays finite.
+    The learning rate is 0: the steps cost the same, change nothing, and the loss stays finite.
     """
     device, batch_size = train.frozen.device, min(recipe.batch_size, len(train.used))
     state = TrainState(classifier, replace(recipe, learning_rate=0.0))
     rows, labels = random_inputs(train, classifier, min(STEPS * batch_size, len(train.used)))
 
-    def learn_from(number: int) -> None:
-        shuffled = batches(rows, labels[:number], batch_size, device, order_seed=0)
+    def learn_from(count: int) -> None:
+        shuffled = batches(rows, labels[:count], batch_size, device, order_seed=0)
         train_one_epoch(state.learner, shuffled, state.optimizer, state.average, state.recipe)
 
     learn_from(batch_size)  # warms up
@@ -309,7 +303,7 @@ def epoch_seconds(train: Inputs, classifier: Classifier, recipe: Recipe, validat
 def fine_tuning_seconds(
     train: Inputs, classifier: Classifier, first: Recipe, recipe: FineTuning, validated: int
 ) -> float:
-    """Reckon the seconds of an epoch in which the network learns, and of judging it, from a few photos.
+    """Estimate the seconds of a fine-tuning epoch and its validation, from a few photos.
 
     The steps change nothing, as in `epoch_seconds`.
     """
@@ -334,7 +328,7 @@ def fine_tuning_seconds(
 def search_seconds(
     train: Inputs, classifier: Classifier, recipe: Recipe, fixed: Mapping[str, object], validated: int
 ) -> float:
-    """Reckon the seconds of a search among heads, from a step of each stack of them on random inputs."""
+    """Estimate the seconds of a search among heads, from a step of each stack of heads on random inputs."""
     rows, labels = random_inputs(train, classifier, min(recipe.batch_size, len(train.used)))
     device, tried = train.frozen.device, [Trial(settings) for settings in grid(recipe, fixed)]
     inputs, labels = to_learner(rows, device), labels.to(device)
@@ -348,16 +342,16 @@ def search_seconds(
     return recipe.epochs * epoch
 
 
-def random_inputs(train: Inputs, classifier: Classifier, number: int) -> Batch:
-    """Draw what the learner could get of so many photos: rows (N, ...) and labels (N,)."""
-    form, labels = train.frozen.rows, torch.randint(classifier.config.num_classes, (number,))
+def random_inputs(train: Inputs, classifier: Classifier, count: int) -> Batch:
+    """Draw random inputs of the learner for `count` photos: rows (N, ...) and labels (N,)."""
+    form, labels = train.frozen.rows, torch.randint(classifier.config.num_classes, (count,))
     if form.dtype.is_floating_point:  # small ones: with saturated outputs the gradients would be slow denormals
-        return torch.rand(number, *form.shape).to(form.dtype), labels
-    return torch.randint(256, (number, *form.shape), dtype=form.dtype), labels
+        return torch.rand(count, *form.shape).to(form.dtype), labels
+    return torch.randint(256, (count, *form.shape), dtype=form.dtype), labels
 
 
 def seconds(work: Callable[[], object], long: float = 0.0) -> float:
-    """Measure how many seconds some work takes: the mean, where it can be done several times in `long` seconds."""
+    """Measure how many seconds `work` takes: the mean of as many runs as begin within `long` seconds, at least one."""
     started, times = time.perf_counter(), 0
     while not times or time.perf_counter() - started < long:
         work()

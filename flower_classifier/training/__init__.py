@@ -1,1 +1,1 @@
-"""The epoch loop, where it stands, and what it leaves."""
+"""The epoch loop, its state, and the files it leaves."""

@@ -1,8 +1,8 @@
 """Fine-tuning in all processes of a job, in step with each other.
 
 Each process reads and runs its share of every batch's photos, and torch's DistributedDataParallel gives all of them the
-gradient of the whole batch. So they take the steps that a single process would take, but for rounding and for what
-dropout draws, and none needs to be told what the others have become.
+gradient of the whole batch. So all take the steps that a single process would take, apart from rounding and dropout's
+draws, and the parameters stay the same everywhere without being sent.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from flower_classifier.training.state import TrainState
 
 
 def learner_in_job(state: TrainState, train: Inputs) -> nn.Module:
-    """Return what is to learn: the state's learner; where a job fine-tunes, the same in step with the helpers'.
+    """Return the learner to train: the state's, or where a job fine-tunes, the same in step with the helpers'.
 
-    Orders the helpers to make theirs ready. A head learns in rank 0 alone: to send its gradients would take longer than
-    to compute them (docs/scale.md).
+    Then it also orders the helpers to prepare theirs. A head learns in rank 0 alone: sending its gradients would take
+    longer than computing them (docs/scale.md).
     """
     job = current_job()
     if job is None or not state.is_fine_tuning:
@@ -42,20 +42,23 @@ def learner_in_job(state: TrainState, train: Inputs) -> nn.Module:
 
 
 def in_step(state: TrainState, device: torch.device) -> nn.Module:
-    """Wrap a learner so that its gradients are those of all processes; every one of them must. Rank 0's is copied."""
+    """Wrap a learner so that its gradients are those of all processes. Each process must call this.
+
+    The parameters of rank 0's learner are copied to the others.
+    """
     learner, side, is_cuda = state.learner, state.classifier.preprocessing.crop_size, device.type == "cuda"
     with talking():
         group = dist.new_group(backend="nccl") if is_cuda else None
-        places = [torch.cuda.current_device()] if is_cuda else None
+        device_ids = [torch.cuda.current_device()] if is_cuda else None
         unused = has_unused(learner, side, device)
-        return DistributedDataParallel(learner, places, process_group=group, find_unused_parameters=unused)
+        return DistributedDataParallel(learner, device_ids, process_group=group, find_unused_parameters=unused)
 
 
 def has_unused(learner: nn.Module, side: int, device: torch.device) -> bool:
-    """Say whether there are parameters that a forward of photos does not use, as some networks of timm's have them."""
+    """Say whether a forward leaves some parameters unused, as in some of timm's networks."""
     learner.zero_grad()
     learner(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)).sum().backward()
-    unused = any(one.grad is None for one in learner.parameters() if one.requires_grad)
+    unused = any(parameter.grad is None for parameter in learner.parameters() if parameter.requires_grad)
     learner.zero_grad()
     return unused
 
@@ -66,19 +69,19 @@ def is_in_step(learner: nn.Module) -> TypeGuard[DistributedDataParallel]:
 
 
 def processes_of(learner: nn.Module) -> int:
-    """Return in how many processes a learner learns."""
+    """Return how many processes train a learner."""
     return dist.get_world_size() if is_in_step(learner) else 1
 
 
 def begin_epoch(learner: nn.Module, epoch: int) -> None:
-    """Order the helpers to begin an epoch too, where they learn; for rank 0."""
+    """In rank 0, order the helpers to begin an epoch too, if they train this learner."""
     if is_in_step(learner) and (job := current_job()):
         job.order({"do": EPOCH, "epoch": epoch})
 
 
 @contextlib.contextmanager
 def synchronised_step(learner: nn.Module) -> Iterator[None]:
-    """Take a step while the other processes do: on a share of the cores. Raises LostError where one has ended."""
+    """Take a step together with the other processes, on a share of the cores. Raises LostError if one has ended."""
     if not is_in_step(learner):
         yield
         return
@@ -87,15 +90,15 @@ def synchronised_step(learner: nn.Module) -> Iterator[None]:
 
 
 def no_sync_unless_last(learner: nn.Module, more_follow: bool) -> contextlib.AbstractContextManager[object]:
-    """Return the context of a backward: with `more_follow`, its gradients do not go to the other processes yet."""
+    """Return the context of a backward: with `more_follow`, its gradients are not sent to the others yet."""
     return learner.no_sync() if more_follow and is_in_step(learner) else contextlib.nullcontext()
 
 
-def sum_of_all(number: torch.Tensor, learner: nn.Module) -> torch.Tensor:
-    """Return the sum of a number () over all processes, which each of them must ask for."""
+def sum_of_all(value: torch.Tensor, learner: nn.Module) -> torch.Tensor:
+    """Return the sum of a scalar () over all processes. Each of them must call this."""
     if not is_in_step(learner):
-        return number
-    total = number.detach().to("cpu", copy=True)
+        return value
+    total = value.detach().to("cpu", copy=True)
     with talking():
         dist.all_reduce(total)
     return total

@@ -4,10 +4,10 @@
     outcome.chosen.settings            those of the head to train
     outcome.table()                    every head that was tried, the best first
 
-The simplest head is chosen whose validation loss is within one standard error of the lowest (Breiman et al. 1984,
+The choice is the simplest head whose validation loss is within one standard error of the lowest (Breiman et al. 1984,
 section 3.4.3). The standard error is that of the difference between two heads' losses, since the photos are the same.
-Each head is judged at its own best temperature: regularised heads are less sure, and the run that follows finds one.
-But where too few answers are right or wrong for the run to keep a temperature, heads are judged without.
+Each head is judged at its own best temperature, because regularised heads are less confident, and the run that follows
+fits a temperature anyway. If too few answers are right, or too few wrong, to fit one, heads are judged without.
 """
 
 from __future__ import annotations
@@ -71,18 +71,18 @@ class Trial:
     def options(self) -> Values:
         """Its settings by the names of train.py's options."""
         recipe = self.settings.recipe
-        own = {"hidden_units": self.settings.hidden_units, "dropout": self.settings.dropout}
-        return {name: own[name] if name in own else getattr(recipe, name) for name in OPTIONS}
+        of_head = {"hidden_units": self.settings.hidden_units, "dropout": self.settings.dropout}
+        return {name: of_head[name] if name in of_head else getattr(recipe, name) for name in OPTIONS}
 
     @property
     def simplicity(self) -> tuple[float, ...]:
-        """What orders heads from simple to complex: size, photos seen, then how little they are held back."""
-        recipe, one = self.settings.recipe, self.settings
-        held_back = (-recipe.weight_decay, -one.dropout, -recipe.label_smoothing)
-        return (sum(one.hidden_units), recipe.views, *held_back, recipe.learning_rate)
+        """The key that sorts heads from simple to complex: size, photos seen, then how little they are held back."""
+        settings, recipe = self.settings, self.settings.recipe
+        held_back = (-recipe.weight_decay, -settings.dropout, -recipe.label_smoothing)
+        return (sum(settings.hidden_units), recipe.views, *held_back, recipe.learning_rate)
 
     def loss_gap(self, other: Trial) -> tuple[float, float]:
-        """Return by how much its loss is higher than another's, and the standard error of that."""
+        """Return how much higher its loss is than another's, and the standard error of this difference."""
         differences = (self.losses - other.losses).double()
         if len(differences) < 2:
             return differences.mean().item(), 0.0
@@ -99,31 +99,31 @@ class Outcome:
     @property
     def chosen(self) -> Trial:
         """The simplest head within one standard error of the best."""
-        return min(self.within, key=lambda one: (one.simplicity, one.loss))
+        return min(self.within, key=lambda trial: (trial.simplicity, trial.loss))
 
     @property
     def within(self) -> list[Trial]:
         """The heads whose loss is within one standard error of the lowest."""
         best = self.tried[0]
-        loss_gap = [(one, *one.loss_gap(best)) for one in self.tried]
-        return [one for one, difference, error in loss_gap if one is best or difference <= error]
+        gaps = [(trial, *trial.loss_gap(best)) for trial in self.tried]
+        return [trial for trial, difference, error in gaps if trial is best or difference <= error]
 
     @property
     def summary(self) -> str:
         """What was chosen of how many, in a line."""
-        chosen = self.chosen
-        options = ", ".join(f"--{name} {shown(value)}" for name, value in chosen.options.items())
-        reached = f"validation loss {chosen.loss:.4f}, accuracy {chosen.accuracy:.2%}"
+        choice = self.chosen
+        options = ", ".join(f"--{name} {shown(value)}" for name, value in choice.options.items())
+        reached = f"validation loss {choice.loss:.4f}, accuracy {choice.accuracy:.2%}"
         return f"{len(self.tried)} heads tried in {self.seconds:.0f} s; the choice: {options} ({reached})"
 
     def table(self) -> Iterator[list[object]]:
         """Yield the rows of tuning.csv, header first."""
         yield [*OPTIONS, "epoch", "valid_loss", "valid_accuracy", "behind_best", "standard_error", "chosen"]
-        best, chosen = self.tried[0], self.chosen
-        for one in self.tried:
-            difference, error = (0.0, 0.0) if one is best else one.loss_gap(best)
-            numbers = [round(number, 5) for number in (one.loss, one.accuracy, difference, error)]
-            yield [*map(shown, one.options.values()), one.epoch, *numbers, int(one is chosen)]
+        best, choice = self.tried[0], self.chosen
+        for trial in self.tried:
+            difference, error = (0.0, 0.0) if trial is best else trial.loss_gap(best)
+            numbers = [round(value, 5) for value in (trial.loss, trial.accuracy, difference, error)]
+            yield [*map(shown, trial.options.values()), trial.epoch, *numbers, int(trial is choice)]
 
 
 def shown(value: object) -> str:
@@ -132,7 +132,7 @@ def shown(value: object) -> str:
 
 
 def grid(recipe: Recipe, fixed: Mapping[str, object]) -> list[HeadSettings]:
-    """Return the heads to try: all combinations, with what is `fixed` (by option) as it is."""
+    """Return the heads to try: all combinations of values. `fixed`: the value of each option that does not vary."""
     half = recipe.views // 2
     either = (half, recipe.views) if 0 < half < recipe.epochs else (recipe.views,)  # else they see the same views
     settings = []
@@ -151,10 +151,10 @@ def search(
 ) -> Outcome:
     """Train all heads of the grid for the recipe's epochs; Ctrl-C ends that early, and the best so far are compared.
 
-    `fixed`: values, by option, that all heads have. Raises InputError where no head is sound.
+    `fixed`: values, by option, that all heads have. Raises InputError if no head is sound.
     """
     tried = [Trial(settings) for settings in grid(recipe, fixed or {})]
-    for view in range(max(one.settings.recipe.schedule.used for one in tried)):
+    for view in range(max(trial.settings.recipe.schedule.used for trial in tried)):
         train.prepare(view)  # before the search, which Ctrl-C ends without stopping the run
     started = time.perf_counter()
     total, answers = len(train.labels) * recipe.epochs * len(tried), answers_to_signals()
@@ -163,43 +163,45 @@ def search(
             for members in shares(tried, classifier):
                 learn(members, train, valid, classifier, bar)
     except KeyboardInterrupt as error:
-        if not is_ctrl_c(error) or not any(one.epoch for one in tried):
+        if not is_ctrl_c(error) or not any(trial.epoch for trial in tried):
             raise
         restore_answers(answers)
         note("the search is ended; going on with the heads so far (Ctrl-C again stops)")
-    sound = [one for one in tried if one.is_sound and one.epoch]
+    sound = [trial for trial in tried if trial.is_sound and trial.epoch]
     if not sound:
         raise InputError("finds no head whose loss is finite", "tune")
-    return Outcome(sorted(sound, key=lambda one: one.loss), time.perf_counter() - started)
+    return Outcome(sorted(sound, key=lambda trial: trial.loss), time.perf_counter() - started)
 
 
 def shares(tried: Sequence[Trial], classifier: Classifier) -> Iterator[list[Trial]]:
-    """Yield the heads in shares that have room in memory together; mostly that is all of them at once."""
+    """Yield the heads in shares that fit into memory together; usually that is one share of all heads."""
     share: list[Trial] = []
-    for one in tried:
-        if share and sum(size_of(other, classifier) for other in [*share, one]) > MOST_NUMBERS:
+    for trial in tried:
+        if share and sum(size_of(member, classifier) for member in [*share, trial]) > MOST_NUMBERS:
             yield share
             share = []
-        share.append(one)
+        share.append(trial)
     yield share
 
 
-def size_of(one: Trial, classifier: Classifier) -> int:
-    """Return how many parameters a head has, but for the biases."""
-    widths = [classifier.feature_width, *one.settings.hidden_units, classifier.config.num_classes]
+def size_of(trial: Trial, classifier: Classifier) -> int:
+    """Return how many parameters a head has, without biases."""
+    widths = [classifier.feature_width, *trial.settings.hidden_units, classifier.config.num_classes]
     return sum(inputs * outputs for inputs, outputs in itertools.pairwise(widths))
 
 
 def learn(members: Sequence[Trial], train: Inputs, valid: Inputs, classifier: Classifier, bar: Bar) -> None:
-    """Train heads for all epochs, and keep of each what its best epoch reached."""
+    """Train heads for all epochs, and keep what each one's best epoch reached."""
     recipe, device = members[0].settings.recipe, train.frozen.device
     groups = list(grouped(members, classifier, device))
     for epoch in range(1, recipe.epochs + 1):
         order_seed = fold_seed(recipe.seed, "shuffle", epoch)  # as in a run of one head
         views = [group[0].settings.recipe.schedule.view_of(epoch) for group, _ in groups]
-        parts = [batches(train.rows(view), train.labels, recipe.batch_size, device, order_seed) for view in views]
+        batches_by_group = [
+            batches(train.rows(view), train.labels, recipe.batch_size, device, order_seed) for view in views
+        ]
         seed_torch(recipe.seed, "dropout", epoch)
-        for group_batches in zip(*parts, strict=True):
+        for group_batches in zip(*batches_by_group, strict=True):
             for (group, stack), (inputs, labels) in zip(groups, group_batches, strict=True):
                 stack.step(inputs, labels)
                 bar.update(len(labels) * len(group))
@@ -212,30 +214,31 @@ def grouped(
 ) -> Iterator[tuple[list[Trial], HeadStack]]:
     """Yield heads of the same widths that see the same views, each group with the stack that they are trained in."""
 
-    def alike(one: Trial) -> tuple[tuple[int, ...], int]:
-        return one.settings.hidden_units, one.settings.recipe.views
+    def alike(trial: Trial) -> tuple[tuple[int, ...], int]:
+        return trial.settings.hidden_units, trial.settings.recipe.views
 
     for (units, _), group in itertools.groupby(sorted(members, key=alike), key=alike):
         same = list(group)
         config = replace(classifier.config, hidden_units=units)
         head = new_head(config, classifier.feature_width, same[0].settings.recipe.seed)
-        yield same, HeadStack(head, [one.settings for one in same], device)
+        yield same, HeadStack(head, [trial.settings for trial in same], device)
 
 
 def judge(members: Sequence[Trial], stack: HeadStack, epoch: int, valid: Inputs) -> None:
     """Keep what heads reach on the validation photos, if it is better than before."""
     views = [whole(valid, view) for view in valid.frozen.config.answer_views]
-    found = [
+    by_batch = [
         stack.losses_and_hits([inputs for inputs, _ in batch], batch[0][1], TEMPERATURES)
         for batch in zip(*views, strict=True)
     ]
-    by_temperature, hits = (torch.cat(part, dim=-1).cpu() for part in zip(*found, strict=True))  # (T, H, N), (H, N)
+    # (T, H, N), (H, N)
+    by_temperature, hits = (torch.cat(tensors, dim=-1).cpu() for tensors in zip(*by_batch, strict=True))
     means = by_temperature.mean(dim=2)  # (T, H)
-    for index, one in enumerate(members):
+    for index, trial in enumerate(members):
         right = int(hits[index].sum())
         may_keep_one = LEAST <= right <= hits.shape[1] - LEAST
         at = int(means[:, index].argmin()) if may_keep_one else TEMPERATURES.index(1.0)
         losses = by_temperature[at, index]
-        one.is_sound &= bool(losses.isfinite().all())
-        if losses.mean() < one.loss:
-            one.epoch, one.losses, one.accuracy = epoch, losses, right / hits.shape[1]
+        trial.is_sound &= bool(losses.isfinite().all())
+        if losses.mean() < trial.loss:
+            trial.epoch, trial.losses, trial.accuracy = epoch, losses, right / hits.shape[1]

@@ -3,7 +3,7 @@
 Each head learns exactly what it would learn alone, but for rounding and for its draws of dropout (the idea of a grid of
 heads in one pass is DINOv2's: Oquab et al. 2023, appendix B.3).
 
-Some heads each learn from a share of the photos, to be asked about the others: those that did not teach them.
+FoldHeads are heads that each learn from a share of the photos, and then answer for the photos they did not learn from.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flower_classifier.networks.threads import threads_for_work, torch_threads
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import average_in
 
-NEVER = -1e9  # the logit of a class that cannot be; minus infinity, times a probability of 0, would not be a number
+NEVER = -1e9  # the logit of an impossible class; minus infinity times a probability of 0 would not be a number
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class HeadSettings:
 class HeadStack:
     """Heads that start from the same head and learn from the same batches, each with its own settings.
 
-    The settings differ in dropout, learning rate, weight decay and label smoothing alone; else it raises ValueError.
+    The settings may differ only in dropout, learning rate, weight decay and label smoothing; else it raises ValueError.
     `classes`: which classes each head knows, bool (H, C); None: all.
     """
 
@@ -51,39 +51,39 @@ class HeadStack:
         device: torch.device,
         classes: torch.Tensor | None = None,
     ) -> None:
-        recipes = [replace(one.recipe, learning_rate=0, weight_decay=0, label_smoothing=0) for one in settings]
-        if len({(one.hidden_units, recipe) for one, recipe in zip(settings, recipes, strict=True)}) > 1:
+        recipes = [replace(member.recipe, learning_rate=0, weight_decay=0, label_smoothing=0) for member in settings]
+        if len({(member.hidden_units, recipe) for member, recipe in zip(settings, recipes, strict=True)}) > 1:
             raise ValueError("heads in a stack have the same widths, and see the same batches")
         self.settings, self.steps = list(settings), 0
-        number, layers = len(settings), [layer for layer in head if isinstance(layer, nn.Linear)]
+        count, layers = len(settings), [layer for layer in head if isinstance(layer, nn.Linear)]
         parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
         # (H, out, in) and (H, out) of each layer in turn
         self.stacked = [
-            tensor.detach().to(device).expand(number, *tensor.shape).clone().requires_grad_() for tensor in parameters
+            tensor.detach().to(device).expand(count, *tensor.shape).clone().requires_grad_() for tensor in parameters
         ]
         self.averages = [tensor.detach().clone() for tensor in self.stacked]
         self.optimizer = torch.optim.AdamW(self.parameter_groups(), fused=True)
-        self.dropout = torch.tensor([one.dropout for one in settings], device=device).view(-1, 1, 1)
+        self.dropout = torch.tensor([member.dropout for member in settings], device=device).view(-1, 1, 1)
         weights = settings[0].recipe.class_weights
         self.class_weights = torch.tensor(weights, device=device) if weights else None  # (C,)
-        self.smoothing = torch.tensor([one.recipe.label_smoothing for one in settings], device=device)
+        self.smoothing = torch.tensor([member.recipe.label_smoothing for member in settings], device=device)
         self.unknown = None if classes is None else ~classes[:, None].to(device)  # (H, 1, C)
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """Return each head's part of the stacked tensors, with its own settings, for one optimizer."""
         groups: list[dict[str, object]] = []
         self.parts: list[list[nn.Parameter]] = []
-        for index, one in enumerate(self.settings):
-            part = nn.ParameterList(nn.Parameter(tensor.detach()[index]) for tensor in self.stacked)
-            self.parts.append(list(part))
-            groups += one.recipe.parameter_groups(part)
+        for index, member in enumerate(self.settings):
+            parameters = nn.ParameterList(nn.Parameter(tensor.detach()[index]) for tensor in self.stacked)
+            self.parts.append(list(parameters))
+            groups += member.recipe.parameter_groups(parameters)
         return groups
 
     def step(self, inputs: torch.Tensor, labels: torch.Tensor, shares: torch.Tensor | None = None) -> None:
         """Take one optimizer step of every head on a batch (B, D) with labels (B,).
 
-        `shares`: how much each head learns from each photo, (H, B); None: all the same. From a photo of a class that it
-        does not know it must not learn.
+        `shares`: the weight of each photo for each head, (H, B); None: all the same. It must be 0 for photos of classes
+        that the head does not know.
         """
         with self.threads(len(inputs)):
             logits = self.logits(self.stacked, inputs, self.dropout)  # (H, B, C)
@@ -95,10 +95,10 @@ class HeadStack:
             else:
                 means = losses.masked_fill(shares == 0, 0).mul(shares).sum(dim=1) / shares.sum(dim=1).clamp(min=1)
             means.sum().backward()  # no head's loss depends on another's parameters
-            for index, parts in enumerate(self.parts):
-                for part, tensor in zip(parts, self.stacked, strict=True):
-                    assert tensor.grad is not None  # each is part of what the logits are made of
-                    part.grad = tensor.grad[index]
+            for index, parameters in enumerate(self.parts):
+                for parameter, tensor in zip(parameters, self.stacked, strict=True):
+                    assert tensor.grad is not None  # the logits depend on each of them
+                    parameter.grad = tensor.grad[index]
             self.optimizer.step()
             for tensor in self.stacked:
                 tensor.grad = None
@@ -106,7 +106,7 @@ class HeadStack:
                 self.average()
 
     def threads(self, samples: int) -> contextlib.AbstractContextManager[None]:
-        """Return the context in which all heads take a batch: of as many threads as their work is worth."""
+        """Return the context in which all heads process a batch: with as many threads as their work is worth."""
         return torch_threads(threads_for_work(samples * sum(tensor.numel() for tensor in self.stacked)))
 
     def average(self) -> None:
@@ -124,7 +124,7 @@ class HeadStack:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the averaged heads' losses for photos at some temperatures, (T, H, B), and which are right, (H, B).
 
-        `views`: features (B, D) of each view of the photos, over which answers are means.
+        `views`: the photos' features (B, D) in each view; logits are means over the views.
         """
         with self.threads(len(labels)):
             logits = torch.stack([self.logits(self.averages, inputs) for inputs in views]).mean(dim=0)
@@ -134,7 +134,7 @@ class HeadStack:
 
     @torch.inference_mode()
     def answers(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the averaged heads' logits (H, B, C) for features (B, D): of classes unknown to them, NEVER."""
+        """Return the averaged heads' logits (H, B, C) for features (B, D); NEVER for classes unknown to a head."""
         with self.threads(len(inputs)):
             logits = self.logits(self.averages, inputs)
             return logits if self.unknown is None else logits.masked_fill(self.unknown, NEVER)
@@ -145,9 +145,9 @@ class HeadStack:
     ) -> torch.Tensor:
         """Return every head's logits (H, B, C) for features (B, D)."""
         weight, bias = stacked[:2]
-        number, width, _ = weight.shape
+        count, width, _ = weight.shape
         first = F.linear(inputs, weight.flatten(0, 1), bias.flatten())  # (B, H * out): one product for all heads
-        values = first.view(len(inputs), number, width).transpose(0, 1)  # (H, B, out)
+        values = first.view(len(inputs), count, width).transpose(0, 1)  # (H, B, out)
         for weight, bias in zip(stacked[2::2], stacked[3::2], strict=True):
             values = F.relu(values)
             if dropout is not None:
@@ -169,26 +169,26 @@ def smoothed_losses(
     else:
         likelihood = F.log_softmax(logits.masked_fill(unknown, -torch.inf), dim=2)
         mean = likelihood.masked_fill(unknown, 0).sum(dim=2) / (~unknown).sum(dim=2)
-    own = likelihood.gather(2, labels.expand(len(logits), -1)[..., None])[..., 0]
+    target = likelihood.gather(2, labels.expand(len(logits), -1)[..., None])[..., 0]
     share = smoothing[:, None]
-    return -((1 - share) * own + share * mean)
+    return -((1 - share) * target + share * mean)
 
 
 # -------------------------------------------------------------------------- heads that learn from a share of the photos
 
 
-# What the search for a head's settings mostly chooses of linear ones
+# What the search for a head's settings mostly chooses for linear heads
 LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE = 0.01, 1.0, 64
 SEED = 0
-LEAST_STEPS = 500  # of the optimizer: few photos are learned from in more epochs
+LEAST_STEPS = 500  # of the optimizer: with few photos these take more epochs
 
 
 class FoldHeads:
-    """Linear heads on cached features, all of which learn at once.
+    """Linear heads on cached features, which all learn at once.
 
-    Linear ones learn in a fraction of the time that hidden layers take, and are as good at what is asked of them here
-    (docs/strangers.md). `photos`: which of the training photos each learns from, bool (H, N). `classes`: which classes
-    it knows, bool (H, C); of photos of other classes it may not learn.
+    They learn in a fraction of the time that heads with hidden layers take, and do as well here (docs/strangers.md).
+    `photos`: which of the training photos each head learns from, bool (H, N). `classes`: which classes it knows, bool
+    (H, C); it must not learn from photos of other classes.
     """
 
     def __init__(self, train: Inputs, schedule: Schedule, photos: torch.Tensor, classes: torch.Tensor) -> None:
@@ -199,7 +199,7 @@ class FoldHeads:
 
     @property
     def work(self) -> int:
-        """How many photos they will have seen when they have learned, each by each head."""
+        """How many photos the heads see while they learn, all heads and epochs together."""
         return int(self.photos.sum()) * self.recipe.epochs
 
     def learn(self, bar: Bar) -> None:
@@ -210,10 +210,10 @@ class FoldHeads:
         head = nn.Sequential(nn.Linear(width, self.classes.shape[1]))
         settings = [HeadSettings((), 0.0, recipe)] * len(self.photos)
         self.stack = HeadStack(head, settings, device, self.classes)
-        places, labels = self.photos.any(dim=0).nonzero()[:, 0], train.labels
+        indices, labels = self.photos.any(dim=0).nonzero()[:, 0], train.labels
         for epoch in range(1, recipe.epochs + 1):
             rows = train.rows(recipe.schedule.view_of(epoch))
-            order = places[shuffled(len(places), fold_seed(recipe.seed, "shuffle", epoch))]
+            order = indices[shuffled(len(indices), fold_seed(recipe.seed, "shuffle", epoch))]
             for batch in order.split(recipe.batch_size):
                 shares = self.photos[:, batch]
                 self.stack.step(to_learner(rows[batch], device), labels[batch].to(device), shares.float().to(device))
@@ -221,12 +221,12 @@ class FoldHeads:
 
     @torch.inference_mode()
     def logits_by(self, heads: torch.Tensor, inputs: Inputs) -> torch.Tensor:
-        """Return the logits (N, C) for all photos of a split, each by one of the heads (N,), by their places."""
+        """Return the logits (N, C) for all photos of a split. `heads`: index of the head that answers each, (N,)."""
         views, mean = inputs.frozen.config.answer_views, torch.zeros(len(heads), self.classes.shape[1])
         for view in views:
             begin = 0
             for rows, _ in whole(inputs, view):
-                own = heads[begin : begin + len(rows)]
-                mean[begin : begin + len(rows)] += self.stack.answers(rows).cpu()[own, torch.arange(len(rows))]
+                batch_heads = heads[begin : begin + len(rows)]
+                mean[begin : begin + len(rows)] += self.stack.answers(rows).cpu()[batch_heads, torch.arange(len(rows))]
                 begin += len(rows)
         return mean / len(views)

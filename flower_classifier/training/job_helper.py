@@ -1,4 +1,4 @@
-"""What a process of a job does that is not rank 0: what rank 0 orders, until it orders the end."""
+"""What the helpers of a job do, all processes but rank 0: they follow rank 0's orders until it orders the end."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from flower_classifier.training.state import TrainState
 
 
 def help_rank_0(gpu: bool) -> None:
-    """Be a helper in a job, on a GPU of its own where that is asked for. It holds nothing that could be lost.
+    """Be a helper in a job, with `gpu` on a GPU of its own. A helper holds nothing that could be lost.
 
-    Raises RunError for what happens in this process alone: photos that its machine has not, a lack of memory.
+    Raises RunError for what happens in this process alone: photos that its machine lacks, too little memory.
     """
     end_silently()
     with helping() as job:
@@ -39,14 +39,14 @@ def help_rank_0(gpu: bool) -> None:
 
 
 class FineTuner:
-    """A network that is fine-tuned in step with rank 0's, from where that stands."""
+    """A copy of rank 0's network, which is fine-tuned in step with it."""
 
     def __init__(self, helper: Helper, order: Message) -> None:
         helper.check_numerics(order["way"])
         finished, second = Finished.from_plain(order["finished"]), FineTuning(**order["recipe"])
         first = Recipe(**{entry.name: getattr(second, entry.name) for entry in fields(Recipe)})
         identity, classifier = finished.identity, helper.frozen.classifier
-        assert identity  # what rank 0 has orders for is a run of train.py's
+        assert identity  # rank 0 gives this order only in a run of train.py
         self.state = TrainState(classifier, first, identity.classes, identity=identity)
         self.state.restore(finished, second)
         self.train = Inputs(helper.frozen, helper.split, second.seed)

@@ -33,15 +33,15 @@ from flower_classifier.training.ddp import (
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
 
-STEPS_UNSEEN = 50  # after which it is looked whether the loss is finite
+STEPS_UNSEEN = 50  # from one check that the loss is finite to the next
 
 
 def fit(
     state: TrainState, train: Inputs, valid: Inputs, on_epoch: Callable[[Row, Timings], None] | None = None
 ) -> None:
-    """Train until the recipe's epochs are finished, or none gets better any more.
+    """Train until the recipe's epochs are finished, or its patience is used up.
 
-    `on_epoch` is called after each, with the epoch's numbers and the time it took. Nothing else is printed or written.
+    `on_epoch` is called after each, with the epoch's row and the time it took. Nothing else is printed or written.
     Whatever ends it, `state.finished` holds the epochs that were finished. Raises RunError for losses that are not
     finite.
     """
@@ -71,14 +71,14 @@ def run_epoch(state: TrainState, learner: nn.Module, train: Inputs, valid: Input
 def learn(state: TrainState, learner: nn.Module, train: Inputs, epoch: int) -> float:
     """Take an epoch's steps; return its training loss. `learner`: the state's, perhaps in step with other processes'.
 
-    Whatever is random in an epoch is a function of its number and the seed; what dropout draws, of the process too.
+    All randomness in an epoch is a function of its number and the seed; dropout's draws depend on the process too.
     """
-    recipe, number = state.recipe, len(train.used)
-    own = [rank()] if rank() else []  # rank 0 draws what a single process would
-    seed_torch(recipe.seed, "dropout", epoch, *own)
-    with progress(number, f"{recipe.stage}epoch {epoch}/{recipe.epochs}", "photo") as bar:
+    recipe, samples = state.recipe, len(train.used)
+    rank_seed = [rank()] if rank() else []  # rank 0 draws what a single process would
+    seed_torch(recipe.seed, "dropout", epoch, *rank_seed)
+    with progress(samples, f"{recipe.stage}epoch {epoch}/{recipe.epochs}", "photo") as bar:
         seen = watched(recipe.batches(train, epoch), bar, processes_of(learner))
-        return train_one_epoch(learner, seen, state.optimizer, state.average, recipe, epoch, number)
+        return train_one_epoch(learner, seen, state.optimizer, state.average, recipe, epoch, samples)
 
 
 def train_one_epoch(
@@ -88,24 +88,24 @@ def train_one_epoch(
     average: AveragedModel,
     recipe: Recipe,
     epoch: int = 1,
-    number: int = 1,
+    samples: int = 1,
 ) -> float:
     """Take one optimizer step per batch; return the mean loss over all samples, each as it was before its step.
 
-    `number` is that of the samples in an epoch. A learner in step with other processes' gets a share of each batch.
-    Raises FloatingPointError for a loss that is not finite, some steps later: to look at each would let a GPU wait for
-    the processor and the processor for it.
+    `samples`: how many an epoch has. A learner in step with other processes' gets a share of each batch. Raises
+    FloatingPointError for a loss that is not finite, some steps later: checking each one would make GPU and CPU wait
+    for each other.
     """
     total, count, most = torch.zeros(()), 0, None
     with torch_threads(threads_for(learner, recipe.batch_size)):
         for step, (inputs, labels) in enumerate(batches, 1):  # (B, ...), (B,)
-            size = min(recipe.batch_size, number - count) if is_in_step(learner) else len(labels)  # of the whole batch
+            size = min(recipe.batch_size, samples - count) if is_in_step(learner) else len(labels)  # of the whole batch
             with synchronised_step(learner):
                 optimizer.zero_grad()
                 loss, most = backward(learner, inputs, labels, recipe, most or recipe.micro_batch(inputs.device), size)
                 total = total.to(loss) + loss * size
-                middle = count + size / 2  # of the step: at its beginning, the first of all would have no rate
-                recipe.before_step(optimizer, epoch - 1 + middle / number)
+                middle = count + size / 2  # of the step: at its beginning, the very first step's rate would be 0
+                recipe.before_step(optimizer, epoch - 1 + middle / samples)
                 optimizer.step()
                 average.update_parameters(learner)
             count += size
@@ -115,11 +115,11 @@ def train_one_epoch(
 
 
 def check_finite(loss: torch.Tensor) -> float:
-    """Return a sum of losses as a number. Raises FloatingPointError where it is none."""
-    number = loss.item()
-    if not math.isfinite(number):
-        raise FloatingPointError(number)
-    return number
+    """Return a sum of losses as a float. Raises FloatingPointError if it is not finite."""
+    value = loss.item()
+    if not math.isfinite(value):
+        raise FloatingPointError(value)
+    return value
 
 
 def backward(
@@ -127,8 +127,8 @@ def backward(
 ) -> tuple[torch.Tensor, int | None]:
     """Add the gradients of a batch's mean loss; return that loss, and how many photos a forward takes from now on.
 
-    `most`: how many it takes now; None: all. Where a GPU has no memory for so many, they are halved; not where other
-    processes may have these gradients already. `size`: of the batch, of which these photos may be a share.
+    `most`: how many it takes now; None: all. On a GPU out-of-memory error retry with half as many, unless gradients may
+    already have been shared. `size`: photos in the whole batch over all processes.
     """
     while True:
         try:
@@ -148,23 +148,23 @@ def backward(
 def add_gradients(
     learner: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe, most: int, size: int
 ) -> torch.Tensor:
-    """Add the gradients of a batch's mean loss, of at most so many photos at a time; return these photos' part of it.
+    """Add the gradients of a batch's mean loss, at most `most` photos at a time; return these photos' share of it.
 
-    The parts have the batch's gradient: no learner that takes parts has layers that look across photos. The loss stays
-    on the device, in float64 where there is one.
+    Micro-batches add up to the batch's gradient: no learner that takes them has layers that look across photos. The
+    loss stays on the device, in float64 where the device has that.
     """
     wide = torch.float32 if inputs.device.type == "mps" else torch.float64
     loss = torch.zeros((), dtype=wide, device=inputs.device)
-    if is_idle := not len(labels):  # fewer photos than processes: a black one that counts nothing takes part here
+    if is_idle := not len(labels):  # fewer photos than processes: a black one with weight 0 takes part here
         inputs, labels = inputs.new_zeros(1, *inputs.shape[1:]), labels.new_zeros(1)
-    parts = list(zip(inputs.split(most), labels.split(most), strict=True))
-    for number, (some, their_labels) in enumerate(parts, 1):
-        learner.train()  # each time: some of timm's networks keep what belongs to the last forward until then
-        with no_sync_unless_last(learner, more_follow=number < len(parts)):
+    micro_batches = list(zip(inputs.split(most), labels.split(most), strict=True))
+    for position, (micro_inputs, micro_labels) in enumerate(micro_batches, 1):
+        learner.train()  # each time: some of timm's networks keep state of the last forward until then
+        with no_sync_unless_last(learner, more_follow=position < len(micro_batches)):
             with recipe.precision(inputs.device):
-                logits = learner(some)
-            part = recipe.loss(logits.float(), their_labels)
-            share = 0.0 if is_idle else len(their_labels) / size
-            (part * (share * processes_of(learner))).backward()  # the mean over processes then is their sum
-        loss = loss + part.detach().to(wide) * share
+                logits = learner(micro_inputs)
+            micro_loss = recipe.loss(logits.float(), micro_labels)
+            share = 0.0 if is_idle else len(micro_labels) / size
+            (micro_loss * (share * processes_of(learner))).backward()  # so the mean over processes is their sum
+        loss = loss + micro_loss.detach().to(wide) * share
     return loss

@@ -1,7 +1,7 @@
-"""How a learner learns: the numbers that training goes by, in the first stage and in fine-tuning.
+"""How a learner learns: the hyperparameters of the first stage and of fine-tuning.
 
-In fine-tuning the backbone learns with the head. A head that has learned nothing yet would first spoil what a
-pretrained backbone knows. So the head learns alone before, on the frozen backbone (Kumar et al. 2022).
+In fine-tuning the backbone learns with the head. An untrained head would spoil what a pretrained backbone knows, so the
+head learns alone first, on the frozen backbone (Kumar et al. 2022).
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from flower_classifier.networks.devices import MICRO_BATCH, precision_of
 
 
 def balanced(labels: Sequence[int], classes: int) -> tuple[float, ...]:
-    """Return weights with which every class counts the same in all; over the labels, their mean is 1."""
+    """Return class weights that make every class count the same in total; their mean over the labels is 1."""
     counts = Counter(labels)
     return tuple(len(labels) / (classes * counts[label]) for label in range(classes))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Epochs, steps and rates of the first stage, and what they mean. All but the seed may change on resume."""
+    """The hyperparameters of the first stage, and what they do. All but the seed may change on resume."""
 
     epochs: int
     learning_rate: float  # Adam's step size
     batch_size: int  # photos per optimizer step
     views: int  # versions of every training photo, used in turn
     seed: int
-    weight_decay: float = 0.0  # by which AdamW shrinks weights, times the learning rate, at every step
+    weight_decay: float = 0.0  # times the learning rate: the share by which AdamW shrinks weights at every step
     label_smoothing: float = 0.0  # share of a photo's label that is spread over all classes: Szegedy et al. 2016
     class_weights: tuple[float, ...] = ()  # how much a photo of each class counts; none: all the same
-    patience: int = 0  # epochs without a better one after which training stops; 0: it does not
+    patience: int = 0  # training stops after this many epochs without a better one; 0: never
 
     stage: ClassVar[str] = ""  # what progress calls it
     rate_option: ClassVar[str] = "learning_rate"  # the option that `learning_rate` comes from
@@ -59,11 +59,11 @@ class Recipe:
         return Schedule(self.views, self.epochs)
 
     def prepare(self, train: Inputs, epoch: int) -> None:
-        """Have ready what an epoch needs of the training photos: what is extracted for it takes time of its own."""
+        """Prepare what an epoch needs of the training photos, so that extraction does not count as training time."""
         train.prepare(self.schedule.view_of(epoch))
 
     def batches(self, train: Inputs, epoch: int) -> Iterator[Batch]:
-        """Return an epoch's batches: all training photos, in an order of their own."""
+        """Return an epoch's batches: all training photos, in the epoch's own order."""
         rows, order_seed = train.rows(self.schedule.view_of(epoch)), fold_seed(self.seed, "shuffle", epoch)
         return batches(rows, train.labels, self.batch_size, train.frozen.device, order_seed)
 
@@ -75,19 +75,19 @@ class Recipe:
         return (losses * losses.new_tensor(self.class_weights)[labels]).mean()
 
     def parameter_groups(self, learner: nn.Module) -> list[dict[str, object]]:
-        """Return what the optimizer steps, with the settings of each group.
+        """Return the optimizer's groups of parameters, each with its settings.
 
-        Only weights decay: pulling biases and norms to zero helps nothing (He et al. 2019, section 3.1). The parameters
-        keep their order, by which last.pth knows them.
+        Only weights decay: pulling biases and norms to zero does not help (He et al. 2019, section 3.1). The parameters
+        keep their order, because last.pth numbers them by it.
         """
         parameters = list(learner.parameters())
         if not self.weight_decay:
             return [{"params": parameters, "lr": self.learning_rate, "weight_decay": 0.0}]
         decays = ((parameter, self.weight_decay if parameter.dim() > 1 else 0.0) for parameter in parameters)
-        return [{"params": [one], "lr": self.learning_rate, "weight_decay": decay} for one, decay in decays]
+        return [{"params": [parameter], "lr": self.learning_rate, "weight_decay": decay} for parameter, decay in decays]
 
     def micro_batch(self, device: torch.device) -> int | None:
-        """Return how many photos a forward takes; None: a whole batch, which for a small learner is best."""
+        """Return how many photos a forward takes; None: a whole batch, which is fastest for a small learner."""
         return None
 
     def optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
@@ -95,20 +95,20 @@ class Recipe:
         return torch.optim.AdamW(self.parameter_groups(learner), fused=True)
 
     def before_step(self, optimizer: torch.optim.Optimizer, progress: float) -> None:
-        """Prepare a step, at a point of the run that is counted in epochs. Nothing is to be done.
+        """Prepare a step; `progress`: the point of the run, in epochs. Here there is nothing to do.
 
-        The rates stay: the parameters are averaged instead, which has the same effect as letting them fall.
+        The rates stay constant: averaging the parameters has the same effect as lowering the rates.
         """
 
     def precision(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
-        """Return the context in which a forward runs: of float32, which is as fast as any for a small learner."""
+        """Return the context in which a forward runs: float32, which is as fast as any for a small learner."""
         return contextlib.nullcontext()
 
 
 # ---------------------------------------------------------------------------------------------------------- fine-tuning
 
 
-LAST = 2 / 3  # the depth from which on layers are the `last`
+LAST = 2 / 3  # layers from this depth on are the `last`
 FIRST_LAYER = 0.1  # rate of the first layer, as a share of the last one's; in between each layer has a bit more
 HEAD = 3.0  # rate of the head, as a multiple of the last layer's
 DECAY = 0.05  # weight decay of the backbone: as is usual for AdamW, and too little to matter in a few epochs
@@ -120,13 +120,13 @@ MOST_GRADIENT = 1.0  # norm beyond which gradients are scaled down
 class FineTuning(Recipe):
     """The recipe of a second stage, which begins when `began` epochs are finished and ends at `epochs`.
 
-    `learning_rate` is the last layer's. Each parameter's rate rises for a tenth of the steps and then falls to zero as
-    a cosine does (Loshchilov & Hutter 2017).
+    `learning_rate` is the last layer's. Each parameter's rate rises for a tenth of the steps and then falls to zero
+    along a cosine (Loshchilov & Hutter 2017).
     """
 
     began: int = 0
     unfreeze: str = "all"  # one of UNFREEZE
-    depths: Mapping[str, float] = field(default_factory=dict)  # of the backbone's parameters that learn, by name in it
+    depths: Mapping[str, float] = field(default_factory=dict)  # of the backbone's parameters that learn, by name
     stage: ClassVar[str] = "fine-tuning, "
     rate_option: ClassVar[str] = "backbone_lr"
 
@@ -144,17 +144,17 @@ class FineTuning(Recipe):
         """Prepare nothing: photos are read in the epoch itself."""
 
     def batches(self, train: Inputs, epoch: int) -> Iterator[Batch]:
-        """Return an epoch's batches: all training photos, in an order and with looks of their own."""
+        """Return an epoch's batches: all training photos, in the epoch's own order, freshly augmented."""
         return fresh_batches(train, self.batch_size, self.seed, epoch)
 
     def parameter_groups(self, learner: nn.Module) -> list[dict[str, object]]:
-        """Return what the optimizer steps, a group each, with its rate and its decay."""
+        """Return a group for each parameter that learns, with its rate and its weight decay."""
         groups = []
         for name, parameter in learner.named_parameters():
             if not parameter.requires_grad:
                 continue
-            part, _, inner = name.partition(".")
-            if part == "head":
+            module, _, inner = name.partition(".")
+            if module == "head":
                 rate, decay = HEAD * self.learning_rate, self.weight_decay
             else:
                 rate, decay = FIRST_LAYER ** (1 - self.depths[inner]) * self.learning_rate, DECAY
@@ -175,38 +175,40 @@ class FineTuning(Recipe):
         share = self.share_of_rate((progress - self.began) / (self.epochs - self.began))
         for group in optimizer.param_groups:
             group["lr"] = group["full"] * share
-        nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], MOST_GRADIENT)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, MOST_GRADIENT)
 
     @staticmethod
     def share_of_rate(done: float) -> float:
-        """Return which share of its rate a parameter has when this share of the stage is done."""
+        """Return the factor of all rates when this share of the stage is done."""
         if done < WARM_UP:
             return done / WARM_UP
         return (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
 
     def precision(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
-        """Return the context in which a forward runs: of bfloat16 where the frozen network has it too."""
+        """Return the context in which a forward runs: bfloat16 where the frozen network uses it too."""
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_of(device) == torch.bfloat16)
 
 
 def second_recipe(config: TrainConfig, first: Recipe, classifier: Classifier, began: int) -> FineTuning:
-    """Return the recipe of the second stage, as a run asks for it, which begins after so many epochs of the first.
+    """Return the recipe of the second stage that a run asks for; it begins after `began` epochs of the first.
 
-    The network is run once, to know the order of its layers. Without --unfreeze a CPU, which is slow, trains fewer.
+    It runs the network once to find the order of its layers. Without --unfreeze, a CPU trains only the last layers,
+    because it is slow.
     """
     shared = {entry.name: getattr(first, entry.name) for entry in fields(Recipe)}
-    own = {"epochs": began + config.fine_tune, "learning_rate": config.backbone_lr, "began": began}
+    changed = {"epochs": began + config.fine_tune, "learning_rate": config.backbone_lr, "began": began}
     unfreeze = config.unfreeze or ("last" if classifier.mean.device.type == "cpu" else "all")
-    return FineTuning(**{**shared, **own}, unfreeze=unfreeze, depths=depths_of(classifier, unfreeze))
+    return FineTuning(**{**shared, **changed}, unfreeze=unfreeze, depths=depths_of(classifier, unfreeze))
 
 
 def is_weight(name: str, parameter: torch.Tensor) -> bool:
-    """Say whether a parameter is the matrix or the kernel of a layer: no bias, norm, scale, token or position."""
+    """Say whether a parameter is the matrix or the kernel of a layer, not a bias, norm, scale, token or position."""
     return name.endswith("weight") and sum(side > 1 for side in parameter.shape) > 1
 
 
 def depths_of(classifier: Classifier, unfreeze: str) -> dict[str, float]:
-    """Return the backbone's parameters that learn, by name, with their depth from 0 to 1. `unfreeze`: of UNFREEZE."""
+    """Return the backbone's parameters that learn, by name, with their depth, 0 to 1. `unfreeze`: one of UNFREEZE."""
     least = LAST if unfreeze == "last" else 0.0
     depths = parameter_depths(classifier.backbone, classifier.preprocessing.crop_size)
     return {name: depth for name, depth in depths.items() if depth >= least}

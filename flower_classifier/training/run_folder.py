@@ -3,13 +3,13 @@
 checkpoint.pth          the best epoch, complete in itself
 run/bad_photos.txt      the photos that could not be opened, where there are any
 run/lock                held while a run is using the folder
-run/job                 the name of a job of torchrun's that is at work, once it has saved something
+run/job                 the name of the torchrun job that is at work, once it has saved something
 run/last.pth            the state after the last saved epoch, for --resume
-run/earlier/1/, 2/, …   what earlier runs had left here
+run/earlier/1/, 2/, …   what earlier runs left here
 
 The report adds tables and pictures: report_files.py lists them.
 
-Earlier runs into the same folder: each is kept whole, under a number, until the person removes it.
+Each earlier run into the same folder is kept whole, under a number, until the person removes it.
 
     out/checkpoint.pth, out/run/…                              the run that was the last to save something
     out/run/earlier/1/checkpoint.pth, out/run/earlier/1/run/…  the first one, as it lay in out/
@@ -47,17 +47,17 @@ from flower_classifier.training.recipe import FineTuning
 from flower_classifier.training.saved_state import Finished
 from flower_classifier.training.state import TrainState
 
-TENSORS = ("state_dict", "memory", "stranger_scores")  # what a checkpoint holds in tensors
+TENSORS = ("state_dict", "memory", "stranger_scores")  # the entries of a checkpoint that hold tensors
 SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than writing its files does
 
 
 class RunFolder:
     """The files of one run; a context manager that keeps other runs out of them.
 
-    `find_reports` finds the files and folders that reports on a checkpoint consist of; it is told whether the run is
-    resumed. What an earlier part of the run, or an earlier run, has left of them is not true of what this process
-    saves, so it goes first. Raises InputError at
-    once for a folder that cannot be written, or that another run is using.
+    `find_reports` finds the files and folders that reports on a checkpoint consist of; its second argument says whether
+    the run is resumed. Reports by an earlier run, or by this one before it was resumed, do not describe what this
+    process saves, so they go before the first save. Raises InputError at once for a folder that cannot be written;
+    `begin` raises it for one that another run is using.
     """
 
     def __init__(self, save_dir: Path, find_reports: Callable[[Path, bool], Iterable[Path]] = lambda *_: ()) -> None:
@@ -87,7 +87,7 @@ class RunFolder:
         self.lock.release()
 
     def begin(self) -> None:
-        """Make the folders, and keep other runs out from here on. Raises InputError where one is in."""
+        """Make the folders, and keep other runs out from here on. Raises InputError if another run is using them."""
         if self.lock.is_locked:
             return
         try:
@@ -106,20 +106,20 @@ class RunFolder:
             raise InputError(f"{self.folder} cannot be written to: {error.strerror}", "save_dir") from None
 
     def after_restart(self, config: TrainConfig) -> TrainConfig:
-        """Return the options, with `resume` where torchrun has started this job again and it had saved something.
+        """Return the options, with `resume` if torchrun has restarted this job after it saved something.
 
-        Before that, what lies here is an earlier run's, and the job begins anew.
+        Until then the files here are an earlier run's, and a restarted job starts over.
         """
         return replace(config, resume=True) if job_name() and self.job_in_folder() == job_name() else config
 
     def job_in_folder(self) -> str:
-        """Return the name of the job that saved last here, unless it has ended well."""
+        """Return the name of the job that saved here last; empty if it ended well, or there was none."""
         with contextlib.suppress(OSError, ValueError):
             return self.job_path.read_text(encoding="utf-8")
         return ""
 
     def read_last(self) -> Finished | None:
-        """Return what the last run has saved here, and keep other runs out; where there is nothing, say so."""
+        """Return what the last run saved here, and keep other runs out; if there is nothing, say so."""
         if not self.last_path.exists():
             note(f"nothing to resume in {self.checkpoint_path.parent}: starting at epoch 1")
             return None
@@ -130,7 +130,10 @@ class RunFolder:
             return Finished.from_plain(saved)
 
     def go_on(self, state: TrainState, saved: Finished, second: FineTuning | None = None) -> None:
-        """Restore the state that was read here, in the second stage where it has one: what lies here is this run's."""
+        """Restore the state that `read_last` returned; from now on the files here are this run's.
+
+        `second`: the recipe of the second stage, if that had begun.
+        """
         with errors_as_input_error(self.last_path):
             state.restore(saved, second)
         self.mine, self.saved_epoch = True, state.epoch
@@ -147,7 +150,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def saving(self, state: TrainState, on_save: Callable[[], None] | None = None) -> Iterator[None]:
-        """Keep what the finished epochs have reached, whatever ends them; call `on_save` after each time."""
+        """Save what the finished epochs have reached, whatever ends them; call `on_save` after each save."""
         self.on_save = on_save
         try:
             yield
@@ -164,10 +167,10 @@ class RunFolder:
             self.save(state)
 
     def save(self, state: TrainState, anyway: bool = False) -> None:
-        """Write what the finished epochs have reached, unless it is there already; `anyway`, the state even then.
+        """Write what the finished epochs have reached, unless it is there already; with `anyway`, the state even then.
 
-        The state goes first: it holds the best epoch too, so a run killed between the two mends the checkpoint when
-        it is resumed. A run that finished no epoch leaves everything as it was.
+        The state is written first: it holds the best epoch too, so a run that is killed before it writes the checkpoint
+        mends that when it is resumed. A run that finished no epoch leaves everything as it was.
         """
         if not state.epoch:
             return
@@ -179,7 +182,7 @@ class RunFolder:
             if not self.has_saved:
                 self.archive_previous_run()
             write_atomically(self.last_path, state.finished.to_plain())
-            with contextlib.suppress(OSError):  # without it, a job that is started again only begins anew
+            with contextlib.suppress(OSError):  # without it, a restarted job only starts over
                 if name := job_name():
                     self.job_path.write_text(name, encoding="utf-8")
             save_checkpoint(self.checkpoint_path, state.best_checkpoint())
@@ -188,27 +191,27 @@ class RunFolder:
         self.saved_at, self.saved_epoch, self.has_saved = time.monotonic(), state.epoch, True
 
     def best_earlier(self, valid: str) -> EarlierRun | None:
-        """Return the best earlier run here: of those with these validation photos (a fingerprint), if there are any."""
+        """Return the best earlier run here, if possible one with the validation photos of this fingerprint."""
         return best_earlier(self.folder, valid)
 
     def archive_previous_run(self) -> None:
-        """Keep what an earlier run has left here: its checkpoint may be better than what this run will reach.
+        """Archive what an earlier run left here: its checkpoint may be better than what this run will reach.
 
-        Of this run's own earlier part, the report goes.
+        If the files here are this run's own, from before it was resumed, only remove the reports on them.
         """
         try:
             reports = self.find_reports(self.checkpoint_path, self.mine)
             if self.mine:
                 remove_told(reports, self.folder)
-            elif place := archive_run(self.checkpoint_path, self.folder, reports):
-                note(f"what an earlier run left here is kept in {place}")
+            elif archive := archive_run(self.checkpoint_path, self.folder, reports):
+                note(f"what an earlier run left here is kept in {archive}")
         except OSError as error:
             raise RunError(f"cannot write to {error.filename}: {error.strerror}") from error
         self.mine = True
 
 
 def remove_told(reports: Iterable[Path], run: Path) -> None:
-    """Remove reports on a checkpoint that is about to change; name the folders outside of run/, which a person made."""
+    """Remove reports on a checkpoint that is about to change; name their folders outside run/, which a person made."""
     present = [path for path in reports if os.path.lexists(path)]
     if elsewhere := sorted({path.parent for path in present if path.parent != run}):
         note(f"the checkpoint changes, so what evaluated it goes: {first_few(elsewhere)}")
@@ -218,15 +221,15 @@ def remove_told(reports: Iterable[Path], run: Path) -> None:
 def is_written(path: Path, state: TrainState) -> bool:
     """Say whether a file holds the best epoch's checkpoint, undamaged.
 
-    It is known by what it says of the run; the digest vouches for its tensors.
+    All but the tensors is compared; the digest vouches for the tensors.
     """
-    wanted = state.best_checkpoint().to_plain()
+    expected = state.best_checkpoint().to_plain()
     try:
         stored = read_tensors(path)
-        known = {key: value for key, value in wanted.items() if key not in TENSORS}
-        if any(stored.get(key) != value for key, value in known.items()):
+        comparable = {key: value for key, value in expected.items() if key not in TENSORS}
+        if any(stored.get(key) != value for key, value in comparable.items()):
             return False
-        if any((stored.get(key) is None) != (wanted[key] is None) for key in TENSORS):
+        if any((stored.get(key) is None) != (expected[key] is None) for key in TENSORS):
             return False
         check_digest(path, stored)
     except InputError:
@@ -256,31 +259,31 @@ class EarlierRun:
 
 
 def archive_run(checkpoint: Path, run: Path, reports: Iterable[Path]) -> Path | None:
-    """Move what an earlier run has left to the next number; return where it is kept, or None if there was nothing.
+    """Move what an earlier run left to the folder of the next number; return that, or None if there was nothing.
 
     `reports` are the files and folders that reports on it consist of. Whatever else lies there stays: run/ may be a
     folder of the person's own. So does the list of bad photos, which is the new run's already.
 
-    Its checkpoint and its state get a second name there. Under their own they stay until new ones replace them, so
-    there is a whole checkpoint at any moment. All else goes: a report of an earlier run beside a new checkpoint would
-    be taken for its own. Raises OSError where the disk refuses.
+    Its checkpoint and its state get a second name there. Under their own names they stay until new ones replace them,
+    so there is a whole checkpoint at any moment. All else goes: a report on an earlier run beside a new checkpoint
+    would be taken for a report on that. Raises OSError where the disk refuses.
     """
     old = [run / name for name in STATES if name != "last.pth"]
     going = [*old, *reports]
-    kept = [path for path in (checkpoint, run / "last.pth") if path.is_file()] + list(files_in(going))
-    if not kept:
+    files = [path for path in (checkpoint, run / "last.pth") if path.is_file()] + list(files_in(going))
+    if not files:
         return None
-    place = run / EARLIER / str(1 + max(map(int, numbers(run)), default=0))
-    beginning = place.with_name(".beginning")
+    archive = run / EARLIER / str(1 + max(map(int, numbers(run)), default=0))
+    beginning = archive.with_name(".beginning")
     shutil.rmtree(beginning, ignore_errors=True)  # a process died while it did this
-    for path in kept:
+    for path in files:
         second = beginning / path.relative_to(checkpoint.parent)
         second.parent.mkdir(parents=True, exist_ok=True)
         hardlink(path, second)
-    beginning.rename(place)
-    sync_folder(place.parent)
+    beginning.rename(archive)
+    sync_folder(archive.parent)
     remove(going)
-    return place
+    return archive
 
 
 def files_in(paths: Iterable[Path]) -> Iterator[Path]:
@@ -290,7 +293,7 @@ def files_in(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def remove(paths: Iterable[Path]) -> None:
-    """Remove files and folders, and what they leave empty. Raises OSError where the disk refuses."""
+    """Remove files and folders, and parent folders that this leaves empty. Raises OSError where the disk refuses."""
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -306,13 +309,13 @@ def numbers(run: Path) -> list[str]:
 
 
 def best_earlier(run: Path, valid: str) -> EarlierRun | None:
-    """Return the earlier run with the highest validation accuracy: of those with these validation photos, if any are.
+    """Return the earlier run with the highest validation accuracy, if possible one with these validation photos.
 
     `valid`: the fingerprint of the validation photos. Runs whose state or checkpoint is gone or damaged do not count.
     """
-    found = []
-    for number in numbers(run):
-        folder = run / EARLIER / number
+    runs = []
+    for name in numbers(run):
+        folder = run / EARLIER / name
         state, checkpoint = folder / "run" / "last.pth", folder / "checkpoint.pth"
         try:
             with errors_as_input_error(folder):
@@ -321,7 +324,7 @@ def best_earlier(run: Path, valid: str) -> EarlierRun | None:
                 # A run that was killed while it saved may have left a state beside another run's checkpoint
                 is_of_run = best in finished.history
                 comparable = is_of_run and finished.identity is not None and finished.identity.valid == valid
-                found.append(EarlierRun(folder, best["valid_accuracy"], comparable))
+                runs.append(EarlierRun(folder, best["valid_accuracy"], comparable))
         except InputError:
             continue
-    return max(found, key=lambda earlier: (earlier.comparable, earlier.accuracy), default=None)
+    return max(runs, key=lambda earlier: (earlier.comparable, earlier.accuracy), default=None)

@@ -19,7 +19,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def epoch_line(row: Row, epochs: int) -> str:
-    """Return an epoch's numbers as a line for people; lines of the same stage stand in columns."""
+    """Return an epoch's numbers as a line for people; lines of the same stage align."""
     return (
         f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}   training loss {row['train_loss']:.4f}   "
         f"validation loss {row['valid_loss']:.4f}   validation accuracy {row['valid_accuracy']:6.2%}"
@@ -49,16 +49,16 @@ class Identity:
     mirror: bool = False  # whether photos were judged with their mirror images
 
     def check_same(self, now: Identity) -> None:
-        """Raise InputError, naming the first difference, where a run would go on as another."""
+        """Raise InputError, naming the first difference, if a run would be resumed with another identity."""
         for entry in fields(self):
             before, after = getattr(self, entry.name), getattr(now, entry.name)
             if before != after:
-                told = NOT_OPTIONS.get(entry.name)
-                change = f"{told} changed: put that back" if told else f"was {before}, now {after}: put that back"
-                raise InputError(f"{change}, or start a new run", None if told else entry.name)
+                phrase = NOT_OPTIONS.get(entry.name)
+                change = f"{phrase} changed: put that back" if phrase else f"was {before}, now {after}: put that back"
+                raise InputError(f"{change}, or start a new run", None if phrase else entry.name)
 
 
-# What the parts of an identity that are no options are called
+# How messages name the parts of an identity that are not options
 NOT_OPTIONS = {
     "learns": "cannot resume: what of the network learns",
     "backbone": "cannot resume: what the backbone's weights hold",
@@ -77,7 +77,7 @@ class Best:
     valid: Evaluation | None = None  # its answers to the validation photos; None: an earlier process had them
     learns: str = "head"  # what had learned when it was reached
     found: float | None = None  # the temperature that an earlier process found from them
-    found_scores: list[float] | None = None  # those for sets, that an earlier process found from them
+    found_scores: list[float] | None = None  # `set_scores` that an earlier process found from them
     results: Plain = field(default_factory=dict)  # what it is worth, by split, once that is known
     memory: FeatureBank | None = None  # of the training photos, once that is known
     stranger_scores: torch.Tensor | None = None  # of the validation photos, beside the memory
@@ -91,7 +91,7 @@ class Best:
 
     @functools.cached_property
     def set_scores(self) -> list[float]:
-        """Probabilities of the validation photos' true classes, lowest first, by which sets of classes are made."""
+        """Probabilities of the validation photos' true classes, lowest first; prediction sets are made by them."""
         if self.found_scores is not None:
             return self.found_scores
         return scores_of(self.valid.at(self.temperature)) if self.valid else []
@@ -101,11 +101,11 @@ class Best:
 class Finished:
     """All that is to be kept of a run, as it was after its last finished epoch: what last.pth holds.
 
-    It is replaced whole by every epoch and holds copies. So an epoch that is broken off, wherever that happens, spoils
-    nothing, and saving at any moment saves something that fits together.
+    Every epoch replaces it as a whole, and it holds copies. So an epoch that is broken off anywhere spoils nothing, and
+    what is saved at any moment is consistent.
     """
 
-    identity: Identity | None = None  # None: of a run that is kept nowhere
+    identity: Identity | None = None  # None: the run is not saved anywhere
     settings: Plain = field(default_factory=dict)  # the options that a resumed run keeps
     epoch: int = 0
     began: int | None = None  # how many epochs were finished when fine-tuning began; None: it has not
@@ -114,36 +114,36 @@ class Finished:
     best: Best | None = None
     learner: Tensors = field(default_factory=dict)  # the last epoch's
     average: Tensors = field(default_factory=dict)
-    optimizer: dict[int, Tensors] = field(default_factory=dict)  # its moments, by number of the parameter
+    optimizer: dict[int, Tensors] = field(default_factory=dict)  # its moments, by the parameter's number
     training: Plain = field(default_factory=dict)  # settings of the last epoch
     category_names: dict[str, str] = field(default_factory=dict)
     resampling: str = "pillow"  # how photos were resampled, which a resumed run goes on with
 
     def to_plain(self) -> Plain:
         """Return what last.pth holds: plain types and tensors. There must be an identity, and a best epoch."""
-        parts = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        one = self.best
-        assert one and self.identity  # else there is nothing to go on with
-        is_judged = one.valid is not None  # by this process; else what an earlier one found, if it did
-        best = {
-            "best": one.row,
-            "best_learned": one.learned,
-            "best_learns": one.learns,
-            "temperature": one.temperature if is_judged else one.found,
-            "set_scores": one.set_scores if is_judged else one.found_scores,
-            "results": one.results,
-            "memory": one.memory.to_plain() if one.memory else None,
-            "stranger_scores": one.stranger_scores,
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        best = self.best
+        assert best and self.identity  # else there is nothing to go on with
+        is_judged = best.valid is not None  # by this process; else take what an earlier one found, if it did
+        best_values = {
+            "best": best.row,
+            "best_learned": best.learned,
+            "best_learns": best.learns,
+            "temperature": best.temperature if is_judged else best.found,
+            "set_scores": best.set_scores if is_judged else best.found_scores,
+            "results": best.results,
+            "memory": best.memory.to_plain() if best.memory else None,
+            "stranger_scores": best.stranger_scores,
         }
-        return {"format_version": FORMAT_VERSION, **parts, "identity": asdict(self.identity), **best}
+        return {"format_version": FORMAT_VERSION, **values, "identity": asdict(self.identity), **best_values}
 
     @classmethod
     def from_plain(cls, saved: Plain) -> Finished:
-        """Make one of what last.pth holds. Raises KeyError or TypeError where a part is missing."""
+        """Make one from what last.pth holds. Raises KeyError or TypeError if an entry is missing."""
         version = saved.get("format_version", 2)  # which 1 and 2 did not have
         if version != FORMAT_VERSION:
-            what = what_to_do(version, FORMAT_VERSION)
-            raise InputError(f"run/last.pth has format {version}, this program reads {FORMAT_VERSION}: {what}")
+            remedy = what_to_do(version, FORMAT_VERSION)
+            raise InputError(f"run/last.pth has format {version}, this program reads {FORMAT_VERSION}: {remedy}")
         best = Best(
             saved["best"],
             saved["best_learned"],
@@ -154,5 +154,5 @@ class Finished:
             memory=FeatureBank(**saved["memory"]) if saved["memory"] else None,
             stranger_scores=saved["stranger_scores"],
         )
-        parts = {entry.name: saved[entry.name] for entry in fields(cls)}
-        return cls(**{**parts, "identity": Identity(**parts["identity"]), "best": best})
+        values = {entry.name: saved[entry.name] for entry in fields(cls)}
+        return cls(**{**values, "identity": Identity(**values["identity"]), "best": best})

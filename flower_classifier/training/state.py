@@ -1,4 +1,4 @@
-"""Where a training run stands: what is being trained, and what of it is finished."""
+"""The state of a training run: what is being trained, and which of its epochs are finished."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ DECAY = 8
 
 @torch.no_grad()
 def average_in(average: list[torch.Tensor], learner: list[torch.Tensor], steps_before: int) -> None:
-    """Move the average towards the learner's tensors as they are after a step, the less the more steps there were.
+    """Move the average towards the learner's tensors after a step: the more steps there were before, the less.
 
-    Polynomial-decay averaging: Shamir & Zhang 2013, section 4. It has the effect of a falling learning rate without
-    having to know at which epoch to end, so that a run may be resumed for longer than was planned.
+    Polynomial-decay averaging: Shamir & Zhang 2013, section 4. It has the effect of a falling learning rate but need
+    not know the last epoch, so a run may be resumed for longer than was planned.
     """
     torch._foreach_lerp_(average, learner, (DECAY + 1) / (DECAY + 1 + steps_before))
 
 
 class Average(AveragedModel):
-    """An average of a learner over its steps, which it counts without asking a GPU: that would wait at every step."""
+    """An average of a learner over its steps. It counts them on the CPU: asking a GPU would wait at every step."""
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Move the average towards the learner as it is after a step; buffers are the learner's."""
         steps = int(self.n_averaged)  # it is on the CPU
-        own: list[torch.Tensor] = list(self.module.parameters())
+        average: list[torch.Tensor] = list(self.module.parameters())
         learner: list[torch.Tensor] = list(model.parameters())
         if steps:
-            average_in(own, learner, steps)
+            average_in(average, learner, steps)
         else:
-            torch._foreach_copy_(own, learner)
+            torch._foreach_copy_(average, learner)
         for buffer, latest in zip(self.module.buffers(), model.buffers(), strict=True):
             buffer.copy_(latest)
         self.n_averaged += 1
 
 
 def learned(module: nn.Module) -> Tensors:
-    """Return a copy of a module's tensors, less its frozen parameters: what training may have changed."""
+    """Return a copy of a module's tensors but its frozen parameters: what training may have changed."""
     state = module.state_dict()
     return {name: kept(state[name]) for name in names_of_learned(module)}
 
 
 def names_of_learned(module: nn.Module) -> list[str]:
-    """Return the names of a module's tensors, less its frozen parameters."""
+    """Return the names of a module's tensors but its frozen parameters."""
     frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     return [name for name in module.state_dict() if name not in frozen]
 
@@ -77,7 +77,7 @@ def load_learned(module: nn.Module, tensors: Tensors) -> None:
 
 
 class TrainState:
-    """What is being trained, and what of it is `finished`."""
+    """What is being trained, and what its `finished` epochs have reached."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class TrainState:
         self.finished = Finished(identity, dict(settings or {}), category_names=names, resampling=resampling)
 
     def start(self, recipe: Recipe) -> None:
-        """Begin to learn by a recipe: with what of the classifier learns now, and a new optimizer."""
+        """Begin to train the classifier's learner, as it is now, by a recipe, with a new optimizer."""
         self.recipe = recipe
         self.learner = self.classifier.learner  # what the optimizer steps
         self.optimizer = recipe.optimizer(self.learner)
@@ -111,13 +111,13 @@ class TrainState:
 
     @property
     def identity(self) -> Identity:
-        """Return what it is the state of. It must be known."""
+        """Return the identity of the run. It must be known."""
         if self.finished.identity is None:
             raise ValueError("it does not say what it is the state of")
         return self.finished.identity
 
     def weigh_classes(self, labels: Sequence[int]) -> None:
-        """Let every class count the same, of which the training photos have these labels."""
+        """Weight the loss so that every class counts the same; `labels` are the training photos'."""
         self.recipe = replace(self.recipe, class_weights=balanced(labels, len(self.classes)))
 
     @property
@@ -139,15 +139,15 @@ class TrainState:
 
     @property
     def has_stalled(self) -> bool:
-        """Whether the recipe's patience is over: so many epochs were no better than the best one before them."""
+        """Whether the recipe's patience is used up: that many epochs in a row of this stage set no new best."""
         best, patience = self.finished.best, self.recipe.patience
         since = max(best.row["epoch"], self.finished.began or 0) if best else 0
         return bool(patience and best and self.epoch - since >= patience)
 
     def unfreeze(self, recipe: FineTuning) -> None:
-        """Let the layers learn that a recipe names, beside the head: those of a copy.
+        """Let the layers that a recipe names learn beside the head, in a copy of the classifier.
 
-        The frozen part, whose features may be kept in a cache for other runs, stays as it is.
+        The frozen part stays as it is, because its features may be kept in a cache for other runs.
         """
         self.classifier = copy.deepcopy(self.classifier)
         self.classifier.unfreeze(recipe.depths, recipe.unfreeze)
@@ -185,8 +185,8 @@ class TrainState:
             learner=learned(self.learner),
             average=average,
             optimizer={
-                number: {name: kept(moment) for name, moment in moments.items()}
-                for number, moments in self.optimizer.state_dict()["state"].items()
+                index: {name: kept(moment) for name, moment in moments.items()}
+                for index, moments in self.optimizer.state_dict()["state"].items()
             },
             training={**self.told, "epoch": best.row["epoch"], "epochs": row["epoch"]},
         )
@@ -195,7 +195,7 @@ class TrainState:
     def leave_out(self, photos: list[str], tested: Collection[str]) -> None:
         """Record the photos that the run goes without.
 
-        Raises InputError where a resumed run had others, but for those that are only `tested` at the end.
+        Raises InputError if a resumed run left out others; those that are only `tested` at the end may differ.
         """
         before = self.finished.training.get("skipped", photos)
         if changed := sorted((set(before) ^ set(photos)) - set(tested)):
@@ -238,12 +238,12 @@ class TrainState:
         self.finished = replace(self.finished, best=replace(self.best, valid=valid))
 
     def keep_memory(self, memory: FeatureBank | None, stranger_scores: torch.Tensor | None = None) -> None:
-        """Keep where the best epoch's network sees the training photos, and how strange the validation photos are."""
+        """Keep the training photos' features in the best epoch's network, and the validation photos' scores."""
         best = replace(self.best, memory=memory, stranger_scores=stranger_scores)
         self.finished = replace(self.finished, best=best)
 
     def keep_results(self, results: Mapping[str, object]) -> None:
-        """Keep what the best epoch is worth: numbers by split."""
+        """Keep the best epoch's results, by split."""
         self.finished = replace(self.finished, best=replace(self.best, results=dict(results)))
 
     def best_checkpoint(self) -> Checkpoint:

@@ -1,30 +1,150 @@
-"""What a run does around its epochs: it says where it begins, goes on where an earlier run stopped, and ends well."""
+"""The steps of a run, in order: prepare, start or go on, read the photos, tune, train, fine-tune, judge, remember.
+
+train.py calls them one after the other.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import torch
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from flower_classifier.base.console import note, warn
 from flower_classifier.base.errors import InputError
+from flower_classifier.base.signals import signals_held
 from flower_classifier.base.text import counted, printable
 from flower_classifier.config.train_options import TrainConfig
-from flower_classifier.features.inputs import Inputs
-from flower_classifier.judging.evaluation import Evaluation, looking, summary
+from flower_classifier.features.feature_cache import FeatureCache
+from flower_classifier.features.inputs import (
+    AllInputs,
+    Inputs,
+    Timings,
+    UnusablePhotosError,
+    check_photos_left,
+    prepare_inputs,
+)
+from flower_classifier.judging.calibration import cross_validated
+from flower_classifier.judging.evaluation import Evaluation, evaluate_on, looking, summary
 from flower_classifier.judging.strangers import stranger_scores
-from flower_classifier.networks.devices import PRECISION
+from flower_classifier.networks.backbones import resolve_arch, source_of
+from flower_classifier.networks.checkpoint import Row
+from flower_classifier.networks.classifier import Classifier, new_classifier, renew_head
+from flower_classifier.networks.devices import PRECISION, choose_device
 from flower_classifier.networks.feature_bank import FeatureBank, balanced_sample, capacity, remember
-from flower_classifier.photos.splits import Splits
-from flower_classifier.training.recipe import second_recipe
+from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
+from flower_classifier.networks.source import Weights
+from flower_classifier.photos.category_names import load_category_names
+from flower_classifier.photos.download import download
+from flower_classifier.photos.splits import Data, load_splits, without_listed
+from flower_classifier.report.run_log import RunLog, check_tensorboard
+from flower_classifier.report.tables import Table
+from flower_classifier.training.head_search import OPTIONS, search
+from flower_classifier.training.loop import fit
+from flower_classifier.training.recipe import Recipe, second_recipe
 from flower_classifier.training.run_folder import RunFolder
-from flower_classifier.training.saved_state import Finished
+from flower_classifier.training.saved_state import Finished, Identity, epoch_line
 from flower_classifier.training.state import TrainState
 
 # Options that may have other values when a run is resumed, which the checkpoint tells; beside the number of epochs
 CHANGEABLE = ("learning_rate", "batch_size", "views", "weight_decay", "label_smoothing", "class_weights")
 # Options that may not, once the network is fine-tuned: the head has learned with them
 SETTLED = ("epochs", "learning_rate", "views")
+FLOWER_NAMES = Path(__file__).parents[2] / "cat_to_name.json"  # in a clone
+
+
+@dataclass(frozen=True)
+class Built:
+    """A new head on a backbone, the backbone that stays frozen on its device, and what the backbone's weights are."""
+
+    classifier: Classifier
+    frozen: FrozenBackbone
+    weights: Weights
+
+
+# ----------------------------------------------------------------------------------------------- before the first epoch
+
+
+def prepare(config: TrainConfig) -> tuple[Data, Built]:
+    """Return the photos, and a new classifier for their classes. Raises InputError for options at odds."""
+    arch, device = resolve_arch(config.arch), choose_device(config.gpu)
+    if config.tensorboard:
+        check_tensorboard()
+    data = find_data(config)
+    for option in ("tune", "fine_tune", "doctor"):
+        if getattr(config, option) and not source_of(arch).pretrained:
+            raise InputError(f"is for pretrained networks; all layers of {arch} learn from the start", option)
+    model = (config.hidden_units, config.dropout, config.image_size, config.seed, config.mirror)
+    classifier, weights = new_classifier(arch, len(data.classes), config.weights, *model)
+    return data, Built(classifier, place(classifier, device), weights)
+
+
+def find_data(config: TrainConfig) -> Data:
+    """Return the photos of the run by split, and what people call their classes; with --download, fetch them first."""
+    if config.download:
+        download(config.data_dir)
+    elif not config.data_dir.exists():
+        advice = "give the folder that holds train/ and valid/, or one folder per class"
+        raise InputError(f"{config.data_dir} does not exist; {advice}, or let --download fetch photos of 102 species")
+    splits = load_splits(config.data_dir, config.valid_split, config.seed)
+    if config.without:
+        splits = without_listed(splits, config.without)
+    if config.category_names is None and not config.resume:  # a resumed run has its names
+        suggest_names(splits.classes)
+    return Data(splits, load_category_names(config.category_names, splits.classes))
+
+
+def suggest_names(classes: Sequence[str]) -> None:
+    """Point to the file of names beside this program, where all class folders go by numbers that it knows."""
+    with contextlib.suppress(OSError, ValueError):  # it is only a hint
+        if set(classes) <= json.loads(FLOWER_NAMES.read_text(encoding="utf-8")).keys():
+            note(f"classes are numbers; if of the 102 flowers, --category_names {FLOWER_NAMES.name} gives their names")
+
+
+def start_state(config: TrainConfig, data: Data, built: Built) -> TrainState:
+    """Return the state before the first epoch."""
+    classifier, splits = built.classifier, data.splits
+    given = {entry.name: getattr(config, entry.name) for entry in fields(Recipe)}
+    recipe = Recipe(**{**given, "class_weights": ()})  # which are known when the photos are
+    identity = Identity(
+        arch=classifier.config.arch,
+        learns=classifier.config.learns,
+        weights=built.weights.name,
+        hidden_units=list(classifier.config.hidden_units),
+        dropout=classifier.config.dropout,
+        image_size=classifier.preprocessing.crop_size,
+        seed=config.seed,
+        backbone=built.frozen.digest,
+        classes=list(data.classes),
+        train=splits.train.fingerprint(),
+        valid=splits.valid.fingerprint(),
+        mirror=config.mirror,
+    )
+    training = {"weights": built.weights.name, "seed": config.seed, "precision": built.frozen.precision_name}
+    training |= {key: getattr(config, key) for key in CHANGEABLE}
+    if built.weights.licence:
+        training["licence"] = built.weights.licence
+    return TrainState(classifier, recipe, data.classes, data.category_names, training, identity, config.kept)
+
+
+def report_start(config: TrainConfig, data: Data, built: Built, state: TrainState, saved: Finished | None) -> None:
+    """Say on stderr what was found and what will be trained."""
+    photos = [f"{len(split):,} {split.spoken}" for split in data.splits.parts]
+    note(f"{counted(len(data.classes), 'class', 'classes')}; photos: {', '.join(photos)}")
+    model, recipe = state.classifier.config, state.recipe
+    numbers = sum(parameter.numel() for parameter in state.learner.parameters())
+    learns = f"its head of {numbers:,} parameters" if model.learns == "head" else f"all {numbers:,} parameters"
+    doing = f"training {learns}"
+    if saved and saved.began is not None:
+        doing = "fine-tuning it"
+    elif config.tune and not saved:
+        doing = "searching for its head"
+    note(f"{model.arch} on {built.frozen.device}: {doing}")
+    for name in {"unfreeze", "backbone_lr"} & config.typed if not config.fine_tune else ():
+        warn(f"--{name} says how --fine_tune goes, which is not asked for")
+    if recipe.views > max(recipe.epochs, TrainConfig.views):
+        note(f"--views {recipe.views}: only the first {recipe.epochs} will be used, one per epoch")
 
 
 def go_on(config: TrainConfig, run_folder: RunFolder, state: TrainState, saved: Finished) -> None:
@@ -36,6 +156,8 @@ def go_on(config: TrainConfig, run_folder: RunFolder, state: TrainState, saved: 
         second = second_recipe(same, state.recipe, state.classifier, saved.began)
     run_folder.go_on(state, saved, second)
     report_resumed(config, state, saved)
+    if config.no_memory:
+        state.keep_memory(None)
 
 
 def check_settled(config: TrainConfig, saved: Finished) -> None:
@@ -65,29 +187,133 @@ def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> N
         warn(f"the network computed in {before} so far, now it does in {now}: {PRECISION}={before} would keep that")
 
 
-# --------------------------------------------------------------------------------------------------------- what is said
+def read_photos(config: TrainConfig, run_folder: RunFolder, data: Data, built: Built, state: TrainState) -> AllInputs:
+    """Run the frozen backbone over what the first epoch needs; return the inputs of all splits.
+
+    Further views wait for the epochs that use them.
+    """
+    bad_limit = config.bad_limit if config.skip_bad else 1.0  # else all that are bad are listed
+    inputs = prepare_inputs(
+        built.frozen, data.splits, config.seed, open_cache(config), state.recipe.schedule, bad_limit
+    )
+    check_bad_photos(config, run_folder, data.classes, inputs)
+    weigh_classes(config, state, inputs.train)
+    return inputs
 
 
-def doing_of(config: TrainConfig, saved: Finished | None) -> str:
-    """Return in a word what comes first: a search, fine-tuning that goes on, or else training."""
-    if saved and saved.began is not None:
-        return "fine-tuning"
-    return "searching" if config.tune and not saved else "training"
+def check_bad_photos(config: TrainConfig, run_folder: RunFolder, classes: Sequence[str], inputs: AllInputs) -> None:
+    """List the photos that cannot be opened in a file of the run, and refuse to train without them, unless asked to.
+
+    Raises UnusablePhotosError without --skip_bad, and InputError where a split or a class has no photo left.
+    """
+    errors = [error for split in inputs.splits for error in split.errors]
+    run_folder.list_bad([str(error) for error in errors])
+    listed = f"listed in {run_folder.bad_path}"
+    if errors and not config.skip_bad:
+        raise UnusablePhotosError(errors, f"repair or remove them, or add --skip_bad (all are {listed})")
+    if errors:
+        warn(f"going on without {counted(len(errors), 'photo')} that cannot be opened, {listed}")
+    check_photos_left(classes, *inputs)
 
 
-def report_start(config: TrainConfig, splits: Splits, state: TrainState, device: torch.device, doing: str) -> None:
-    """Say on stderr what was found and what will be trained."""
-    parts = [f"{len(split):,} {split.spoken}" for split in (splits.train, splits.valid, splits.test) if split]
-    note(f"{counted(len(splits.classes), 'class', 'classes')}; photos: {', '.join(parts)}")
-    model, recipe = state.classifier.config, state.recipe
-    numbers = sum(parameter.numel() for parameter in state.learner.parameters())
-    learns = f"its head of {numbers:,} parameters" if model.learns == "head" else f"all {numbers:,} parameters"
-    what = {"fine-tuning": "fine-tuning it", "searching": "searching for its head", "training": f"training {learns}"}
-    note(f"{model.arch} on {device}: {what[doing]}")
-    for name in {"unfreeze", "backbone_lr"} & config.typed if not config.fine_tune else ():
-        warn(f"--{name} says how --fine_tune goes, which is not asked for")
-    if recipe.views > max(recipe.epochs, TrainConfig.views):
-        note(f"--views {recipe.views}: only the first {recipe.epochs} will be used, one per epoch")
+def open_cache(config: TrainConfig) -> FeatureCache | None:
+    """Return the cache that the features go into and come from."""
+    return None if config.no_cache else FeatureCache(config.cache_dir, limit=config.cache_limit * 1e9)
+
+
+def weigh_classes(config: TrainConfig, state: TrainState, train: Inputs) -> None:
+    """Let every class count the same, by the photos that can be opened, if that is asked for."""
+    if config.class_weights == "balanced":
+        state.weigh_classes(train.labels.tolist())
+
+
+def tune(
+    config: TrainConfig, data: Data, built: Built, inputs: AllInputs, state: TrainState
+) -> tuple[TrainConfig, TrainState, Table]:
+    """Search for the head's settings; return the options with these, the state of a new head, and all that was tried.
+
+    Options that were given stay as they are.
+    """
+    outcome = search(inputs.train, inputs.valid, state.classifier, state.recipe, fixed_by(config))
+    note(outcome.summary)
+    settings = outcome.chosen.settings
+    renew_head(state.classifier, settings.hidden_units, settings.dropout, config.seed)
+    tuned = replace(config, **outcome.chosen.options)
+    state = start_state(tuned, data, built)
+    weigh_classes(tuned, state, inputs.train)
+    return tuned, state, list(outcome.table())
+
+
+def fixed_by(config: TrainConfig) -> dict[str, object]:
+    """Return the options of the head that were given, which a search leaves as they are."""
+    return {name: getattr(config, name) for name in OPTIONS if config.is_given(name)}
+
+
+# ----------------------------------------------------------------------------------------------------------- the epochs
+
+
+def train_epochs(state: TrainState, inputs: AllInputs, run_folder: RunFolder, log: RunLog) -> None:
+    """Train all epochs of a stage; print and log each, and save now and then."""
+
+    def on_epoch(row: Row, seconds: Timings) -> None:
+        print(epoch_line(row, state.recipe.epochs), flush=True)
+        log.add(row, seconds)
+        run_folder.save_if_due(state)
+
+    fit(state, inputs.train, inputs.valid, on_epoch)
+    if state.has_stalled:
+        best, patience = state.best.row["epoch"], state.recipe.patience
+        note(f"no epoch after epoch {best} was better: --patience {patience} ends it here")
+
+
+def begin_fine_tuning(config: TrainConfig, run_folder: RunFolder, state: TrainState) -> None:
+    """Save what the head has reached, with the options of this process, and let the network learn from there."""
+    run_folder.save(state, anyway=True)
+    recipe = second_recipe(config, state.recipe, state.classifier, state.epoch)
+    with signals_held():
+        state.begin_fine_tuning(recipe)
+    number = sum(parameter.numel() for parameter in state.learner.parameters() if parameter.requires_grad)
+    what = "all layers" if recipe.unfreeze == "all" else "the last third of the layers"
+    epochs = counted(config.fine_tune, "epoch")
+    note(f"fine-tuning {what} of {state.identity.arch} and its head for {epochs}: {number:,} parameters")
+
+
+# ------------------------------------------------------------------------------------------------- after the last epoch
+
+
+def judge_best(state: TrainState, inputs: AllInputs) -> dict[str, Evaluation]:
+    """Load the best epoch, and find out what it is worth; return its answers by split: valid, and test if there is any.
+
+    The validation photos chose the temperature, so they judge it by cross-validation.
+    """
+    state.load_best()
+    on_valid = evaluate_on(state.learner, inputs.valid)
+    state.keep_answers(on_valid)
+    evaluations = {"valid": cross_validated(on_valid, state.best.temperature)}
+    if inputs.test:
+        evaluations["test"] = evaluate_on(state.learner, inputs.test).at(state.best.temperature)
+    state.keep_results({split: evaluation.results for split, evaluation in evaluations.items()})
+    return evaluations
+
+
+def keep_memory(state: TrainState, train: Inputs, valid: Inputs, on_valid: Evaluation) -> None:
+    """Let the checkpoint remember the training photos, as the best epoch's network sees them, and tell strangers.
+
+    `on_valid`: its answers to the validation photos.
+    """
+    if state.best.stranger_scores is None:
+        memory = state.best.memory or memory_of(state, train)
+        features = looking(state.learner, valid, range(len(valid.used)))(range(len(valid.used)))
+        state.keep_memory(memory, stranger_scores(memory, features, on_valid.at(state.best.temperature)))
+
+
+def memory_of(state: TrainState, train: Inputs) -> FeatureBank:
+    """Return what there is room to remember of the training photos."""
+    photos, labels = [train.split.photos[index] for index in train.used], train.labels.tolist()
+    axes, count = capacity(state.classifier.feature_width, photos)
+    indices = balanced_sample(labels, count)
+    sample = [labels[index] for index in indices], [photos[index] for index in indices]
+    return remember(looking(state.learner, train, indices), *sample, axes)
 
 
 def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_folder: RunFolder) -> None:
@@ -105,26 +331,3 @@ def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_fold
         warn(f"an earlier run was better: validation accuracy {earlier.accuracy:.2%}; its {earlier.checkpoint} is kept")
     elif earlier:
         note(f"the best earlier run reached a validation accuracy of {earlier.accuracy:.2%}: {earlier.checkpoint}")
-
-
-# ---------------------------------------------------------------------------------------- what the checkpoint remembers
-
-
-def keep_memory(state: TrainState, train: Inputs, valid: Inputs, on_valid: Evaluation) -> None:
-    """Let the checkpoint remember the training photos, as the best epoch's network sees them, and tell strangers.
-
-    `on_valid`: its answers to the validation photos.
-    """
-    if state.best.stranger_scores is None:
-        memory = state.best.memory or memory_of(state, train)
-        features = looking(state.learner, valid, range(len(valid.used)))(range(len(valid.used)))
-        state.keep_memory(memory, stranger_scores(memory, features, on_valid.at(state.best.temperature)))
-
-
-def memory_of(state: TrainState, train: Inputs) -> FeatureBank:
-    """Return what there is room to remember of the training photos."""
-    photos, labels = [train.split.photos[index] for index in train.used], train.labels.tolist()
-    axes, number = capacity(state.classifier.feature_width, photos)
-    chosen = balanced_sample(labels, number)
-    known = [labels[place] for place in chosen], [photos[place] for place in chosen]
-    return remember(looking(state.learner, train, chosen), *known, axes)
