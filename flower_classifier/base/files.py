@@ -7,7 +7,9 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from flower_classifier.base.errors import InputError
 
@@ -23,15 +25,17 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def write_whole(path: Path, data: bytes, writer: str = "") -> None:
-    """Write a file whole or not at all: `path` holds what it held before, or all of the data. Raises OSError.
+@contextlib.contextmanager
+def replaced_whole(path: Path, writer: str = "") -> Iterator[BinaryIO]:
+    """Open a file that takes `path`'s place when it is complete and on the disk. Raises OSError.
 
-    `writer`: a name for this process, unlike those of others that may write the same file at the same time.
+    Whatever ends the process before leaves what was there. `writer`: a name for this process, unlike those of others
+    that may write the same file at the same time.
     """
     temporary = path.with_name(f".{path.name[:50]}{writer}.tmp")  # a name may already be as long as names can be
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -40,9 +44,24 @@ def write_whole(path: Path, data: bytes, writer: str = "") -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, data: bytes, writer: str = "") -> None:
+    """Write a file whole or not at all, as `replaced_whole` does. Raises OSError."""
+    with replaced_whole(path, writer) as file:
+        file.write(data)
+
+
 def sha256_of(data: bytes) -> str:
     """Return a digest in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the digest of a file that may be large, in hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def hardlink(path: Path, aside: Path) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import torch
 
 from flower_classifier.base.errors import InputError, RunError, UserError, is_out_of_memory
-from flower_classifier.base.files import sync_folder
+from flower_classifier.base.files import replaced_whole
 from flower_classifier.base.text import reason_of
 from flower_classifier.networks.source import state_dict_in
 
@@ -124,21 +124,14 @@ def write_atomically(path: Path, contents: Plain) -> None:
     """
     contents = {name: to_cpu(value) for name, value in contents.items()}
     contents[DIGEST] = digest_of({**contents, DIGEST: None})
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with replaced_whole(path) as file:
             torch.save(contents, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch reports a full disk as a RuntimeError, with the system's error as its context
         system = error.__context__ if isinstance(error.__context__, OSError) else error
         reason = reason_of(getattr(system, "strerror", None) or system)
         raise RunError(f"cannot write {path} ({reason}); what was there before is untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def to_cpu(value: object) -> object:

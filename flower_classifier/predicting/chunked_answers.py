@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from flower_classifier.base.console import note, progress
 from flower_classifier.base.errors import InputError, RunError
-from flower_classifier.base.files import sync_folder, write_whole
+from flower_classifier.base.files import replaced_whole, sha256_of_file, write_whole
 from flower_classifier.base.text import counted, reason_of
 from flower_classifier.base.torchrun import rank, world_size
 from flower_classifier.config.allowed import CARD_FILE
@@ -35,7 +35,6 @@ from flower_classifier.predicting.prediction import Answer
 
 # Photos per part: a multiple of every micro-batch, so that batches (and digits) equal those of a single process
 PART = 1_024
-BLOCK = 1 << 20  # bytes of a file that are read at a time
 MANIFEST, ALL, LOCK = "manifest.json", "answers.jsonl", ".lock"
 WAIT_FOR_LOCK = 600  # seconds: putting millions of answers together takes some
 ASKED = ("top_k", "min_probability", "stranger_rate", "sets", "neighbours", "gpu")  # options that change answers
@@ -71,14 +70,9 @@ class Parts:
         with locked(self.folder):
             is_last = not self.all.exists() and not self.missing(range(self.number))
             if is_last:
-                temporary = self.folder / f".{ALL}.tmp"
-                with temporary.open("wb") as file:
+                with replaced_whole(self.all) as file:
                     for index in range(self.number):
                         file.write(self.checked(index))
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(self.all)
-                sync_folder(self.folder)
             if self.all.exists():
                 for pattern in ("part-*.jsonl", ".part-*.tmp"):  # the latter of processes that were killed
                     for path in self.folder.glob(pattern):
@@ -183,12 +177,8 @@ def manifest_of(config: PredictConfig, photos: Sequence[Path]) -> dict[str, obje
 
 def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file that may be large. Raises InputError where it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
-        return digest.hexdigest()
+        return sha256_of_file(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 

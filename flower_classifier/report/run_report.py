@@ -7,7 +7,6 @@ too. So a run that has one has ended well, and its checkpoint is there.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import platform
@@ -23,7 +22,7 @@ import torch
 import torchvision
 
 import flower_classifier
-from flower_classifier.base.files import write_whole
+from flower_classifier.base.files import sha256_of_file, write_whole
 from flower_classifier.base.options import given_by
 from flower_classifier.base.text import counted, photos_of, printable
 from flower_classifier.features.inputs import Inputs, Timings
@@ -236,8 +235,5 @@ def data_of(classes: Sequence[str], inputs: Sequence[Inputs]) -> dict[str, objec
 
 def file_of(path: Path) -> dict[str, str]:
     """Return where a file is and the SHA-256 of its bytes. Raises RunError where it cannot be read."""
-    digest = hashlib.sha256()
-    with writing(path), path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return {"file": str(path), "sha256": digest.hexdigest()}
+    with writing(path):
+        return {"file": str(path), "sha256": sha256_of_file(path)}
