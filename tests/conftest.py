@@ -14,7 +14,7 @@ from download_server import Server, contents, zipped
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from support import NAMES, Outcome
-from warm import warm_parent
+from warm import WarmPopen, warm_parent
 
 import export
 import train
@@ -60,6 +60,16 @@ def no_process_left():
     """End the process that others are forked from, if any test needed it."""
     yield
     warm_parent.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_run_left():
+    """End what a failed test has started and not ended: it would slow down the tests that follow."""
+    yield
+    for process in WarmPopen.started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -27,6 +27,7 @@ import tempfile
 import threading
 import time
 import types
+import weakref
 from pathlib import Path
 
 READ_AT_START = ("PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "LD_", "LANG", "LC_", "TORCH_LOGS")
@@ -40,6 +41,8 @@ PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl(2)
 
 class WarmPopen(subprocess.Popen):
     """`subprocess.Popen([sys.executable, ...])` of a script, `-c CODE` or `-m MODULE`, without the start of torch."""
+
+    started = weakref.WeakSet()
 
     def _execute_child(self, *values):
         asked = SETTINGS.bind(self, *values).arguments
@@ -65,6 +68,7 @@ class WarmPopen(subprocess.Popen):
         try:
             self.pid = warm_parent.fork(json.dumps(request).encode(), files)
             self._child_created = True
+            self.started.add(self)
         finally:
             self._close_pipe_fds(*(asked[name] for name in PIPES))
 
