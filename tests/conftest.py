@@ -14,7 +14,7 @@ from download_server import Server, contents, zipped
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from support import NAMES, Outcome
-from warm import WarmPopen, warm_parent
+from warm import started, warm_parent
 
 import export
 import train
@@ -66,10 +66,10 @@ def no_process_left():
 def no_run_left():
     """End what a failed test has started and not ended: it would slow down the tests that follow."""
     yield
-    for process in WarmPopen.started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+    for run in list(started):
+        if run.poll() is None:
+            run.kill()
+            run.wait()
 
 
 @pytest.fixture(scope="session", autouse=True)

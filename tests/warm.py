@@ -39,10 +39,11 @@ LENGTH = struct.Struct("Q")
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl(2)
 
 
+started = weakref.WeakSet()  # all processes of it that somebody still holds
+
+
 class WarmPopen(subprocess.Popen):
     """`subprocess.Popen([sys.executable, ...])` of a script, `-c CODE` or `-m MODULE`, without the start of torch."""
-
-    started = weakref.WeakSet()
 
     def _execute_child(self, *values):
         asked = SETTINGS.bind(self, *values).arguments
@@ -68,7 +69,7 @@ class WarmPopen(subprocess.Popen):
         try:
             self.pid = warm_parent.fork(json.dumps(request).encode(), files)
             self._child_created = True
-            self.started.add(self)
+            started.add(self)
         finally:
             self._close_pipe_fds(*(asked[name] for name in PIPES))
 
