@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.judging import strangers
 from flower_classifier.judging.conformal import Familiarity
-from flower_classifier.judging.strangers import Clusters, auroc, scores_of
+from flower_classifier.judging.strangers import Clusters, auroc, strangeness
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.photos.demo import draw_dataset
 from flower_classifier.predicting.predictor import Predictor
@@ -118,7 +118,7 @@ class Looked:
 
     def scores(self, clusters: Clusters, familiarity: Familiarity) -> dict[str, torch.Tensor]:
         """Return the scores of the parts and of both, higher for strangers."""
-        scores = scores_of(clusters, self.features, self.probabilities)
+        scores = strangeness(clusters, self.features, self.probabilities)
         p_known = torch.tensor([familiarity.p_value(score) for score in scores], dtype=torch.float64)
         return {"both": -p_known, "probability": scores[:, 0], "distance": scores[:, 1]}
 
@@ -139,7 +139,7 @@ def judged(options: argparse.Namespace, predictor: Predictor, known: set[str], f
     for share in SHARES if options.choice else (strangers.SHRINKAGE,):
         strangers.SHRINKAGE = share
         clusters = Clusters(predictor.checkpoint.memory)
-        reference = scores_of(clusters, valid.features, valid.probabilities)
+        reference = strangeness(clusters, valid.features, valid.probabilities)
         familiarity = Familiarity(reference)
         of_known = familiar.scores(clusters, familiarity)
         row: dict = {"share": share, "false alarms": (of_known["both"] >= -0.05).double().mean().item()}

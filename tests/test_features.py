@@ -27,7 +27,7 @@ from flower_classifier.photos.splits import load_splits
 from flower_classifier.photos.views import open_views
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import Recipe
-from flower_classifier.training.state import DECAY, average_in
+from flower_classifier.training.state import AVERAGE_DECAY, average_in
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=1, learning_rate=0.001, batch_size=7, views=1, seed=0)
@@ -113,8 +113,8 @@ def test_training_on_stored_features_equals_running_the_backbone_on_every_batch(
     for (name, one), other in zip(stored.state_dict().items(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-5, msg=name)
     assert not torch.equal(stored.head[0].weight, classifier.head[0].weight)
-    # The average's recursion in closed form: step t weighs as much as there are ways to choose DECAY of t + DECAY - 1.
-    weights = np.array([math.comb(t + DECAY - 1, DECAY) for t in range(1, len(path) + 1)], dtype=float)
+    # The recursion in closed form: step t weighs as much as there are ways to choose d = AVERAGE_DECAY of t + d - 1
+    weights = np.array([math.comb(t + AVERAGE_DECAY - 1, AVERAGE_DECAY) for t in range(1, len(path) + 1)], dtype=float)
     closed_form = np.tensordot(weights / weights.sum(), torch.stack(path).numpy(), axes=1)
     np.testing.assert_allclose(average.module[0].weight.detach().numpy(), closed_form, rtol=1e-3, atol=2e-5)
 

@@ -30,7 +30,7 @@ from flower_classifier.photos.views import open_views
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import FineTuning, Recipe, depths_of
 from flower_classifier.training.saved_state import Identity
-from flower_classifier.training.state import DECAY, TrainState
+from flower_classifier.training.state import AVERAGE_DECAY, TrainState
 
 CPU = torch.device("cpu")
 TWO_STAGES = (*QUICK, "--hidden_units", 0, "--epochs", 2, "--fine_tune", 3, "--backbone_lr", 0.0001)
@@ -102,7 +102,7 @@ def test_an_epoch_is_what_plain_torch_makes_of_the_same_pictures(flowers, unfree
         optimizer.step()
         with torch.no_grad():
             for mean, parameter in zip(average.parameters(), plain.parameters(), strict=True):
-                mean.lerp_(parameter, (DECAY + 1) / (DECAY + 1 + step))
+                mean.lerp_(parameter, (AVERAGE_DECAY + 1) / (AVERAGE_DECAY + 1 + step))
         losses.append(loss.item() * len(labels))
         seen += len(labels)
     assert state.finished.history[-1]["train_loss"] == pytest.approx(sum(losses) / 48, abs=1e-4)

@@ -13,7 +13,7 @@ from support import read
 
 import predict
 import train
-from flower_classifier.judging.calibration import LEVELS, MOST_SCORES, coverage, least_for, scores_of
+from flower_classifier.judging.calibration import LEVELS, MOST_SCORES, coverage, least_for, true_class_scores
 from flower_classifier.judging.conformal import least_probability, members
 from flower_classifier.judging.evaluation import Evaluation, chosen_by_others
 from flower_classifier.networks.safe_files import write_atomically
@@ -58,7 +58,7 @@ def test_sets_keep_the_promise_however_far_off_the_probabilities_are(level, shar
     shares = []
     for seed in range(300):
         deciding, others = drawn(60, 8, 2 * seed, sharper), drawn(200, 8, 2 * seed + 1, sharper)
-        least = torch.tensor(least_probability(scores_of(deciding), level), dtype=torch.float64)
+        least = torch.tensor(least_probability(true_class_scores(deciding), level), dtype=torch.float64)
         shares.append(coverage(others, least)[0].double().mean().item())
     error = np.std(shares) / math.sqrt(len(shares))
     assert np.mean(shares) > level / 100 - 3 * error
@@ -83,7 +83,7 @@ def test_photos_that_decide_are_judged_by_those_of_other_folds():
 
 
 def test_a_checkpoint_keeps_so_many_scores_and_no_more():
-    scores = scores_of(drawn(3 * MOST_SCORES, 3, 0))
+    scores = true_class_scores(drawn(3 * MOST_SCORES, 3, 0))
     assert len(scores) == MOST_SCORES
     assert scores == sorted(scores)
     photos = drawn(3 * MOST_SCORES, 3, 0)

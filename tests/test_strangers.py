@@ -19,7 +19,7 @@ from flower_classifier.base.console import progress
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.conformal import Familiarity
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.judging.strangers import SHRINKAGE, Clusters, auroc, scores_of, stranger_scores
+from flower_classifier.judging.strangers import SHRINKAGE, Clusters, auroc, strangeness, stranger_scores
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.feature_bank import remember
@@ -155,7 +155,7 @@ def test_either_kind_of_evidence_is_enough():
     familiarity = Familiarity(stranger_scores(memory, valid[0], Evaluation(logits, torch.tensor(valid[1]))))
 
     def p_known(feature, probabilities):
-        return familiarity.p_value(scores_of(Clusters(memory), feature[None], probabilities[None])[0])
+        return familiarity.p_value(strangeness(Clusters(memory), feature[None], probabilities[None])[0])
 
     near, far = features[0], torch.linspace(-3, 3, 20)
     sure, undecided = torch.tensor([0.996, 0.001, 0.001, 0.001, 0.001]), torch.full((5,), 0.2)

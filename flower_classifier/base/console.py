@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sized
 from typing import TextIO, TypeVar
 
-from flower_classifier.base.text import shown
+from flower_classifier.base.text import printable_lines
 from flower_classifier.base.torchrun import rank
 
 Batch = TypeVar("Batch", bound=tuple[Sized, ...])
@@ -46,7 +46,7 @@ class StderrHandler(logging.Handler):
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         with contextlib.suppress(OSError):  # the terminal is closed, the reader of a pipe is gone
             clear_bars()
-            print(shown(prefix + record.getMessage()), file=sys.stderr, flush=True)
+            print(printable_lines(prefix + record.getMessage()), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from flower_classifier.base.errors import (
     is_out_of_memory,
 )
 from flower_classifier.base.signals import Stopped, answer_signals, end_at_interrupt, end_silently, ignore_signals
-from flower_classifier.base.text import reason_of, shown
+from flower_classifier.base.text import printable_lines, reason_of
 from flower_classifier.base.torchrun import have_every_core, rank
 
 EXIT_NOBODY_READS = 141  # the code that a shell reports for a process ended by SIGPIPE
@@ -186,5 +186,5 @@ def complain(message: str, code: int) -> int:
     with contextlib.suppress(OSError):  # the terminal is gone
         if os.environ.get("FLOWERS_DEBUG"):
             traceback.print_exc()
-        print(f"{Path(sys.argv[0]).name}: {shown(message)}", file=sys.stderr, flush=True)
+        print(f"{Path(sys.argv[0]).name}: {printable_lines(message)}", file=sys.stderr, flush=True)
     return code

@@ -48,7 +48,7 @@ def printable(text: str) -> str:
     return "".join(ascii(letter)[1:-1] if STEERING.fullmatch(letter) else letter for letter in text)
 
 
-def shown(message: str) -> str:
+def printable_lines(message: str) -> str:
     """Make each line of a message printable: it may quote a file name, or the contents of an untrusted file.
 
     Later lines are indented, so a line break in a file name cannot fake a message.

@@ -95,7 +95,7 @@ MOST_SCORES = 10_000  # that a checkpoint keeps: more would change a set by less
 SAME = 1e-6  # difference of two probabilities, of the same photo on the same device
 
 
-def scores_of(valid: Evaluation) -> list[float]:
+def true_class_scores(valid: Evaluation) -> list[float]:
     """Return the probability of each validation photo's true class, lowest first."""
     scores = true_probabilities(valid).sort().values
     if len(scores) > MOST_SCORES:
@@ -110,7 +110,7 @@ def true_probabilities(evaluation: Evaluation) -> torch.Tensor:
 
 def least_for(level: float) -> Callable[[Evaluation], float]:
     """Return a function that computes `least_probability` from validation photos."""
-    return lambda valid: least_probability(scores_of(valid), level)
+    return lambda valid: least_probability(true_class_scores(valid), level)
 
 
 def coverage(evaluation: Evaluation, least: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,7 +128,7 @@ def are_the_calibration_photos(scores: Sequence[float], evaluation: Evaluation) 
 
     On another device the probabilities may differ; then the photos count as other ones.
     """
-    recomputed = scores_of(evaluation)
+    recomputed = true_class_scores(evaluation)
     return len(recomputed) == len(scores) and all(abs(a - b) < SAME for a, b in zip(recomputed, scores, strict=True))
 
 

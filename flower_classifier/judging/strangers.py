@@ -1,7 +1,7 @@
 """Does a photo show any class that training knew? Two kinds of evidence say how unlike the classes it is.
 
     clusters = Clusters(checkpoint.memory)
-    scores_of(clusters, features, probabilities)        (N, 2), for Familiarity.p_value
+    strangeness(clusters, features, probabilities)        (N, 2), for Familiarity.p_value
 
 A stranger betrays itself in one of two ways. One that is much like the classes, such as another flower, makes the
 probabilities undecided. One that is like none of them, such as an ant or a screenshot, may well get a high probability,
@@ -70,7 +70,7 @@ def whitening(deviations: torch.Tensor) -> torch.Tensor:
     return torch.linalg.inv(torch.linalg.cholesky(shrunken)).T
 
 
-def scores_of(clusters: Clusters, features: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+def strangeness(clusters: Clusters, features: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
     """Return how strange photos are by either kind of evidence, float64 (N, 2): higher is stranger.
 
     `features` (N, D) and `probabilities` (N, C), as in a prediction. A third kind, or another order, needs new versions
@@ -82,7 +82,7 @@ def scores_of(clusters: Clusters, features: torch.Tensor, probabilities: torch.T
 
 def stranger_scores(memory: FeatureBank, features: torch.Tensor, valid: Evaluation) -> torch.Tensor:
     """Return the scores that a checkpoint keeps, of validation photos with these features (N, D)."""
-    scores = scores_of(Clusters(memory), features, valid.probabilities)
+    scores = strangeness(Clusters(memory), features, valid.probabilities)
     if len(scores) > MOST_SCORED:
         scores = scores[torch.linspace(0, len(scores) - 1, MOST_SCORED).long()]  # they come class by class
     return scores

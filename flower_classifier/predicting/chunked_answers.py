@@ -40,7 +40,7 @@ WAIT_FOR_LOCK = 600  # seconds: putting millions of answers together takes some
 ASKED = ("top_k", "min_probability", "stranger_rate", "sets", "neighbours", "gpu")  # options that change answers
 
 
-class Parts:
+class AnswerChunks:
     """The parts of the answers to some photos, in a folder."""
 
     def __init__(self, folder: Path, photos: Sequence[Path]) -> None:
@@ -106,7 +106,7 @@ def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: Ba
     Raises InputError for a folder with answers to another question, and, in a single process at the end, for photos
     that cannot be opened; RunError where the disk refuses.
     """
-    question, chunks = AnswerRules(config, predictor, config.neighbours), Parts(folder, photos)
+    question, chunks = AnswerRules(config, predictor, config.neighbours), AnswerChunks(folder, photos)
     manifest = manifest_of(config, photos)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: Ba
         raise InputError(f"{bad:,} of {counted(len(photos), 'photo')} could not be opened: {chunks.all} says why")
 
 
-def answer_own_parts(chunks: Parts, question: AnswerRules, predictor: BasePredictor) -> bool:
+def answer_own_parts(chunks: AnswerChunks, question: AnswerRules, predictor: BasePredictor) -> bool:
     """Write this rank's parts that are not there; say whether there were any."""
     mine = chunks.missing(range(rank(), chunks.number, world_size()))
     with progress(sum(len(chunks.photos_of(index)) for index in mine), "photos", "photo") as bar:

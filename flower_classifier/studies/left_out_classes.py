@@ -20,7 +20,7 @@ from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.conformal import Familiarity
 from flower_classifier.judging.evaluation import Evaluation, looking
-from flower_classifier.judging.strangers import Clusters, auroc, scores_of, stranger_scores
+from flower_classifier.judging.strangers import Clusters, auroc, strangeness, stranger_scores
 from flower_classifier.networks.feature_bank import FeatureBank, balanced_sample, remember_nameless
 from flower_classifier.training.heads import FoldHeads
 
@@ -85,7 +85,7 @@ def leave_classes_out(train: Inputs, valid: Inputs, test: Inputs | None, schedul
     means = torch.tensor(cells, dtype=torch.float64).mean(dim=0).tolist()
     header: list[object] = ["round", "classes_left_out", "known_photos", "strangers", "auroc", "auroc_of_probability"]
     header += [f"strangers_found_at_{DEFAULT_RATE:g}", f"false_alarms_at_{DEFAULT_RATE:g}"]
-    return [header, *([name, *map(shown, row)] for name, row in [*enumerate(cells, 1), ("mean", means)])]
+    return [header, *([name, *map(cell_of, row)] for name, row in [*enumerate(cells, 1), ("mean", means)])]
 
 
 def memory_of(train: Inputs, photos: torch.Tensor) -> FeatureBank:
@@ -109,7 +109,7 @@ class Seen:
 
     def scores(self, clusters: Clusters, temperature: float) -> torch.Tensor:
         """Return how strange the photos are, (N, 2)."""
-        return scores_of(clusters, self.features, (self.logits.double() / temperature).softmax(dim=1))
+        return strangeness(clusters, self.features, (self.logits.double() / temperature).softmax(dim=1))
 
 
 def judge(memory: FeatureBank, seen: Sequence[Seen], left_out: int) -> Round:
@@ -134,6 +134,6 @@ def judge(memory: FeatureBank, seen: Sequence[Seen], left_out: int) -> Round:
     return Round(left_out, p_known, p_strangers, of_known[:, 0], of_strangers[:, 0], last is not valid)
 
 
-def shown(value: float) -> object:
+def cell_of(value: float) -> object:
     """Round a value for a table; NaN becomes an empty cell."""
     return "" if math.isnan(value) else round(value, 4)

@@ -112,7 +112,7 @@ class Outcome:
     def summary(self) -> str:
         """What was chosen of how many, in a line."""
         choice = self.chosen
-        options = ", ".join(f"--{name} {shown(value)}" for name, value in choice.options.items())
+        options = ", ".join(f"--{name} {option_text(value)}" for name, value in choice.options.items())
         reached = f"validation loss {choice.loss:.4f}, accuracy {choice.accuracy:.2%}"
         return f"{len(self.tried)} heads tried in {self.seconds:.0f} s; the choice: {options} ({reached})"
 
@@ -123,10 +123,10 @@ class Outcome:
         for trial in self.tried:
             difference, error = (0.0, 0.0) if trial is best else trial.loss_gap(best)
             numbers = [round(value, 5) for value in (trial.loss, trial.accuracy, difference, error)]
-            yield [*map(shown, trial.options.values()), trial.epoch, *numbers, int(trial is choice)]
+            yield [*map(option_text, trial.options.values()), trial.epoch, *numbers, int(trial is choice)]
 
 
-def shown(value: object) -> str:
+def option_text(value: object) -> str:
     """Write an option's value as the command line takes it."""
     return (" ".join(map(str, value)) or "0") if isinstance(value, tuple) else f"{value:g}"
 

@@ -111,7 +111,7 @@ class Recipe:
 LAST = 2 / 3  # layers from this depth on are the `last`
 FIRST_LAYER = 0.1  # rate of the first layer, as a share of the last one's; in between each layer has a bit more
 HEAD = 3.0  # rate of the head, as a multiple of the last layer's
-DECAY = 0.05  # weight decay of the backbone: as is usual for AdamW, and too little to matter in a few epochs
+BACKBONE_DECAY = 0.05  # weight decay of the backbone: as is usual for AdamW, and too little to matter in a few epochs
 WARM_UP = 0.1  # share of the steps in which the rates rise
 MOST_GRADIENT = 1.0  # norm beyond which gradients are scaled down
 
@@ -157,7 +157,7 @@ class FineTuning(Recipe):
             if module == "head":
                 rate, decay = HEAD * self.learning_rate, self.weight_decay
             else:
-                rate, decay = FIRST_LAYER ** (1 - self.depths[inner]) * self.learning_rate, DECAY
+                rate, decay = FIRST_LAYER ** (1 - self.depths[inner]) * self.learning_rate, BACKBONE_DECAY
             decay = decay if is_weight(name, parameter) else 0.0
             groups.append({"params": [parameter], "lr": rate, "full": rate, "weight_decay": decay})
         return groups

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 import torch
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.judging.calibration import calibrate, scores_of
+from flower_classifier.judging.calibration import calibrate, true_class_scores
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Row, what_to_do
 from flower_classifier.networks.feature_bank import FeatureBank
@@ -26,7 +26,7 @@ def epoch_line(row: Row, epochs: int) -> str:
     )
 
 
-def rank(row: Row) -> tuple[float, float]:
+def epoch_key(row: Row) -> tuple[float, float]:
     """Order epochs: by validation accuracy, equal ones by lower validation loss."""
     return row["valid_accuracy"], -row["valid_loss"]
 
@@ -94,7 +94,7 @@ class Best:
         """Probabilities of the validation photos' true classes, lowest first; prediction sets are made by them."""
         if self.found_scores is not None:
             return self.found_scores
-        return scores_of(self.valid.at(self.temperature)) if self.valid else []
+        return true_class_scores(self.valid.at(self.temperature)) if self.valid else []
 
 
 @dataclass(frozen=True)

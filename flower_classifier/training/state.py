@@ -18,10 +18,10 @@ from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.feature_bank import FeatureBank
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.training.recipe import FineTuning, Recipe, balanced
-from flower_classifier.training.saved_state import Best, Finished, Identity, Tensors, rank
+from flower_classifier.training.saved_state import Best, Finished, Identity, Tensors, epoch_key
 
 # How fast the average forgets: the last tenth of the steps makes up 60 % of it. 4 and 16 gave equally good results.
-DECAY = 8
+AVERAGE_DECAY = 8
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def average_in(average: list[torch.Tensor], learner: list[torch.Tensor], steps_b
     Polynomial-decay averaging: Shamir & Zhang 2013, section 4. It has the effect of a falling learning rate but need
     not know the last epoch, so a run may be resumed for longer than was planned.
     """
-    torch._foreach_lerp_(average, learner, (DECAY + 1) / (DECAY + 1 + steps_before))
+    torch._foreach_lerp_(average, learner, (AVERAGE_DECAY + 1) / (AVERAGE_DECAY + 1 + steps_before))
 
 
 class Average(AveragedModel):
@@ -175,7 +175,7 @@ class TrainState:
         average = learned(self.average)
         averaged = {name.removeprefix("module."): tensor for name, tensor in average.items() if name != "n_averaged"}
         best = before.best
-        if best is None or rank(row) > rank(best.row):
+        if best is None or epoch_key(row) > epoch_key(best.row):
             best = Best(row, averaged, valid, self.classifier.config.learns)
         self.finished = replace(
             before,
