@@ -22,8 +22,9 @@ from flower_classifier.base.files import check_writable
 from flower_classifier.base.text import reason_of
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.doctor.findings import TABLE, Finding, ranked, summary_of, write_findings
+from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats, image_stats
 from flower_classifier.doctor.second_opinion import SCHEDULE, Opinion, memory_of_all, second_opinion
-from flower_classifier.doctor.twins import THUMBNAIL, Look, Twins, find_twins, groups_of, look_at
+from flower_classifier.doctor.twins import Twins, find_twins, groups_of
 from flower_classifier.features.extraction import ordered_parallel_map
 from flower_classifier.features.inputs import Inputs, check_photos_left, prepare_inputs
 from flower_classifier.photos.images import ImageError
@@ -47,7 +48,7 @@ class Examined:
     """All photos that could be opened when their features were computed, and what was measured on them."""
 
     places: Sequence[PhotoRef]  # (N,)
-    looks: Sequence[Look | ImageError]  # (N,)
+    looks: Sequence[ImageStats | ImageError]  # (N,)
     opinion: Opinion
     twins: Sequence[Twins]  # by indices of the photos
     classes: Sequence[str]  # (C,): folders
@@ -85,7 +86,7 @@ def examine(
     `splits`: one per split, with their features computed.
     """
     refs = [PhotoRef(inputs.split, index) for inputs in splits for index in inputs.used]
-    looks = look_at_all(refs)
+    looks = measure_all(refs)
     memory = memory_of_all(splits)
     blank = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
     thumbnails = [blank if isinstance(stats, ImageError) else stats.thumbnail for stats in looks]
@@ -107,20 +108,20 @@ def unreadable(ref: PhotoRef, error: ImageError) -> Finding:
     return Finding(ref.photo, "unreadable", 1, str(error).removeprefix(f"cannot open {ref.path}: "))
 
 
-def look_at_all(refs: Sequence[PhotoRef]) -> list[Look | ImageError]:
+def measure_all(refs: Sequence[PhotoRef]) -> list[ImageStats | ImageError]:
     """Measure the pixels of all photos, on every core."""
     looks = []
     with progress(len(refs), "looking at photos", "photo") as bar:
-        for stats in ordered_parallel_map(try_to_look, ((ref,) for ref in refs), torch.device("cpu")):
+        for stats in ordered_parallel_map(try_to_measure, ((ref,) for ref in refs), torch.device("cpu")):
             looks.append(stats)
             bar.update()
     return looks
 
 
-def try_to_look(ref: PhotoRef) -> Look | ImageError:
+def try_to_measure(ref: PhotoRef) -> ImageStats | ImageError:
     """Measure a photo's pixels; return the error where it can no longer be opened."""
     try:
-        return look_at(ref.path)
+        return image_stats(ref.path)
     except ImageError as error:
         return error.bare()
     except OSError as error:  # the file vanished between two reads
