@@ -28,6 +28,8 @@ from flower_classifier.photos.views import Preprocessing, open_views
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+__all__ = ["IMAGENET", "Data", "draw_data", "imshow", "load_data", "process_image", "show_photos"]
+
 # What most of torchvision's networks expect: photos of this size, normalised by ImageNet's mean and deviation
 IMAGENET = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
 PHOTO_SIDE = 280  # pixels of a photo's shorter side that a grid can show

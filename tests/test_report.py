@@ -213,8 +213,8 @@ def test_marks_cover_neither_cells_nor_each_other(kind):
     for letter, box in marks.items():
         assert frame.x0 <= box.x0 < box.x1 <= frame.x1
         assert frame.y0 <= box.y0 < box.y1 <= frame.y1
-        glyph = box.box_reduce(1, 0.6)  # a line is higher than a letter
-        assert not any(glyph.overlaps(other.box_reduce(1, 0.6)) for name, other in marks.items() if name != letter)
+        glyph = box.shrunk(1, 0.6)  # a line is higher than a letter
+        assert not any(glyph.overlaps(other.shrunk(1, 0.6)) for name, other in marks.items() if name != letter)
         for x, y in inked:
             assert not (glyph.x0 < x + half and x - half < glyph.x1 and glyph.y0 < y + half and y - half < glyph.y1)
 
