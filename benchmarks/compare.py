@@ -93,8 +93,8 @@ def other_architectures(data: Path, folder: Path) -> Iterator[tuple[str, str, st
         common = [some, "--arch", arch, "--weights", "none"]
         classic = run("benchmarks/classic.py", *common)
         ours = run("train.py", *common, *SHORT, "--save_dir", folder / arch, "--cache_dir", folder / f"{arch} cache")
-        loss_gap = f"textbook {classic.seconds:.1f} s / ours {ours.seconds:.1f} s"
-        yield f"{arch}, 300 photos, 5 epochs: times faster", f"{classic.seconds / ours.seconds:.1f}", loss_gap
+        details = f"textbook {classic.seconds:.1f} s / ours {ours.seconds:.1f} s"
+        yield f"{arch}, 300 photos, 5 epochs: times faster", f"{classic.seconds / ours.seconds:.1f}", details
 
 
 def predictions(data: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
@@ -112,10 +112,10 @@ def predictions(data: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
     importing, vgg16, one, many = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
     _, _, extraction = efficiency.measure(data, "squeezenet1_1")
     alone = one + extraction * len(photos) / 1000
-    loss_gap = f"{vgg16:.2f} / {importing:.2f} s"
-    yield "one photo, vgg16 / `import torch, torchvision`", f"{vgg16 / importing:.2f}", loss_gap
-    loss_gap = f"{many:.2f} s / ({one:.2f} s for one photo + {alone - one:.2f} s extraction)"
-    yield f"{len(photos)} photos, squeezenet1_1 / start and extraction", f"{many / alone:.2f}", loss_gap
+    details = f"{vgg16:.2f} / {importing:.2f} s"
+    yield "one photo, vgg16 / `import torch, torchvision`", f"{vgg16 / importing:.2f}", details
+    details = f"{many:.2f} s / ({one:.2f} s for one photo + {alone - one:.2f} s extraction)"
+    yield f"{len(photos)} photos, squeezenet1_1 / start and extraction", f"{many / alone:.2f}", details
 
 
 def memory(data: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
@@ -129,8 +129,8 @@ def memory(data: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
             "train.py", some, *options, "--save_dir", folder / "memory", "--cache_dir", folder / f"memory {train}"
         ).megabytes
     (few, less), (many, more) = peaks.items()
-    loss_gap = f"{many:,} photos {more:.0f} MB / {few:,} photos {less:.0f} MB"
-    yield "peak memory, vgg16, four times the photos", f"{more / less:.2f}", loss_gap
+    details = f"{many:,} photos {more:.0f} MB / {few:,} photos {less:.0f} MB"
+    yield "peak memory, vgg16, four times the photos", f"{more / less:.2f}", details
 
 
 def subset(data: Path, folder: Path, classes: int, train: int, held_out: int) -> Path:

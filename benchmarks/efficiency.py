@@ -92,13 +92,13 @@ def rows(root: Path) -> list[tuple[str, str, str]]:
     found = []
     for arch in PHOTOS:
         decode, network, both = measure(root, arch)
-        loss_gap = f"{both:.2f} ms per photo / ({decode:.2f} decoding alone + {network:.2f} network alone)"
-        found.append((f"extraction, {arch}", f"{both / (decode + network):.2f}", loss_gap))
+        details = f"{both:.2f} ms per photo / ({decode:.2f} decoding alone + {network:.2f} network alone)"
+        found.append((f"extraction, {arch}", f"{both / (decode + network):.2f}", details))
         if arch == "vgg16":
             reached = VGG16_FLOP / network * 1000
     rate = matrix_rate()
-    loss_gap = f"{reached / 1e9:.0f} / {rate / 1e9:.0f} billion operations per second"
-    return [*found, ("vgg16's network / bfloat16 matrix product", f"{reached / rate:.2f}", loss_gap)]
+    details = f"{reached / 1e9:.0f} / {rate / 1e9:.0f} billion operations per second"
+    return [*found, ("vgg16's network / bfloat16 matrix product", f"{reached / rate:.2f}", details)]
 
 
 if __name__ == "__main__":

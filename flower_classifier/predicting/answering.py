@@ -25,7 +25,7 @@ from flower_classifier.predicting.prediction import Answer, Verdict
 if TYPE_CHECKING:
     from flower_classifier.predicting.plots import PredictionPlots
 
-LACKING = "train.py ran with --no_memory, not to its end, or in an earlier version"
+LACKING = "train.py ran with --no_memory, or not to its end"
 
 
 def find_photos(config: QuestionConfig) -> list[Path]:
@@ -124,7 +124,7 @@ def least_in_sets(config: QuestionConfig, predictor: BasePredictor) -> float | N
         return None
     least = predictor.least_in_sets(config.sets)
     if least is None:
-        advice = "it is from an earlier version; train again, or run train.py with --resume once more"
+        advice = "train.py did not run to its end; run it with --resume"
         raise InputError(f"needs scores that the checkpoint lacks: {advice}", "sets")
     if not least:
         few = counted(len(predictor.set_scores), "validation photo")

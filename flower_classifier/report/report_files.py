@@ -75,7 +75,7 @@ REPORT_FILES = (
         "sets.csv",
         "how often sets of classes hold the true one, and how many classes they have: see `predict.py --sets`",
         "evaluation",
-        optional=True,  # checkpoints of earlier versions cannot make sets
+        optional=True,  # runs that did not end have no scores to make sets by
     ),
     ReportFile(
         "mistakes.csv",

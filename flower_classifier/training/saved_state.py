@@ -117,7 +117,7 @@ class Finished:
     optimizer: dict[int, Tensors] = field(default_factory=dict)  # its moments, by the parameter's number
     training: Plain = field(default_factory=dict)  # settings of the last epoch
     category_names: dict[str, str] = field(default_factory=dict)
-    resampling: str = "pillow"  # how photos were resampled, which a resumed run goes on with
+    resampling: str = "pillow"  # how photos were resampled; there is one way so far
 
     def to_plain(self) -> Plain:
         """Return what last.pth holds: plain types and tensors. There must be an identity, and a best epoch."""
