@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.options import Limits, argument, check, option
+from flower_classifier.base.options import Limits, Values, argument, check, option
 from flower_classifier.config.allowed import (
     DEFAULT_HIDDEN_UNITS,
     DEFAULT_IMAGE_SIZE,
@@ -17,9 +16,6 @@ from flower_classifier.config.allowed import (
     MOST_LAYERS,
     UNFREEZE,
 )
-
-if TYPE_CHECKING:
-    from flower_classifier.base.options import Values
 
 CLASS_WEIGHTS = ("equal", "balanced")
 # Options that a resumed run keeps, unless others are typed

@@ -78,7 +78,7 @@ class MappedRows:
         return rows.view(self.dtype)
 
 
-class FeatureStore:
+class FeatureTable:
     """One table, open for looking up and appending; a context manager that holds the table's lock."""
 
     def __init__(self, cache_dir: Path, about: dict[str, object], shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -88,7 +88,7 @@ class FeatureStore:
         self.shape, self.dtype = shape, dtype
         self.row_bytes = math.prod(shape) * dtype.itemsize
 
-    def __enter__(self) -> FeatureStore:
+    def __enter__(self) -> FeatureTable:
         with contextlib.ExitStack() as stack:  # whatever fails on the way, the lock is given back
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             lock = lock_of(self.folder)
@@ -183,9 +183,9 @@ class FeatureCache:
         self.usable = True  # until it has turned out not to be
         self.used: set[Path] = set()
 
-    def table(self, about: dict[str, object], shape: tuple[int, ...], dtype: torch.dtype) -> FeatureStore:
+    def table(self, about: dict[str, object], shape: tuple[int, ...], dtype: torch.dtype) -> FeatureTable:
         """Return the table of these features, new or not."""
-        table = FeatureStore(self.folder, about, shape, dtype)
+        table = FeatureTable(self.folder, about, shape, dtype)
         self.used.add(table.folder)
         return table
 
@@ -270,7 +270,7 @@ class MemoryTable:
 class DiskTable:
     """Rows of a view in a table of the cache, which is open."""
 
-    def __init__(self, table: FeatureStore, photos: Sequence[PhotoKey]) -> None:
+    def __init__(self, table: FeatureTable, photos: Sequence[PhotoKey]) -> None:
         self.table, self.photos = table, photos
 
     def missing(self) -> set[int]:

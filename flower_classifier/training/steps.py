@@ -56,11 +56,15 @@ FLOWER_NAMES = Path(__file__).parents[2] / "cat_to_name.json"  # in a clone
 
 @dataclass(frozen=True)
 class Built:
-    """A new head on a backbone, the backbone that stays frozen on its device, and what the backbone's weights are."""
+    """A new classifier on its device, with the frozen form of its backbone, and what the backbone's weights are."""
 
-    classifier: Classifier
     frozen: FrozenBackbone
     weights: Weights
+
+    @property
+    def classifier(self) -> Classifier:
+        """The classifier, of which the backbone is frozen."""
+        return self.frozen.classifier
 
 
 # ----------------------------------------------------------------------------------------------- before the first epoch
@@ -77,7 +81,7 @@ def prepare(config: TrainConfig) -> tuple[Data, Built]:
             raise InputError(f"is for pretrained networks; all layers of {arch} learn from the start", option)
     model = (config.hidden_units, config.dropout, config.image_size, config.seed, config.mirror)
     classifier, weights = new_classifier(arch, len(data.classes), config.weights, *model)
-    return data, Built(classifier, place(classifier, device), weights)
+    return data, Built(place(classifier, device), weights)
 
 
 def find_data(config: TrainConfig) -> Data:
