@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,6 @@ from flower_classifier.networks import checkpoint as checkpoints
 from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier, new_classifier
 from flower_classifier.networks.devices import choose_device
-from flower_classifier.networks.feature_bank import FeatureBank
 from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.photos.images import load_image
@@ -49,7 +48,7 @@ from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced
 from flower_classifier.training.saved_state import epoch_line
 from flower_classifier.training.state import TrainState, learned, load_learned
-from flower_classifier.training.steps import keep_memory
+from flower_classifier.training.steps import keep_feature_bank
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,18 +58,11 @@ PHOTO_SIDE = 1024  # pixels of a photo's shorter side that the picture of a pred
 
 @dataclass(repr=False)
 class Model:
-    """A classifier, the names of its classes, and how it was trained. Training changes it in place."""
+    """A classifier on its device, and what its checkpoint says beside its tensors. Training changes it in place."""
 
     classifier: Classifier
     frozen: FrozenBackbone  # the part that does not learn, on the device where the whole classifier runs
-    classes: tuple[str, ...]  # class folders, in the order of the logits
-    category_names: dict[str, str] = field(default_factory=dict)  # class folder -> what people call it
-    training: Plain = field(default_factory=dict)  # weights, epochs, learning_rate, …
-    history: list[Row] = field(default_factory=list)  # one row per epoch of the last training
-    temperature: float = 1.0  # divides the logits before they become probabilities
-    set_scores: list[float] = field(default_factory=list)  # validation scores for prediction sets
-    memory: FeatureBank | None = None  # the features of the photos that it was trained on
-    stranger_scores: torch.Tensor | None = None  # validation scores for out-of-distribution detection
+    trained: Checkpoint  # as it was built or loaded, or after its last training
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -78,21 +70,29 @@ class Model:
         return self.classifier.preprocessing
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The class folders, in the order of the logits."""
+        return self.trained.classes
+
+    @property
+    def category_names(self) -> dict[str, str]:
+        """What people call the classes, by class folder."""
+        return self.trained.category_names
+
+    @property
+    def training(self) -> Plain:
+        """How it was trained: weights, epochs, learning_rate, …"""
+        return self.trained.training
+
+    @property
+    def history(self) -> list[Row]:
+        """One row per epoch of the last training."""
+        return self.trained.history
+
+    @property
     def checkpoint(self) -> Checkpoint:
         """The model as it goes into a file. The tensors are the model's own, not copies."""
-        return Checkpoint(
-            model=self.classifier.config,
-            preprocessing=self.preprocessing,
-            classes=self.classes,
-            tensors=dict(self.classifier.state_dict()),
-            category_names=self.category_names,
-            training=self.training,
-            history=[row.copy() for row in self.history],
-            temperature=self.temperature,
-            set_scores=self.set_scores,
-            memory=self.memory,
-            stranger_scores=self.stranger_scores,
-        )
+        return replace(self.trained, tensors=dict(self.classifier.state_dict()))
 
     @functools.cached_property
     def predictor(self) -> Predictor:
@@ -101,9 +101,7 @@ class Model:
 
     def take(self, trained: Checkpoint) -> None:
         """Take over what training has produced. The classifier must hold the same tensors already."""
-        self.training, self.history, self.temperature = trained.training, trained.history, trained.temperature
-        self.set_scores, self.memory = trained.set_scores, trained.memory
-        self.stranger_scores = trained.stranger_scores
+        self.trained = trained
         self.__dict__.pop("predictor", None)  # it knows the old temperature
 
     def __repr__(self) -> str:
@@ -157,7 +155,15 @@ def build_model(
             settings = (units, dropout, image_size, seed, mirror)
             classifier, used_weights = new_classifier(arch, len(data.classes), weights, *settings)
         training = {"weights": used_weights.name, **({"licence": used_weights.licence} if used_weights.licence else {})}
-        return Model(classifier, place(classifier, device), data.classes, data.category_names, training)
+        trained = Checkpoint(
+            model=classifier.config,
+            preprocessing=classifier.preprocessing,
+            classes=data.classes,
+            tensors=classifier.state_dict(),
+            category_names=data.category_names,
+            training=training,
+        )
+        return Model(classifier, place(classifier, device), trained)
 
 
 def train_model(
@@ -217,7 +223,7 @@ def train_model(
             else:
                 load_learned(state.learner, before)
         assert state.best.valid is not None  # this process has trained the best epoch
-        keep_memory(state, train, valid, state.best.valid)
+        keep_feature_bank(state, train, valid, state.best.valid)
         model.take(state.best_checkpoint())
     best = state.best.row
     print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
@@ -240,8 +246,8 @@ def evaluate_model(model: Model, data: Data) -> Results:
             raise InputError(BROKEN) from None
         they_chose_it = data.splits.test is None
         judge = cross_validated if they_chose_it else Evaluation.at
-        evaluation = judge(answers, model.temperature)
-        return Results(inputs.split.name, evaluation, inputs.paths, model.classes, model.checkpoint.names)
+        evaluation = judge(answers, model.trained.trust.temperature)
+        return Results(inputs.split.name, evaluation, inputs.paths, model.classes, model.trained.names)
 
 
 def save_checkpoint(model: Model, path: str | Path) -> None:
@@ -265,18 +271,7 @@ def load_checkpoint(path: str | Path, gpu: bool = False) -> Model:
     with speaking():
         saved = checkpoints.load_checkpoint(Path(path))
         frozen = place(saved.classifier, choose_device(gpu))
-    return Model(
-        classifier=saved.classifier,
-        frozen=frozen,
-        classes=saved.classes,
-        category_names=saved.category_names,
-        training=saved.training,
-        history=saved.history,
-        temperature=saved.temperature,
-        set_scores=saved.set_scores,
-        memory=saved.memory,
-        stranger_scores=saved.stranger_scores,
-    )
+    return Model(saved.classifier, frozen, saved)
 
 
 def predict(image: str | Path | Image.Image, model: Model, topk: int = DEFAULT_TOP_K) -> tuple[list[float], list[str]]:

@@ -94,7 +94,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
             steps.train_epochs(state, inputs, run_folder, log)
         evaluations = steps.judge_best(state, inputs)
         if not config.no_memory:
-            steps.keep_memory(state, inputs.train, inputs.valid, evaluations["valid"])
+            steps.keep_feature_bank(state, inputs.train, inputs.valid, evaluations["valid"])
 
     split = inputs.judged.split.name
     steps.report_best(state, split, evaluations[split], run_folder)
@@ -126,11 +126,11 @@ def write_report(
         inputs.judged.paths,
         checkpoint.classes,
         checkpoint.names,
-        checkpoint.set_scores,
+        checkpoint.trust.set_scores,
         class_sizes=[counts[label] for label in range(len(checkpoint.classes))],
     )
     figures |= write_diagnosis(folder, diagnosis)
-    if checkpoint.stranger_scores is not None and state.classifier.starts_frozen and can_leave_out(*inputs):
+    if checkpoint.trust.stranger_scores is not None and state.classifier.starts_frozen and can_leave_out(*inputs):
         schedule = Schedule(len(train.ready), min(best_epoch, config.epochs))  # of the views that are there
         write_table(folder / "strangers.csv", leave_classes_out(*inputs, schedule))
     if config.tensorboard:

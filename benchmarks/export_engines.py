@@ -47,7 +47,7 @@ def shares_of_torch(checkpoint: Path, photos: Sequence[Path]) -> np.ndarray:
         pixels = torch.from_numpy(open_views(photo, loaded.preprocessing, loaded.model.answer_views))
         with torch.inference_mode():
             rows.append(loaded.classifier(pixels.permute(0, 3, 1, 2)).mean(dim=0))
-    return (torch.stack(rows).double() / loaded.temperature).softmax(dim=1).numpy()
+    return (torch.stack(rows).double() / loaded.trust.temperature).softmax(dim=1).numpy()
 
 
 def shares_of_package(path: Path, photos: Sequence[Path]) -> np.ndarray:

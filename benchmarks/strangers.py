@@ -138,7 +138,7 @@ def judged(options: argparse.Namespace, predictor: Predictor, known: set[str], f
     found = []
     for share in SHARES if options.choice else (strangers.SHRINKAGE,):
         strangers.SHRINKAGE = share
-        clusters = Clusters(predictor.checkpoint.memory)
+        clusters = Clusters(predictor.feature_bank)
         reference = strangeness(clusters, valid.features, valid.probabilities)
         familiarity = Familiarity(reference)
         of_known = familiar.scores(clusters, familiarity)

@@ -106,7 +106,7 @@ def test_programs_get_the_numbers_as_an_object_which_the_report_keeps(run, resul
         "accuracy": pytest.approx(people["accuracy"] / 100, abs=5e-5),
         "top_5_accuracy": pytest.approx(people["top-5 accuracy"] / 100, abs=5e-5),
         "calibration_error": written["calibration_error"],
-        "temperature": load_checkpoint(checkpoint).temperature,
+        "temperature": load_checkpoint(checkpoint).trust.temperature,
     }
 
 

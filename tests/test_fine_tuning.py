@@ -146,7 +146,7 @@ def test_what_it_reports_is_what_the_checkpoint_answers(run, flowers, tuned):
     with torch.inference_mode():
         logits = saved.classifier(pixels.permute(0, 3, 1, 2))
     labels = torch.tensor([saved.classes.index(photo.parent.name) for photo in photos])
-    loss = F.cross_entropy(logits / saved.temperature, labels).item()
+    loss = F.cross_entropy(logits / saved.trust.temperature, labels).item()
     assert saved.training["results"]["test"]["loss"] == pytest.approx(loss, abs=0.02)
 
 

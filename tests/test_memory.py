@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_it_remembers_photos_as_a_prediction_sees_them(flowers, remembering):
     """Whatever has learned, to the digits that bfloat16 has."""
     saved = load_checkpoint(remembering)
     assert saved.model.learns == ("last" if "fine_tune" in saved.training else saved.model.learns)
-    memory, predictor = saved.memory, Predictor(saved, torch.device("cpu"))
+    memory, predictor = saved.trust.feature_bank, Predictor(saved, torch.device("cpu"))
     assert memory.photos == [str(path.relative_to(flowers)) for path in sorted((flowers / "train").rglob("*.jpg"))]
     answers = list(predictor.answers([flowers / photo for photo in memory.photos]))
     unit = F.normalize(torch.from_numpy(np.stack([answer.features for answer in answers])), dim=1)
@@ -189,7 +190,9 @@ def test_the_notebook_keeps_it_and_makes_its_own(flowers, checkpoint, tmp_path):
     model = model_utils.load_checkpoint(checkpoint)
     model_utils.save_checkpoint(model, tmp_path / "same.pth")
     assert same(read(tmp_path / "same.pth")["memory"], read(checkpoint)["memory"])
-    model.memory = None
+    model.take(
+        replace(model.checkpoint, trust=replace(model.checkpoint.trust, feature_bank=None, stranger_scores=None))
+    )
     model_utils.train_model(model, load_data(flowers), epochs=1)
     model_utils.save_checkpoint(model, tmp_path / "other.pth")
     assert same(read(tmp_path / "other.pth")["memory"], read(checkpoint)["memory"])  # of the same frozen network

@@ -35,7 +35,7 @@ def test_an_answer_is_the_mean_of_the_logits_of_both(run, flowers, mirrored):
         both = torch.from_numpy(np.stack([plain, plain[:, ::-1]])).permute(0, 3, 1, 2)
         with torch.inference_mode():
             logits = saved.classifier(both).mean(dim=0)
-        expected = dict(zip(saved.classes, (logits / saved.temperature).softmax(0).tolist(), strict=True))
+        expected = dict(zip(saved.classes, (logits / saved.trust.temperature).softmax(0).tolist(), strict=True))
         assert dict(parse(outcome.out)) == pytest.approx(expected, abs=0.01)  # a backbone may run in bfloat16
 
 

@@ -239,7 +239,7 @@ def test_the_validation_photos_are_judged_by_folds_whatever_their_folder_is_call
 def test_sets_are_made_at_the_temperature_that_the_checkpoint_keeps():
     valid = drawn(400, 6, 1, sharper=4.0)
     best = Best({"epoch": 1, "train_loss": 0.0, "valid_loss": 0.0, "valid_accuracy": 0.0}, {}, valid)
-    assert best.temperature > 2
-    logits = valid.logits / best.temperature
+    assert best.trust.temperature > 2
+    logits = valid.logits / best.trust.temperature
     expected = logits.softmax(1)[torch.arange(400), valid.labels].sort().values
-    torch.testing.assert_close(torch.tensor(best.set_scores, dtype=torch.float64), expected)
+    torch.testing.assert_close(torch.tensor(best.trust.set_scores, dtype=torch.float64), expected)

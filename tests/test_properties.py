@@ -18,7 +18,7 @@ from flower_classifier.base.options import settings_of
 from flower_classifier.config.allowed import TEMPERATURE
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.networks.backbones import source_of
-from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint, Trust, load_checkpoint
 from flower_classifier.networks.classifier import ModelConfig, build_classifier
 from flower_classifier.networks.safe_files import check_digest, read_tensors, write_atomically
 from flower_classifier.photos.images import ImageError, load_image, photo_formats
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_whatever_the_options_allow_is_read_again(tmp_path, chos
         tensors = build_classifier(model, source_of("cnn").build("cnn", preprocessing)).state_dict()
     training = {name: getattr(config, name) for name in ("seed", "learning_rate", "batch_size", "views", "epochs")}
     for temperature in (TEMPERATURE.least, TEMPERATURE.most):
-        written = Checkpoint(model, preprocessing, ("a", "b"), tensors, {}, training, [], float(temperature))
+        written = Checkpoint(model, preprocessing, ("a", "b"), tensors, {}, training, [], Trust(float(temperature)))
         write_atomically(tmp_path / "checkpoint.pth", {**written.to_plain(), "state_dict": {}})
         contents = read_tensors(tmp_path / "checkpoint.pth")
         check_digest(tmp_path / "checkpoint.pth", contents)

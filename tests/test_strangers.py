@@ -183,8 +183,10 @@ def check_scores(path, flowers):
     answers = list(predictor.answers(sorted((flowers / "valid").rglob("*.jpg"))))
     features = torch.from_numpy(np.stack([answer.features for answer in answers]))
     doubts = torch.tensor([-predictor.probabilities(answer).max() for answer in answers], dtype=torch.float64)
-    expected = torch.stack([doubts, Clusters(saved.memory).distances(features)], dim=1)
-    torch.testing.assert_close(saved.stranger_scores, expected, rtol=0.02, atol=0.02)  # a frozen part may be bfloat16
+    expected = torch.stack([doubts, Clusters(saved.trust.feature_bank).distances(features)], dim=1)
+    torch.testing.assert_close(
+        saved.trust.stranger_scores, expected, rtol=0.02, atol=0.02
+    )  # a frozen part may be bfloat16
 
 
 @pytest.mark.slow
@@ -258,10 +260,10 @@ def test_a_checkpoint_that_cannot_tell_says_what_it_lacks(run, flowers, checkpoi
 
 def test_the_notebooks_training_can_tell_too(flowers, checkpoint, tmp_path):
     model = model_utils.load_checkpoint(checkpoint)
-    assert torch.equal(model.stranger_scores, read(checkpoint)["stranger_scores"])
+    assert torch.equal(model.trained.trust.stranger_scores, read(checkpoint)["stranger_scores"])
     model_utils.train_model(model, load_data(flowers), epochs=1)
     model_utils.save_checkpoint(model, tmp_path / "own.pth")
-    assert not torch.equal(model.stranger_scores, read(checkpoint)["stranger_scores"])
+    assert not torch.equal(model.trained.trust.stranger_scores, read(checkpoint)["stranger_scores"])
     check_scores(tmp_path / "own.pth", flowers)
 
 

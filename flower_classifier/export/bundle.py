@@ -193,8 +193,7 @@ README = "README.md"
 
 def card_of(checkpoint: Checkpoint, model: bytes, path: Path) -> Card:
     """Return what goes into classifier.json beside a network: `path` is where the checkpoint was."""
-    training = checkpoint.training
-    scores = checkpoint.stranger_scores if checkpoint.tells_strangers else None
+    training, trust = checkpoint.training, checkpoint.trust
     provenance = {
         "checkpoint_sha256": sha256_of(path.read_bytes()),
         "arch": checkpoint.model.arch,
@@ -211,9 +210,9 @@ def card_of(checkpoint: Checkpoint, model: bytes, path: Path) -> Card:
         classes=checkpoint.classes,
         preprocessing=checkpoint.preprocessing,
         category_names=checkpoint.category_names,
-        temperature=checkpoint.temperature,
-        set_scores=checkpoint.set_scores,
-        stranger_scores=None if scores is None else scores.tolist(),
+        temperature=trust.temperature,
+        set_scores=trust.set_scores,
+        stranger_scores=None if trust.stranger_scores is None else trust.stranger_scores.tolist(),
         pattern=pattern_of(model, checkpoint.preprocessing.crop_size),
         provenance=provenance,
     )

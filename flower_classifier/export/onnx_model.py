@@ -161,7 +161,7 @@ class WholeNetwork(nn.Module):
         self.normalisation = Normalisation(classifier)
         self.backbone = in_plain_layers(classifier)
         self.head = classifier.head
-        memory = checkpoint.memory if checkpoint.tells_strangers else None
+        memory = None if checkpoint.trust.stranger_scores is None else checkpoint.trust.feature_bank
         self.distance = None if memory is None else Distance(Clusters(memory))
         self.eval()
 

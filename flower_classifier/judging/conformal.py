@@ -8,7 +8,7 @@ docs/calibration.md.
 
 How strange a photo is among the validation photos is a p-value.
 
-    familiarity = Familiarity(checkpoint.stranger_scores)
+    familiarity = Familiarity(checkpoint.trust.stranger_scores)
     familiarity.p_value(score)         small for a stranger
 
 A photo has two scores, one for each kind of evidence in strangers.py. The product of its two ranks among the validation

@@ -42,6 +42,50 @@ class Row(TypedDict):
 
 
 @dataclass(frozen=True)
+class Trust:
+    """How far the answers can be trusted, as the validation photos show, and what the training photos look like."""
+
+    temperature: float = 1.0  # by which logits are divided before they become probabilities
+    # Probabilities of the validation photos' true classes, lowest first: sets of classes are made from them
+    set_scores: list[float] = field(default_factory=list)
+    feature_bank: FeatureBank | None = None  # what is remembered of the training photos
+    # Validation scores for out-of-distribution detection, float64 (N, 2). Only beside a feature bank
+    stranger_scores: torch.Tensor | None = None
+
+    def to_plain(self) -> Plain:
+        """Return what a file holds of it."""
+        return {
+            "temperature": self.temperature,
+            "set_scores": self.set_scores,
+            "memory": self.feature_bank.to_plain() if self.feature_bank else None,
+            "stranger_scores": self.stranger_scores,
+        }
+
+    @classmethod
+    def from_plain(cls, contents: Plain) -> Trust:
+        """Make one of what a file holds. Raises ValueError, KeyError or TypeError for what makes no sense.
+
+        Whether the feature bank fits the classifier is not checked.
+        """
+        temperature, set_scores, strangers = (contents[key] for key in ("temperature", "set_scores", "stranger_scores"))
+        if not isinstance(temperature, float) or not TEMPERATURE.allow(temperature):
+            raise ValueError(f"a temperature of {temperature}")
+        if not isinstance(set_scores, list) or not all(isinstance(x, float) and 0 <= x <= 1 for x in set_scores):
+            raise ValueError("scores for sets that are no probabilities")
+        if set_scores != sorted(set_scores):
+            raise ValueError("scores for sets that are not in order")
+        feature_bank = None if contents["memory"] is None else FeatureBank(**contents["memory"])
+        if strangers is not None:
+            if feature_bank is None or not isinstance(strangers, torch.Tensor) or strangers.dtype != torch.float64:
+                raise ValueError("scores for strangers of another type, or without a memory")
+            if strangers.layout != torch.strided or strangers.dim() != 2 or strangers.shape[1] != 2:
+                raise ValueError("scores for strangers of another shape")
+            if not 0 < len(strangers) <= MOST_SCORED or not strangers.isfinite().all():
+                raise ValueError("scores for strangers of impossible photos, or of too many")
+        return cls(temperature, set_scores, feature_bank, strangers)
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A trained classifier: its tensors and architecture, the names of its outputs, and how it was trained."""
 
@@ -52,17 +96,7 @@ class Checkpoint:
     category_names: dict[str, str] = field(default_factory=dict)  # class folder -> what people call it
     training: Plain = field(default_factory=dict)  # epoch, epochs, learning_rate, …
     history: list[Row] = field(default_factory=list)  # one row per epoch
-    temperature: float = 1.0  # by which logits are divided before they become probabilities
-    # Probabilities of the validation photos' true classes, lowest first: sets of classes are made from them
-    set_scores: list[float] = field(default_factory=list)
-    memory: FeatureBank | None = None  # of the training photos
-    # Validation scores for out-of-distribution detection, float64 (N, 2). Only beside a memory
-    stranger_scores: torch.Tensor | None = None
-
-    @property
-    def tells_strangers(self) -> bool:
-        """Whether it knows what photos of its classes look like, and so which are none."""
-        return self.memory is not None and self.stranger_scores is not None
+    trust: Trust = field(default_factory=Trust)
 
     @property
     def names(self) -> list[str]:
@@ -100,11 +134,8 @@ class Checkpoint:
             "preprocessing": plain(self.preprocessing),
             "training": self.training,
             "history": self.history,
-            "temperature": self.temperature,
             "mirror": self.model.mirror,
-            "set_scores": self.set_scores,
-            "memory": self.memory.to_plain() if self.memory else None,
-            "stranger_scores": self.stranger_scores,
+            **self.trust.to_plain(),
             "state_dict": self.tensors,
         }
 
@@ -127,10 +158,7 @@ class Checkpoint:
             category_names=names,
             training=contents["training"],
             history=contents["history"],
-            temperature=temperature_of(contents),
-            set_scores=set_scores_of(contents),
-            memory=memory_of(contents),
-            stranger_scores=stranger_scores_of(contents),
+            trust=Trust.from_plain(contents),
         )
 
 
@@ -166,11 +194,11 @@ def what_to_do(version: int, current: int = FORMAT_VERSION) -> str:
 def check_runs(checkpoint: Checkpoint) -> None:
     """Build the classifier, and run it on a black picture of a size not its own; raise whatever that raises.
 
-    Raises ValueError too where the memory does not fit the classifier.
+    Raises ValueError too where the feature bank does not fit the classifier.
     """
     classifier, arch, side = checkpoint.classifier, checkpoint.model.arch, checkpoint.preprocessing.crop_size
-    if checkpoint.memory:
-        checkpoint.memory.check(classifier.feature_width, len(checkpoint.classes))
+    if checkpoint.trust.feature_bank:
+        checkpoint.trust.feature_bank.check(classifier.feature_width, len(checkpoint.classes))
     if side != source_of(arch).weights(arch, "none", None).preprocessing.crop_size:
         with torch.inference_mode():
             classifier(torch.zeros(1, 3, side, side, dtype=torch.uint8))
@@ -209,44 +237,3 @@ def preprocessing_of(contents: Plain) -> Preprocessing:
 def plain(preprocessing: Preprocessing) -> dict[str, object]:
     """Return the preprocessing as a dict of numbers, strings and lists."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(preprocessing).items()}
-
-
-def temperature_of(contents: Plain) -> float:
-    """Return the temperature. Raises ValueError for one that makes no sense."""
-    temperature = contents["temperature"]
-    if not isinstance(temperature, float) or not TEMPERATURE.allow(temperature):
-        raise ValueError(f"a temperature of {temperature}")
-    return temperature
-
-
-def set_scores_of(contents: Plain) -> list[float]:
-    """Return the scores that sets are made from. Raises ValueError for impossible scores."""
-    scores = contents["set_scores"]
-    if not isinstance(scores, list) or not all(isinstance(score, float) and 0 <= score <= 1 for score in scores):
-        raise ValueError("scores for sets that are no probabilities")
-    if scores != sorted(scores):
-        raise ValueError("scores for sets that are not in order")
-    return scores
-
-
-def memory_of(contents: Plain) -> FeatureBank | None:
-    """Return the memory of the training photos, if there is one; `check_runs` checks it."""
-    saved = contents["memory"]
-    return None if saved is None else FeatureBank(**saved)
-
-
-def stranger_scores_of(contents: Plain) -> torch.Tensor | None:
-    """Return the validation scores for out-of-distribution detection, if there are any.
-
-    Raises ValueError for impossible scores.
-    """
-    scores = contents["stranger_scores"]
-    if scores is None:
-        return None
-    if contents["memory"] is None or not isinstance(scores, torch.Tensor) or scores.dtype != torch.float64:
-        raise ValueError("scores for strangers of another type, or without a memory")
-    if scores.layout != torch.strided or scores.dim() != 2 or scores.shape[1] != 2:
-        raise ValueError("scores for strangers of another shape")
-    if not 0 < len(scores) <= MOST_SCORED or not scores.isfinite().all():
-        raise ValueError("scores for strangers of impossible photos, or of too many")
-    return scores

@@ -47,17 +47,18 @@ class Predictor(BasePredictor):
         self.classes = checkpoint.classes
         named = replace(checkpoint, category_names=dict(category_names)) if category_names else checkpoint
         self.names = named.names
-        self.temperature, self.set_scores = checkpoint.temperature, checkpoint.set_scores
-        scores = checkpoint.stranger_scores if checkpoint.tells_strangers else None
-        self.familiarity = None if scores is None else Familiarity(scores)
-        self.remembers_photos = checkpoint.memory is not None
+        trust = checkpoint.trust
+        self.temperature, self.set_scores = trust.temperature, trust.set_scores
+        self.familiarity = None if trust.stranger_scores is None else Familiarity(trust.stranger_scores)
+        self.feature_bank = trust.feature_bank
+        self.remembers_photos = trust.feature_bank is not None
         self.threads = torch.get_num_threads()
 
     @functools.cached_property
     def clusters(self) -> Clusters:
-        """The classes in the memory, which there must be."""
-        assert self.checkpoint.memory  # as where there is familiarity
-        return Clusters(self.checkpoint.memory)
+        """The classes in the feature bank, which there must be."""
+        assert self.feature_bank  # as where there is familiarity
+        return Clusters(self.feature_bank)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -116,11 +117,11 @@ class Predictor(BasePredictor):
 
     def neighbours(self, answer: Answer, count: int) -> list[Neighbour]:
         """Return the `count` training photos most alike to the network. Raises ValueError where none are remembered."""
-        memory = self.checkpoint.memory
-        if memory is None:
+        bank = self.feature_bank
+        if bank is None:
             return super().neighbours(answer, count)
         return [
-            Neighbour(memory.photos[index], self.classes[label], self.names[label], similarity)
-            for index, similarity in memory.nearest(torch.from_numpy(answer.features), count)
-            for label in [memory.labels[index]]
+            Neighbour(bank.photos[index], self.classes[label], self.names[label], similarity)
+            for index, similarity in bank.nearest(torch.from_numpy(answer.features), count)
+            for label in [bank.labels[index]]
         ]

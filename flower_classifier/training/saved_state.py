@@ -10,8 +10,7 @@ import torch
 from flower_classifier.base.errors import InputError
 from flower_classifier.judging.calibration import calibrate, true_class_scores
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.networks.checkpoint import Row, what_to_do
-from flower_classifier.networks.feature_bank import FeatureBank
+from flower_classifier.networks.checkpoint import Row, Trust, what_to_do
 from flower_classifier.networks.safe_files import Plain
 
 FORMAT_VERSION = 6  # of last.pth; the only one that is read
@@ -76,25 +75,16 @@ class Best:
     learned: Tensors  # its averaged tensors: of all that learns in the stage that the run is in
     valid: Evaluation | None = None  # its answers to the validation photos; None: an earlier process had them
     learns: str = "head"  # what had learned when it was reached
-    found: float | None = None  # the temperature that an earlier process found from them
-    found_scores: list[float] | None = None  # `set_scores` that an earlier process found from them
     results: Plain = field(default_factory=dict)  # what it is worth, by split, once that is known
-    memory: FeatureBank | None = None  # of the training photos, once that is known
-    stranger_scores: torch.Tensor | None = None  # of the validation photos, beside the memory
+    measured: Trust | None = None  # what an earlier process, or the end of this run, measured
 
     @functools.cached_property
-    def temperature(self) -> float:
-        """The number by which its logits are divided before they become probabilities."""
-        if self.found is not None:
-            return self.found
-        return calibrate(self.valid) if self.valid else 1.0
-
-    @functools.cached_property
-    def set_scores(self) -> list[float]:
-        """Probabilities of the validation photos' true classes, lowest first; prediction sets are made by them."""
-        if self.found_scores is not None:
-            return self.found_scores
-        return true_class_scores(self.valid.at(self.temperature)) if self.valid else []
+    def trust(self) -> Trust:
+        """How far its answers can be trusted: as was measured, else as its answers to the validation photos show."""
+        if self.measured or not self.valid:
+            return self.measured or Trust()
+        temperature = calibrate(self.valid)
+        return Trust(temperature, true_class_scores(self.valid.at(temperature)))
 
 
 @dataclass(frozen=True)
@@ -124,22 +114,18 @@ class Finished:
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         best = self.best
         assert best and self.identity  # else there is nothing to go on with
-        is_judged = best.valid is not None  # by this process; else take what an earlier one found, if it did
         best_values = {
             "best": best.row,
             "best_learned": best.learned,
             "best_learns": best.learns,
-            "temperature": best.temperature if is_judged else best.found,
-            "set_scores": best.set_scores if is_judged else best.found_scores,
             "results": best.results,
-            "memory": best.memory.to_plain() if best.memory else None,
-            "stranger_scores": best.stranger_scores,
+            **best.trust.to_plain(),
         }
         return {"format_version": FORMAT_VERSION, **values, "identity": asdict(self.identity), **best_values}
 
     @classmethod
     def from_plain(cls, saved: Plain) -> Finished:
-        """Make one from what last.pth holds. Raises KeyError or TypeError if an entry is missing."""
+        """Make one from what last.pth holds. Raises ValueError, KeyError or TypeError for what makes no sense."""
         version = saved.get("format_version", 2)  # which 1 and 2 did not have
         if version != FORMAT_VERSION:
             remedy = what_to_do(version, FORMAT_VERSION)
@@ -148,11 +134,8 @@ class Finished:
             saved["best"],
             saved["best_learned"],
             learns=saved["best_learns"],
-            found=saved["temperature"],
-            found_scores=saved["set_scores"],
             results=saved["results"],
-            memory=FeatureBank(**saved["memory"]) if saved["memory"] else None,
-            stranger_scores=saved["stranger_scores"],
+            measured=Trust.from_plain(saved),
         )
         values = {entry.name: saved[entry.name] for entry in fields(cls)}
         return cls(**{**values, "identity": Identity(**values["identity"]), "best": best})

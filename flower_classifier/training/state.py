@@ -237,10 +237,10 @@ class TrainState:
         """Keep the best epoch's answers to the validation photos, from which its temperature is found."""
         self.finished = replace(self.finished, best=replace(self.best, valid=valid))
 
-    def keep_memory(self, memory: FeatureBank | None, stranger_scores: torch.Tensor | None = None) -> None:
+    def keep_feature_bank(self, bank: FeatureBank | None, stranger_scores: torch.Tensor | None = None) -> None:
         """Keep the training photos' features in the best epoch's network, and the validation photos' scores."""
-        best = replace(self.best, memory=memory, stranger_scores=stranger_scores)
-        self.finished = replace(self.finished, best=best)
+        trust = replace(self.best.trust, feature_bank=bank, stranger_scores=stranger_scores)
+        self.finished = replace(self.finished, best=replace(self.best, measured=trust))
 
     def keep_results(self, results: Mapping[str, object]) -> None:
         """Keep the best epoch's results, by split."""
@@ -257,8 +257,5 @@ class TrainState:
             category_names=finished.category_names,
             training={**finished.training, **({"results": self.best.results} if self.best.results else {})},
             history=[row.copy() for row in finished.history],
-            temperature=self.best.temperature,
-            set_scores=self.best.set_scores,
-            memory=self.best.memory,
-            stranger_scores=self.best.stranger_scores,
+            trust=self.best.trust,
         )

@@ -161,7 +161,7 @@ def go_on(config: TrainConfig, run_folder: RunFolder, state: TrainState, saved: 
     run_folder.go_on(state, saved, second)
     report_resumed(config, state, saved)
     if config.no_memory:
-        state.keep_memory(None)
+        state.keep_feature_bank(None)
 
 
 def check_settled(config: TrainConfig, saved: Finished) -> None:
@@ -293,25 +293,26 @@ def judge_best(state: TrainState, inputs: AllInputs) -> dict[str, Evaluation]:
     state.load_best()
     on_valid = evaluate_on(state.learner, inputs.valid)
     state.keep_answers(on_valid)
-    evaluations = {"valid": cross_validated(on_valid, state.best.temperature)}
+    evaluations = {"valid": cross_validated(on_valid, state.best.trust.temperature)}
     if inputs.test:
-        evaluations["test"] = evaluate_on(state.learner, inputs.test).at(state.best.temperature)
+        evaluations["test"] = evaluate_on(state.learner, inputs.test).at(state.best.trust.temperature)
     state.keep_results({split: evaluation.results for split, evaluation in evaluations.items()})
     return evaluations
 
 
-def keep_memory(state: TrainState, train: Inputs, valid: Inputs, on_valid: Evaluation) -> None:
+def keep_feature_bank(state: TrainState, train: Inputs, valid: Inputs, on_valid: Evaluation) -> None:
     """Let the checkpoint remember the training photos, as the best epoch's network sees them, and tell strangers.
 
     `on_valid`: its answers to the validation photos.
     """
-    if state.best.stranger_scores is None:
-        memory = state.best.memory or memory_of(state, train)
+    trust = state.best.trust
+    if trust.stranger_scores is None:
+        bank = trust.feature_bank or bank_of(state, train)
         features = looking(state.learner, valid, range(len(valid.used)))(range(len(valid.used)))
-        state.keep_memory(memory, stranger_scores(memory, features, on_valid.at(state.best.temperature)))
+        state.keep_feature_bank(bank, stranger_scores(bank, features, on_valid.at(trust.temperature)))
 
 
-def memory_of(state: TrainState, train: Inputs) -> FeatureBank:
+def bank_of(state: TrainState, train: Inputs) -> FeatureBank:
     """Return what there is room to remember of the training photos."""
     photos, labels = [train.split.photos[index] for index in train.used], train.labels.tolist()
     axes, count = capacity(state.classifier.feature_width, photos)
