@@ -35,6 +35,7 @@ from flower_classifier.networks.classifier import ModelConfig, build_head, new_c
 from flower_classifier.networks.devices import choose_device, seed_torch
 from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import Split, load_splits
+from flower_classifier.training.ddp import Alone
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import average_in
@@ -148,7 +149,7 @@ def train_head(
     for epoch in range(epochs):
         view = rows[epoch % len(rows)]
         shuffled = batches(view, labels, BATCH_SIZE, CPU, fold_seed(seed, epoch))
-        train_one_epoch(head, shuffled, optimizer, average, recipe)
+        train_one_epoch(Alone(head), shuffled, optimizer, average, recipe)
         found = evaluate(average.module, [valid])
         rank = found.accuracy, -found.loss
         if best is None or rank > best[0]:

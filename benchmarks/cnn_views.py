@@ -22,6 +22,7 @@ from flower_classifier.judging.evaluation import evaluate
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import Split, load_splits
+from flower_classifier.training.ddp import Alone
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
@@ -68,7 +69,7 @@ def learn(way: str, views: torch.Tensor, labels: torch.Tensor, held_out: list[Ba
     for epoch in range(1, EPOCHS + 1):
         rows = rows_of(way, views, seed, epoch)
         shuffled = batches(rows, labels, BATCH_SIZE, CPU, fold_seed(seed, "shuffle", epoch))
-        train_one_epoch(state.learner, shuffled, state.optimizer, state.average, state.recipe)
+        train_one_epoch(Alone(state.learner), shuffled, state.optimizer, state.average, state.recipe)
         accuracies.append(100 * evaluate(state.average.module, held_out).accuracy)
     return accuracies
 

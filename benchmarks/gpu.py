@@ -37,6 +37,7 @@ from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
 from flower_classifier.photos import demo
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing, open_views
+from flower_classifier.training.ddp import Alone
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import Average
@@ -179,7 +180,7 @@ class Check:
         labels: torch.Tensor,
     ) -> None:
         """Train for an epoch."""
-        train_one_epoch(head, batches(rows, labels, 64, self.device, 1), optimizer, average, RECIPE)
+        train_one_epoch(Alone(head), batches(rows, labels, 64, self.device, 1), optimizer, average, RECIPE)
 
     def waits(self, head: torch.nn.Module, optimizer: torch.optim.Optimizer, average: Average, width: int) -> int:
         """Return how often the processor waited for the GPU in twenty steps."""
@@ -187,7 +188,7 @@ class Check:
         torch.cuda.set_sync_debug_mode("warn")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            train_one_epoch(head, [batch] * 20, optimizer, average, RECIPE)
+            train_one_epoch(Alone(head), [batch] * 20, optimizer, average, RECIPE)
         torch.cuda.set_sync_debug_mode("default")
         return len(caught)
 

@@ -25,6 +25,7 @@ from flower_classifier.base.process import keep_freed_memory
 from flower_classifier.networks.classifier import ModelConfig, build_head
 from flower_classifier.networks.threads import threads_for
 from flower_classifier.training import loop
+from flower_classifier.training.ddp import Alone
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import Average
 
@@ -69,7 +70,7 @@ class Steps:
 
     def take(self, steps: int) -> None:
         """Take so many steps, with all of torch's threads: main() replaces the rule."""
-        loop.train_one_epoch(self.head, [self.batch] * steps, self.optimizer, self.average, self.recipe)
+        loop.train_one_epoch(Alone(self.head), [self.batch] * steps, self.optimizer, self.average, self.recipe)
 
     def milliseconds(self) -> float:
         """Return how long a step takes."""

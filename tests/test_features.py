@@ -25,6 +25,7 @@ from flower_classifier.photos import views
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.photos.views import open_views
+from flower_classifier.training.ddp import Alone
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import AVERAGE_DECAY, average_in
@@ -88,7 +89,7 @@ def test_training_on_stored_features_equals_running_the_backbone_on_every_batch(
     stored_optimizer = torch.optim.Adam(stored.learner.parameters(), lr=0.001)
     average = AveragedModel(stored.learner, multi_avg_fn=average_in)
     batches = batches_of(inputs, 7, order_seed=5)
-    stored_loss = train_one_epoch(stored.learner, batches, stored_optimizer, average, RECIPE)
+    stored_loss = train_one_epoch(Alone(stored.learner), batches, stored_optimizer, average, RECIPE)
 
     labels_in_order = [batch_labels for _, batch_labels in batches_of(inputs, 7, order_seed=5)]
     rows_in_order = torch.cat([rows for rows, _ in batches_of(inputs, 7, order_seed=5)])

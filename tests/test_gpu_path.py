@@ -21,6 +21,7 @@ from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.frozen_backbone import fold_batch_norms, place
 from flower_classifier.photos.images import ImageError
 from flower_classifier.training import loop
+from flower_classifier.training.ddp import Alone
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import Average, average_in
 
@@ -115,7 +116,7 @@ def test_a_step_that_a_gpu_has_no_room_for_is_taken_in_smaller_parts(monkeypatch
     inputs, labels = torch.randn(10, 4), torch.arange(10) % 3
     network = Watched(nn.Linear(4, 3))
     recipe = Recipe(epochs=1, learning_rate=0.1, batch_size=10, views=1, seed=0)
-    expected = loop.add_gradients(network, inputs, labels, recipe, 10, 10)
+    expected = loop.add_gradients(Alone(network), inputs, labels, recipe, 10, 10)
     gradient = network.network.weight.grad.clone()
     network.zero_grad()
     network.room = 3
@@ -245,7 +246,7 @@ def test_a_loss_that_is_not_finite_is_found_though_not_at_every_step():
     head = nn.Linear(3, 2)
     recipe = Recipe(epochs=1, learning_rate=0.1, batch_size=4, views=1, seed=0)
     with pytest.raises(FloatingPointError):
-        loop.train_one_epoch(head, [(inputs, labels)] * 3, recipe.optimizer(head), Average(head), recipe)
+        loop.train_one_epoch(Alone(head), [(inputs, labels)] * 3, recipe.optimizer(head), Average(head), recipe)
 
 
 def test_a_bar_says_what_holds_a_gpu_up(frozen):

@@ -11,6 +11,7 @@ from flower_classifier.judging.evaluation import evaluate
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import load_splits
+from flower_classifier.training.ddp import Alone
 from flower_classifier.training.loop import add_gradients, fit
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
@@ -64,6 +65,6 @@ def test_the_gradients_of_a_batch_are_those_of_its_mean_loss_to_the_last_bit(siz
     expected.backward()
     gradient = head.weight.grad.clone()
     head.zero_grad()
-    loss = add_gradients(head, inputs, labels, RECIPE, size, size)
+    loss = add_gradients(Alone(head), inputs, labels, RECIPE, size, size)
     assert loss == expected.double()
     assert torch.equal(head.weight.grad, gradient)

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 import train
 from flower_classifier.networks.classifier import ModelConfig, new_head
 from flower_classifier.training import head_search
+from flower_classifier.training.ddp import Alone
 from flower_classifier.training.head_search import HIDDEN, LINEAR, OPTIONS, Outcome, Trial, grid
 from flower_classifier.training.heads import HeadSettings, HeadStack
 from flower_classifier.training.loop import train_one_epoch
@@ -60,7 +61,7 @@ def test_heads_in_a_stack_learn_what_each_learns_alone(units, weights):
     for index, one in enumerate(settings):
         head = new_head(config, 6, 0)
         average = AveragedModel(head, multi_avg_fn=torch.no_grad()(average_in))
-        train_one_epoch(head, data, one.recipe.optimizer(head), average, one.recipe)
+        train_one_epoch(Alone(head), data, one.recipe.optimizer(head), average, one.recipe)
         logits = average.module(inputs).detach()
         for at, temperature in enumerate((1.0, 0.5)):
             expected = F.cross_entropy(logits / temperature, labels, reduction="none")

@@ -29,6 +29,7 @@ from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import MICRO_BATCH
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.images import ImageError, load_image, upright_size
+from flower_classifier.training.ddp import Alone
 from flower_classifier.training.head_search import TEMPERATURES, Trial, grid, grouped, shares
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import FineTuning, Recipe, second_recipe
@@ -286,7 +287,7 @@ def epoch_seconds(train: Inputs, classifier: Classifier, recipe: Recipe, validat
 
     def learn_from(count: int) -> None:
         shuffled = batches(rows, labels[:count], batch_size, device, order_seed=0)
-        train_one_epoch(state.learner, shuffled, state.optimizer, state.average, state.recipe)
+        train_one_epoch(Alone(state.learner), shuffled, state.optimizer, state.average, state.recipe)
 
     learn_from(batch_size)  # warms up
     learning = seconds(lambda: learn_from(len(labels)), BUDGET) / len(labels)
@@ -317,7 +318,9 @@ def fine_tuning_seconds(
 
     def learn() -> None:
         shuffled = zip(pixels.split(recipe.batch_size), labels.split(recipe.batch_size), strict=True)
-        train_one_epoch(state.learner, shuffled, state.optimizer, state.average, state.recipe, epoch, len(indices))
+        train_one_epoch(
+            Alone(state.learner), shuffled, state.optimizer, state.average, state.recipe, epoch, len(indices)
+        )
 
     learn()  # warms up
     learning = seconds(learn, BUDGET) / len(indices)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -25,33 +24,78 @@ from flower_classifier.networks.threads import torch_threads
 from flower_classifier.training.state import TrainState
 
 
-def learner_in_job(state: TrainState, train: Inputs) -> nn.Module:
-    """Return the learner to train: the state's, or where a job fine-tunes, the same in step with the helpers'.
+class Alone:
+    """A learner that this process trains by itself."""
 
-    Then it also orders the helpers to prepare theirs. A head learns in rank 0 alone: sending its gradients would take
-    longer than computing them (docs/scale.md).
-    """
-    job = current_job()
-    if job is None or not state.is_fine_tuning:
-        return state.learner
-    about = {"recipe": asdict(state.recipe), "finished": state.finished.to_plain(), "left out": list(train.bad)}
-    job.order(
-        {"do": FINE_TUNE, **about, "way": numerics_key(train.frozen), **new_model_or_split(train.frozen, train.split)}
-    )
-    return in_step(state, train.frozen.device)
+    processes = 1
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Begin an epoch: nobody else takes part in it."""
+
+    def batch_size(self, labels: torch.Tensor, whole: int) -> int:
+        """Return how many photos a batch has in all processes; `labels` are those of this process."""
+        return len(labels)
+
+    def step(self) -> contextlib.AbstractContextManager[object]:
+        """Return the context of an optimizer step."""
+        return contextlib.nullcontext()
+
+    def unsent(self) -> contextlib.AbstractContextManager[object]:
+        """Return the context of a backward after which more gradients of the same step follow."""
+        return contextlib.nullcontext()
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a scalar () over all processes."""
+        return value
 
 
-def in_step(state: TrainState, device: torch.device) -> nn.Module:
-    """Wrap a learner so that its gradients are those of all processes. Each process must call this.
+class InStep(Alone):
+    """A learner that all processes of a job train in step. Each process must make one, and take every step with it.
 
     The parameters of rank 0's learner are copied to the others.
     """
-    learner, side, is_cuda = state.learner, state.classifier.preprocessing.crop_size, device.type == "cuda"
-    with talking():
-        group = dist.new_group(backend="nccl") if is_cuda else None
-        device_ids = [torch.cuda.current_device()] if is_cuda else None
-        unused = has_unused(learner, side, device)
-        return DistributedDataParallel(learner, device_ids, process_group=group, find_unused_parameters=unused)
+
+    module: DistributedDataParallel
+
+    def __init__(self, state: TrainState, device: torch.device) -> None:
+        learner, is_cuda = state.learner, device.type == "cuda"
+        with talking():
+            group = dist.new_group(backend="nccl") if is_cuda else None
+            device_ids = [torch.cuda.current_device()] if is_cuda else None
+            unused = has_unused(learner, state.classifier.preprocessing.crop_size, device)
+            super().__init__(
+                DistributedDataParallel(learner, device_ids, process_group=group, find_unused_parameters=unused)
+            )
+        self.processes = dist.get_world_size()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Begin an epoch; in rank 0, order the helpers to begin it too."""
+        if job := current_job():
+            job.order({"do": EPOCH, "epoch": epoch})
+
+    def batch_size(self, labels: torch.Tensor, whole: int) -> int:
+        """Return how many photos a batch has in all processes, of which this one has a share."""
+        return whole
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Take a step on a share of the cores. Raises LostError if another process has ended."""
+        with torch_threads(max(torch.get_num_threads() // local_world_size(), 1)), talking():
+            yield
+
+    def unsent(self) -> contextlib.AbstractContextManager[object]:
+        """Keep the gradients of a backward here: those of the step's last one are sent with them."""
+        return self.module.no_sync()
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a scalar () over all processes. Each of them must call this."""
+        total = value.detach().to("cpu", copy=True)
+        with talking():
+            dist.all_reduce(total)
+        return total
 
 
 def has_unused(learner: nn.Module, side: int, device: torch.device) -> bool:
@@ -63,42 +107,16 @@ def has_unused(learner: nn.Module, side: int, device: torch.device) -> bool:
     return unused
 
 
-def is_in_step(learner: nn.Module) -> TypeGuard[DistributedDataParallel]:
-    """Say whether a learner learns together with those of other processes."""
-    return isinstance(learner, DistributedDataParallel)
+def learner_of(state: TrainState, train: Inputs) -> Alone:
+    """Return the learner to train: in a job that fine-tunes, in step with the helpers, which are ordered to join in.
 
-
-def processes_of(learner: nn.Module) -> int:
-    """Return how many processes train a learner."""
-    return dist.get_world_size() if is_in_step(learner) else 1
-
-
-def begin_epoch(learner: nn.Module, epoch: int) -> None:
-    """In rank 0, order the helpers to begin an epoch too, if they train this learner."""
-    if is_in_step(learner) and (job := current_job()):
-        job.order({"do": EPOCH, "epoch": epoch})
-
-
-@contextlib.contextmanager
-def synchronised_step(learner: nn.Module) -> Iterator[None]:
-    """Take a step together with the other processes, on a share of the cores. Raises LostError if one has ended."""
-    if not is_in_step(learner):
-        yield
-        return
-    with torch_threads(max(torch.get_num_threads() // local_world_size(), 1)), talking():
-        yield
-
-
-def no_sync_unless_last(learner: nn.Module, more_follow: bool) -> contextlib.AbstractContextManager[object]:
-    """Return the context of a backward: with `more_follow`, its gradients are not sent to the others yet."""
-    return learner.no_sync() if more_follow and is_in_step(learner) else contextlib.nullcontext()
-
-
-def sum_of_all(value: torch.Tensor, learner: nn.Module) -> torch.Tensor:
-    """Return the sum of a scalar () over all processes. Each of them must call this."""
-    if not is_in_step(learner):
-        return value
-    total = value.detach().to("cpu", copy=True)
-    with talking():
-        dist.all_reduce(total)
-    return total
+    A head learns in rank 0 alone: sending its gradients would take longer than computing them (docs/scale.md).
+    """
+    job = current_job()
+    if job is None or not state.is_fine_tuning:
+        return Alone(state.learner)
+    about = {"recipe": asdict(state.recipe), "finished": state.finished.to_plain(), "left out": list(train.bad)}
+    job.order(
+        {"do": FINE_TUNE, **about, "way": numerics_key(train.frozen), **new_model_or_split(train.frozen, train.split)}
+    )
+    return InStep(state, train.frozen.device)

@@ -11,7 +11,7 @@ from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.job_extraction import FOUND_ELSEWHERE, Helper
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.job import END, EPOCH, EXTRACT, FINE_TUNE, Message, helping
-from flower_classifier.training.ddp import in_step
+from flower_classifier.training.ddp import InStep
 from flower_classifier.training.loop import learn
 from flower_classifier.training.recipe import FineTuning, Recipe
 from flower_classifier.training.saved_state import Finished
@@ -51,7 +51,7 @@ class FineTuner:
         self.state.restore(finished, second)
         self.train = Inputs(helper.frozen, helper.split, second.seed)
         self.train.bad = dict.fromkeys(order["left out"], FOUND_ELSEWHERE)
-        self.learner = in_step(self.state, helper.device)
+        self.learner = InStep(self.state, helper.device)
 
     def take_epoch(self, epoch: int) -> None:
         """Take an epoch's steps. A loss that is not finite stops all processes at the same step, and rank 0 says so."""

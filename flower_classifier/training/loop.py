@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
-from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flower_classifier.base.console import note, progress, watched
@@ -21,15 +21,7 @@ from flower_classifier.judging.evaluation import Evaluation, evaluate_on
 from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.networks.threads import threads_for, torch_threads
-from flower_classifier.training.ddp import (
-    begin_epoch,
-    is_in_step,
-    learner_in_job,
-    no_sync_unless_last,
-    processes_of,
-    sum_of_all,
-    synchronised_step,
-)
+from flower_classifier.training.ddp import Alone, learner_of
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
 
@@ -45,7 +37,7 @@ def fit(
     Whatever ends it, `state.finished` holds the epochs that were finished. Raises RunError for losses that are not
     finite.
     """
-    learner = learner_in_job(state, train)
+    learner = learner_of(state, train)
     while state.epoch < state.recipe.epochs and not state.has_stalled:
         train_loss, evaluation, seconds = run_epoch(state, learner, train, valid)
         row = state.record(train_loss, evaluation)
@@ -53,13 +45,13 @@ def fit(
             on_epoch(row, seconds)
 
 
-def run_epoch(state: TrainState, learner: nn.Module, train: Inputs, valid: Inputs) -> tuple[float, Evaluation, Timings]:
+def run_epoch(state: TrainState, learner: Alone, train: Inputs, valid: Inputs) -> tuple[float, Evaluation, Timings]:
     """Train for one epoch; return the training loss, the average's answers to the validation photos, and the time."""
     recipe, epoch, before = state.recipe, state.epoch + 1, train.seconds
     recipe.prepare(train, epoch)
     started = time.perf_counter()
     try:
-        begin_epoch(learner, epoch)
+        learner.begin_epoch(epoch)
         train_loss = learn(state, learner, train, epoch)
         evaluation = evaluate_on(state.average.module, valid)
     except FloatingPointError as error:
@@ -68,7 +60,7 @@ def run_epoch(state: TrainState, learner: nn.Module, train: Inputs, valid: Input
     return train_loss, evaluation, replace(train.seconds - before, training=time.perf_counter() - started)
 
 
-def learn(state: TrainState, learner: nn.Module, train: Inputs, epoch: int) -> float:
+def learn(state: TrainState, learner: Alone, train: Inputs, epoch: int) -> float:
     """Take an epoch's steps; return its training loss. `learner`: the state's, perhaps in step with other processes'.
 
     All randomness in an epoch is a function of its number and the seed; dropout's draws depend on the process too.
@@ -77,12 +69,12 @@ def learn(state: TrainState, learner: nn.Module, train: Inputs, epoch: int) -> f
     rank_seed = [rank()] if rank() else []  # rank 0 draws what a single process would
     seed_torch(recipe.seed, "dropout", epoch, *rank_seed)
     with progress(samples, f"{recipe.stage}epoch {epoch}/{recipe.epochs}", "photo") as bar:
-        seen = watched(recipe.batches(train, epoch), bar, processes_of(learner))
+        seen = watched(recipe.batches(train, epoch), bar, learner.processes)
         return train_one_epoch(learner, seen, state.optimizer, state.average, recipe, epoch, samples)
 
 
 def train_one_epoch(
-    learner: nn.Module,
+    learner: Alone,
     batches: Iterable[Batch],
     optimizer: torch.optim.Optimizer,
     average: AveragedModel,
@@ -97,21 +89,21 @@ def train_one_epoch(
     for each other.
     """
     total, count, most = torch.zeros(()), 0, None
-    with torch_threads(threads_for(learner, recipe.batch_size)):
+    with torch_threads(threads_for(learner.module, recipe.batch_size)):
         for step, (inputs, labels) in enumerate(batches, 1):  # (B, ...), (B,)
-            size = min(recipe.batch_size, samples - count) if is_in_step(learner) else len(labels)  # of the whole batch
-            with synchronised_step(learner):
+            size = learner.batch_size(labels, min(recipe.batch_size, samples - count))
+            with learner.step():
                 optimizer.zero_grad()
                 loss, most = backward(learner, inputs, labels, recipe, most or recipe.micro_batch(inputs.device), size)
                 total = total.to(loss) + loss * size
                 middle = count + size / 2  # of the step: at its beginning, the very first step's rate would be 0
                 recipe.before_step(optimizer, epoch - 1 + middle / samples)
                 optimizer.step()
-                average.update_parameters(learner)
+                average.update_parameters(learner.module)
             count += size
             if step % STEPS_UNSEEN == 0:
-                check_finite(sum_of_all(total, learner))
-    return check_finite(sum_of_all(total, learner)) / count
+                check_finite(learner.sum(total))
+    return check_finite(learner.sum(total)) / count
 
 
 def check_finite(loss: torch.Tensor) -> float:
@@ -123,7 +115,7 @@ def check_finite(loss: torch.Tensor) -> float:
 
 
 def backward(
-    learner: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe, most: int | None, size: int
+    learner: Alone, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe, most: int | None, size: int
 ) -> tuple[torch.Tensor, int | None]:
     """Add the gradients of a batch's mean loss; return that loss, and how many photos a forward takes from now on.
 
@@ -136,9 +128,9 @@ def backward(
         except Exception as error:
             if inputs.device.type == "cpu" or not is_out_of_memory(error) or most is None or most == 1:
                 raise
-            if is_in_step(learner):
+            if learner.processes > 1:
                 raise
-        learner.zero_grad()
+        learner.module.zero_grad()
         most = max(min(most, len(labels)) // 2, 1)
         note(f"the GPU has too little memory to learn from more than {counted(most, 'photo')} at a time")
         if inputs.device.type == "cuda":
@@ -146,7 +138,7 @@ def backward(
 
 
 def add_gradients(
-    learner: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe, most: int, size: int
+    learner: Alone, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe, most: int, size: int
 ) -> torch.Tensor:
     """Add the gradients of a batch's mean loss, at most `most` photos at a time; return these photos' share of it.
 
@@ -159,12 +151,12 @@ def add_gradients(
         inputs, labels = inputs.new_zeros(1, *inputs.shape[1:]), labels.new_zeros(1)
     micro_batches = list(zip(inputs.split(most), labels.split(most), strict=True))
     for position, (micro_inputs, micro_labels) in enumerate(micro_batches, 1):
-        learner.train()  # each time: some of timm's networks keep state of the last forward until then
-        with no_sync_unless_last(learner, more_follow=position < len(micro_batches)):
+        learner.module.train()  # each time: some of timm's networks keep state of the last forward until then
+        with learner.unsent() if position < len(micro_batches) else contextlib.nullcontext():
             with recipe.precision(inputs.device):
-                logits = learner(micro_inputs)
+                logits = learner.module(micro_inputs)
             micro_loss = recipe.loss(logits.float(), micro_labels)
             share = 0.0 if is_idle else len(micro_labels) / size
-            (micro_loss * (share * processes_of(learner))).backward()  # so the mean over processes is their sum
+            (micro_loss * (share * learner.processes)).backward()  # so the mean over processes is their sum
         loss = loss + micro_loss.detach().to(wide) * share
     return loss
