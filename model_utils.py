@@ -32,7 +32,7 @@ from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, eval_inputs, prepare_inputs
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation, evaluate_on, summary
+from flower_classifier.judging.evaluation import Evaluation, evaluate_on, result_lines
 from flower_classifier.networks import checkpoint as checkpoints
 from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier, new_classifier
@@ -123,7 +123,7 @@ class Results(Diagnosis):
         return self.evaluation.accuracy
 
     def __repr__(self) -> str:
-        return summary(self.split, self.evaluation)
+        return result_lines(self.split, self.evaluation)
 
 
 def build_model(

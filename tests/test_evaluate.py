@@ -70,7 +70,7 @@ def test_evaluating_prints_what_training_printed(run, result, flowers, tmp_path)
 @pytest.mark.parametrize("temperature", [1.0, 0.25])
 def test_the_numbers_are_those_of_numpy_on_the_answers_to_single_photos(run, checkpoint, flowers, temperature):
     loaded = load_checkpoint(checkpoint)
-    save_checkpoint(checkpoint, replace(loaded, temperature=temperature))
+    save_checkpoint(checkpoint, replace(loaded, trust=replace(loaded.trust, temperature=temperature)))
     rows = answers(run, flowers / "test", checkpoint)
     right = np.array([likeliest[0] == true for true, likeliest, _ in rows])
     confidence = np.array([shares[0] for _, _, shares in rows])

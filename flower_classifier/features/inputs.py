@@ -35,7 +35,6 @@ from flower_classifier.features.feature_cache import (
     tell_found,
 )
 from flower_classifier.features.job_extraction import extract_by_all
-from flower_classifier.networks.checkpoint import plain
 from flower_classifier.networks.frozen_backbone import FrozenBackbone, versions_of
 from flower_classifier.photos import views as photo_views
 from flower_classifier.photos.images import ImageError
@@ -279,7 +278,7 @@ class Inputs:
             "data": str(self.split.root.absolute()),
             "view": view,
             "seed": self.seed if view >= FIRST_RANDOM_VIEW else None,
-            "preprocessing": plain(self.frozen.preprocessing),
+            "preprocessing": self.frozen.preprocessing.to_plain(),
             "pixels": photo_views.VERSION,
             "libraries of pixels": versions_of(PIL, np),
             **self.frozen.about(threads_per_worker()),

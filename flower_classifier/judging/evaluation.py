@@ -180,7 +180,7 @@ def chosen_by_others(evaluation: Evaluation, choose: Callable[[Evaluation], floa
     return values
 
 
-def summary(split: str, evaluation: Evaluation) -> str:
+def result_lines(split: str, evaluation: Evaluation) -> str:
     """Return two lines for people: what a classifier is worth on a split, and how far they can believe it."""
     results = [f"loss {evaluation.loss:.4f}", f"accuracy {evaluation.accuracy:.2%}"]
     if evaluation.logits.shape[1] > TOP:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
@@ -131,7 +131,7 @@ class Checkpoint:
             "dropout": self.model.dropout,
             "class_to_idx": {name: i for i, name in enumerate(self.classes)},
             "category_names": self.category_names,
-            "preprocessing": plain(self.preprocessing),
+            "preprocessing": self.preprocessing.to_plain(),
             "training": self.training,
             "history": self.history,
             "mirror": self.model.mirror,
@@ -226,14 +226,8 @@ def preprocessing_of(contents: Plain) -> Preprocessing:
 
     Raises ValueError for sizes that the architecture never takes: the first photo would show it too late.
     """
-    numbers = contents["preprocessing"]
-    preprocessing = Preprocessing(**{**numbers, "mean": tuple(numbers["mean"]), "std": tuple(numbers["std"])})
+    preprocessing = Preprocessing.from_plain(contents["preprocessing"])
     arch, sizes = contents["arch"], (preprocessing.resize_size, preprocessing.crop_size)
     if not source_of(arch).takes(arch, preprocessing):
         raise ValueError(f"{arch} takes no pictures of {sizes[1]} pixels out of {sizes[0]}")
     return preprocessing
-
-
-def plain(preprocessing: Preprocessing) -> dict[str, object]:
-    """Return the preprocessing as a dict of numbers, strings and lists."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(preprocessing).items()}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -65,6 +66,15 @@ class Preprocessing:
         enough for every crop.
         """
         return 2 * self.resize_size
+
+    def to_plain(self) -> dict[str, object]:
+        """Return what files hold of it: numbers, strings and lists."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_plain(cls, contents: Mapping[str, Any]) -> Preprocessing:  # Any: a file may hold anything
+        """Make one of what a file holds. Raises ValueError, KeyError or TypeError for what makes no sense."""
+        return cls(**{**contents, "mean": tuple(contents["mean"]), "std": tuple(contents["std"])})
 
     def __post_init__(self) -> None:
         are_whole = type(self.crop_size) is int and type(self.resize_size) is int

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Card:
             "model": {"file": MODEL_FILE, "sha256": self.model_sha256},
             "classes": list(self.classes),
             "category_names": self.category_names,
-            "preprocessing": asdict(self.preprocessing),
+            "preprocessing": self.preprocessing.to_plain(),
             "temperature": self.temperature,
             "set_scores": self.set_scores,
             "stranger_scores": self.stranger_scores,
@@ -70,12 +70,10 @@ class Card:
     @classmethod
     def from_plain(cls, contents: Mapping[str, Any]) -> Card:  # Any: a file may hold anything
         """Make a card of what a file holds. Raises ValueError, KeyError or TypeError for what makes no sense."""
-        values = contents["preprocessing"]
-        preprocessing = Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
         card = cls(
             model_sha256=contents["model"]["sha256"],
             classes=tuple(contents["classes"]),
-            preprocessing=preprocessing,
+            preprocessing=Preprocessing.from_plain(contents["preprocessing"]),
             category_names=contents["category_names"],
             temperature=contents["temperature"],
             set_scores=contents["set_scores"],

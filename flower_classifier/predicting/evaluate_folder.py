@@ -8,7 +8,7 @@ from pathlib import Path
 from flower_classifier.base.console import note
 from flower_classifier.base.errors import InputError
 from flower_classifier.features.inputs import eval_inputs
-from flower_classifier.judging.evaluation import evaluate_on, summary
+from flower_classifier.judging.evaluation import evaluate_on, result_lines
 from flower_classifier.photos.splits import load_labelled
 from flower_classifier.predicting.answering import report_failures
 from flower_classifier.predicting.base_predictor import BROKEN
@@ -37,7 +37,7 @@ def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report
     if form == "json":
         print(json.dumps(facts), flush=True)
     elif evaluation:
-        print(summary(split.name, evaluation), flush=True)
+        print(result_lines(split.name, evaluation), flush=True)
     if evaluation:
         write_facts(report, facts)
         diagnosis = Diagnosis(

@@ -109,7 +109,7 @@ class Outcome:
         return [trial for trial, difference, error in gaps if trial is best or difference <= error]
 
     @property
-    def summary(self) -> str:
+    def choice_text(self) -> str:
         """What was chosen of how many, in a line."""
         choice = self.chosen
         options = ", ".join(f"--{name} {option_text(value)}" for name, value in choice.options.items())

@@ -49,7 +49,7 @@ class Recipe:
     rate_option: ClassVar[str] = "learning_rate"  # the option that `learning_rate` comes from
 
     @property
-    def told(self) -> dict[str, object]:
+    def metadata(self) -> dict[str, object]:
         """What the checkpoint says of the stage, beside the settings of the run."""
         return {}
 
@@ -131,7 +131,7 @@ class FineTuning(Recipe):
     rate_option: ClassVar[str] = "backbone_lr"
 
     @property
-    def told(self) -> dict[str, object]:
+    def metadata(self) -> dict[str, object]:
         """What the checkpoint says of the stage: when it began, and train.py's options."""
         return {
             "fine_tuned_after": self.began,  # epochs
@@ -158,7 +158,9 @@ class FineTuning(Recipe):
                 rate, decay = HEAD * self.learning_rate, self.weight_decay
             else:
                 rate, decay = FIRST_LAYER ** (1 - self.depths[inner]) * self.learning_rate, BACKBONE_DECAY
-            decay = decay if is_weight(name, parameter) else 0.0
+            # A matrix or a kernel of a layer, not a bias, norm, scale, token or position
+            is_weight = name.endswith("weight") and sum(side > 1 for side in parameter.shape) > 1
+            decay = decay if is_weight else 0.0
             groups.append({"params": [parameter], "lr": rate, "full": rate, "weight_decay": decay})
         return groups
 
@@ -200,11 +202,6 @@ def second_recipe(config: TrainConfig, first: Recipe, classifier: Classifier, be
     changed = {"epochs": began + config.fine_tune, "learning_rate": config.backbone_lr, "began": began}
     unfreeze = config.unfreeze or ("last" if classifier.mean.device.type == "cpu" else "all")
     return FineTuning(**{**shared, **changed}, unfreeze=unfreeze, depths=depths_of(classifier, unfreeze))
-
-
-def is_weight(name: str, parameter: torch.Tensor) -> bool:
-    """Say whether a parameter is the matrix or the kernel of a layer, not a bias, norm, scale, token or position."""
-    return name.endswith("weight") and sum(side > 1 for side in parameter.shape) > 1
 
 
 def depths_of(classifier: Classifier, unfreeze: str) -> dict[str, float]:

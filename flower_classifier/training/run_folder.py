@@ -190,32 +190,24 @@ class RunFolder:
                 self.on_save()
         self.saved_at, self.saved_epoch, self.has_saved = time.monotonic(), state.epoch, True
 
-    def best_earlier(self, valid: str) -> EarlierRun | None:
-        """Return the best earlier run here, if possible one with the validation photos of this fingerprint."""
-        return best_earlier(self.folder, valid)
-
     def archive_previous_run(self) -> None:
         """Archive what an earlier run left here: its checkpoint may be better than what this run will reach.
 
-        If the files here are this run's own, from before it was resumed, only remove the reports on them.
+        If the files here are this run's own, from before it was resumed, only remove the reports on them, and name
+        their folders outside run/, which a person made.
         """
         try:
             reports = self.find_reports(self.checkpoint_path, self.mine)
             if self.mine:
-                remove_told(reports, self.folder)
+                present = [path for path in reports if os.path.lexists(path)]
+                if elsewhere := sorted({path.parent for path in present if path.parent != self.folder}):
+                    note(f"the checkpoint changes, so what evaluated it goes: {first_few(elsewhere)}")
+                remove(present)
             elif archive := archive_run(self.checkpoint_path, self.folder, reports):
                 note(f"what an earlier run left here is kept in {archive}")
         except OSError as error:
             raise RunError(f"cannot write to {error.filename}: {error.strerror}") from error
         self.mine = True
-
-
-def remove_told(reports: Iterable[Path], run: Path) -> None:
-    """Remove reports on a checkpoint that is about to change; name their folders outside run/, which a person made."""
-    present = [path for path in reports if os.path.lexists(path)]
-    if elsewhere := sorted({path.parent for path in present if path.parent != run}):
-        note(f"the checkpoint changes, so what evaluated it goes: {first_few(elsewhere)}")
-    remove(present)
 
 
 def is_written(path: Path, state: TrainState) -> bool:
@@ -273,7 +265,7 @@ def archive_run(checkpoint: Path, run: Path, reports: Iterable[Path]) -> Path | 
     files = [path for path in (checkpoint, run / "last.pth") if path.is_file()] + list(files_in(going))
     if not files:
         return None
-    archive = run / EARLIER / str(1 + max(map(int, numbers(run)), default=0))
+    archive = run / EARLIER / str(1 + max(map(int, earlier_names(run)), default=0))
     beginning = archive.with_name(".beginning")
     shutil.rmtree(beginning, ignore_errors=True)  # a process died while it did this
     for path in files:
@@ -303,7 +295,7 @@ def remove(paths: Iterable[Path]) -> None:
             path.parent.rmdir()
 
 
-def numbers(run: Path) -> list[str]:
+def earlier_names(run: Path) -> list[str]:
     """Return the names of the folders of earlier runs."""
     return [path.name for path in (run / EARLIER).glob("*") if path.name.isdecimal()]
 
@@ -314,7 +306,7 @@ def best_earlier(run: Path, valid: str) -> EarlierRun | None:
     `valid`: the fingerprint of the validation photos. Runs whose state or checkpoint is gone or damaged do not count.
     """
     runs = []
-    for name in numbers(run):
+    for name in earlier_names(run):
         folder = run / EARLIER / name
         state, checkpoint = folder / "run" / "last.pth", folder / "checkpoint.pth"
         try:

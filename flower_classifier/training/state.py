@@ -17,7 +17,7 @@ from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.feature_bank import FeatureBank
 from flower_classifier.networks.safe_files import Plain
-from flower_classifier.training.recipe import FineTuning, Recipe, balanced
+from flower_classifier.training.recipe import FineTuning, Recipe
 from flower_classifier.training.saved_state import Best, Finished, Identity, Tensors, epoch_key
 
 # How fast the average forgets: the last tenth of the steps makes up 60 % of it. 4 and 16 gave equally good results.
@@ -55,7 +55,7 @@ class Average(AveragedModel):
 def learned(module: nn.Module) -> Tensors:
     """Return a copy of a module's tensors but its frozen parameters: what training may have changed."""
     state = module.state_dict()
-    return {name: kept(state[name]) for name in names_of_learned(module)}
+    return {name: on_cpu(state[name]) for name in names_of_learned(module)}
 
 
 def names_of_learned(module: nn.Module) -> list[str]:
@@ -64,7 +64,7 @@ def names_of_learned(module: nn.Module) -> list[str]:
     return [name for name in module.state_dict() if name not in frozen]
 
 
-def kept(tensor: torch.Tensor) -> torch.Tensor:
+def on_cpu(tensor: torch.Tensor) -> torch.Tensor:
     """Return a copy on the CPU, where there is more memory than on a GPU, in torch's usual memory format."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
@@ -116,14 +116,10 @@ class TrainState:
             raise ValueError("it does not say what it is the state of")
         return self.finished.identity
 
-    def weigh_classes(self, labels: Sequence[int]) -> None:
-        """Weight the loss so that every class counts the same; `labels` are the training photos'."""
-        self.recipe = replace(self.recipe, class_weights=balanced(labels, len(self.classes)))
-
     @property
-    def told(self) -> dict[str, object]:
+    def metadata(self) -> dict[str, object]:
         """Return what the checkpoint says of the run, from the next epoch on."""
-        return {**self.training, **self.recipe.told}
+        return {**self.training, **self.recipe.metadata}
 
     @property
     def best(self) -> Best:
@@ -185,10 +181,10 @@ class TrainState:
             learner=learned(self.learner),
             average=average,
             optimizer={
-                index: {name: kept(moment) for name, moment in moments.items()}
+                index: {name: on_cpu(moment) for name, moment in moments.items()}
                 for index, moments in self.optimizer.state_dict()["state"].items()
             },
-            training={**self.told, "epoch": best.row["epoch"], "epochs": row["epoch"]},
+            training={**self.metadata, "epoch": best.row["epoch"], "epochs": row["epoch"]},
         )
         return row
 

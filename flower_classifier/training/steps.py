@@ -26,7 +26,7 @@ from flower_classifier.features.inputs import (
     prepare_inputs,
 )
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation, evaluate_on, looking, summary
+from flower_classifier.judging.evaluation import Evaluation, evaluate_on, looking, result_lines
 from flower_classifier.judging.strangers import stranger_scores
 from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Row
@@ -42,8 +42,8 @@ from flower_classifier.report.run_log import RunLog, check_tensorboard
 from flower_classifier.report.tables import Table
 from flower_classifier.training.head_search import OPTIONS, search
 from flower_classifier.training.loop import fit
-from flower_classifier.training.recipe import Recipe, second_recipe
-from flower_classifier.training.run_folder import RunFolder
+from flower_classifier.training.recipe import Recipe, balanced, second_recipe
+from flower_classifier.training.run_folder import RunFolder, best_earlier
 from flower_classifier.training.saved_state import Finished, Identity, epoch_line
 from flower_classifier.training.state import TrainState
 
@@ -181,8 +181,8 @@ def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> N
         note(f"{counted(saved.epoch, 'epoch')} trained already: {more} trains longer")
         return
     note(f"resuming after epoch {saved.epoch}{', in the midst of fine-tuning' if state.is_fine_tuning else ''}")
-    for key in (*CHANGEABLE, *state.recipe.told):
-        now = state.told.get(key)
+    for key in (*CHANGEABLE, *state.recipe.metadata):
+        now = state.metadata.get(key)
         before = saved.training.get(key, now)  # an earlier version may not have had the option
         if before != now:
             note(f"--{key} was {before}, now {now} from epoch {saved.epoch + 1} on")
@@ -228,7 +228,7 @@ def open_cache(config: TrainConfig) -> FeatureCache | None:
 def weigh_classes(config: TrainConfig, state: TrainState, train: Inputs) -> None:
     """Let every class count the same, by the photos that can be opened, if that is asked for."""
     if config.class_weights == "balanced":
-        state.weigh_classes(train.labels.tolist())
+        state.recipe = replace(state.recipe, class_weights=balanced(train.labels.tolist(), len(state.classes)))
 
 
 def tune(
@@ -239,7 +239,7 @@ def tune(
     Options that were given stay as they are.
     """
     outcome = search(inputs.train, inputs.valid, state.classifier, state.recipe, fixed_by(config))
-    note(outcome.summary)
+    note(outcome.choice_text)
     settings = outcome.chosen.settings
     renew_head(state.classifier, settings.hidden_units, settings.dropout, config.seed)
     tuned = replace(config, **outcome.chosen.options)
@@ -325,11 +325,11 @@ def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_fold
     """Print which epoch the checkpoint holds, what it is worth, and where it is; say how earlier runs compare."""
     best = state.best.row
     print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
-    print(summary(judged, evaluation))
+    print(result_lines(judged, evaluation))
     print(f"checkpoint: {printable(str(run_folder.checkpoint_path))}", flush=True)
     if state.is_fine_tuning and state.best.learns == "head":
         note("fine-tuning made nothing better: the checkpoint holds the best epoch of the head")
-    earlier = run_folder.best_earlier(state.identity.valid)
+    earlier = best_earlier(run_folder.folder, state.identity.valid)
     if earlier and not earlier.comparable:
         note(f"an earlier run reached {earlier.accuracy:.2%} on other validation photos: {earlier.checkpoint}")
     elif earlier and earlier.accuracy > best["valid_accuracy"]:
