@@ -130,7 +130,7 @@ def test_a_step_that_a_gpu_has_no_room_for_is_taken_in_smaller_parts(monkeypatch
     class Elsewhere:
         device = torch.device("mps")
 
-    loss, most = loop.backward(network, Elsewhere(), labels, recipe, 10, 10)
+    loss, most = loop.backward(Alone(network), Elsewhere(), labels, recipe, 10, 10)
     assert most == 2
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(network.network.weight.grad, gradient)
