@@ -17,7 +17,7 @@ from flower_classifier.doctor.second_opinion import fold_of_each_photo
 from flower_classifier.doctor.twins import Twins, find_twins, groups_of, near_pairs
 from flower_classifier.photos.demo import draw_dataset
 from flower_classifier.photos.splits import PhotoRef, Split
-from flower_classifier.report.tables import read_table
+from flower_classifier.report.report_files import read_table
 
 SPLITS = ("train", "valid", "test")
 LOOK = ("--arch", "squeezenet1_1", "--weights", "none", "--doctor")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import TYPE_CHECKING
 from flower_classifier.base.console import note
 from flower_classifier.base.text import counted, printable
 from flower_classifier.photos.images import ImageError, load_image
-from flower_classifier.report.report_files import numbered, writing
+from flower_classifier.report.report_files import endings, write_table, writing
 from flower_classifier.report.run_report import PHOTO_SIDE
-from flower_classifier.report.tables import write_table
 
 if TYPE_CHECKING:
     from flower_classifier.report.pictures import Cell
@@ -48,7 +46,7 @@ def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names:
 
 def keep_previous_table(table: Path) -> None:
     """Rename an earlier table instead of overwriting it, since a person may have edited it."""
-    names = (f"{table.stem}-earlier{end}{table.suffix}" for end in itertools.chain([""], numbered()))
+    names = (f"{table.stem}-earlier{end}{table.suffix}" for end in endings())
     aside = next(table.with_name(name) for name in names if not table.with_name(name).exists())
     with writing(table):
         if table.exists():
