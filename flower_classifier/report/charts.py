@@ -94,7 +94,19 @@ def limits_of_shares(shares: Sequence[float]) -> tuple[float, float]:
 
 def draw_reliability(evaluation: Evaluation, title: str) -> Figure:
     """Draw accuracy by confidence, in bins. Where probabilities can be believed, the bars end on the diagonal."""
-    figure = new_figure(7.2, 6.6)
+    lines = [title, f"expected calibration error {evaluation.calibration_error:.2%}"]
+    if evaluation.temperature == 1:
+        lines.append("no temperature")
+    else:
+        raw = evaluation.at(1.0).calibration_error
+        lines.append(f"temperature {evaluation.temperature:.2f} (error without it {raw:.2%})")
+    if evaluation.is_cross_validated:
+        lines.append("cross-validated: each photo at a temperature that was chosen without it")
+    height = 6.75 + 0.24 * len(lines)
+    figure = new_figure(7.2, height)
+    for row, line in enumerate(lines):  # above the chart, where no bar can be behind them
+        size, color = (NORMAL, FAINT) if row else (TITLE, INK)
+        write_line(figure, line, 0.85, height - 0.25 - 0.24 * row, 5.95, size, color)
     counts, confidence, accuracy = (values.numpy() for values in evaluation.reliability)
     bins = len(counts)
     edges = np.arange(bins) / bins
@@ -113,19 +125,6 @@ def draw_reliability(evaluation: Evaluation, title: str) -> Figure:
     photos.xaxis.set_major_formatter(PercentFormatter(1.0))
     for axes in (chart, photos):
         axes.set_xlim(0, 1)
-    lines = [title, f"expected calibration error {evaluation.calibration_error:.2%}"]
-    if evaluation.temperature == 1:
-        lines.append("no temperature")
-    else:
-        raw = evaluation.at(1.0).calibration_error
-        lines.append(f"temperature {evaluation.temperature:.2f} (error without it {raw:.2%})")
-    if evaluation.is_cross_validated:
-        lines.append("cross-validated: each photo at a temperature")
-        lines.append("that was chosen without it")
-    for row, line in enumerate(lines):
-        style = text_style(NORMAL, FAINT) if row else text_style(TITLE)
-        text = chart.text(0.03, 0.95 - 0.075 * row, line, va="top", **style)
-        shorten(text, 4 * figure.dpi)
     return figure
 
 
