@@ -201,7 +201,7 @@ def about_pixels(examined: Examined) -> Iterator[Finding]:
         elif stats.contrast < FLAT:  # a dark photo always is: report it once
             yield examined.finding(index, "washed_out", 1 - stats.contrast, "does it show anything?")
         if shorter * ENLARGED < examined.crop_size:
-            advice = f"{stats.size[0]} x {stats.size[1]} pixels; the network sees {examined.crop_size}"
+            advice = f"{stats.size[0]} x {stats.size[1]} pixels, seen at {examined.crop_size}"
             yield examined.finding(index, "tiny", examined.crop_size / shorter, advice)
         if longer > NARROW * shorter:
             yield examined.finding(index, "narrow", longer / shorter, "cut it to what it shows")
