@@ -30,7 +30,7 @@ from flower_classifier.base.console import note
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.text import megabytes, printable
 from flower_classifier.config.allowed import MODEL_FILE
-from flower_classifier.export.bundle import card_of, check_place, files_of, names_of_files, write_folder
+from flower_classifier.export.bundle import card_of, check_place, files_of, write_folder
 from flower_classifier.export.onnx_model import WholeNetwork, compare, onnx_of
 from flower_classifier.export.quantized import in_8_bits
 from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
@@ -41,8 +41,10 @@ def run(config: ExportConfig) -> None:
     """Write the folder that `config` asks for."""
     folder = config.folder.resolve()
     title = printable(config.title or folder.name.replace("_", " "))
-    check_place(folder, names_of_files())
-    checkpoint = named_checkpoint(config)
+    check_place(folder)
+    checkpoint = load_checkpoint(config.checkpoint)
+    names = load_category_names(config.category_names, checkpoint.classes, checkpoint.category_names)
+    checkpoint = replace(checkpoint, category_names=names)
     model = checked_model(checkpoint)
     card = card_of(checkpoint, model, config.checkpoint)
     if config.int8:
@@ -50,13 +52,6 @@ def run(config: ExportConfig) -> None:
     write_folder(folder, files_of(title, model, card))
     print(f"{config.folder}: {megabytes(len(model))} of {MODEL_FILE}, for {len(card.classes)} classes", flush=True)
     note(f"its page: python -m http.server --directory {shlex.quote(str(config.folder))}, then http://localhost:8000")
-
-
-def named_checkpoint(config: ExportConfig) -> Checkpoint:
-    """Return the checkpoint, with the names that people use now."""
-    checkpoint = load_checkpoint(config.checkpoint)
-    names = load_category_names(config.category_names, checkpoint.classes, checkpoint.category_names)
-    return replace(checkpoint, category_names=names)
 
 
 def checked_model(checkpoint: Checkpoint) -> bytes:

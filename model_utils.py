@@ -321,7 +321,7 @@ def show_training(model: Model) -> Image.Image:
 
 def show_confusion(results: Results) -> Image.Image:
     """Return a picture of which classes were taken for which."""
-    from flower_classifier.report.confusion import draw_confusion
+    from flower_classifier.report.charts import draw_confusion
     from flower_classifier.report.figures import image_of
 
     return image_of(draw_confusion(results.evaluation, [printable(name) for name in results.names], results.judged))

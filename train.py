@@ -37,10 +37,9 @@ from flower_classifier.doctor.doctor import run_doctor
 from flower_classifier.features.inputs import AllInputs, Schedule
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.job import leading
-from flower_classifier.report.report_files import is_there, reports_on
+from flower_classifier.report.report_files import is_there, reports_on, write_table
 from flower_classifier.report.run_log import RunLog, finish_tensorboard
 from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history, write_summary
-from flower_classifier.report.tables import write_table
 from flower_classifier.studies.dry_run import dry_run
 from flower_classifier.studies.left_out_classes import can_leave_out, leave_classes_out
 from flower_classifier.training import steps

@@ -34,7 +34,7 @@ from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import load_splits
-from flower_classifier.report.tables import read_table
+from flower_classifier.report.report_files import read_table
 
 LABELS, TWINS, ACROSS = 150, 60, 20
 TWIN_KINDS = ("leak", "two_labels", "same_photo")

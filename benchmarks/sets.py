@@ -17,7 +17,7 @@ from tuning import BACKBONES, SEEDS, parser_of, weights_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flower_classifier.report.tables import read_table
+from flower_classifier.report.report_files import read_table
 
 WAYS = {"defaults": (), "`--tune`": ("--tune",)}
 

@@ -14,10 +14,10 @@ import train
 from flower_classifier.doctor.findings import KINDS
 from flower_classifier.doctor.image_stats import image_stats, likeness
 from flower_classifier.doctor.second_opinion import fold_of_each_photo
-from flower_classifier.doctor.twins import Twins, find_twins, groups_of, near_pairs
+from flower_classifier.doctor.twins import find_twins, groups_of, near_pairs
 from flower_classifier.photos.demo import draw_dataset
 from flower_classifier.photos.splits import PhotoRef, Split
-from flower_classifier.report.tables import read_table
+from flower_classifier.report.report_files import read_table
 
 SPLITS = ("train", "valid", "test")
 LOOK = ("--arch", "squeezenet1_1", "--weights", "none", "--doctor")
@@ -213,7 +213,7 @@ def test_a_wrong_label_does_not_vouch_for_its_twin():
 
 
 def test_groups_are_the_photos_that_twins_link():
-    twins = [Twins(1, 5, 1.0), Twins(2, 3, 1.0), Twins(5, 2, 1.0), Twins(7, 8, 1.0)]
+    twins = [(1, 5), (2, 3), (5, 2), (7, 8)]
     assert groups_of(twins) == [[1, 2, 3, 5], [7, 8]]
 
 
@@ -337,5 +337,5 @@ def test_features_and_thumbnails_must_agree(tmp_path):
     places = [PhotoRef(split, index) for index in range(3)]
     thumbnails = [image_stats(place.path).thumbnail for place in places]
     near, far = torch.tensor([[1.0, 0], [1, 0.1], [-1, 0]]), torch.tensor([[1.0, 0], [-1, 0.1], [0.9, 0]])
-    assert [(one.one, one.other) for one in find_twins(places, near, thumbnails)] == [(0, 1)]
-    assert find_twins(places, far, thumbnails) == []
+    assert list(find_twins(places, near, thumbnails)) == [(0, 1)]
+    assert find_twins(places, far, thumbnails) == {}

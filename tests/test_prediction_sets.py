@@ -13,7 +13,8 @@ from support import read
 
 import predict
 import train
-from flower_classifier.judging.calibration import LEVELS, MOST_SCORES, coverage, least_for, true_class_scores
+from flower_classifier.config.allowed import MOST_SCORED
+from flower_classifier.judging.calibration import LEVELS, coverage, least_for, true_class_scores
 from flower_classifier.judging.conformal import least_probability, members
 from flower_classifier.judging.evaluation import Evaluation, chosen_by_others
 from flower_classifier.networks.safe_files import write_atomically
@@ -83,10 +84,10 @@ def test_photos_that_decide_are_judged_by_those_of_other_folds():
 
 
 def test_a_checkpoint_keeps_so_many_scores_and_no_more():
-    scores = true_class_scores(drawn(3 * MOST_SCORES, 3, 0))
-    assert len(scores) == MOST_SCORES
+    scores = true_class_scores(drawn(3 * MOST_SCORED, 3, 0))
+    assert len(scores) == MOST_SCORED
     assert scores == sorted(scores)
-    photos = drawn(3 * MOST_SCORES, 3, 0)
+    photos = drawn(3 * MOST_SCORED, 3, 0)
     every = photos.probabilities[torch.arange(len(photos)), photos.labels].sort().values.tolist()
     for level in LEVELS:
         assert least_probability(scores, level) == pytest.approx(least_probability(every, level), abs=1e-3)

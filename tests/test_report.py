@@ -15,8 +15,7 @@ from support import NAMES, QUICK, read, run_program
 import predict
 import train
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.report.charts import draw_curves
-from flower_classifier.report.confusion import MARKS, draw_confusion
+from flower_classifier.report.charts import MARKS, draw_confusion, draw_curves
 from flower_classifier.report.report_files import REPORT_FILES, files_of
 from flower_classifier.report.run_report import Diagnosis, draw_most_confident, write_diagnosis
 
@@ -68,8 +67,8 @@ def test_a_run_leaves_the_files_of_the_list(reported):
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("charts, confusion, pictures, figures", ["torch"]),
-        ("report_files, tables", ["torch", "matplotlib"]),
+        ("charts, pictures, figures", ["torch"]),
+        ("report_files", ["torch", "matplotlib"]),
         ("run_log", ["matplotlib", "tensorboard"]),
     ],
 )

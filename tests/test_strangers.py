@@ -27,7 +27,7 @@ from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.predicting.predictor import Predictor
-from flower_classifier.report.tables import read_table
+from flower_classifier.report.report_files import read_table
 from flower_classifier.training.heads import FoldHeads
 
 WAYS = {

@@ -7,7 +7,7 @@ import pytest
 from support import QUICK, read, same
 
 import train
-from flower_classifier.report.tables import read_table
+from flower_classifier.report.report_files import read_table
 
 
 def listing(path, *rows, header="path"):

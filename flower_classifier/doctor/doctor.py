@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,10 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.base.files import check_writable
 from flower_classifier.base.text import reason_of
 from flower_classifier.config.train_options import TrainConfig
-from flower_classifier.doctor.findings import TABLE, Finding, ranked, summary_of, write_findings
+from flower_classifier.doctor.findings import KINDS, TABLE, Finding, summary_of, write_findings
 from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats, image_stats
 from flower_classifier.doctor.second_opinion import SCHEDULE, Opinion, memory_of_all, second_opinion
-from flower_classifier.doctor.twins import Twins, find_twins, groups_of
+from flower_classifier.doctor.twins import find_twins, groups_of
 from flower_classifier.features.extraction import ordered_parallel_map
 from flower_classifier.features.inputs import Inputs, check_photos_left, prepare_inputs
 from flower_classifier.photos.images import ImageError
@@ -50,7 +50,7 @@ class Examined:
     places: Sequence[PhotoRef]  # (N,)
     looks: Sequence[ImageStats | ImageError]  # (N,)
     opinion: Opinion
-    twins: Sequence[Twins]  # by indices of the photos
+    twins: Mapping[tuple[int, int], float]  # the indices of two photos that are one, and how alike they are
     classes: Sequence[str]  # (C,): folders
     names: Sequence[str]  # (C,): what people call them
     crop_size: int  # pixels a side that the network sees
@@ -81,41 +81,33 @@ def run_doctor(config: TrainConfig) -> None:
 def examine(
     splits: Sequence[Inputs], classes: Sequence[str], names: Sequence[str], crop_size: int
 ) -> tuple[Examined, list[Finding]]:
-    """Examine the photos of train, valid and (perhaps) test; return all measurements and the findings, ranked.
+    """Examine the photos of train, valid and (perhaps) test; return all measurements and the findings.
 
-    `splits`: one per split, with their features computed.
+    Findings are sorted by kind, and within a kind by score, the highest first. `splits`: one per split, with their
+    features computed.
     """
     refs = [PhotoRef(inputs.split, index) for inputs in splits for index in inputs.used]
-    looks = measure_all(refs)
+    looks: list[ImageStats | ImageError] = []
+    with progress(len(refs), "looking at photos", "photo") as bar:
+        for outcome in ordered_parallel_map(try_to_measure, ((ref,) for ref in refs), torch.device("cpu")):
+            looks.append(outcome)
+            bar.update()
     memory = memory_of_all(splits)
     blank = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
     thumbnails = [blank if isinstance(stats, ImageError) else stats.thumbnail for stats in looks]
     twins = find_twins(refs, memory.own_rows, thumbnails)
     opinion = second_opinion(splits, len(classes), memory, groups_of(twins))
     examined = Examined(refs, looks, opinion, twins, classes, names, crop_size)
+    errors = [(PhotoRef(inputs.split, index), error) for inputs in splits for index, error in inputs.bad.items()]
+    errors += [(ref, stats) for ref, stats in zip(refs, looks, strict=True) if isinstance(stats, ImageError)]
     findings = [
-        unreadable(PhotoRef(inputs.split, index), error) for inputs in splits for index, error in inputs.bad.items()
+        Finding(ref.photo, "unreadable", 1, str(error).removeprefix(f"cannot open {ref.path}: "))
+        for ref, error in errors
     ]
-    pairs = zip(refs, looks, strict=True)
-    findings += [unreadable(ref, stats) for ref, stats in pairs if isinstance(stats, ImageError)]
-    for find in (about_twins, about_labels, about_outliers, about_pixels, about_classes):
+    for find in (about_twins, about_labels, about_pixels, about_classes):
         findings += find(examined)
-    return examined, ranked(findings)
-
-
-def unreadable(ref: PhotoRef, error: ImageError) -> Finding:
-    """Return the finding about a photo that cannot be opened."""
-    return Finding(ref.photo, "unreadable", 1, str(error).removeprefix(f"cannot open {ref.path}: "))
-
-
-def measure_all(refs: Sequence[PhotoRef]) -> list[ImageStats | ImageError]:
-    """Measure the pixels of all photos, on every core."""
-    looks = []
-    with progress(len(refs), "looking at photos", "photo") as bar:
-        for stats in ordered_parallel_map(try_to_measure, ((ref,) for ref in refs), torch.device("cpu")):
-            looks.append(stats)
-            bar.update()
-    return looks
+    order = {kind.name: rank for rank, kind in enumerate(KINDS)}
+    return examined, sorted(findings, key=lambda finding: (order[finding.kind], -finding.score, finding.path))
 
 
 def try_to_measure(ref: PhotoRef) -> ImageStats | ImageError:
@@ -136,13 +128,12 @@ def about_twins(examined: Examined) -> Iterator[Finding]:
     """
     opinion, order = examined.opinion, {"train": 0, "valid": 1, "test": 2}
     sureness = opinion.logits.log_softmax(dim=1).gather(1, opinion.labels[:, None])[:, 0].tolist()
-    likeness = {frozenset((twins.one, twins.other)): twins.likeness for twins in examined.twins}
     for group in groups_of(examined.twins):
         *duplicates, best = sorted(group, key=lambda index: (order[examined.places[index].split.name], sureness[index]))
         best_ref = examined.places[best]
         for index in duplicates:
             ref = examined.places[index]
-            score = max(value for pair, value in likeness.items() if index in pair)
+            score = max(value for pair, value in examined.twins.items() if index in pair)
             if ref.split is not best_ref.split:
                 yield examined.finding(index, "leak", score, f"keep the {best_ref.split.spoken} photo alone", best)
             if ref.label != best_ref.label:
@@ -152,66 +143,40 @@ def about_twins(examined: Examined) -> Iterator[Finding]:
                 yield examined.finding(index, "same_photo", score, "keep one of the two", best)
 
 
-@dataclass(frozen=True)
-class Leaked:
-    """How the accuracy on a split changes because some of its photos are training photos too."""
-
-    split: str  # spoken
-    photos: int  # of the split that are training photos too
-    accuracy: float  # of a linear head, on all photos of the split, 0 to 1
-    without: float  # accuracy on the remaining photos
-
-    def __str__(self) -> str:
-        spoken = f"{self.photos:,} {self.split} photos are among the training photos"
-        return f"{spoken}; accuracy of a linear head {self.accuracy:.1%} with them, {self.without:.1%} without"
-
-
-def leaks(examined: Examined) -> Iterator[Leaked]:
-    """Yield, for each split with twins among the training photos, what they do to its accuracy."""
+def leaks(examined: Examined) -> Iterator[str]:
+    """Say, for each split with twins among the training photos, what they do to its accuracy."""
     is_training, learned = examined.opinion.is_training.tolist(), set()
-    for twins in examined.twins:
-        for index, twin in ((twins.one, twins.other), (twins.other, twins.one)):
+    right = (examined.opinion.as_trained == examined.opinion.labels).double()
+    for pair in examined.twins:
+        for index, twin in (pair, pair[::-1]):
             if is_training[twin] and not is_training[index]:
                 learned.add(index)
     for name in dict.fromkeys(ref.split.spoken for ref in examined.places):
         in_split = [index for index, ref in enumerate(examined.places) if ref.split.spoken == name]
         unleaked = [index for index in in_split if index not in learned]
         if len(unleaked) < len(in_split) and unleaked:
-            yield Leaked(
-                name, len(in_split) - len(unleaked), accuracy_on(examined, in_split), accuracy_on(examined, unleaked)
-            )
-
-
-def accuracy_on(examined: Examined, indices: Sequence[int]) -> float:
-    """Return the accuracy on the photos with these indices."""
-    right = examined.opinion.as_trained == examined.opinion.labels
-    return right[list(indices)].double().mean().item()
+            accuracy, without = right[in_split].mean().item(), right[unleaked].mean().item()
+            spoken = f"{len(in_split) - len(unleaked):,} {name} photos are among the training photos"
+            yield f"{spoken}; accuracy of a linear head {accuracy:.1%} with them, {without:.1%} without"
 
 
 def about_labels(examined: Examined) -> Iterator[Finding]:
-    """Yield a finding for each photo that looks much more like another class."""
-    rivals, powers = examined.opinion.rivals
-    for index in ((powers >= math.log10(LEAST_TIMES)) & has_enough_training_photos(examined)).nonzero()[:, 0].tolist():
+    """Yield a finding for each photo that looks much more like another class, and for each far from every class.
+
+    Only of classes with enough training photos to judge a photo by.
+    """
+    opinion = examined.opinion
+    sizes = torch.bincount(opinion.labels[opinion.is_training], minlength=len(examined.classes))
+    is_judged = sizes[opinion.labels] >= FEWEST_OF_A_CLASS  # bool (N,)
+    rivals, powers = opinion.rivals
+    for index in ((powers >= math.log10(LEAST_TIMES)) & is_judged).nonzero()[:, 0].tolist():
         rival, ref = int(rivals[index]), examined.places[index]
         advice, rival_folder = f"looks like {examined.names[rival]}", examined.classes[rival]
         label_folder = examined.classes[ref.label]
         yield Finding(ref.photo, "label", powers[index].item(), advice, f"{rival_folder}/", label_folder, rival_folder)
-
-
-def has_enough_training_photos(examined: Examined) -> torch.Tensor:
-    """Return for each photo whether its class has enough training photos to judge it by, bool (N,)."""
-    labels = examined.opinion.labels
-    sizes = torch.bincount(labels[examined.opinion.is_training], minlength=len(examined.classes))
-    return sizes[labels] >= FEWEST_OF_A_CLASS
-
-
-def about_outliers(examined: Examined) -> Iterator[Finding]:
-    """Yield a finding for each photo that is far from every class."""
-    candidates = has_enough_training_photos(examined).nonzero()[:, 0].tolist()
-    distances = examined.opinion.distances.numpy()[candidates]
-    for row, score in beyond(distances, LEAST_OF_DISTANCES):
-        index = candidates[row]
-        yield examined.finding(index, "outlier", score, "is it one of the classes at all?")
+    judged = is_judged.nonzero()[:, 0].tolist()
+    for row, score in beyond(opinion.distances.numpy()[judged], LEAST_OF_DISTANCES):
+        yield examined.finding(judged[row], "outlier", score, "is it one of the classes at all?")
 
 
 def beyond(values: np.ndarray, least_width: float) -> Iterator[tuple[int, float]]:
@@ -236,7 +201,7 @@ def about_pixels(examined: Examined) -> Iterator[Finding]:
         elif stats.contrast < FLAT:  # a dark photo always is: report it once
             yield examined.finding(index, "washed_out", 1 - stats.contrast, "does it show anything?")
         if shorter * ENLARGED < examined.crop_size:
-            advice = f"{stats.size[0]} x {stats.size[1]} pixels; the network sees {examined.crop_size}"
+            advice = f"{stats.size[0]} x {stats.size[1]} pixels, seen at {examined.crop_size}"
             yield examined.finding(index, "tiny", examined.crop_size / shorter, advice)
         if longer > NARROW * shorter:
             yield examined.finding(index, "narrow", longer / shorter, "cut it to what it shows")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import TYPE_CHECKING
 from flower_classifier.base.console import note
 from flower_classifier.base.text import counted, printable
 from flower_classifier.photos.images import ImageError, load_image
-from flower_classifier.report.report_files import numbered, writing
+from flower_classifier.report.report_files import endings, write_table, writing
 from flower_classifier.report.run_report import PHOTO_SIDE
-from flower_classifier.report.tables import write_table
 
 if TYPE_CHECKING:
     from flower_classifier.report.pictures import Cell
@@ -26,15 +24,22 @@ NAMED = 2  # photos of each kind that the summary names
 
 
 def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names: Mapping[str, str]) -> None:
-    """Write doctor.csv and the sheets into a folder; earlier sheets are replaced, an earlier table is renamed.
+    """Write doctor.csv and the sheets into a folder; earlier sheets are replaced.
 
-    `root`: the data folder. `names`: what people call the classes. Raises RunError where a file cannot be written.
+    An earlier table is renamed, since a person may have edited it. `root`: the data folder. `names`: what people call
+    the classes. Raises RunError where a file cannot be written.
     """
     from flower_classifier.report.figures import save_figure
     from flower_classifier.report.pictures import draw_sheet
 
-    keep_previous_table(folder / TABLE)
-    write_table(folder / TABLE, [HEADER, *(finding.row for finding in findings)])
+    table = folder / TABLE
+    names_aside = (f"{table.stem}-earlier{ending}{table.suffix}" for ending in endings())
+    aside = next(folder / name for name in names_aside if not (folder / name).exists())
+    with writing(table):
+        if table.exists():
+            table.rename(aside)
+            note(f"the table that was there is now {aside}")
+    write_table(table, [HEADER, *(finding.row for finding in findings)])
     with writing(folder):
         for kind in KINDS:
             (folder / f"{kind.name}.png").unlink(missing_ok=True)
@@ -44,16 +49,6 @@ def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names:
             drawn = sum(bool(cell.remark) for cell in cells)  # twins' second photos have none
             how_many = f"the first {drawn:,} of {len(of_kind):,}" if drawn < len(of_kind) else f"{drawn:,}"
             save_figure(draw_sheet(cells, f"{kind.shows}: {how_many}"), folder / f"{kind.name}.png")
-
-
-def keep_previous_table(table: Path) -> None:
-    """Rename an earlier table instead of overwriting it, since a person may have edited it."""
-    names = (f"{table.stem}-earlier{end}{table.suffix}" for end in itertools.chain([""], numbered()))
-    aside = next(table.with_name(name) for name in names if not table.with_name(name).exists())
-    with writing(table):
-        if table.exists():
-            table.rename(aside)
-            note(f"the table that was there is now {aside}")
 
 
 def cells_of(findings: Sequence[Finding], root: Path, names: Mapping[str, str]) -> list[Cell]:
@@ -75,7 +70,7 @@ def cells_of(findings: Sequence[Finding], root: Path, names: Mapping[str, str]) 
     return cells
 
 
-def summary_of(findings: Sequence[Finding], photos: int, classes: int, leaked: Sequence[object]) -> str:
+def summary_of(findings: Sequence[Finding], photos: int, classes: int, leaked: Sequence[str]) -> str:
     """Return how much was examined, in one line, and then a line for each kind of finding.
 
     `leaked`: how leaks change the accuracy; one line each.
@@ -144,9 +139,3 @@ class Finding:
 
 
 HEADER = ["path", "finding", "score", "suggestion", "other"]
-
-
-def ranked(findings: list[Finding]) -> list[Finding]:
-    """Sort findings by kind, and within a kind by score, the highest first."""
-    order = {kind.name: rank for rank, kind in enumerate(KINDS)}
-    return sorted(findings, key=lambda finding: (order[finding.kind], -finding.score, finding.path))

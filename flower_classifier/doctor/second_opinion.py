@@ -95,7 +95,9 @@ def distances_of(memory: FeatureBank, judges: torch.Tensor, learned_from: torch.
     for head, taught in enumerate(learned_from):
         indices = (judges == head).nonzero()[:, 0]
         if len(indices):
-            clusters = Clusters(part_of(memory, taught.nonzero()[:, 0].tolist()))
+            rows = taught.nonzero()[:, 0].tolist()
+            photos, labels = [memory.photos[row] for row in rows], [memory.labels[row] for row in rows]
+            clusters = Clusters(replace(memory, photos=photos, labels=labels, rows=memory.rows[rows]))
             distances[indices] = clusters.relative(points[indices])
     return distances
 
@@ -115,13 +117,3 @@ def memory_of_all(splits: Sequence[Inputs]) -> FeatureBank:
         return torch.cat(features)
 
     return remember_nameless(features_at, labels.tolist())
-
-
-def part_of(memory: FeatureBank, indices: Sequence[int]) -> FeatureBank:
-    """Return a bank of only the photos with these indices."""
-    return replace(
-        memory,
-        photos=[memory.photos[index] for index in indices],
-        labels=[memory.labels[index] for index in indices],
-        rows=memory.rows[list(indices)],
-    )

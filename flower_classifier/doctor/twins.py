@@ -6,8 +6,7 @@ agree, it is one photo.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -23,36 +22,31 @@ ROUGHLY, FINELY = 0.8, 0.965  # least likeness of the thumbnails, by few crops f
 BLOCK = 1_024  # photos whose similarities to all others are in memory at a time
 
 
-@dataclass(frozen=True)
-class Twins:
-    """The indices of two photos that are one photo, and how alike they are: 1 for the same bytes."""
+def find_twins(
+    refs: Sequence[PhotoRef], features: torch.Tensor, thumbnails: Sequence[np.ndarray]
+) -> dict[tuple[int, int], float]:
+    """Return the pairs of duplicates among N photos, by their centred features (N, D) and their thumbnails.
 
-    one: int
-    other: int
-    likeness: float
-
-
-def find_twins(refs: Sequence[PhotoRef], features: torch.Tensor, thumbnails: Sequence[np.ndarray]) -> list[Twins]:
-    """Return the pairs of duplicates among N photos, by their centred features (N, D) and their thumbnails."""
+    A pair is the indices of two photos that are one; beside it is how alike they are, 1 for the same bytes.
+    """
     index_of = {id(ref): index for index, ref in enumerate(refs)}
-    twins = {}
+    twins: dict[tuple[int, int], float] = {}
     for original, *copies in alike(list(refs)):
         for copy in copies:
-            first, second = index_of[id(original)], index_of[id(copy)]
-            twins[first, second] = Twins(first, second, 1.0)
+            twins[index_of[id(original)], index_of[id(copy)]] = 1.0
     for first, second in near_pairs(features):
         if (first, second) not in twins and likeness(thumbnails[first], thumbnails[second]) >= ROUGHLY:
             closely = likeness(thumbnails[first], thumbnails[second], finely=True)
             if closely >= FINELY:
-                twins[first, second] = Twins(first, second, closely)
-    return list(twins.values())
+                twins[first, second] = closely
+    return twins
 
 
-def groups_of(twins: Sequence[Twins]) -> list[list[int]]:
+def groups_of(twins: Iterable[tuple[int, int]]) -> list[list[int]]:
     """Return the groups of photos that twins link, as ascending indices."""
     group_of: dict[int, list[int]] = {}
     for pair in twins:
-        group, absorbed = (group_of.setdefault(index, [index]) for index in (pair.one, pair.other))
+        group, absorbed = (group_of.setdefault(index, [index]) for index in pair)
         if group is not absorbed:
             group += absorbed
             group_of |= dict.fromkeys(absorbed, group)

@@ -7,12 +7,13 @@ not there at all.
 from __future__ import annotations
 
 import ast
+import functools
 import html
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,19 +48,12 @@ def files_needed_by(script: Path) -> list[Path]:
     return sorted(files | {folder / "__init__.py" for folder in folders})
 
 
+@functools.cache
 def is_heavy(path: Path) -> bool:
     """Say whether importing a file of the package loads one of the heavy libraries."""
-    seen: set[Path] = set()
-    waiting = [path]
-    while waiting:
-        current = waiting.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        if any(name.split(".")[0] in HEAVY for name in imported_names(current, at_once=True)):
-            return True
-        waiting += imported_files(current, at_once=True)
-    return False
+    if any(name.split(".")[0] in HEAVY for name in imported_names(path, at_once=True)):
+        return True
+    return any(is_heavy(imported) for imported in imported_files(path, at_once=True))  # never in a circle
 
 
 def imported_files(script: Path, at_once: bool = False) -> list[Path]:
@@ -70,9 +64,18 @@ def imported_files(script: Path, at_once: bool = False) -> list[Path]:
 
 
 def imported_names(script: Path, at_once: bool) -> Iterator[str]:
-    """Yield the modules that a file names in imports; `at_once`: only those that run when it is imported itself."""
+    """Yield the modules that a file names in imports.
+
+    `at_once`: only in those that run when it is imported itself, which are not in functions or for type checkers.
+    """
     tree = ast.parse(script.read_text(encoding="utf-8"))
-    for node in top_level(tree) if at_once else ast.walk(tree):
+    nodes: list[ast.AST] = []
+    for statement in tree.body:
+        if not isinstance(statement, ast.If):
+            nodes.append(statement)
+        elif ast.unparse(statement.test) != "TYPE_CHECKING":
+            nodes += statement.body
+    for node in nodes if at_once else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -80,18 +83,8 @@ def imported_names(script: Path, at_once: bool) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def top_level(tree: ast.Module) -> Iterator[ast.stmt]:
-    """Yield the statements that run when a file is imported: not those in functions or for type checkers."""
-    for node in tree.body:
-        if isinstance(node, ast.If):
-            is_for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-            yield from () if is_for_types else node.body
-        else:
-            yield node
-
-
 SCRIPT = PACKAGE / "export" / "app" / "predict.py"
-LEFT_BY_PYTHON = ("__pycache__",)
+LEFT_BY_PYTHON = "__pycache__"
 
 
 def script_files() -> dict[str, bytes]:
@@ -102,18 +95,17 @@ def script_files() -> dict[str, bytes]:
     return files
 
 
-def check_place(folder: Path, allowed: Collection[str]) -> None:
+def check_place(folder: Path) -> None:
     """Raise InputError where a folder cannot be written, or holds files that are not from an earlier export.
 
-    `folder`: without links. `allowed`: the names of the files that it may hold.
+    `folder`: without links.
     """
     if folder == Path.cwd() or folder in Path.cwd().parents:
         raise InputError(f"{folder} is where you are: give another folder")
     if folder.exists():
         if any(folder.iterdir()) and not is_from_export(folder):
             raise InputError(f"{folder} holds other files: give a new folder, or one that export.py wrote")
-        foreign = [name for name in files_in(folder) if name not in allowed and not is_old_module(folder, name)]
-        if foreign:
+        if foreign := foreign_files(folder):
             raise InputError(f"{folder} holds files that are no part of an export ({first_few(foreign)}): move them")
     check_writable(folder.parent, "folder")
 
@@ -126,16 +118,19 @@ def is_from_export(folder: Path) -> bool:
         return False
 
 
-def files_in(folder: Path) -> list[str]:
-    """Return the names of the files and links below a folder, except Python's caches."""
-    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    names = (path.relative_to(folder) for path in paths)
-    return sorted(name.as_posix() for name in names if not set(name.parts) & set(LEFT_BY_PYTHON))
+def foreign_files(folder: Path) -> list[str]:
+    """Return the names of the files and links below a folder that are not of an export; Python's caches may be there.
 
-
-def is_old_module(folder: Path, name: str) -> bool:
-    """Say whether a file is a module of the package: an earlier version may have exported others than this one does."""
-    return name.startswith(f"{PACKAGE.name}/") and name.endswith(".py") and not (folder / name).is_symlink()
+    An earlier version may have exported other modules of the package than this one does.
+    """
+    ours = {*static_files(), *script_files(), *FILLED, MANIFEST, MODEL_FILE, CARD_FILE, README}
+    names = []
+    for path in folder.rglob("*"):
+        name, is_link = path.relative_to(folder), path.is_symlink()
+        is_module = name.parts[0] == PACKAGE.name and name.suffix == ".py" and not is_link
+        if (is_link or not path.is_dir()) and LEFT_BY_PYTHON not in name.parts and not is_module:
+            names.append(name.as_posix())
+    return sorted(set(names) - ours)
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -151,7 +146,12 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         raise RunError(f"{folder} cannot be written: {reason_of(error)}") from error
     try:
         for name, data in files.items():
-            write_file(new / name, data)
+            path = new / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
         new.chmod(0o755)  # only the owner may read a temporary folder, but a web server must read the page
         with signals_held():
             put_in_place(new, folder)
@@ -159,15 +159,6 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         raise RunError(f"{folder} cannot be written: {reason_of(error)}") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write one file of a new folder to the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def put_in_place(new: Path, folder: Path) -> None:
@@ -220,14 +211,17 @@ def card_of(checkpoint: Checkpoint, model: bytes, path: Path) -> Card:
 
 def files_of(title: str, model: bytes, card: Card) -> dict[str, bytes]:
     """Return all files of an exported folder, by their names in it."""
-    made = {MODEL_FILE: model, CARD_FILE: card_text(card), README: readme(title, card, len(model))}
-    static = {**script_files(), **static_files()}
-    return {**static, **made, **filled_files(title, {**static, **made})}
-
-
-def names_of_files() -> set[str]:
-    """Return the names of all files that an exported folder may hold."""
-    return {*static_files(), *script_files(), *FILLED, MANIFEST, MODEL_FILE, CARD_FILE, README}
+    files = {**script_files(), **static_files(), MODEL_FILE: model, CARD_FILE: card_text(card)}
+    files[README] = readme(title, card, len(model))
+    files[INDEX] = filled(INDEX, title=html.escape(title), card_sha256=sha256_of(files[CARD_FILE]))
+    files[MANIFEST] = manifest(title)
+    page = {name: data for name, data in files.items() if not name.endswith(NOT_OF_THE_PAGE)}
+    # The page caches at once the files that every visit needs; the network and its runtime, when first fetched
+    later = [name for name in page if name == MODEL_FILE or name.startswith("vendor/")]
+    shell = ["./", *sorted(set(page) - set(later))]
+    version = sha256_of("".join(f"{name} {sha256_of(data)}\n" for name, data in sorted(page.items())).encode())[:16]
+    worker = filled(SERVICE_WORKER, version=version, shell=json.dumps(shell), later=json.dumps(sorted(later)))
+    return {**files, SERVICE_WORKER: worker}
 
 
 def readme(title: str, card: Card, size: int) -> bytes:
@@ -278,19 +272,6 @@ def static_files() -> dict[str, bytes]:
     """Return the files that are the same in every exported folder, by their names in it."""
     paths = sorted(path for path in PAGE.rglob("*") if path.is_file() and path.name not in FILLED)
     return {path.relative_to(PAGE).as_posix(): path.read_bytes() for path in paths}
-
-
-def filled_files(title: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files that depend on the title and on the folder's other `files`."""
-    index = filled(INDEX, title=html.escape(title), card_sha256=sha256_of(files[CARD_FILE]))
-    made = {INDEX: index, MANIFEST: manifest(title)}
-    page = {name: data for name, data in {**files, **made}.items() if not name.endswith(NOT_OF_THE_PAGE)}
-    # The page caches at once the files that every visit needs; the network and its runtime, when first fetched
-    later = [name for name in page if name == MODEL_FILE or name.startswith("vendor/")]
-    shell = ["./", *sorted(set(page) - set(later))]
-    version = sha256_of("".join(f"{name} {sha256_of(data)}\n" for name, data in sorted(page.items())).encode())[:16]
-    worker = filled(SERVICE_WORKER, version=version, shell=json.dumps(shell), later=json.dumps(sorted(later)))
-    return {**made, SERVICE_WORKER: worker}
 
 
 def manifest(title: str) -> bytes:

@@ -10,7 +10,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -118,18 +118,8 @@ def drawn_photos(preprocessing: Preprocessing) -> np.ndarray:
     return np.concatenate([open_views(picture, preprocessing) for picture in pictures])
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """What a network answers to a picture of coloured stripes, which network.js draws too, with tolerances."""
-
-    logits: list[float]  # (C,)
-    tolerance: float  # of a logit
-    distance: float | None
-    distance_tolerance: float
-
-
 def pattern_of(model: bytes, side: int, closeness: float = 0.01) -> dict[str, object]:
-    """Return, as a plain dict, what a network for pictures of `side` pixels answers to the stripes.
+    """Return what a network answers to a picture of coloured stripes, `side` pixels a side; network.js draws it too.
 
     `closeness`: the tolerance for other processors, which add in another order, as a share of the largest logit.
     """
@@ -141,8 +131,12 @@ def pattern_of(model: bytes, side: int, closeness: float = 0.01) -> dict[str, ob
     )
     logits = outputs[LOGITS][0].astype(float).tolist()
     distance = float(outputs[DISTANCE][0]) if DISTANCE in outputs else None
-    allowed = max(0.05, closeness * max(map(abs, logits)))
-    return asdict(Pattern(logits, allowed, distance, max(1.0, closeness * abs(distance or 0.0))))
+    return {
+        "logits": logits,  # (C,)
+        "tolerance": max(0.05, closeness * max(map(abs, logits))),
+        "distance": distance,
+        "distance_tolerance": max(1.0, closeness * abs(distance or 0.0)),
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------- the network
@@ -159,7 +153,9 @@ class WholeNetwork(nn.Module):
         classifier = checkpoint.classifier
         self.mirror = classifier.config.mirror
         self.normalisation = Normalisation(classifier)
-        self.backbone = in_plain_layers(classifier)
+        # In torch's own layers, with batch norms folded: smaller, faster to load, as good in int8
+        source, side = source_of(classifier.config.arch), classifier.preprocessing.crop_size
+        self.backbone = fold_batch_norms(source.in_plain_layers(classifier.backbone, side))
         self.head = classifier.head
         memory = None if checkpoint.trust.stranger_scores is None else checkpoint.trust.feature_bank
         self.distance = None if memory is None else Distance(Clusters(memory))
@@ -229,9 +225,3 @@ class Distance(nn.Module):
         to_classes = ((points @ self.to_class)[:, None] - self.means).square().sum(dim=2)  # (B, C)
         to_all = ((points - self.centre) @ self.to_all).square().sum(dim=1)
         return to_classes.amin(dim=1) - to_all
-
-
-def in_plain_layers(classifier: Classifier) -> nn.Module:
-    """Return the backbone in torch's own layers, with batch norms folded: smaller, faster to load, as good in int8."""
-    source = source_of(classifier.config.arch)
-    return fold_batch_norms(source.in_plain_layers(classifier.backbone, classifier.preprocessing.crop_size))

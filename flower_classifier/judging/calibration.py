@@ -14,7 +14,7 @@ import torch
 
 from flower_classifier.config.allowed import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from flower_classifier.judging.conformal import least_probability
-from flower_classifier.judging.evaluation import FOLDS, Evaluation, chosen_by_others
+from flower_classifier.judging.evaluation import FOLDS, Evaluation, chosen_by_others, thinned
 
 STANDARD_ERRORS = 2  # by which confidence and accuracy must differ: less is chance in 95 of 100 good classifiers
 LEAST = 5  # answers that are right, and answers that are wrong: fewer can be one draw's bad luck
@@ -27,8 +27,15 @@ def calibrate(valid: Evaluation) -> float:
     Temperature scaling: Guo et al. 2017, section 4.2. A temperature that is fitted to noise makes good probabilities
     worse. So confidence and accuracy must differ by more than chance, and in cross-validation both calibration error
     and loss must be lower with temperatures than without. docs/calibration.md compares this rule with others.
+
+    Were the probabilities right, each photo's answer would be right with its confidence p, a variance of p (1 - p).
+    Photos of which nearly none is predicted wrongly (or rightly) say nothing: the lower (or higher) the temperature,
+    the better.
     """
-    if not is_miscalibrated(valid):
+    confidence, wrong = valid.confidence, len(valid.mistakes)
+    gap = (confidence - valid.right.double()).sum()
+    chance = (confidence * (1 - confidence)).sum().sqrt()
+    if not (LEAST <= wrong <= len(valid) - LEAST and gap.abs() > STANDARD_ERRORS * chance):
         return 1.0
     held_out = cross_fitted(valid, best_temperature)
     helps = held_out.calibration_error < valid.calibration_error and held_out.loss < valid.loss
@@ -44,19 +51,6 @@ def cross_validated(valid: Evaluation, temperature: float) -> Evaluation:
     if temperature == 1:
         return valid.at(1.0)
     return replace(cross_fitted(valid, calibrate), temperature=temperature)
-
-
-def is_miscalibrated(valid: Evaluation) -> bool:
-    """Say whether mean confidence and accuracy differ by more than STANDARD_ERRORS.
-
-    Were the probabilities right, each photo's answer would be right with its confidence p, a variance of p (1 - p).
-    Photos of which nearly none is predicted wrongly (or rightly) say nothing: the lower (or higher) the temperature,
-    the better.
-    """
-    confidence, wrong = valid.confidence, len(valid.mistakes)
-    gap = (confidence - valid.right.double()).sum()
-    chance = (confidence * (1 - confidence)).sum().sqrt()
-    return LEAST <= wrong <= len(valid) - LEAST and bool(gap.abs() > STANDARD_ERRORS * chance)
 
 
 def cross_fitted(valid: Evaluation, choose: Callable[[Evaluation], float]) -> Evaluation:
@@ -91,21 +85,12 @@ def best_temperature(valid: Evaluation) -> float:
 
 
 LEVELS = (80.0, 90.0, 95.0, 99.0)  # percent, that a report looks at
-MOST_SCORES = 10_000  # that a checkpoint keeps: more would change a set by less than one photo in ten thousand
 SAME = 1e-6  # difference of two probabilities, of the same photo on the same device
 
 
 def true_class_scores(valid: Evaluation) -> list[float]:
     """Return the probability of each validation photo's true class, lowest first."""
-    scores = true_probabilities(valid).sort().values
-    if len(scores) > MOST_SCORES:
-        scores = scores[torch.linspace(0, len(scores) - 1, MOST_SCORES).long()]
-    return scores.tolist()
-
-
-def true_probabilities(evaluation: Evaluation) -> torch.Tensor:
-    """Return the probability of each photo's true class, float64 (N,)."""
-    return evaluation.probabilities.gather(1, evaluation.labels[:, None])[:, 0]
+    return thinned(valid.probabilities.gather(1, valid.labels[:, None])[:, 0].sort().values).tolist()
 
 
 def least_for(level: float) -> Callable[[Evaluation], float]:
@@ -123,25 +108,6 @@ def coverage(evaluation: Evaluation, least: torch.Tensor) -> tuple[torch.Tensor,
     return in_set.gather(1, evaluation.labels[:, None])[:, 0], in_set.sum(dim=1)
 
 
-def are_the_calibration_photos(scores: Sequence[float], evaluation: Evaluation) -> bool:
-    """Say whether the scores come from these very photos: their true classes have the same probabilities.
-
-    On another device the probabilities may differ; then the photos count as other ones.
-    """
-    recomputed = true_class_scores(evaluation)
-    return len(recomputed) == len(scores) and all(abs(a - b) < SAME for a, b in zip(recomputed, scores, strict=True))
-
-
-def spread(calibration_photos: int, photos: int, level: float) -> float:
-    """Return how far the share of sets that hold the true class may be from the level by chance, 0 to 1.
-
-    It is the standard deviation where `calibration_photos` make the sets and other `photos` judge them: the first draw
-    gives a beta distribution (Vovk 2012), the second a binomial one.
-    """
-    share = level / 100
-    return math.sqrt(share * (1 - share) * (1 / (calibration_photos + 2) + 1 / photos))
-
-
 # ------------------------------------------------------------------------------------------------------------- sets.csv
 
 
@@ -156,12 +122,16 @@ def set_table(
 
     `scores`: those that sets are made from, lowest first. Where they come from these very photos, each fold's sets are
     made from the other folds. `class_sizes` (C,): the training photos of each class; with them come rows for each third
-    of the photos, from the smallest classes to the largest. The promise is for all photos together.
+    of the photos, from the smallest classes to the largest. The promise is for all photos together, and so is how far
+    the coverage may be from the level by chance: a standard deviation. Some photos make the sets, which gives a beta
+    distribution (Vovk 2012), others judge them, which gives a binomial one.
     """
     yield ["level", "photos_of", "photos", "coverage", "expected_spread", "mean_size", "share_of_one_class"]
     every = torch.ones(len(evaluation), dtype=torch.bool)
     groups = {ALL: every, **thirds(evaluation, class_sizes)}
-    judge_themselves = are_the_calibration_photos(scores, evaluation)
+    # On another device the probabilities may differ; then the photos count as other ones
+    same = true_class_scores(evaluation)
+    judge_themselves = len(same) == len(scores) and all(abs(a - b) < SAME for a, b in zip(same, scores, strict=True))
     for level in LEVELS:
         if judge_themselves:
             least = chosen_by_others(evaluation, least_for(level))
@@ -170,9 +140,10 @@ def set_table(
             least = torch.tensor(least_probability(scores, level), dtype=torch.float64)
             calibration_photos = len(scores)
         holds, sizes = coverage(evaluation, least)
+        variance = level / 100 * (1 - level / 100) * (1 / (calibration_photos + 2) + 1 / len(evaluation))
         for name, group in groups.items():
             share, mean = holds[group].double().mean().item(), sizes[group].double().mean().item()
-            error = round(spread(calibration_photos, len(evaluation), level), 4) if name == ALL else ""
+            error = round(math.sqrt(variance), 4) if name == ALL else ""
             single = (sizes[group] == 1).double().mean().item()
             photos = int(group.sum())
             yield [f"{level:g}", name, photos, round(share, 4), error, round(mean, 4), round(single, 4)]

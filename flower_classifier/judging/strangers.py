@@ -14,8 +14,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from flower_classifier.config.allowed import MOST_SCORED
-from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.judging.evaluation import Evaluation, thinned
 from flower_classifier.networks.feature_bank import FeatureBank
 
 # Share of a covariance that is taken from all directions alike. Photos are few, directions many: of 0.02 to 0.8, 0.5
@@ -82,10 +81,7 @@ def strangeness(clusters: Clusters, features: torch.Tensor, probabilities: torch
 
 def stranger_scores(memory: FeatureBank, features: torch.Tensor, valid: Evaluation) -> torch.Tensor:
     """Return the scores that a checkpoint keeps, of validation photos with these features (N, D)."""
-    scores = strangeness(Clusters(memory), features, valid.probabilities)
-    if len(scores) > MOST_SCORED:
-        scores = scores[torch.linspace(0, len(scores) - 1, MOST_SCORED).long()]  # they come class by class
-    return scores
+    return thinned(strangeness(Clusters(memory), features, valid.probabilities))
 
 
 def auroc(known_scores: torch.Tensor, strange_scores: torch.Tensor) -> float:

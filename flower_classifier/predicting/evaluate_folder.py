@@ -13,7 +13,7 @@ from flower_classifier.photos.splits import load_labelled
 from flower_classifier.predicting.answering import report_failures
 from flower_classifier.predicting.base_predictor import BROKEN
 from flower_classifier.predicting.predictor import Predictor
-from flower_classifier.report.report_files import report_identity, report_record, write_facts
+from flower_classifier.report.report_files import report_identity, write_facts
 from flower_classifier.report.run_report import Diagnosis, write_diagnosis
 
 
@@ -33,7 +33,12 @@ def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report
         except FloatingPointError:
             raise InputError(BROKEN) from None
     bad = [(split.root / photo, error) for photo, error in zip(inputs.left_out, inputs.errors, strict=True)]
-    facts = report_record(report_identity(folder, checkpoint), split.name, evaluation, bad)
+    facts = {  # for programs
+        **report_identity(folder, checkpoint),
+        "split": split.name or None,
+        **(evaluation.results if evaluation else {"photos": 0}),
+        "bad_photos": [{"path": str(path), "error": str(error)} for path, error in bad],
+    }
     if form == "json":
         print(json.dumps(facts), flush=True)
     elif evaluation:

@@ -27,7 +27,7 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.base.signals import signals_held
 from flower_classifier.base.text import first_few, percent, printable
 from flower_classifier.predicting.prediction import Verdict
-from flower_classifier.report.tables import csv_line
+from flower_classifier.report.report_files import csv_line
 
 # Bytes that a pipe takes whole or not at all (POSIX, PIPE_BUF): under PYTHONUNBUFFERED Python loses the rest of a write
 # that a signal interrupts. JSON is ASCII here

@@ -60,17 +60,6 @@ class Cell:
     file: str
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """A photo whose predicted class is not its true one."""
-
-    photo: Image.Image
-    file: str
-    predicted: str
-    probability: float  # of the predicted class
-    true: str
-
-
 def draw_prediction(
     photo: Image.Image,
     title: str,
@@ -98,7 +87,12 @@ def draw_prediction(
         draw_heatmap(panel, heatmap)
         free = height == photo_height  # below the photo, the bars included
         room = figure.get_figwidth() - 2 * MARGIN if free else photo_width + GAP - 0.1
-        explain_heatmap(figure, heatmap, likeliest[0][0], bottom + height - photo_height - 0.07, room)
+        top = bottom + height - photo_height - 0.07
+        phrases = [f"bright: what speaks for {likeliest[0][0]}"]
+        phrases += [] if shows_all(heatmap) else ["frame: what the network sees"]
+        lines = ["; ".join(phrases)] if room > PHOTO_BOX[0] else phrases
+        for row, line in enumerate(lines):
+            write_line(figure, line, MARGIN, top - 0.16 * row, room, SMALL, FAINT)
     left = MARGIN + photo_width + GAP
     if doubt:
         write_line(figure, doubt, left, bottom + height + 0.22, BARS_WIDTH, TITLE, RED)
@@ -121,20 +115,6 @@ def draw_strip(figure: Figure, strip: Sequence[tuple[Image.Image | None, str, st
         square = ImageOps.fit(photo, (pixels, pixels), Image.Resampling.LANCZOS) if photo else BLANK
         panel.imshow(square, interpolation="none")
         write_line(figure, f"{similarity}  {name}", left, STRIP_HEIGHT - 0.47 - side, side, CAPTION)
-
-
-def draw_mistakes(mistakes: Sequence[Mistake], title: str) -> Figure:
-    """Draw mistakes in a grid: each photo with its predicted class, that class's probability, and its true class."""
-    cells = [
-        Cell(
-            photo=mistake.photo,
-            remark=f"{mistake.predicted}  {percent(mistake.probability, digits=0)}",
-            line=f"true class: {mistake.true}",
-            file=mistake.file,
-        )
-        for mistake in mistakes
-    ]
-    return draw_sheet(cells, title)
 
 
 def draw_sheet(cells: Sequence[Cell], title: str) -> Figure:
@@ -203,14 +183,6 @@ def draw_heatmap(axes: Axes, heatmap: Heatmap) -> None:
 def shows_all(heatmap: Heatmap) -> bool:
     """Say whether the network sees all of the photo, or all that anybody could make out."""
     return all(abs(side - edge) < 0.005 for side, edge in zip(heatmap.box, (0, 0, 1, 1), strict=True))
-
-
-def explain_heatmap(figure: Figure, heatmap: Heatmap, name: str, top: float, room: float) -> None:
-    """Say below the photo what the heatmap and its frame mean: on one line, or on two where one has no room."""
-    phrases = [f"bright: what speaks for {name}"] + ["frame: what the network sees"] * (not shows_all(heatmap))
-    lines = ["; ".join(phrases)] if room > PHOTO_BOX[0] else phrases
-    for row, line in enumerate(lines):
-        write_line(figure, line, MARGIN, top - 0.16 * row, room, SMALL, FAINT)
 
 
 def draw_bars(axes: Axes, likeliest: Sequence[tuple[str, float]]) -> None:

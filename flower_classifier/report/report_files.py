@@ -1,4 +1,4 @@
-"""The files that a run and an evaluation leave for people: the only list of them, and how they are written.
+"""The files that a run and an evaluation leave for people: the only list of them; how files and tables are written.
 
 The reports of several folders lie side by side, each under its folder's name. evaluation.json says in each which folder
 and which checkpoint it is of, so the report of a second folder of the same name goes elsewhere.
@@ -6,23 +6,23 @@ and which checkpoint it is of, so the report of a second folder of the same name
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import csv
+import io
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.files import write_whole
 
-if TYPE_CHECKING:
-    from flower_classifier.judging.evaluation import Evaluation
-    from flower_classifier.photos.images import ImageError
-
-# What writes a file: RunLog and write_history, write_tuning, write_diagnosis, train.py, write_facts,
+# What writes a file: RunLog and write_history, RunLog, write_diagnosis, train.py, write_facts,
 # finish_tensorboard, write_summary
 Part = Literal["history", "tuning", "evaluation", "strangers", "result", "tensorboard", "summary"]
 RESULT_FILE = "evaluation.json"
@@ -125,13 +125,6 @@ def is_there(folder: Path, tables: bool) -> bool:
     return all((folder / file.name).exists() for file in files)
 
 
-def remove_files(folder: Path, section: Part) -> None:
-    """Remove what an earlier run or evaluation has left of a section. Raises RunError where that fails."""
-    with writing(folder):
-        for name in files_of(section):
-            (folder / name).unlink(missing_ok=True)
-
-
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Raise RunError where the system refuses to write `path`."""
@@ -139,6 +132,46 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+# ------------------------------------------------------------------------------------------------------- tables, as CSV
+
+
+Table = list[list[object]]  # header first
+Record = Mapping[str, Any]  # a row by its columns; Any: each has its own type
+UNENCODABLE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that stand for no byte of a file's name
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file as `write_table` writes it; return its rows by column. What cannot be read has none."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
+def write_table(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file whole or not at all, and its folder where there is none. Raises RunError where that fails.
+
+    It begins with a byte-order mark, by which spreadsheets recognise UTF-8.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, codecs.BOM_UTF8 + "".join(map(csv_line, rows)).encode("utf-8", "backslashreplace"))
+
+
+def append_rows(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Add rows to a CSV file. Raises RunError where that fails."""
+    with writing(path), path.open("ab") as file:
+        file.writelines(csv_line(cells).encode("utf-8", "backslashreplace") for cells in rows)
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """Return one row of a CSV table, ended by a line feed. Cells with any kind of line break are quoted."""
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow(cells)  # it quotes only what its own line ending holds
+    return UNENCODABLE.sub(lambda half: ascii(half[0])[1:-1], line.getvalue().removesuffix("\r\n")) + "\n"
 
 
 # ------------------------------------------------------------------------------------------------ reports of --evaluate
@@ -152,22 +185,6 @@ def report_identity(folder: Path, checkpoint: Path) -> Facts:
     return {"folder": os.path.realpath(folder), "checkpoint": os.path.realpath(checkpoint)}
 
 
-def report_record(
-    subject: Facts, split: str, evaluation: Evaluation | None, bad: Sequence[tuple[Path, ImageError]]
-) -> Facts:
-    """Return what an evaluation found, in plain types, under the keys that programs read.
-
-    `split` is "train", "valid", "test" or "". Without an evaluation, since no photo could be opened, the only number is
-    that of photos: 0.
-    """
-    return {
-        **subject,
-        "split": split or None,
-        **(evaluation.results if evaluation else {"photos": 0}),
-        "bad_photos": [{"path": str(path), "error": str(error)} for path, error in bad],
-    }
-
-
 def report_folder(checkpoint: Path, folder: Path) -> Path:
     """Return where the report of a folder goes: into evaluation/, beside the checkpoint, under the folder's name.
 
@@ -175,8 +192,7 @@ def report_folder(checkpoint: Path, folder: Path) -> Path:
     else lies there, the name gets a number: test, test-2, test-3.
     """
     subject, name = report_identity(folder, checkpoint), Path(os.path.realpath(folder)).name or "root"
-    endings = itertools.chain([""], numbered())
-    candidates = (checkpoint.parent / "evaluation" / f"{name}{ending}" for ending in endings)
+    candidates = (checkpoint.parent / "evaluation" / f"{name}{ending}" for ending in endings())
     return next(path for path in candidates if not os.path.lexists(path) or subject_in(path) == subject)
 
 
@@ -193,9 +209,9 @@ def reports_on(checkpoint: Path, resumed: bool) -> list[Path]:
     return in_run + [folder / name for folder in evaluations for name in of_evaluation]
 
 
-def numbered() -> Iterator[str]:
-    """Return -2, -3, and so on."""
-    return (f"-{count}" for count in itertools.count(2))
+def endings() -> Iterator[str]:
+    """Return nothing, -2, -3, and so on: what to try at the end of a name that may be taken."""
+    return itertools.chain([""], (f"-{count}" for count in itertools.count(2)))
 
 
 def subject_in(report: Path) -> Facts | None:

@@ -7,7 +7,6 @@ all heads that were tried.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -16,15 +15,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from flower_classifier.base.console import warn
-from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.errors import RunError
 from flower_classifier.base.options import given_by
 from flower_classifier.features.inputs import Timings
-from flower_classifier.report.report_files import writing
-from flower_classifier.report.tables import Record, Table, append_rows, read_table, write_table
+from flower_classifier.report.report_files import Record, Table, append_rows, read_table, write_table, writing
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from matplotlib.figure import Figure
+    from torch.utils.tensorboard import SummaryWriter
 
     from flower_classifier.judging.evaluation import Evaluation
     from flower_classifier.networks.checkpoint import Row
@@ -54,14 +53,15 @@ class RunLog:
         self.written = 0  # rows
         self.told: set[str] = set()
         self.with_tensorboard = tensorboard
-        self.tensorboard: TensorboardLog | None = None
+        self.writer: SummaryWriter | None = None  # for tensorboard
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self.tensorboard:
-            self.tensorboard.close()
+        if self.writer:
+            with contextlib.suppress(OSError):  # write_points has reported the error
+                self.writer.close()
 
     def add(self, row: Row, seconds: Timings) -> None:
         """Add a finished epoch."""
@@ -73,12 +73,22 @@ class RunLog:
         new = self.rows[self.written :]
         with self.going_on():
             if self.path and self.tuning and not self.written:
-                write_tuning(self.folder, self.tuning)
+                self.write_tuning(self.tuning)
         with self.going_on():
             self.write_table(new)
         with self.going_on():
             self.write_points(new)
         self.written = len(self.rows)
+
+    def write_tuning(self, rows: Table) -> None:
+        """Write what a search has tried (`rows`: header first) to tuning.csv and tuning.png."""
+        from flower_classifier.report.charts import draw_tuning
+        from flower_classifier.report.figures import save_figure
+
+        write_table(self.folder / "tuning.csv", rows)
+        header, *heads = rows
+        figure = draw_tuning([dict(zip(map(str, header), head, strict=True)) for head in heads])
+        save_figure(figure, self.folder / "tuning.png")
 
     @contextlib.contextmanager
     def going_on(self) -> Iterator[None]:
@@ -98,12 +108,24 @@ class RunLog:
             append_rows(self.path, [row.values() for row in new])
 
     def write_points(self, new: Sequence[Record]) -> None:
-        """Write the points of the rows for tensorboard."""
-        if self.with_tensorboard and not self.tensorboard:
-            self.tensorboard = TensorboardLog(self.folder / "tensorboard")
-        if self.tensorboard:
-            columns = timings_columns(Timings())
-            self.tensorboard.add([{key: row[key] for key in row if key not in columns} for row in new])
+        """Write the points of the rows for tensorboard, instead of what was in its folder.
+
+        They are forced out at once, so that a killed run has them too.
+        """
+        if not self.with_tensorboard:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = self.folder / "tensorboard"
+        with writing(folder):
+            if not self.writer:
+                shutil.rmtree(folder, ignore_errors=True)
+                self.writer = SummaryWriter(folder)
+            for row in new:
+                for key, value in row.items():
+                    if key not in ("epoch", *timings_columns(Timings())):
+                        self.writer.add_scalar(key, value, row["epoch"])
+            self.writer.flush()
 
 
 def timings_columns(seconds: Timings) -> dict[str, float]:
@@ -134,41 +156,6 @@ def table_of(rows: Sequence[Record]) -> list[list[object]]:
 # ---------------------------------------------------------------------------------------------------------- tensorboard
 
 
-def check_tensorboard() -> None:
-    """Raise InputError where tensorboard is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise InputError("needs tensorboard, which is not installed: pip install tensorboard", "tensorboard")
-
-
-class TensorboardLog:
-    """The epochs' numbers in a folder for tensorboard, instead of what was in it.
-
-    What is added is forced out at once, so that a killed run has it too. Raises RunError where that fails.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.folder = folder
-        shutil.rmtree(folder, ignore_errors=True)
-        with writing(folder):
-            self.writer = SummaryWriter(folder)
-
-    def add(self, rows: Sequence[Record]) -> None:
-        """Add epochs' numbers. Raises RunError."""
-        with writing(self.folder):
-            for row in rows:
-                for key, value in row.items():
-                    if key != "epoch":
-                        self.writer.add_scalar(key, value, row["epoch"])
-            self.writer.flush()
-
-    def close(self) -> None:
-        """End writing."""
-        with contextlib.suppress(OSError):  # `add` has reported the error
-            self.writer.close()
-
-
 def finish_tensorboard(
     folder: Path,
     epoch: int,
@@ -197,16 +184,3 @@ def finish_tensorboard(
         for name, figure in figures.items():
             writer.add_image(name, pixels_of(figure)[:, :, :3], epoch, dataformats="HWC")
         writer.add_hparams(options, results, run_name=".", global_step=epoch)
-
-
-# ------------------------------------------------------------------------------------------------------------- a search
-
-
-def write_tuning(folder: Path, rows: Table) -> None:
-    """Write tuning.csv (`rows`: header first) and tuning.png. Raises RunError where that fails."""
-    from flower_classifier.report.charts import draw_tuning
-    from flower_classifier.report.figures import save_figure
-
-    write_table(folder / "tuning.csv", rows)
-    header, *heads = rows
-    save_figure(draw_tuning([dict(zip(map(str, header), head, strict=True)) for head in heads]), folder / "tuning.png")

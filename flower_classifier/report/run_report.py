@@ -11,7 +11,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,22 +24,18 @@ import torchvision
 import flower_classifier
 from flower_classifier.base.files import sha256_of_file, write_whole
 from flower_classifier.base.options import given_by
-from flower_classifier.base.text import counted, photos_of, printable
+from flower_classifier.base.text import counted, percent, photos_of, printable
 from flower_classifier.features.inputs import Inputs, Timings
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.devices import device_name
-from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.photos.tar_files import is_tar_name
-from flower_classifier.report.report_files import remove_files, writing
+from flower_classifier.report.report_files import Record, files_of, write_table, writing
 from flower_classifier.report.run_log import RunLog, table_of
-from flower_classifier.report.tables import Record, all_mistakes, confusion_matrix, per_class, write_table
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from matplotlib.figure import Figure
-
-    from flower_classifier.report.pictures import Mistake
 
 
 MOST_MISTAKES = 12
@@ -83,15 +79,17 @@ def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> dict[str, Figure]:
     Raises RunError where a file cannot be written.
     """
     from flower_classifier.judging.calibration import set_table
-    from flower_classifier.report.charts import draw_reliability
-    from flower_classifier.report.confusion import draw_confusion
+    from flower_classifier.report.charts import draw_confusion, draw_reliability
 
-    remove_files(folder, "evaluation")
+    with writing(folder):
+        for name in files_of("evaluation"):
+            (folder / name).unlink(missing_ok=True)
     evaluation, names = diagnosis.evaluation, [printable(name) for name in diagnosis.names]
-    classes = diagnosis.classes, diagnosis.names
-    write_table(folder / "per_class.csv", per_class(evaluation, *classes))
-    write_table(folder / "confusion_matrix.csv", confusion_matrix(evaluation, diagnosis.classes))
-    write_table(folder / "mistakes.csv", all_mistakes(evaluation, diagnosis.photos, *classes))
+    write_table(folder / "per_class.csv", per_class(diagnosis))
+    photos = zip(diagnosis.classes, evaluation.confusion.tolist(), strict=True)  # of a true class, by predicted one
+    matrix = [["class", *diagnosis.classes], *([name, *counts] for name, counts in photos)]
+    write_table(folder / "confusion_matrix.csv", matrix)
+    write_table(folder / "mistakes.csv", all_mistakes(diagnosis))
     if diagnosis.set_scores:
         write_table(folder / "sets.csv", set_table(evaluation, diagnosis.set_scores, diagnosis.class_sizes))
     figures = {
@@ -103,32 +101,52 @@ def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> dict[str, Figure]:
     return save_all(folder, figures)
 
 
+def per_class(diagnosis: Diagnosis) -> Iterator[list[object]]:
+    """Yield the rows of per_class.csv, header first. A class without photos has no accuracy."""
+    yield ["class", "name", "photos", "accuracy", "most_frequent_mistake", "times"]
+    classes, names, evaluation = diagnosis.classes, diagnosis.names, diagnosis.evaluation
+    most_frequent: dict[int, list[object]] = {}
+    for true, predicted, times in evaluation.confused_pairs:  # most frequent first
+        most_frequent.setdefault(true, [names[predicted], times])
+    for index, counts in enumerate(evaluation.confusion):
+        photos, right = int(counts.sum()), int(counts[index])
+        accuracy = round(right / photos, 4) if photos else ""
+        yield [classes[index], names[index], photos, accuracy, *most_frequent.get(index, ["", 0])]
+
+
+def all_mistakes(diagnosis: Diagnosis) -> Iterator[list[object]]:
+    """Yield the rows of mistakes.csv, header first: the photos that are predicted wrong, most confident first."""
+    yield ["path", "true_class", "true_name", "predicted_class", "predicted_name", "probability"]
+    classes, names, evaluation = diagnosis.classes, diagnosis.names, diagnosis.evaluation
+    labels, predicted = evaluation.labels.tolist(), evaluation.predicted.tolist()
+    confidence = evaluation.confidence.tolist()
+    for index in evaluation.mistakes:
+        true, wrong = labels[index], predicted[index]
+        yield [diagnosis.photos[index], classes[true], names[true], classes[wrong], names[wrong], confidence[index]]
+
+
 def draw_most_confident(diagnosis: Diagnosis) -> Figure | None:
-    """Draw the wrong predictions with the highest probabilities; return None where there are none."""
-    from flower_classifier.report.pictures import draw_mistakes
+    """Draw the wrong predictions with the highest probabilities; return None where there are none.
 
-    mistakes = most_confident_mistakes(diagnosis, [printable(name) for name in diagnosis.names])
-    if not mistakes:
-        return None
-    count = len(diagnosis.evaluation.mistakes)
-    prefix = f"the {len(mistakes)} most confident of " if len(mistakes) < count else ""
-    return draw_mistakes(mistakes, f"{diagnosis.judged}: {prefix}{counted(count, 'mistake')}")
+    Each photo has its predicted class below it, that class's probability, and its true class.
+    """
+    from flower_classifier.report.pictures import Cell, draw_sheet
 
-
-def most_confident_mistakes(diagnosis: Diagnosis, names: Sequence[str]) -> list[Mistake]:
-    """Return the wrong predictions with the highest probabilities, highest first, with their photos."""
-    from flower_classifier.report.pictures import Mistake
-
-    evaluation, mistakes = diagnosis.evaluation, []
+    names = [printable(name) for name in diagnosis.names]
+    evaluation, cells = diagnosis.evaluation, []
     labels, predicted = evaluation.labels.tolist(), evaluation.predicted.tolist()
     confidence = evaluation.confidence.tolist()
     for index in evaluation.mistakes[:MOST_MISTAKES]:
-        path = diagnosis.photos[index]
+        path, true = diagnosis.photos[index], labels[index]
         with contextlib.suppress(ImageError):  # the photo has gone since; the numbers stay true
-            photo, true = load_image(path, PHOTO_SIDE), names[labels[index]]
-            file = printable(short_path(path, diagnosis.classes[labels[index]]))
-            mistakes.append(Mistake(photo, file, names[predicted[index]], confidence[index], true))
-    return mistakes
+            photo, file = load_image(path, PHOTO_SIDE), printable(short_path(path, diagnosis.classes[true]))
+            remark = f"{names[predicted[index]]}  {percent(confidence[index], digits=0)}"
+            cells.append(Cell(photo, remark, f"true class: {names[true]}", file))
+    if not cells:
+        return None
+    count = len(evaluation.mistakes)
+    prefix = f"the {len(cells)} most confident of " if len(cells) < count else ""
+    return draw_sheet(cells, f"{diagnosis.judged}: {prefix}{counted(count, 'mistake')}")
 
 
 def short_path(path: Path, class_name: str) -> str:
@@ -171,8 +189,10 @@ def write_summary(
     splits, `started` is time.perf_counter() at its beginning. Seconds are those of this process: a run that is resumed
     has more behind it.
     """
-    read = sum((split_inputs.seconds for split_inputs in inputs), Timings())
+    read, frozen = sum((split_inputs.seconds for split_inputs in inputs), Timings()), inputs[0].frozen
     spent = {**asdict(replace(read, training=log.training)), "run": time.perf_counter() - started}
+    with writing(checkpoint):
+        digest = sha256_of_file(checkpoint)
     contents = {
         "format_version": FORMAT_VERSION,
         "settings": given_by(settings),
@@ -180,10 +200,27 @@ def write_summary(
         "best_epoch": best_epoch,
         "results": {split: evaluation.results for split, evaluation in evaluations.items()},
         "seconds": {name: round(value, 3) for name, value in spent.items()},
-        "versions": versions(),
-        "machine": machine_of(inputs[0].frozen),
-        "data": data_of(classes, inputs),
-        "checkpoint": file_of(checkpoint),
+        "versions": {  # of what the numbers depend on
+            "flower_classifier": flower_classifier.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+        },
+        "machine": {  # what the seconds, and the last bits of the numbers, depend on
+            "device": frozen.device.type,
+            "name": device_name(frozen.device),
+            "threads": torch.get_num_threads(),
+            "precision": frozen.precision_name,
+            "system": platform.platform(),
+        },
+        "data": {
+            "classes": len(classes),
+            "photos": {split_inputs.split.name: len(split_inputs.used) for split_inputs in inputs},
+            "left_out": [photo for split_inputs in inputs for photo in split_inputs.left_out],
+        },
+        "checkpoint": {"file": str(checkpoint), "sha256": digest},
     }
     path = folder / "summary.json"
     with writing(path):
@@ -199,41 +236,3 @@ def plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of this program and of what its numbers depend on."""
-    return {
-        "flower_classifier": flower_classifier.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-    }
-
-
-def machine_of(frozen: FrozenBackbone) -> dict[str, object]:
-    """Return what a run's time, and the last bits of its numbers, depend on."""
-    return {
-        "device": frozen.device.type,
-        "name": device_name(frozen.device),
-        "threads": torch.get_num_threads(),
-        "precision": frozen.precision_name,
-        "system": platform.platform(),
-    }
-
-
-def data_of(classes: Sequence[str], inputs: Sequence[Inputs]) -> dict[str, object]:
-    """Return what a run saw: its number of classes, the photos it used by split, and those that it could not open."""
-    return {
-        "classes": len(classes),
-        "photos": {split_inputs.split.name: len(split_inputs.used) for split_inputs in inputs},
-        "left_out": [photo for split_inputs in inputs for photo in split_inputs.left_out],
-    }
-
-
-def file_of(path: Path) -> dict[str, str]:
-    """Return where a file is and the SHA-256 of its bytes. Raises RunError where it cannot be read."""
-    with writing(path):
-        return {"file": str(path), "sha256": sha256_of_file(path)}

@@ -27,14 +27,14 @@ from flower_classifier.features.inputs import LISTED_BAD, Inputs, check_photos_l
 from flower_classifier.judging.evaluation import Evaluation, evaluate
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import MICRO_BATCH
-from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.images import ImageError, load_image, upright_size
+from flower_classifier.photos.splits import Data
 from flower_classifier.training.ddp import Alone
 from flower_classifier.training.head_search import TEMPERATURES, Trial, grid, grouped, shares
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import FineTuning, Recipe, second_recipe
 from flower_classifier.training.state import TrainState
-from flower_classifier.training.steps import fixed_by, prepare, start_state
+from flower_classifier.training.steps import Built, fixed_by, prepare, start_state
 
 Size = tuple[int, int]  # width, height in pixels
 
@@ -46,27 +46,14 @@ def dry_run(config: TrainConfig) -> None:
     """
     data, built = prepare(config)
     state = start_state(config, data, built)
-    classifier, recipe, bad_limit = built.classifier, state.recipe, config.bad_limit
+    recipe, bad_limit = state.recipe, config.bad_limit
     first, *held_out = data.splits.parts
     inputs = [Inputs(built.frozen, first, recipe.seed, schedule=recipe.schedule, bad_limit=bad_limit)]
     inputs += [eval_inputs(built.frozen, split, bad_limit=bad_limit) for split in held_out]
-    photos = ", ".join(f"{len(split):,} {split.spoken}" for split in data.splits.parts)
-    print(f"{counted(len(data.classes), 'class', 'classes')}: {photos} photos")
-    names = [printable(name) for name in data.names]
-    show("smallest class", class_sizes([names[label] for label in first.labels]))
-    show("photo sizes", size_range(open_all(inputs)))
-    errors = [error for split in inputs for error in split.errors]
-    show("bad files", bad_files(errors, config.skip_bad))
-    show("backbone", backbone_of(classifier, built.weights.name))
-    show("head", head_of(classifier))
-    show("on", machine(built.frozen))
+    errors = show_photos(data, inputs, config.skip_bad)
+    show_model(built)
     if all(split.used for split in inputs):
-        show("expected", expected(inputs, classifier, recipe, not config.no_cache))
-        if config.tune:
-            show("search", expected_of_search(inputs, classifier, recipe, fixed_by(config)))
-        if config.fine_tune:
-            second = second_recipe(config, recipe, classifier, config.epochs)
-            show("fine-tuning", expected_of_second(inputs, classifier, recipe, second))
+        show_times(config, inputs, built.classifier, recipe)
     if errors and not config.skip_bad:
         advice = "repair or remove them, or leave them out (option skip_bad)"
         raise InputError(f"{counted(len(errors), 'photo')} cannot be used; {advice}")
@@ -82,6 +69,31 @@ def show(name: str, text: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- the photos
+
+
+def show_photos(data: Data, splits: Sequence[Inputs], skip_bad: bool) -> list[ImageError]:
+    """Print how many photos there are and of which sizes; open them all, and return the errors of those that fail."""
+    photos = ", ".join(f"{len(split):,} {split.spoken}" for split in data.splits.parts)
+    print(f"{counted(len(data.classes), 'class', 'classes')}: {photos} photos")
+    names = [printable(name) for name in data.names]
+    show("smallest class", class_sizes([names[label] for label in data.splits.train.labels]))
+    by_area = sorted(open_all(splits), key=lambda size: (math.prod(size), size))
+    if by_area:
+        quantiles = by_area[0], by_area[(len(by_area) - 1) // 2], by_area[-1]
+        low, middle, high = (f"{width:,} x {height:,}" for width, height in quantiles)
+        show("photo sizes", f"{low} pixels, all of them" if low == high else f"{low} to {high} pixels, median {middle}")
+    else:
+        show("photo sizes", "unknown: none can be opened")
+    errors = [error for inputs in splits for error in inputs.errors]
+    if errors:
+        skipped = ", and will be left out (option skip_bad)" if skip_bad else ""
+        lines = [f"{len(errors):,} cannot be opened{skipped}:"]
+        lines += [str(error).removeprefix("cannot open ") for error in errors[:LISTED_BAD]]
+        lines += [f"and {len(errors) - LISTED_BAD:,} more"] if len(errors) > LISTED_BAD else []
+        show("bad files", "\n".join(lines))
+    else:
+        show("bad files", "none")
+    return errors
 
 
 def class_sizes(names: Iterable[str]) -> str:
@@ -133,93 +145,60 @@ def try_photo(path: Path, shorter_side: int) -> Size | ImageError:
         return error.bare()
 
 
-def size_range(sizes: Sequence[Size]) -> str:
-    """Give the sizes of the smallest, the median and the largest photo by area."""
-    if not sizes:
-        return "unknown: none can be opened"
-    by_area = sorted(sizes, key=lambda size: (math.prod(size), size))
-    quantiles = by_area[0], by_area[(len(sizes) - 1) // 2], by_area[-1]
-    low, middle, high = (f"{width:,} x {height:,}" for width, height in quantiles)
-    return f"{low} pixels, all of them" if low == high else f"{low} to {high} pixels, median {middle}"
-
-
-def bad_files(errors: Sequence[ImageError], skipped: bool) -> str:
-    """Name the first few photos that cannot be opened, each with its reason, and count the rest."""
-    if not errors:
-        return "none"
-    heading = f"{len(errors):,} cannot be opened" + (", and will be left out (option skip_bad):" if skipped else ":")
-    rest = [f"and {len(errors) - LISTED_BAD:,} more"] if len(errors) > LISTED_BAD else []
-    return "\n".join([heading, *(str(error).removeprefix("cannot open ") for error in errors[:LISTED_BAD]), *rest])
-
-
 # --------------------------------------------------------------------------------------------------------- the model
 
 
-def parameters_of(module: nn.Module) -> str:
-    """Count a module's parameters."""
-    return counted(sum(parameter.numel() for parameter in module.parameters()), "parameter")
+def parameters_of(parameters: Iterable[nn.Parameter]) -> str:
+    """Count the numbers in some parameters."""
+    return counted(sum(parameter.numel() for parameter in parameters), "parameter")
 
 
-def backbone_of(classifier: Classifier, weights: str) -> str:
-    """Describe the backbone and its features."""
+def show_model(built: Built) -> None:
+    """Print what the backbone is and gives, how wide the head's layers are, and what the run computes on."""
+    classifier, device = built.classifier, built.frozen.device
     config, side = classifier.config, classifier.preprocessing.crop_size
-    origin = "random weights" if weights == "none" else weights
+    origin = "random weights" if built.weights.name == "none" else built.weights.name
+    size = parameters_of(classifier.backbone.parameters())
     learns = "frozen" if config.learns == "head" else "trained"
     features = f"{counted(classifier.feature_width, 'feature')} of {side} x {side} pixels"
-    return f"{config.arch} with {origin}: {parameters_of(classifier.backbone)}, {learns}; {features}"
-
-
-def head_of(classifier: Classifier) -> str:
-    """List the widths of the head's layers."""
-    widths = [classifier.feature_width, *classifier.config.hidden_units, classifier.config.num_classes]
-    return f"{' -> '.join(f'{width:,}' for width in widths)}: {parameters_of(classifier.head)}"
-
-
-def machine(frozen: FrozenBackbone) -> str:
-    """Name the device of the run and the precision of the backbone."""
-    device = frozen.device
+    show("backbone", f"{config.arch} with {origin}: {size}, {learns}; {features}")
+    widths = " -> ".join(f"{width:,}" for width in (classifier.feature_width, *config.hidden_units, config.num_classes))
+    show("head", f"{widths}: {parameters_of(classifier.head.parameters())}")
     unit = torch.cuda.get_device_name(device) if device.type == "cuda" else counted(torch.get_num_threads(), "thread")
-    numbers = str(frozen.precision).removeprefix("torch.")
-    return f"{device.type}, {unit}, {numbers}"
+    show("on", f"{device.type}, {unit}, {built.frozen.precision_name}")
 
 
-def expected(splits: Sequence[Inputs], classifier: Classifier, recipe: Recipe, cached: bool) -> str:
-    """Say how long the run would take, and for which work."""
+def show_times(config: TrainConfig, splits: Sequence[Inputs], classifier: Classifier, recipe: Recipe) -> None:
+    """Print how long the run would take, and for which work; also a search before it, and fine-tuning after it."""
     train, *held_out = splits
     passes, held_out_count = train.schedule.used, sum(len(inputs.used) for inputs in held_out)
     answering = len(classifier.config.answer_views)
+    judged = answering * len(held_out[0].used)
     if not bars_are_shown():
         note("measuring how fast that goes")
     reading = reading_seconds(train, answering * held_out_count)
-    learning = recipe.epochs * epoch_seconds(train, classifier, recipe, answering * len(held_out[0].used))
+    learning = recipe.epochs * epoch_seconds(train, classifier, recipe, judged)
     stage = "the head" if classifier.config.learns == "head" else "training"
     passed = (
         f"{counted(passes, 'pass', 'passes')} over {len(train.used):,} photos and {answering} over {held_out_count:,}"
     )
-    cache = "less what the cache holds; " if cached else ""
-    return (
+    cache = "" if config.no_cache else "less what the cache holds; "
+    show(
+        "expected",
         f"about {duration(reading + learning)} for {counted(recipe.epochs, 'epoch')}: "
         f"{duration(reading)} for {passed}, {duration(learning)} for {stage}\n"
-        f"({cache}loading and the report not counted)"
+        f"({cache}loading and the report not counted)",
     )
-
-
-def expected_of_search(
-    splits: Sequence[Inputs], classifier: Classifier, recipe: Recipe, fixed: Mapping[str, object]
-) -> str:
-    """Say how long a search for the head's settings would take, and how many heads it would try."""
-    judged = len(classifier.config.answer_views) * len(splits[1].used)
-    seconds = search_seconds(splits[0], classifier, recipe, fixed, judged)
-    return f"about {duration(seconds)} for {counted(len(grid(recipe, fixed)), 'head')}, before that"
-
-
-def expected_of_second(splits: Sequence[Inputs], classifier: Classifier, first: Recipe, recipe: FineTuning) -> str:
-    """Say how long the fine-tuning stage would take, and how many parameters of the backbone would learn."""
-    epochs = recipe.epochs - recipe.began
-    judged = len(classifier.config.answer_views) * len(splits[1].used)
-    seconds = epochs * fine_tuning_seconds(splits[0], classifier, first, recipe, judged)
-    learning = counted(sum(classifier.backbone.get_parameter(name).numel() for name in recipe.depths), "parameter")
-    return f"about {duration(seconds)} for {counted(epochs, 'epoch')}, after that: {learning} of the backbone learn"
+    if config.tune:
+        fixed = fixed_by(config)
+        searching = search_seconds(train, classifier, recipe, fixed, judged)
+        show("search", f"about {duration(searching)} for {counted(len(grid(recipe, fixed)), 'head')}, before that")
+    if config.fine_tune:
+        second = second_recipe(config, recipe, classifier, config.epochs)
+        epochs = second.epochs - second.began
+        tuning = duration(epochs * fine_tuning_seconds(train, classifier, recipe, second, judged))
+        size = parameters_of(classifier.backbone.get_parameter(name) for name in second.depths)
+        show("fine-tuning", f"about {tuning} for {counted(epochs, 'epoch')}, after that: {size} of the backbone learn")
 
 
 def duration(length: float) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -29,33 +28,6 @@ FEWEST_CLASSES = 3  # with fewer, none can be left out
 MOST_PHOTOS = 10_000  # that heads learn from: more would change little and take long
 
 
-@dataclass(frozen=True)
-class Round:
-    """How strange the photos of the known and of the left-out classes look to one head."""
-
-    left_out: int  # classes
-    known: torch.Tensor  # (N,): p_known
-    strangers: torch.Tensor  # (M,)
-    known_doubts: torch.Tensor  # (N,): the negative probability of the likeliest class
-    stranger_doubts: torch.Tensor  # (M,)
-    judged_others: bool  # whether the known photos are not the ones that the scores were compared with
-
-    @property
-    def cells(self) -> list[float]:
-        """Its cells in strangers.csv."""
-        rate = DEFAULT_RATE / 100
-        alarms = (self.known <= rate).double().mean().item() if self.judged_others else float("nan")
-        return [
-            self.left_out,
-            len(self.known),
-            len(self.strangers),
-            auroc(-self.known, -self.strangers),
-            auroc(self.known_doubts, self.stranger_doubts),
-            (self.strangers <= rate).double().mean().item(),
-            alarms,
-        ]
-
-
 def can_leave_out(train: Inputs, *judged: Inputs | None) -> bool:
     """Return whether there are enough classes, and each split that judges has photos of all of them."""
     classes = set(train.labels.tolist())
@@ -73,67 +45,56 @@ def leave_classes_out(train: Inputs, valid: Inputs, test: Inputs | None, schedul
     heads = FoldHeads(train, schedule, sampled & class_mask[:, labels], class_mask)
     with progress(heads.work, f"{rounds} heads, classes left out", "photo", scaled=True) as bar:
         heads.learn(bar)
-    judged = [(inputs, features_of(inputs)) for inputs in (valid, test) if inputs]
+    judged = []
+    for inputs in (valid, test):
+        if inputs:
+            every = range(len(inputs.used))
+            judged.append((inputs, looking(nn.Identity(), inputs, every)(every)))
     cells = []
-    for index in range(rounds):
-        memory = memory_of(train, heads.photos[index])
+    for index, mask in enumerate(class_mask):
+        photos = heads.photos[index].nonzero()[:, 0].tolist()
+        memory = remember_nameless(looking(nn.Identity(), train, photos), labels[photos].tolist())
         seen = []
         for inputs, features in judged:
             logits = heads.logits_by(torch.full((len(features),), index), inputs)
-            seen.append(Seen(inputs, features, logits, class_mask[index]))
-        cells.append(judge(memory, seen, int((~class_mask[index]).sum())).cells)
+            seen.append((features, Evaluation(logits, inputs.labels), mask[inputs.labels]))
+        cells.append([int((~mask).sum()), *judge(memory, seen)])
     means = torch.tensor(cells, dtype=torch.float64).mean(dim=0).tolist()
     header: list[object] = ["round", "classes_left_out", "known_photos", "strangers", "auroc", "auroc_of_probability"]
     header += [f"strangers_found_at_{DEFAULT_RATE:g}", f"false_alarms_at_{DEFAULT_RATE:g}"]
-    return [header, *([name, *map(cell_of, row)] for name, row in [*enumerate(cells, 1), ("mean", means)])]
+    table = [header]
+    for name, row in [*enumerate(cells, 1), ("mean", means)]:
+        table.append([name, *("" if math.isnan(value) else round(value, 4) for value in row)])
+    return table
 
 
-def memory_of(train: Inputs, photos: torch.Tensor) -> FeatureBank:
-    """Return a bank of the training photos where `photos`, bool (N,), is true, as a run would make it."""
-    indices = photos.nonzero()[:, 0].tolist()
-    return remember_nameless(looking(nn.Identity(), train, indices), train.labels[indices].tolist())
+def judge(memory: FeatureBank, seen: Sequence[tuple[torch.Tensor, Evaluation, torch.Tensor]]) -> list[float]:
+    """Return how strange the photos of the known and of the left-out classes look to a head: cells of strangers.csv.
 
-
-def features_of(inputs: Inputs) -> torch.Tensor:
-    """Return the features of all photos of a split, (N, D)."""
-    indices = range(len(inputs.used))
-    return looking(nn.Identity(), inputs, indices)(indices)
-
-
-class Seen:
-    """A split's features (N, D), and its logits (N, C) of a head that knows the classes in `class_mask`, bool (C,)."""
-
-    def __init__(self, inputs: Inputs, features: torch.Tensor, logits: torch.Tensor, class_mask: torch.Tensor) -> None:
-        self.is_known, self.labels = class_mask[inputs.labels], inputs.labels
-        self.features, self.logits = features, logits
-
-    def scores(self, clusters: Clusters, temperature: float) -> torch.Tensor:
-        """Return how strange the photos are, (N, 2)."""
-        return strangeness(clusters, self.features, (self.logits.double() / temperature).softmax(dim=1))
-
-
-def judge(memory: FeatureBank, seen: Sequence[Seen], left_out: int) -> Round:
-    """Compare known-class photos with left-out-class photos; `left_out` is the number of such classes.
-
-    The known photos of the first split (valid) set the scale; those of the last split (test, if there is one) are
-    judged by it, and so are the strangers of all splits.
+    `seen`: of each split the features (N, D), the head's logits, and which photos are of known classes, bool (N,). The
+    known photos of the first split (valid) set the scale; those of the last split (test, if there is one) are judged by
+    it, and so are the strangers of all splits.
     """
-    valid, last = seen[0], seen[-1]
-    answers = Evaluation(valid.logits[valid.is_known], valid.labels[valid.is_known])
+    features, evaluation, is_known = seen[0]
+    answers = evaluation.of(is_known)
     temperature = calibrate(answers)
-    scores = stranger_scores(memory, valid.features[valid.is_known], answers.at(temperature))
+    scores = stranger_scores(memory, features[is_known], answers.at(temperature))
     familiarity, clusters = Familiarity(scores), Clusters(memory)
-    all_scores = [split.scores(clusters, temperature) for split in seen]
-    of_known = all_scores[-1][last.is_known]
-    pairs = zip(seen, all_scores, strict=True)
-    of_strangers = torch.cat([split_scores[~split.is_known] for split, split_scores in pairs])
+    all_scores = [strangeness(clusters, rows, split.at(temperature).probabilities) for rows, split, _ in seen]
+    known = all_scores[-1][seen[-1][2]]  # (N, 2)
+    strangers = torch.cat([scores[~is_known] for scores, (_, _, is_known) in zip(all_scores, seen, strict=True)])
     p_known, p_strangers = (
         torch.tensor([familiarity.p_value(score) for score in scores], dtype=torch.float64)
-        for scores in (of_known, of_strangers)
+        for scores in (known, strangers)
     )
-    return Round(left_out, p_known, p_strangers, of_known[:, 0], of_strangers[:, 0], last is not valid)
-
-
-def cell_of(value: float) -> object:
-    """Round a value for a table; NaN becomes an empty cell."""
-    return "" if math.isnan(value) else round(value, 4)
+    rate = DEFAULT_RATE / 100
+    # Without test photos, the known ones are those that the scores are compared with: they cannot say how often it errs
+    alarms = (p_known <= rate).double().mean().item() if len(seen) > 1 else float("nan")
+    return [
+        len(p_known),
+        len(p_strangers),
+        auroc(-p_known, -p_strangers),
+        auroc(known[:, 0], strangers[:, 0]),  # by the probability of the likeliest class alone
+        (p_strangers <= rate).double().mean().item(),
+        alarms,
+    ]

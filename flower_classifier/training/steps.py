@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from flower_classifier.base.console import note, warn
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.errors import InputError, is_installed
 from flower_classifier.base.signals import signals_held
 from flower_classifier.base.text import counted, printable
 from flower_classifier.config.train_options import TrainConfig
@@ -38,8 +38,8 @@ from flower_classifier.networks.source import Weights
 from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.download import download
 from flower_classifier.photos.splits import Data, load_splits, without_listed
-from flower_classifier.report.run_log import RunLog, check_tensorboard
-from flower_classifier.report.tables import Table
+from flower_classifier.report.report_files import Table
+from flower_classifier.report.run_log import RunLog
 from flower_classifier.training.head_search import OPTIONS, search
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced, second_recipe
@@ -73,8 +73,8 @@ class Built:
 def prepare(config: TrainConfig) -> tuple[Data, Built]:
     """Return the photos, and a new classifier for their classes. Raises InputError for options at odds."""
     arch, device = resolve_arch(config.arch), choose_device(config.gpu)
-    if config.tensorboard:
-        check_tensorboard()
+    if config.tensorboard and not is_installed("tensorboard"):
+        raise InputError("needs tensorboard, which is not installed: pip install tensorboard", "tensorboard")
     data = find_data(config)
     for option in ("tune", "fine_tune", "doctor"):
         if getattr(config, option) and not source_of(arch).pretrained:

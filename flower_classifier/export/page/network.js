@@ -103,7 +103,7 @@ async function checkPattern(run, { pattern: expected, preprocessing }) {
   if (!areClose || !isAsFar || logits.length !== expected.logits.length) throw new Error(TEXTS.wrongAnswer);
 }
 
-// The picture of coloured stripes that `pattern_logits` in export/onnx_model.py draws too.
+// The picture of coloured stripes that `pattern_of` in export/onnx_model.py draws too.
 export function pattern(side) {
   const pixels = new Uint8Array(side * side * 3);
   for (let y = 0, at = 0; y < side; y++) {
