@@ -41,7 +41,7 @@ class ModelConfig:
 class Classifier(nn.Module):
     """A backbone and a head; normalisation is part of the forward, so that no caller can forget it."""
 
-    mean: torch.Tensor  # both in_levels
+    mean: torch.Tensor  # (3, 1, 1), of pixel values from 0 to 255
     std: torch.Tensor
 
     def __init__(self, config: ModelConfig, backbone: Backbone, head: nn.Module) -> None:
@@ -52,7 +52,8 @@ class Classifier(nn.Module):
         self.backbone = backbone.module
         self.head = head
         for name, numbers in (("mean", self.preprocessing.mean), ("std", self.preprocessing.std)):
-            self.register_buffer(name, in_levels(numbers), persistent=False)  # the preprocessing is what is saved
+            levels = 255 * torch.tensor(numbers, device="cpu").view(3, 1, 1)
+            self.register_buffer(name, levels, persistent=False)  # the preprocessing is what is saved
         if self.starts_frozen:
             self.backbone.requires_grad_(False)
         self.eval()
@@ -97,31 +98,22 @@ class Classifier(nn.Module):
         return self.backbone(normalise(pixels, self.mean, self.std))
 
 
-def in_levels(numbers: tuple[float, float, float]) -> torch.Tensor:
-    """Return a mean or a standard deviation in pixel values from 0 to 255, (3, 1, 1), on the CPU."""
-    return 255 * torch.tensor(numbers, device="cpu").view(3, 1, 1)
-
-
 def normalise(
     pixels: torch.Tensor,
     mean: torch.Tensor,
     std: torch.Tensor,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> torch.Tensor:
-    """Take uint8 pixels (B, 3, S, S) to what the backbone was trained on, (pixels - mean) / std, both `in_levels`."""
+    """Take uint8 pixels (B, 3, S, S) to what the backbone was trained on: (pixels - mean) / std, a Classifier's."""
     values = pixels.to(torch.float32, memory_format=memory_format, copy=True)
     return values.sub_(mean).div_(std)  # in place: a pass over the values costs what a layer costs
-
-
-def build_classifier(config: ModelConfig, backbone: Backbone) -> Classifier:
-    """Put a new head, drawn from torch's generator, on a backbone."""
-    return Classifier(config, backbone, build_head(config, backbone.width))
 
 
 def build_head(config: ModelConfig, width: int) -> nn.Sequential:
     """Build Linear, ReLU and dropout for every hidden layer, and a Linear to one logit per class.
 
-    (B, width) -> (B, classes). Dropout stands behind hidden layers alone: a linear head has none.
+    (B, width) -> (B, classes); what is random is drawn from torch's generator. Dropout stands behind hidden layers
+    alone: a linear head has none.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise([width, *config.hidden_units]):
