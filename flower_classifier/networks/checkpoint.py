@@ -27,6 +27,7 @@ from flower_classifier.networks.safe_files import (
     read_tensors,
     write_atomically,
 )
+from flower_classifier.networks.source import black_picture
 from flower_classifier.photos.views import Preprocessing
 
 FORMAT_VERSION = 5  # the only one that is read
@@ -173,7 +174,7 @@ def check_runs(checkpoint: Checkpoint) -> None:
         checkpoint.memory.check(classifier.feature_width, len(checkpoint.classes))
     if side != source_of(arch).weights(arch, "none", None).preprocessing.crop_size:
         with torch.inference_mode():
-            classifier(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+            classifier(black_picture(classifier, side, torch.uint8))
 
 
 def model_of(contents: Plain) -> ModelConfig:

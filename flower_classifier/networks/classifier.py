@@ -6,6 +6,7 @@ no list of architectures is needed.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from torch import nn
 from flower_classifier.base.console import note, warn
 from flower_classifier.networks.backbones import load_backbone, resolve_arch, source_of
 from flower_classifier.networks.devices import seed_torch
-from flower_classifier.networks.source import Backbone, Weights, black
+from flower_classifier.networks.source import Backbone, Weights, black_picture
 
 LEARNS = ("head", "last", "all")  # which layers have learned: those of the head, the backbone's last ones too, all
 
@@ -180,7 +181,16 @@ def parameter_depths(backbone: nn.Module, side: int) -> dict[str, float]:
     `side`: of the pictures it takes, in pixels. The parameters of a module that is not called itself (those of
     attention, which torch computes in one function) lie as deep as the module that holds it.
     """
-    order = called_in_order(backbone, side)
+    order: dict[str, int] = {}  # modules with parameters, by name, in the order of first calls
+
+    def note_call(name: str) -> None:
+        order.setdefault(name, len(order))
+
+    with contextlib.ExitStack() as hooks:
+        for name, module in backbone.named_modules():
+            if any(True for _ in module.parameters(recurse=False)):
+                hooks.enter_context(module.register_forward_pre_hook(lambda *_, name=name: note_call(name)))
+        backbone(black_picture(backbone, side))
     last = len(order) - 1
     depths = {}
     for name, _ in backbone.named_parameters():
@@ -189,23 +199,3 @@ def parameter_depths(backbone: nn.Module, side: int) -> dict[str, float]:
             owner = owner.rpartition(".")[0]
         depths[name] = order.get(owner, 0) / last if last else 1.0  # a class token, the backbone's own, comes first
     return depths
-
-
-def called_in_order(backbone: nn.Module, side: int) -> dict[str, int]:
-    """Run a backbone on a black picture; number its modules with parameters, by name, in the order of first calls."""
-    order: dict[str, int] = {}
-
-    def note_call(name: str) -> None:
-        order.setdefault(name, len(order))
-
-    handles = [
-        module.register_forward_pre_hook(lambda *_, name=name: note_call(name))
-        for name, module in backbone.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
-    ]
-    try:
-        backbone(black(backbone, side))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return order

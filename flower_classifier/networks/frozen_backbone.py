@@ -24,6 +24,7 @@ from flower_classifier.base.text import counted
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import Classifier, normalise
 from flower_classifier.networks.devices import MICRO_BATCH, device_name, has_bfloat16, precision_of
+from flower_classifier.networks.source import black_picture
 from flower_classifier.photos.views import Preprocessing
 
 # Version of the features that this code computes. Raise it when they change: features that are kept on disk under an
@@ -116,10 +117,8 @@ class FrozenBackbone:
     @functools.cached_property
     def rows(self) -> RowForm:
         """Shape and type of a photo's row, found out with one black photo."""
-        side = self.preprocessing.crop_size
-        black = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=self.device)
         with torch.inference_mode():
-            row = self(black)
+            row = self(black_picture(self.classifier, self.preprocessing.crop_size, torch.uint8))
         return RowForm(tuple(row.shape[1:]), row.dtype)
 
     @functools.cached_property

@@ -109,9 +109,12 @@ class Unfilled(TorchFunctionMode):
 # -------------------------------------------------------------------------------------- a picture to try a network with
 
 
-def black(module: nn.Module, side: int) -> torch.Tensor:
-    """Return a picture of zeros, (1, 3, side, side), on the network's device."""
-    return torch.zeros(1, 3, side, side, device=next(module.parameters()).device)
+def black_picture(module: nn.Module, side: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return a picture of zeros, (1, 3, side, side), on a network's device.
+
+    A backbone takes numbers of the default type, a Classifier takes uint8.
+    """
+    return torch.zeros(1, 3, side, side, dtype=dtype, device=next(module.parameters()).device)
 
 
 # ----------------------------------------------------------------------------------------------------- files of weights

@@ -5,6 +5,7 @@ Nothing here loads timm.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeVar
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flower_classifier.networks.source import black
+from flower_classifier.networks.source import black_picture
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -60,7 +61,7 @@ def has_places(module: nn.Module, side: int) -> bool:
     """Say whether the features are pooled from a map with channels first, (B, C, h, w)."""
     if not isinstance(module, Features) or module.by_token or getattr(module.model, "output_fmt", "NCHW") != "NCHW":
         return False
-    features = module.model.forward_features(black(module, side))
+    features = module.model.forward_features(black_picture(module, side))
     return isinstance(features, torch.Tensor) and features.dim() == 4
 
 
@@ -118,15 +119,11 @@ def input_sizes(module: nn.Module, layers: Mapping[str, nn.Module], side: int) -
     def record(name: str, values: torch.Tensor) -> None:
         sizes.setdefault(name, set()).add(values.shape[-2:])
 
-    handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: record(name, inputs[0]))
-        for name, layer in layers.items()
-    ]
-    try:
-        module(black(module, side))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with contextlib.ExitStack() as hooks:
+        for name, layer in layers.items():
+            hook = layer.register_forward_pre_hook(lambda _, inputs, name=name: record(name, inputs[0]))
+            hooks.enter_context(hook)
+        module(black_picture(module, side))
     return {name: distinct.pop() for name, distinct in sizes.items() if len(distinct) == 1}
 
 

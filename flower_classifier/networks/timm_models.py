@@ -27,7 +27,7 @@ from flower_classifier.base.console import note
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.text import first_few, reason_of
 from flower_classifier.config.allowed import DEFAULT_HIDDEN_UNITS, IMAGE_SIZE
-from flower_classifier.networks.source import Backbone, Source, Weights, read_weights_file
+from flower_classifier.networks.source import Backbone, Source, Weights, black_picture, read_weights_file
 from flower_classifier.networks.timm_layers import Features, TimmModel, has_places, in_plain_layers
 from flower_classifier.photos.views import FILTERS, Preprocessing
 
@@ -301,7 +301,8 @@ def check_size(arch: str, size: int) -> None:
     """Raise InputError unless an architecture runs on squares of `size` pixels, by running it."""
     try:
         with torch.inference_mode():
-            Features(create(arch.removeprefix(PREFIX), size)).eval()(torch.zeros(1, 3, size, size))
+            module = Features(create(arch.removeprefix(PREFIX), size)).eval()
+            module(black_picture(module, size))
     except Exception as error:  # of any kind: each family has its own way to refuse
         raise InputError(f"{arch} takes no pictures of {size} pixels ({reason_of(error)})", "image_size") from None
 
