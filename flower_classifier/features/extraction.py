@@ -23,9 +23,8 @@ import torch
 
 from flower_classifier.base.console import Bar
 from flower_classifier.base.torchrun import local_world_size
-from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, opening_threads
+from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, opening_threads, torch_threads
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
-from flower_classifier.networks.threads import torch_threads
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing, open_views

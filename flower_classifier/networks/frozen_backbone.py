@@ -18,12 +18,10 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from flower_classifier.base.console import note
 from flower_classifier.base.errors import is_out_of_memory
-from flower_classifier.base.text import counted
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import Classifier, normalise
-from flower_classifier.networks.devices import MICRO_BATCH, device_name, has_bfloat16, precision_of
+from flower_classifier.networks.devices import MICRO_BATCH, device_name, halve, has_bfloat16, precision_of
 from flower_classifier.networks.source import black_picture
 from flower_classifier.photos.views import Preprocessing
 
@@ -109,10 +107,7 @@ class FrozenBackbone:
             except Exception as error:
                 if self.device.type == "cpu" or not is_out_of_memory(error) or self.most == 1:
                     raise
-            self.most = max(min(self.most, len(pixels)) // 2, 1)
-            note(f"the GPU has too little memory for more than {counted(self.most, 'photo')} at a time")
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            self.most = halve(self.most, len(pixels), self.device, "for")
 
     @functools.cached_property
     def rows(self) -> RowForm:

@@ -20,9 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 from flower_classifier.base.torchrun import local_world_size
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.job_extraction import new_model_or_split, numerics_key
+from flower_classifier.networks.devices import torch_threads
 from flower_classifier.networks.job import EPOCH, FINE_TUNE, current_job, talking
 from flower_classifier.networks.source import black_picture
-from flower_classifier.networks.threads import torch_threads
 from flower_classifier.training.state import TrainState
 
 
