@@ -15,8 +15,7 @@ from torchvision.transforms._presets import ImageClassification
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.networks import backbones
 from flower_classifier.networks.backbones import source_of
-from flower_classifier.networks.frozen_backbone import fold_batch_norms
-from flower_classifier.networks.source import fill_backbone
+from flower_classifier.networks.source import fill_backbone, fold_batch_norms
 from flower_classifier.networks.torchvision_models import download_weights
 from flower_classifier.photos.views import Preprocessing
 

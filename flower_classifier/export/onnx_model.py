@@ -25,7 +25,6 @@ from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import Classifier
-from flower_classifier.networks.frozen_backbone import fold_batch_norms
 from flower_classifier.photos.demo import SPECIES, draw_flower
 from flower_classifier.photos.views import Preprocessing, open_views
 from flower_classifier.predicting.card import DISTANCE, LOGITS, PIXELS, outputs_of
@@ -159,7 +158,9 @@ class WholeNetwork(nn.Module):
         classifier = checkpoint.classifier
         self.mirror = classifier.config.mirror
         self.normalisation = Normalisation(classifier)
-        self.backbone = in_plain_layers(classifier)
+        # With batch norms folded: smaller, faster to load, as good in int8
+        side = classifier.preprocessing.crop_size
+        self.backbone = source_of(classifier.config.arch).folded(classifier.backbone, side)
         self.head = classifier.head
         memory = checkpoint.memory if checkpoint.tells_strangers else None
         self.distance = None if memory is None else Distance(Clusters(memory))
@@ -229,9 +230,3 @@ class Distance(nn.Module):
         to_classes = ((points @ self.to_class)[:, None] - self.means).square().sum(dim=2)  # (B, C)
         to_all = ((points - self.centre) @ self.to_all).square().sum(dim=1)
         return to_classes.amin(dim=1) - to_all
-
-
-def in_plain_layers(classifier: Classifier) -> nn.Module:
-    """Return the backbone in torch's own layers, with batch norms folded: smaller, faster to load, as good in int8."""
-    source = source_of(classifier.config.arch)
-    return fold_batch_norms(source.in_plain_layers(classifier.backbone, classifier.preprocessing.crop_size))

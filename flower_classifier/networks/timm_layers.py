@@ -43,7 +43,9 @@ class Features(nn.Module):
     def __init__(self, model: TimmModel) -> None:
         super().__init__()
         self.model = model
-        self.by_token = has_class_token(model)
+        is_plain = all(hasattr(model, name) for name in ("patch_embed", "blocks", "num_prefix_tokens"))
+        has_token = getattr(model, "cls_token", None) is not None and getattr(model, "global_pool", "") == "token"
+        self.by_token = is_plain and has_token  # a plain vision transformer that classifies by its class token
         width = getattr(model, "head_hidden_size", None) or model.num_features
         self.feature_width: int = 2 * model.num_features if self.by_token else width
 
@@ -54,21 +56,6 @@ class Features(nn.Module):
         tokens = self.model.forward_features(values)  # (B, N, D)
         patches = tokens[:, self.model.num_prefix_tokens :]
         return torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=1)  # (B, 2 D)
-
-
-@torch.no_grad()
-def has_places(module: nn.Module, side: int) -> bool:
-    """Say whether the features are pooled from a map with channels first, (B, C, h, w)."""
-    if not isinstance(module, Features) or module.by_token or getattr(module.model, "output_fmt", "NCHW") != "NCHW":
-        return False
-    features = module.model.forward_features(black_picture(module, side))
-    return isinstance(features, torch.Tensor) and features.dim() == 4
-
-
-def has_class_token(model: TimmModel) -> bool:
-    """Say whether a model is a plain vision transformer that classifies by its class token."""
-    is_plain = all(hasattr(model, name) for name in ("patch_embed", "blocks", "num_prefix_tokens"))
-    return is_plain and getattr(model, "cls_token", None) is not None and getattr(model, "global_pool", "") == "token"
 
 
 @torch.no_grad()
@@ -85,7 +72,10 @@ def in_plain_layers(module: nn.Module, side: int) -> nn.Module:
     sizes = input_sizes(module, padded, side)
     plain = copy.deepcopy(module).eval()
     for name, layer in norms.items():
-        plain.set_submodule(name, nn.Sequential(norm_alone(layer), *map(layer.get_submodule, ("drop", "act"))))
+        norm = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+        norm.load_state_dict(layer.state_dict())
+        norm.to(next(layer.buffers()).device).eval()
+        plain.set_submodule(name, nn.Sequential(norm, *map(layer.get_submodule, ("drop", "act"))))
     for name, size in sizes.items():
         plain.set_submodule(name, with_fixed_padding(padded[name], size))
     return plain
@@ -98,13 +88,6 @@ def layers_called(module: nn.Module, kind: str, base: type[Layer]) -> dict[str, 
     """
     layers = module.named_modules()
     return {name: layer for name, layer in layers if isinstance(layer, base) and type(layer).__name__ == kind}
-
-
-def norm_alone(layer: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """Return torch's own batch norm with the same parameters and statistics."""
-    norm = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
-    norm.load_state_dict(layer.state_dict())
-    return norm.to(next(layer.buffers()).device).eval()
 
 
 def input_sizes(module: nn.Module, layers: Mapping[str, nn.Module], side: int) -> dict[str, torch.Size]:
