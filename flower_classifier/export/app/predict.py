@@ -21,12 +21,12 @@ if __name__ == "__main__":  # --help and mistakes end the process before anythin
 
 # isort: split
 import flower_classifier
-from flower_classifier.predicting.answering import answer_photos, find_photos
+from flower_classifier.predicting.answering import answer_photos, named_photos
 
 
 def run(config: QuestionConfig) -> None:
     """Write the likeliest classes of every photo."""
-    photos = find_photos(config)
+    photos = named_photos(config)
     predictor = flower_classifier.load(Path(__file__).resolve().parent, category_names=config.category_names)
     answer_photos(config, photos, predictor)
 
