@@ -20,8 +20,7 @@ from flower_classifier.base.options import parse
 from flower_classifier.config.predict_options import PredictConfig
 
 if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
-    process.begin()
-    asked = process.read_command_line(lambda: parse(PredictConfig, "predict.py", __doc__))
+    asked = process.begin(PredictConfig, "predict.py", __doc__)
 
 # isort: split
 import flower_classifier

@@ -12,12 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from flower_classifier.base import process
-from flower_classifier.base.options import parse
 from flower_classifier.config.predict_options import QuestionConfig
 
 if __name__ == "__main__":  # --help and mistakes end the process before anything is loaded
-    process.begin()
-    asked = process.read_command_line(lambda: parse(QuestionConfig, "predict.py", __doc__))
+    asked = process.begin(QuestionConfig, "predict.py", __doc__)
 
 # isort: split
 import flower_classifier
