@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
 import torch
@@ -121,13 +121,18 @@ def with_fixed_padding(layer: nn.Conv2d, size: torch.Size) -> nn.Conv2d:
     extra = [p % 2 for p in padding]
     if any(more and d > 1 for more, d in zip(extra, layer.dilation, strict=True)):
         return layer
+    kernels = [k + more for k, more in zip(layer.kernel_size, extra, strict=True)]
+    halves = [-(-p // 2) for p in padding]
+    kernel, stride, fixed, dilation = (
+        (height, width) for height, width in (kernels, layer.stride, halves, layer.dilation)
+    )
     plain = nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
-        pair(k + more for k, more in zip(layer.kernel_size, extra, strict=True)),
-        pair(layer.stride),
-        pair(-(-p // 2) for p in padding),
-        pair(layer.dilation),
+        kernel,
+        stride,
+        fixed,
+        dilation,
         layer.groups,
         layer.bias is not None,
         device=layer.weight.device,
@@ -137,9 +142,3 @@ def with_fixed_padding(layer: nn.Conv2d, size: torch.Size) -> nn.Conv2d:
     if plain.bias is not None and layer.bias is not None:
         plain.bias.copy_(layer.bias)
     return plain
-
-
-def pair(numbers: Iterable[int]) -> tuple[int, int]:
-    """Return the two numbers that there are, for height and width."""
-    height, width = numbers
-    return height, width

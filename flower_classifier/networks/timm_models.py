@@ -14,7 +14,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -51,14 +51,9 @@ def timm() -> ModuleType:
     return module
 
 
-def stated_for(name: str) -> PretrainedCfg:
-    """Return what timm states for a name that it knows, with or without a tag: sizes, mean, licence."""
-    return timm().get_pretrained_cfg(name.removeprefix(PREFIX))
-
-
 def create(name: str, size: int, **options: object) -> TimmModel:
     """Build timm's model of a name without its classifier, for pictures of `size` pixels. Raises whatever timm does."""
-    stated = stated_for(name)
+    stated: PretrainedCfg = timm().get_pretrained_cfg(name)
     if stated.fixed_input_size and size != stated.input_size[-1]:
         options["img_size"] = size
     with warnings.catch_warnings():
@@ -185,10 +180,11 @@ class Timm(Source):
 
         A file and random weights come with the preprocessing that timm states for the architecture.
         """
-        model, _, tag = arch.removeprefix(PREFIX).partition(".")
+        name_in_timm = arch.removeprefix(PREFIX)
+        model, _, tag = name_in_timm.partition(".")
         requested = "" if name is None or name.upper() == "DEFAULT" else name.lower()
         is_tag = requested in tags_of(model)
-        stated = stated_for(f"{model}.{requested}" if is_tag else arch)
+        stated: PretrainedCfg = timm().get_pretrained_cfg(f"{model}.{requested}" if is_tag else name_in_timm)
         preprocessing = preprocessing_of(arch, stated, image_size)
         if requested == "none":
             return Weights("none", preprocessing)
@@ -219,9 +215,10 @@ class Timm(Source):
         try:
             with torch.device("meta"):
                 backbone = self.build(arch, preprocessing)
-            check_computable(backbone.module)
         except (NotImplementedError, RuntimeError):  # it computes with tensors while it is built
             return self.build(arch, preprocessing)
+        if not all(isinstance(layer, Computable) for layer in backbone.module.modules() if computed_in(layer)):
+            return self.build(arch, preprocessing)  # its constructor alone can compute them
         backbone.module.register_load_state_dict_post_hook(fill_computed)
         return backbone
 
@@ -266,19 +263,14 @@ def preprocessing_of(arch: str, stated: PretrainedCfg, image_size: int | None) -
         size = PLAIN_SIZE
     if size != height and image_size is not None:
         check_size(arch, size)
+    mean, std = ((red, green, blue) for red, green, blue in (stated.mean, stated.std))
     return Preprocessing(
         resize_size=max(size, math.floor(size / stated.crop_pct)),
         crop_size=size,
-        mean=rgb(stated.mean),
-        std=rgb(stated.std),
+        mean=mean,
+        std=std,
         interpolation=stated.interpolation if stated.interpolation in FILTERS else "bicubic",
     )
-
-
-def rgb(numbers: Sequence[float]) -> tuple[float, float, float]:
-    """Return the three numbers that there are, one for each channel."""
-    red, green, blue = numbers
-    return red, green, blue
 
 
 def check_size(arch: str, size: int) -> None:
@@ -306,21 +298,13 @@ class Computable(Protocol):
         """Fill them."""
 
 
-def check_computable(module: nn.Module) -> None:
-    """Raise NotImplementedError unless timm has a function for every buffer that is computed and not saved."""
-    for layer in module.modules():
-        names = list(computed_in(layer))
-        if names and not isinstance(layer, Computable):
-            raise NotImplementedError(f"{type(layer).__name__} computes {first_few(names)} in its constructor alone")
-
-
 def fill_computed(module: nn.Module, _: object) -> None:
     """Give memory to the buffers that are computed and not saved, and compute them: the parameters are there now."""
     for layer in module.modules():
         buffers = computed_in(layer)
         for name, buffer in buffers.items():
             layer._buffers[name] = torch.empty_like(buffer, device="cpu")
-        if buffers and isinstance(layer, Computable):  # as check_computable has seen to
+        if buffers and isinstance(layer, Computable):  # as `build_empty` has seen to
             layer.init_non_persistent_buffers()
 
 
