@@ -32,25 +32,24 @@ def choose_device(gpu: bool) -> torch.device:
         torch.set_num_threads(1)  # OpenMP, refused a thread, would end the process
     if not gpu:
         return torch.device("cpu")
-    for kind, is_there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
-        if not is_there():
-            continue
-        if kind == "mps" and world_size() > 1:
-            raise InputError("cannot be shared by several processes on a Mac: start one", "gpu")
-        device = own_gpu() if kind == "cuda" else torch.device(kind)
-        if not (trouble := trouble_with(device)):
-            return device
+    if torch.cuda.is_available():
+        device = gpu_of_process()
+    elif torch.backends.mps.is_available():
         if world_size() > 1:
-            raise RunError(
-                f"process {rank()} cannot use {device} ({trouble}), and on the CPU it would hold up all others"
-            )
-        warn(f"the GPU cannot be used ({trouble}); using the CPU")
+            raise InputError("cannot be shared by several processes on a Mac: start one", "gpu")
+        device = torch.device("mps")
+    else:
+        warn("no GPU found; using the CPU")
         return torch.device("cpu")
-    warn("no GPU found; using the CPU")
+    if not (trouble := trouble_with(device)):
+        return device
+    if world_size() > 1:
+        raise RunError(f"process {rank()} cannot use {device} ({trouble}), and on the CPU it would hold up all others")
+    warn(f"the GPU cannot be used ({trouble}); using the CPU")
     return torch.device("cpu")
 
 
-def own_gpu() -> torch.device:
+def gpu_of_process() -> torch.device:
     """Return the GPU of this process: in a job each has its own. Raises InputError where there are fewer of them."""
     if world_size() == 1:
         return torch.device("cuda")
