@@ -18,8 +18,7 @@ from flower_classifier.base.options import parse
 from flower_classifier.config.export_options import ExportConfig
 
 if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
-    process.begin()
-    asked = process.read_command_line(lambda: parse(ExportConfig, "export.py", __doc__))
+    asked = process.begin(ExportConfig, "export.py", __doc__)
 
 # isort: split
 

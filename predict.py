@@ -20,16 +20,14 @@ from flower_classifier.base.options import parse
 from flower_classifier.config.predict_options import PredictConfig
 
 if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
-    process.begin()
-    asked = process.read_command_line(lambda: parse(PredictConfig, "predict.py", __doc__))
+    asked = process.begin(PredictConfig, "predict.py", __doc__)
 
 # isort: split
 import flower_classifier
 from flower_classifier.base.files import check_writable
-from flower_classifier.predicting.answering import answer_photos, find_photos
+from flower_classifier.predicting.answering import answer_photos, named_photos
 from flower_classifier.predicting.base_predictor import BasePredictor
-from flower_classifier.predicting.named_files import plan_pictures
-from flower_classifier.predicting.plots import PredictionPlots
+from flower_classifier.predicting.plots import PictureWriter, plan_pictures
 
 
 def run(config: PredictConfig) -> None:
@@ -47,9 +45,9 @@ def load_predictor(config: PredictConfig) -> BasePredictor:
 
 def predict_photos(config: PredictConfig) -> None:
     """Write the likeliest classes of every photo, and draw them where --plot asks for it."""
-    photos = find_photos(config)
+    photos = named_photos(config)
     sources = [config.checkpoint, *([config.category_names] if config.category_names else [])]
-    pictures = plan_pictures(config.plot, photos, sources) if config.plot else []
+    pictures = plan_pictures(config.plot, photos, sources) if config.plot else {}
     if config.output:
         check_writable(config.output, "output")
     predictor = load_predictor(config)
@@ -58,8 +56,8 @@ def predict_photos(config: PredictConfig) -> None:
 
         answer_in_parts(config, photos, predictor, config.output)
         return
-    drawer = PredictionPlots(predictor, config.heatmap, config.training_photos) if config.plot else None
-    answer_photos(config, photos, predictor, config.neighbours, pictures, drawer)
+    writer = PictureWriter(predictor, pictures, config.heatmap, config.training_photos) if pictures else None
+    answer_photos(config, photos, predictor, config.neighbours, writer)
 
 
 def evaluate(config: PredictConfig) -> None:

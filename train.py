@@ -26,8 +26,7 @@ from flower_classifier.base.options import parse
 from flower_classifier.config.train_options import TrainConfig
 
 if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
-    process.begin()
-    asked = process.read_command_line(lambda: parse(TrainConfig, "train.py", __doc__))
+    asked = process.begin(TrainConfig, "train.py", __doc__)
 
 # isort: split
 

@@ -4,7 +4,7 @@
 
 Each row is a head and a batch; each cell the milliseconds of a step of train.py's own loop on random features, with
 one thread, with two and with all, on a machine where nothing else runs, and beside one and two processes that only
-count. "Gets" is how many threads networks/threads.py gives the head. The numbers of threads are measured in turn, in
+count. "Gets" is how many threads networks/devices.py gives the head. The numbers of threads are measured in turn, in
 ROUNDS rounds; the median is printed. WORK_OF_A_THREAD was chosen by this table.
 """
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.base.process import keep_freed_memory
 from flower_classifier.networks.classifier import ModelConfig, build_head
-from flower_classifier.networks.threads import threads_for
+from flower_classifier.networks.devices import threads_for
 from flower_classifier.training import loop
 from flower_classifier.training.ddp import Alone
 from flower_classifier.training.recipe import Recipe

@@ -15,8 +15,7 @@ from torchvision.transforms._presets import ImageClassification
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.networks import backbones
 from flower_classifier.networks.backbones import source_of
-from flower_classifier.networks.frozen_backbone import fold_batch_norms
-from flower_classifier.networks.source import fill_backbone
+from flower_classifier.networks.source import fill_backbone, fold_batch_norms
 from flower_classifier.networks.torchvision_models import download_weights
 from flower_classifier.photos.views import Preprocessing
 
@@ -42,7 +41,7 @@ def default_preprocessing(arch):
 )
 def test_every_model_of_the_registry_becomes_a_backbone_of_its_stated_width(arch):
     preprocessing = default_preprocessing(arch)
-    backbone = backbones.empty_backbone(arch, preprocessing)
+    backbone = source_of(arch).build_empty(arch, preprocessing)
     module = backbone.module.eval().to("meta")
     size = preprocessing.crop_size
     features = module(torch.empty(2, 3, size, size, device="meta"))
@@ -53,7 +52,7 @@ def test_every_model_of_the_registry_becomes_a_backbone_of_its_stated_width(arch
 def test_the_classic_widths():
     widths = {"alexnet": 9216, "vgg16": 25088, "densenet121": 1024, "densenet161": 2208, "squeezenet1_1": 512}
     for arch, width in widths.items():
-        assert backbones.empty_backbone(arch, default_preprocessing(arch)).width == width
+        assert source_of(arch).build_empty(arch, default_preprocessing(arch)).width == width
 
 
 @pytest.mark.parametrize(
@@ -74,7 +73,7 @@ def test_features_given_to_the_original_classifier_are_the_original_logits(arch,
     """torchvision's own whole model is the independent way to the same answer."""
     extras = {"aux_logits": True, "transform_input": True, "init_weights": False} if arch == "googlenet" else {}
     original = models.get_model(arch, weights=None, **extras).eval()
-    backbone = backbones.empty_backbone(arch, default_preprocessing(arch))
+    backbone = source_of(arch).build_empty(arch, default_preprocessing(arch))
     fill_backbone(backbone.module, original.state_dict(), arch, "test")
     images = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
@@ -115,7 +114,7 @@ def test_a_network_without_batch_norms_or_that_cannot_be_traced_stays_as_it_is()
 
 def test_squeezenet_features_are_its_last_map_averaged():
     original = models.squeezenet1_1(weights=None).eval()
-    backbone = backbones.empty_backbone("squeezenet1_1", default_preprocessing("squeezenet1_1"))
+    backbone = source_of("squeezenet1_1").build_empty("squeezenet1_1", default_preprocessing("squeezenet1_1"))
     fill_backbone(backbone.module, original.state_dict(), "squeezenet1_1", "test")
     images = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
@@ -167,7 +166,7 @@ def test_a_source_knows_its_own_names_and_no_others():
 def test_a_vit_takes_the_size_of_its_weights():
     """SWAG's end-to-end weights see 384 pixels, 24 x 24 patches and a class token: 577 positions."""
     swag = source_of("vit_b_16").weights("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", None)
-    backbone = backbones.empty_backbone("vit_b_16", swag.preprocessing)
+    backbone = source_of("vit_b_16").build_empty("vit_b_16", swag.preprocessing)
     assert backbone.module.encoder.pos_embedding.shape == (1, 577, 768)
 
 

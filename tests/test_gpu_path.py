@@ -18,7 +18,8 @@ from flower_classifier.features import extraction
 from flower_classifier.features.batches import on_gpu
 from flower_classifier.networks import devices
 from flower_classifier.networks.classifier import new_classifier
-from flower_classifier.networks.frozen_backbone import fold_batch_norms, place
+from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.source import fold_batch_norms
 from flower_classifier.photos.images import ImageError
 from flower_classifier.training import loop
 from flower_classifier.training.ddp import Alone

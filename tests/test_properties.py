@@ -19,7 +19,7 @@ from flower_classifier.config.allowed import TEMPERATURE
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.checkpoint import Checkpoint, Trust, load_checkpoint
-from flower_classifier.networks.classifier import ModelConfig, build_classifier
+from flower_classifier.networks.classifier import Classifier, ModelConfig, build_head
 from flower_classifier.networks.safe_files import check_digest, read_tensors, write_atomically
 from flower_classifier.photos.images import ImageError, load_image, photo_formats
 
@@ -130,7 +130,8 @@ def test_a_checkpoint_of_whatever_the_options_allow_is_read_again(tmp_path, chos
     preprocessing = source_of("cnn").weights("cnn", None, config.image_size).preprocessing
     model = ModelConfig("cnn", config.hidden_units, config.dropout, 2, "all")
     with torch.device("meta"):
-        tensors = build_classifier(model, source_of("cnn").build("cnn", preprocessing)).state_dict()
+        backbone = source_of("cnn").build("cnn", preprocessing)
+        tensors = Classifier(model, backbone, build_head(model, backbone.width)).state_dict()
     training = {name: getattr(config, name) for name in ("seed", "learning_rate", "batch_size", "views", "epochs")}
     for temperature in (TEMPERATURE.least, TEMPERATURE.most):
         written = Checkpoint(model, preprocessing, ("a", "b"), tensors, {}, training, [], Trust(float(temperature)))

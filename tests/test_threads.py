@@ -5,7 +5,7 @@ import torch
 from support import QUICK, read, run_program, same
 
 from flower_classifier.networks.classifier import ModelConfig, build_head, new_classifier
-from flower_classifier.networks.threads import threads_for, torch_threads
+from flower_classifier.networks.devices import threads_for, torch_threads
 
 
 def head(width, *hidden_units):

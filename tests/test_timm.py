@@ -357,9 +357,7 @@ def test_a_size_that_a_model_cannot_take_is_refused(run, flowers, tmp_path):
 
 def test_timm_is_asked_for_in_a_line_where_it_is_missing_and_else_not_loaded(flowers, photo, tmp_path):
     missing = "import sys; sys.modules['timm'] = None; "
-    whole = (
-        f"{missing}from flower_classifier.base import process; import train; process.begin(); process.run(train.main)"
-    )
+    whole = f"{missing}from flower_classifier.base import process; import train; process.run(train.main)"
     outcome = run_program("-c", whole, flowers, "--arch", LITE, "--save_dir", tmp_path)
     assert outcome.code == 2
     assert outcome.err.splitlines()[-1].endswith(

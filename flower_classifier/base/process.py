@@ -19,7 +19,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from flower_classifier.base.console import speaking
 from flower_classifier.base.errors import (
@@ -32,6 +32,7 @@ from flower_classifier.base.errors import (
     is_of_a_gpu,
     is_out_of_memory,
 )
+from flower_classifier.base.options import Settings, parse
 from flower_classifier.base.signals import Stopped, answer_signals, end_at_interrupt, end_silently, ignore_signals
 from flower_classifier.base.text import printable_lines, reason_of
 from flower_classifier.base.torchrun import have_every_core, rank
@@ -39,33 +40,28 @@ from flower_classifier.base.torchrun import have_every_core, rank
 EXIT_NOBODY_READS = 141  # the code that a shell reports for a process ended by SIGPIPE
 OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
 GPU_OUT_OF_MEMORY = "the GPU is out of memory: end other programs on it, take a smaller --arch, or leave out --gpu"
-Settings = TypeVar("Settings")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 
 
 # ------------------------------------------------------------------------------------------------------- the beginning
 
 
-def begin() -> None:
-    """Set the process up, before torch is loaded."""
+def begin(settings_class: type[Settings], prog: str, doc: str | None) -> Settings:
+    """Set the process up and return the settings that its command line asks for, before torch is loaded.
+
+    After --help and for a mistake the process ends, as by `run`. Settings may name the packages they need in `needs`;
+    the default is all of requirements.txt.
+    """
     (end_silently if rank() else end_at_interrupt)()
     gc.disable()  # until `run`: while torch loads, a fifth of the time goes into finding no garbage
     warnings.filterwarnings("ignore", module=r"PIL\.")  # a photo opens, or the error says why not
     have_every_core()
     keep_freed_memory()
-
-
-def read_command_line(parse: Callable[[], Settings]) -> Settings:
-    """Return the settings that `parse` makes of the command line; after --help and for a mistake end the process.
-
-    It ends as by `run`, but before torch is loaded, which takes seconds. Settings may name the packages they need in
-    `needs`; the default is all of requirements.txt.
-    """
     prepare_streams()
     parsed: list[Settings] = []
     with speaking():
         with silence() if rank() else contextlib.nullcontext():  # all of a job's processes read the same
-            code = outcome_of(lambda: parsed.append(parse()))
+            code = outcome_of(lambda: parsed.append(parse(settings_class, prog, doc)))
         if parsed:
             code = outcome_of(lambda: check_installed(getattr(parsed[0], "needs", NEEDED)))
     return parsed[0] if parsed and not code else leave(code)

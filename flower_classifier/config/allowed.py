@@ -24,7 +24,6 @@ MOST_SCORED = 10_000  # validation photos whose scores a checkpoint keeps
 DEFAULT_TOP_K = 5
 DEFAULT_SETS = 95.0  # percent of the sets that hold the true class, unless a program says otherwise
 DEFAULT_RATE = 5.0  # percent of the photos of known classes that may be taken for strangers
-FORMATS = ("text", "json", "jsonl", "csv")  # of written predictions; see formats.py
 
 
 # --------------------------------------------------------------------------------------------------- an exported folder

@@ -13,7 +13,7 @@ from pathlib import Path
 from flower_classifier.base.errors import NEEDED, NEEDED_BY_EXPORTED, InputError
 from flower_classifier.base.options import Limits, argument, check, option
 from flower_classifier.base.torchrun import world_size
-from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_TOP_K, FORMATS, is_exported
+from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_TOP_K, is_exported
 
 CHECKPOINT_ENDINGS = (".pth", ".pt")
 NAMES_HELP = (
@@ -80,7 +80,7 @@ class QuestionConfig:
         "text",
         "output",
         "text for people; json (one array), jsonl (one object per line) or csv (one row per class) for programs",
-        choices=FORMATS,
+        choices=("text", "json", "jsonl", "csv"),
     )
 
     def __post_init__(self) -> None:

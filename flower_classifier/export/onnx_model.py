@@ -25,7 +25,6 @@ from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import Classifier
-from flower_classifier.networks.frozen_backbone import fold_batch_norms
 from flower_classifier.photos.demo import SPECIES, draw_flower
 from flower_classifier.photos.views import Preprocessing, open_views
 from flower_classifier.predicting.card import DISTANCE, LOGITS, PIXELS, outputs_of
@@ -153,9 +152,9 @@ class WholeNetwork(nn.Module):
         classifier = checkpoint.classifier
         self.mirror = classifier.config.mirror
         self.normalisation = Normalisation(classifier)
-        # In torch's own layers, with batch norms folded: smaller, faster to load, as good in int8
-        source, side = source_of(classifier.config.arch), classifier.preprocessing.crop_size
-        self.backbone = fold_batch_norms(source.in_plain_layers(classifier.backbone, side))
+        # With batch norms folded: smaller, faster to load, as good in int8
+        side = classifier.preprocessing.crop_size
+        self.backbone = source_of(classifier.config.arch).folded(classifier.backbone, side)
         self.head = classifier.head
         memory = None if checkpoint.trust.stranger_scores is None else checkpoint.trust.feature_bank
         self.distance = None if memory is None else Distance(Clusters(memory))

@@ -23,9 +23,8 @@ import torch
 
 from flower_classifier.base.console import Bar
 from flower_classifier.base.torchrun import local_world_size
-from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, opening_threads
+from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, opening_threads, torch_threads
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
-from flower_classifier.networks.threads import torch_threads
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing, open_views
@@ -125,11 +124,11 @@ def for_a_gpu(
     """
     read = functools.partial(open_photos, open_photo)
     work, ahead = itertools.tee(work)
-    chunks = ((chunk, views) for indices, views in ahead for chunk in split(indices))
+    chunks = ((chunk, views) for indices, views in ahead for chunk in chunks_to_open(indices))
     opened = ordered_parallel_map(read, chunks, frozen.device, most_workers)
     waiting: Extracted | None = None  # with its rows on the GPU
     for indices, views in work:
-        opened_chunks = list(itertools.islice(opened, len(split(indices))))
+        opened_chunks = list(itertools.islice(opened, len(chunks_to_open(indices))))
         started = time.perf_counter()
         rows = begin_on_gpu(frozen, [photo for chunk in opened_chunks for photo in chunk.photos], views)
         if waiting:
@@ -163,7 +162,7 @@ def fetched(done: Extracted) -> Extracted:
     return replace(done, rows=rows, computing=done.computing + time.perf_counter() - started)
 
 
-def split(indices: Sequence[int]) -> list[Sequence[int]]:
+def chunks_to_open(indices: Sequence[int]) -> list[Sequence[int]]:
     """Divide a micro-batch into what one thread opens at a time: all threads work on the same micro-batch."""
     return [indices[start : start + OPENED_AT_A_TIME] for start in range(0, len(indices), OPENED_AT_A_TIME)]
 

@@ -20,8 +20,8 @@ from flower_classifier.config.allowed import MOST_SCORED
 from flower_classifier.features.batches import EVALUATION_BATCH, Batch, to_learner, whole
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.networks.classifier import Classifier
+from flower_classifier.networks.devices import threads_for, torch_threads
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
-from flower_classifier.networks.threads import threads_for, torch_threads
 
 BINS = 15  # of confidence, equally wide: Guo et al. 2017, section 2
 TOP = 5

@@ -7,6 +7,7 @@ where the network averages over positions itself, and where it does not (vgg16, 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass
 
@@ -48,13 +49,9 @@ def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size:
         maps.append(output.detach().requires_grad_())
         return maps[-1].clone()  # the layers behind may change it in place
 
-    handle = last.register_forward_hook(start_here)
-    try:
-        with torch.enable_grad():
-            logit = classifier(batch)[0, label]
-            (gradient,) = torch.autograd.grad(logit, maps[-1])  # (1, C, h, w)
-    finally:
-        handle.remove()
+    with last.register_forward_hook(start_here), torch.enable_grad():
+        logit = classifier(batch)[0, label]
+        (gradient,) = torch.autograd.grad(logit, maps[-1])  # (1, C, h, w)
     values = (maps[-1] * gradient).sum(dim=1).clamp(min=0)[0].detach().float().cpu()  # (h, w)
     return Heatmap(
         (values / values.max().clamp(min=torch.finfo(values.dtype).tiny)).numpy(),
@@ -77,12 +74,10 @@ def last_feature_map(classifier: Classifier, batch: torch.Tensor) -> nn.Module |
         ):
             modules.append(module)
 
-    handles = [module.register_forward_hook(record) for module in classifier.backbone.modules()]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for module in classifier.backbone.modules():
+            hooks.enter_context(module.register_forward_hook(record))
         classifier.features(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     return modules[-1] if modules else None
 
 

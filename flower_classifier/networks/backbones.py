@@ -120,8 +120,3 @@ def load_backbone(arch: str, weights: str | None = None, image_size: int | None 
     backbone = source.build_empty(arch, resolved.preprocessing)
     fill_backbone(backbone.module, resolved.read(), arch, resolved.name)
     return backbone, resolved
-
-
-def empty_backbone(arch: str, preprocessing: Preprocessing) -> Backbone:
-    """Build an architecture without memory for its tensors. Raises ValueError for an unknown architecture."""
-    return source_of(arch).build_empty(arch, preprocessing)

@@ -16,8 +16,8 @@ import torch
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.config.allowed import DROPOUT, LAYER_WIDTH, MOST_LAYERS, MOST_SCORED, TEMPERATURE
-from flower_classifier.networks.backbones import empty_backbone, source_of
-from flower_classifier.networks.classifier import LEARNS, Classifier, ModelConfig, build_classifier
+from flower_classifier.networks.backbones import source_of
+from flower_classifier.networks.classifier import LEARNS, Classifier, ModelConfig, build_head
 from flower_classifier.networks.feature_bank import FeatureBank
 from flower_classifier.networks.safe_files import (
     Plain,
@@ -27,6 +27,7 @@ from flower_classifier.networks.safe_files import (
     read_tensors,
     write_atomically,
 )
+from flower_classifier.networks.source import black_picture
 from flower_classifier.photos.views import Preprocessing
 
 FORMAT_VERSION = 5  # the only one that is read
@@ -109,9 +110,9 @@ class Checkpoint:
 
         It is built without memory for tensors of its own. Raises ValueError or RuntimeError where they do not fit it.
         """
-        backbone = empty_backbone(self.model.arch, self.preprocessing)
+        backbone = source_of(self.model.arch).build_empty(self.model.arch, self.preprocessing)
         with torch.device("meta"):
-            classifier = build_classifier(self.model, backbone)
+            classifier = Classifier(self.model, backbone, build_head(self.model, backbone.width))
         state = classifier.state_dict()
         for name, tensor in state.items():
             if name in self.tensors and self.tensors[name].dtype != tensor.dtype:
@@ -201,7 +202,7 @@ def check_runs(checkpoint: Checkpoint) -> None:
         checkpoint.trust.feature_bank.check(classifier.feature_width, len(checkpoint.classes))
     if side != source_of(arch).weights(arch, "none", None).preprocessing.crop_size:
         with torch.inference_mode():
-            classifier(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+            classifier(black_picture(classifier, side, torch.uint8))
 
 
 def model_of(contents: Plain) -> ModelConfig:

@@ -6,6 +6,7 @@ no list of architectures is needed.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from torch import nn
 from flower_classifier.base.console import note, warn
 from flower_classifier.networks.backbones import load_backbone, resolve_arch, source_of
 from flower_classifier.networks.devices import seed_torch
-from flower_classifier.networks.source import Backbone, Weights, black
+from flower_classifier.networks.source import Backbone, Weights, black_picture
 
 LEARNS = ("head", "last", "all")  # which layers have learned: those of the head, the backbone's last ones too, all
 
@@ -41,7 +42,7 @@ class ModelConfig:
 class Classifier(nn.Module):
     """A backbone and a head; normalisation is part of the forward, so that no caller can forget it."""
 
-    mean: torch.Tensor  # both in_levels
+    mean: torch.Tensor  # (3, 1, 1), of pixel values from 0 to 255
     std: torch.Tensor
 
     def __init__(self, config: ModelConfig, backbone: Backbone, head: nn.Module) -> None:
@@ -52,7 +53,8 @@ class Classifier(nn.Module):
         self.backbone = backbone.module
         self.head = head
         for name, numbers in (("mean", self.preprocessing.mean), ("std", self.preprocessing.std)):
-            self.register_buffer(name, in_levels(numbers), persistent=False)  # the preprocessing is what is saved
+            levels = 255 * torch.tensor(numbers, device="cpu").view(3, 1, 1)
+            self.register_buffer(name, levels, persistent=False)  # the preprocessing is what is saved
         if self.starts_frozen:
             self.backbone.requires_grad_(False)
         self.eval()
@@ -97,31 +99,22 @@ class Classifier(nn.Module):
         return self.backbone(normalise(pixels, self.mean, self.std))
 
 
-def in_levels(numbers: tuple[float, float, float]) -> torch.Tensor:
-    """Return a mean or a standard deviation in pixel values from 0 to 255, (3, 1, 1), on the CPU."""
-    return 255 * torch.tensor(numbers, device="cpu").view(3, 1, 1)
-
-
 def normalise(
     pixels: torch.Tensor,
     mean: torch.Tensor,
     std: torch.Tensor,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> torch.Tensor:
-    """Take uint8 pixels (B, 3, S, S) to what the backbone was trained on, (pixels - mean) / std, both `in_levels`."""
+    """Take uint8 pixels (B, 3, S, S) to what the backbone was trained on: (pixels - mean) / std, a Classifier's."""
     values = pixels.to(torch.float32, memory_format=memory_format, copy=True)
     return values.sub_(mean).div_(std)  # in place: a pass over the values costs what a layer costs
-
-
-def build_classifier(config: ModelConfig, backbone: Backbone) -> Classifier:
-    """Put a new head, drawn from torch's generator, on a backbone."""
-    return Classifier(config, backbone, build_head(config, backbone.width))
 
 
 def build_head(config: ModelConfig, width: int) -> nn.Sequential:
     """Build Linear, ReLU and dropout for every hidden layer, and a Linear to one logit per class.
 
-    (B, width) -> (B, classes). Dropout stands behind hidden layers alone: a linear head has none.
+    (B, width) -> (B, classes); what is random is drawn from torch's generator. Dropout stands behind hidden layers
+    alone: a linear head has none.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise([width, *config.hidden_units]):
@@ -188,7 +181,16 @@ def parameter_depths(backbone: nn.Module, side: int) -> dict[str, float]:
     `side`: of the pictures it takes, in pixels. The parameters of a module that is not called itself (those of
     attention, which torch computes in one function) lie as deep as the module that holds it.
     """
-    order = called_in_order(backbone, side)
+    order: dict[str, int] = {}  # modules with parameters, by name, in the order of first calls
+
+    def note_call(name: str) -> None:
+        order.setdefault(name, len(order))
+
+    with contextlib.ExitStack() as hooks:
+        for name, module in backbone.named_modules():
+            if any(True for _ in module.parameters(recurse=False)):
+                hooks.enter_context(module.register_forward_pre_hook(lambda *_, name=name: note_call(name)))
+        backbone(black_picture(backbone, side))
     last = len(order) - 1
     depths = {}
     for name, _ in backbone.named_parameters():
@@ -197,23 +199,3 @@ def parameter_depths(backbone: nn.Module, side: int) -> dict[str, float]:
             owner = owner.rpartition(".")[0]
         depths[name] = order.get(owner, 0) / last if last else 1.0  # a class token, the backbone's own, comes first
     return depths
-
-
-def called_in_order(backbone: nn.Module, side: int) -> dict[str, int]:
-    """Run a backbone on a black picture; number its modules with parameters, by name, in the order of first calls."""
-    order: dict[str, int] = {}
-
-    def note_call(name: str) -> None:
-        order.setdefault(name, len(order))
-
-    handles = [
-        module.register_forward_pre_hook(lambda *_, name=name: note_call(name))
-        for name, module in backbone.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
-    ]
-    try:
-        backbone(black(backbone, side))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return order

@@ -1,17 +1,20 @@
-"""The device that a run uses, and what is known of it."""
+"""The device that a run uses, what it computes in and has room for, and how many threads work."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
+from collections.abc import Iterator
 
 import torch
+from torch import nn
 
-from flower_classifier.base.console import warn
+from flower_classifier.base.console import note, warn
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.seeding import fold_seed
-from flower_classifier.base.text import reason_of
+from flower_classifier.base.text import counted, reason_of
 from flower_classifier.base.torchrun import local_rank, local_world_size, rank, world_size
 
 # Photos per forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
@@ -22,8 +25,6 @@ PRECISION = "FLOWERS_PRECISION"  # the environment variable that chooses what fr
 # FrozenBackbone, to its `way`, which the cache's key is made of, and to FineTuning.precision
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-MOST_OPENING = 32  # threads that open photos for a GPU: more only wait for the interpreter's lock
-
 
 def choose_device(gpu: bool) -> torch.device:
     """Return CUDA, else Apple's MPS, else (with a warning) the CPU; without `gpu` the CPU."""
@@ -31,25 +32,24 @@ def choose_device(gpu: bool) -> torch.device:
         torch.set_num_threads(1)  # OpenMP, refused a thread, would end the process
     if not gpu:
         return torch.device("cpu")
-    for kind, is_there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
-        if not is_there():
-            continue
-        if kind == "mps" and world_size() > 1:
-            raise InputError("cannot be shared by several processes on a Mac: start one", "gpu")
-        device = own_gpu() if kind == "cuda" else torch.device(kind)
-        if not (trouble := trouble_with(device)):
-            return device
+    if torch.cuda.is_available():
+        device = gpu_of_process()
+    elif torch.backends.mps.is_available():
         if world_size() > 1:
-            raise RunError(
-                f"process {rank()} cannot use {device} ({trouble}), and on the CPU it would hold up all others"
-            )
-        warn(f"the GPU cannot be used ({trouble}); using the CPU")
+            raise InputError("cannot be shared by several processes on a Mac: start one", "gpu")
+        device = torch.device("mps")
+    else:
+        warn("no GPU found; using the CPU")
         return torch.device("cpu")
-    warn("no GPU found; using the CPU")
+    if not (trouble := trouble_with(device)):
+        return device
+    if world_size() > 1:
+        raise RunError(f"process {rank()} cannot use {device} ({trouble}), and on the CPU it would hold up all others")
+    warn(f"the GPU cannot be used ({trouble}); using the CPU")
     return torch.device("cpu")
 
 
-def own_gpu() -> torch.device:
+def gpu_of_process() -> torch.device:
     """Return the GPU of this process: in a job each has its own. Raises InputError where there are fewer of them."""
     if world_size() == 1:
         return torch.device("cuda")
@@ -71,32 +71,16 @@ def trouble_with(device: torch.device) -> str:
         return reason_of(error)
 
 
-def opening_threads() -> int:
-    """Return how many threads open photos for a GPU: this process's share of the cores."""
-    return min(max(usable_cores() // local_world_size(), 1), MOST_OPENING)
+def halve(most: int, photos: int, device: torch.device, purpose: str) -> int:
+    """Return how many photos a GPU takes at a time after it had no room for `photos`, or for `most` of them: half.
 
-
-def usable_cores() -> int:
-    """Return how many cores this process may use: under taskset, or in a container, fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@functools.cache
-def can_start_threads() -> bool:
-    """Say whether the system gives threads, two per core (torch's and ours); where it does not, warn once."""
-    done = threading.Event()
-    threads = [threading.Thread(target=done.wait, daemon=True) for _ in range(2 * torch.get_num_threads())]
-    try:
-        for thread in threads:
-            thread.start()
-    except RuntimeError:  # a limit on processes, as shared hosts and containers have it
-        warn("the system gives no more threads (see `ulimit -u`): going on with one, which is slower")
-        return False
-    finally:
-        done.set()
-    return True
+    Say so, and empty its cache. Call it behind the `except`: an error holds the tensors of the calls that it ended.
+    """
+    most = max(min(most, photos) // 2, 1)
+    note(f"the GPU has too little memory {purpose} more than {counted(most, 'photo')} at a time")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return most
 
 
 def seed_torch(*keys: object) -> None:
@@ -137,3 +121,83 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+
+
+# ------------------------------------------------------------------------------------------- how many threads there are
+
+
+MOST_OPENING = 32  # threads that open photos for a GPU: more only wait for the interpreter's lock
+# Multiply-adds of a forward for which another thread is worth its waits. Chosen by benchmarks/neighbours.py: a head of
+# 4,096 features, 512 units and 102 classes (138 million for a batch of 64) takes 0.8 of the time with two threads on a
+# quiet machine and 2.1 times as long beside one busy process; with vgg16's 25,088 features (825 million) 0.6 and 1.9.
+WORK_OF_A_THREAD = 160_000_000
+
+
+def opening_threads() -> int:
+    """Return how many threads open photos for a GPU: this process's share of the cores."""
+    return min(max(usable_cores() // local_world_size(), 1), MOST_OPENING)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: under taskset, or in a container, fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@functools.cache
+def can_start_threads() -> bool:
+    """Say whether the system gives threads, two per core (torch's and ours); where it does not, warn once."""
+    done = threading.Event()
+    threads = [threading.Thread(target=done.wait, daemon=True) for _ in range(2 * torch.get_num_threads())]
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError:  # a limit on processes, as shared hosts and containers have it
+        warn("the system gives no more threads (see `ulimit -u`): going on with one, which is slower")
+        return False
+    finally:
+        done.set()
+    return True
+
+
+def threads_for(learner: nn.Module, samples: int) -> int:
+    """Return how many threads a learner gets for a batch: all, unless it is a head of linear layers.
+
+        with torch_threads(threads_for(head, samples=64)):
+            head(features)
+
+    At the end of every operation its threads wait for each other. Alone on a machine that costs microseconds. But where
+    another program has taken the core of one of them, all wait until it gets that core back: milliseconds, for each of
+    the forty operations in a step of a head. A thread that has little to do is not worth that
+    (benchmarks/neighbours.py, docs/measurements.md). Another rule changes the last digits of heads, in training, in the
+    search, in evaluation and in the doctor; features are not computed by it.
+
+    The number follows from the head, the batch and torch's threads alone, since the last bits of a result may depend on
+    it. Most heads get one, and so the same bits on every number of cores. The heads of a search, which learn together,
+    are more work and may get more.
+    """
+    layers = [layer for layer in learner.modules() if any(True for _ in layer.parameters(recurse=False))]
+    if not all(isinstance(layer, nn.Linear) for layer in layers):
+        return torch.get_num_threads()
+    return threads_for_work(samples * sum(parameter.numel() for layer in layers for parameter in layer.parameters()))
+
+
+def threads_for_work(multiply_adds: int) -> int:
+    """Return how many threads so many multiply-adds get."""
+    return min(max(multiply_adds // WORK_OF_A_THREAD, 1), torch.get_num_threads())
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Set how many threads torch's operations use, and restore the earlier count at the end: each costs a microsecond.
+
+    The number belongs to the thread that sets it, and to threads that begin later. So let only one thread of a process
+    train: one that began meanwhile would leave its own, smaller number to those that follow.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

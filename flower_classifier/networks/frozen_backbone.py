@@ -18,12 +18,11 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from flower_classifier.base.console import note
 from flower_classifier.base.errors import is_out_of_memory
-from flower_classifier.base.text import counted
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import Classifier, normalise
-from flower_classifier.networks.devices import MICRO_BATCH, device_name, has_bfloat16, precision_of
+from flower_classifier.networks.devices import MICRO_BATCH, device_name, halve, has_bfloat16, precision_of
+from flower_classifier.networks.source import black_picture
 from flower_classifier.photos.views import Preprocessing
 
 # Version of the features that this code computes. Raise it when they change: features that are kept on disk under an
@@ -76,10 +75,17 @@ class FrozenBackbone:
         if self.device.type != "mps":
             self.memory_format = torch.channels_last
         self.original = backbone.to(memory_format=self.memory_format)
-        source, side = source_of(self.config.arch), self.preprocessing.crop_size
-        plain = source.in_plain_layers(self.original, side)
-        folded = fold_batch_norms(plain).to(memory_format=self.memory_format)
-        self.network = with_bfloat16_weights(folded) if self.precision == torch.bfloat16 else folded
+        network = source_of(self.config.arch).folded(self.original, self.preprocessing.crop_size)
+        network = network.to(memory_format=self.memory_format)
+        if self.precision == torch.bfloat16:
+            # Autocast converts weights to the same numbers, but again for each micro-batch: a core of an EPYC takes
+            # 29 ms for resnet50's and 3 ms for tf_efficientnet_lite0's. Subclasses of these layers stay as they are:
+            # they may change their weights before they use them.
+            network = copy.deepcopy(network)
+            for layer in network.modules():
+                if type(layer) in (nn.Conv2d, nn.Linear):
+                    layer.to(torch.bfloat16)
+        self.network = network
 
     @property
     def precision_name(self) -> str:
@@ -95,7 +101,9 @@ class FrozenBackbone:
             return pixels
         values = normalise(pixels, self.mean, self.std, self.memory_format)
         if self.precision == torch.float16:
-            return in_float16(self.network, values)
+            with torch.autocast(self.device.type, dtype=torch.float16):
+                rows = self.network(values).float()
+            return rows if rows.isfinite().all() else self.network(values)  # it overflows above 65,504
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16):
             return self.network(values)
 
@@ -108,18 +116,13 @@ class FrozenBackbone:
             except Exception as error:
                 if self.device.type == "cpu" or not is_out_of_memory(error) or self.most == 1:
                     raise
-            self.most = max(min(self.most, len(pixels)) // 2, 1)
-            note(f"the GPU has too little memory for more than {counted(self.most, 'photo')} at a time")
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            self.most = halve(self.most, len(pixels), self.device, "for")
 
     @functools.cached_property
     def rows(self) -> RowForm:
         """Shape and type of a photo's row, found out with one black photo."""
-        side = self.preprocessing.crop_size
-        black = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=self.device)
         with torch.inference_mode():
-            row = self(black)
+            row = self(black_picture(self.classifier, self.preprocessing.crop_size, torch.uint8))
         return RowForm(tuple(row.shape[1:]), row.dtype)
 
     @functools.cached_property
@@ -158,45 +161,6 @@ class FrozenBackbone:
         }
 
 
-def in_float16(network: nn.Module, values: torch.Tensor) -> torch.Tensor:
-    """Take normalised images to rows, float32; where float16 overflows (above 65,504), compute all in float32."""
-    with torch.autocast(values.device.type, dtype=torch.float16):
-        rows = network(values).float()
-    return rows if rows.isfinite().all() else network(values)
-
-
-def with_bfloat16_weights(network: nn.Module) -> nn.Module:
-    """Return a copy whose convolutions and linear layers have their weights in bfloat16 already.
-
-    Autocast converts them to the same numbers, but again for each micro-batch: a core of an EPYC takes 29 ms for
-    resnet50's and 3 ms for tf_efficientnet_lite0's. Subclasses of these layers stay as they are: they may change their
-    weights before they use them.
-    """
-    network = copy.deepcopy(network)
-    for layer in network.modules():
-        if type(layer) in (nn.Conv2d, nn.Linear):
-            layer.to(torch.bfloat16)
-    return network
-
-
 def versions_of(*libraries: ModuleType) -> dict[str, str]:
     """Return the versions of libraries, by their names."""
     return {library.__name__: str(library.__version__) for library in libraries}
-
-
-def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """Return a copy with each batch norm folded into the convolution before it; the module itself if it has none.
-
-    In eval mode a batch norm is a scaling and a shift (Jacob et al. 2018, section 3.2). Networks of many small layers
-    gain most: mobilenet_v3_large's forward takes three quarters of the time, resnet50's 95 %.
-    """
-    if not any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
-        return module
-    try:
-        from torch.fx.experimental.optimization import fuse  # here, since what is experimental may move
-
-        return fuse(module.eval())
-    except Exception as error:  # of any kind: this network's forward cannot be traced, so it runs as it is
-        if is_out_of_memory(error):
-            raise
-        return module

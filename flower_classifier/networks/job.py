@@ -25,7 +25,7 @@ import platform
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -40,7 +40,7 @@ TO_ORDER = timedelta(days=7)  # how long helpers wait while rank 0 trains a head
 TO_ANSWER = timedelta(minutes=15)  # how long any other message may take, and all machines to be there
 CUT = ("connection closed", "connection reset", "broken pipe")  # words in an error about a process that has ended
 LOST = (*CUT, "gloo", "nccl")  # words in an error about messages
-TOLD = "told"  # the key under which a helper that fails says that it has said why
+EXPLAINED = "explained"  # the key that a helper sets when it fails and says why
 EXTRACT, FINE_TUNE, EPOCH, END = "extract", "fine-tune", "epoch", "end"
 
 Message = Plain
@@ -176,7 +176,11 @@ def leading() -> Iterator[None]:
             yield
             led.order({"do": END})
         except LostError as error:
-            end_without_helpers(led, str(error))
+            with contextlib.suppress(RuntimeError):  # the store may be gone too
+                if led.store.check([EXPLAINED]):
+                    raise SystemExit(EXIT_FAILED) from None
+            reason = f" ({error})" if str(error) else ""
+            raise RunError(f"another process of the job has ended{reason}: torchrun says below which one") from error
 
 
 @contextlib.contextmanager
@@ -191,17 +195,9 @@ def helping() -> Iterator[Job]:
         except LostError:
             raise SystemExit(EXIT_FAILED) from None
         except Exception as error:
-            helped.store.set(TOLD, "1")
+            helped.store.set(EXPLAINED, "1")
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             raise RunError(f"process {rank()} on {platform.node()}: {kind}{reason_of(error)}") from error
-
-
-def end_without_helpers(led: Job, reason: str) -> NoReturn:
-    """End rank 0, saying why, unless the helper that failed has done so."""
-    with contextlib.suppress(RuntimeError):  # the store may be gone too
-        if led.store.check([TOLD]):
-            raise SystemExit(EXIT_FAILED)
-    raise RunError(f"another process of the job has ended{reason and f' ({reason})'}: torchrun says below which one")
 
 
 @contextlib.contextmanager
@@ -223,12 +219,7 @@ def talking() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not is_lost(error):
-            raise
-        is_cut = any(words in str(error).lower() for words in CUT)
-        raise LostError("" if is_cut else reason_of(error)) from error
-
-
-def is_lost(error: RuntimeError) -> bool:
-    """Say whether an error is about messages, and not about what is computed."""
-    return isinstance(error, dist.DistError) or any(words in str(error).lower() for words in LOST)
+        text = str(error).lower()
+        if not isinstance(error, dist.DistError) and not any(words in text for words in LOST):
+            raise  # it is about what is computed
+        raise LostError("" if any(words in text for words in CUT) else reason_of(error)) from error

@@ -172,7 +172,12 @@ def check_zip(path: Path) -> None:
     """
     if not path.is_file() and path.exists() and not path.is_dir():
         raise ValueError("it is no regular file")  # reading a pipe might wait for ever
-    with path.open("rb") as file, opened(file) as archive:
+    with path.open("rb") as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except zipfile.BadZipFile:
+            empty = file.seek(0, os.SEEK_END) == 0
+            raise ValueError("it is empty" if empty else "it is no file of torch's, or a part of one") from None
         entries = archive.infolist()
         check_zip_ends(file, archive.start_dir)
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -183,15 +188,6 @@ def check_zip(path: Path) -> None:
         if len(set(names)) < len(names) or sum(name.endswith("data.pkl") for name in names) != 1:
             raise ValueError("it holds two files of one name")
         check_pickle(archive.read(entries[[name.endswith("data.pkl") for name in names].index(True)]))
-
-
-def opened(file: BinaryIO) -> zipfile.ZipFile:
-    """Open a zip archive. Raises ValueError for what is none."""
-    try:
-        return zipfile.ZipFile(file)
-    except zipfile.BadZipFile:
-        empty = file.seek(0, os.SEEK_END) == 0
-        raise ValueError("it is empty" if empty else "it is no file of torch's, or a part of one") from None
 
 
 def check_zip_ends(file: BinaryIO, directory: int) -> None:
@@ -284,19 +280,14 @@ def kind_of(path: Path) -> str | None:
         return None
     try:
         with path.open("rb") as file:
-            return kind_by_start(file) or kind_by_pickle(file)
+            start, length = file.read(512), file.seek(0, os.SEEK_END)
+            if WEB_PAGE.match(start):
+                return "it is a web page, which a download may leave instead of a file"
+            if SAFETENSORS.match(start) and int.from_bytes(start[:8], "little") <= length - 8:
+                return "these are weights in the format safetensors; train.py --weights takes such a file"
+            return kind_by_pickle(file)
     except Exception:  # a file from elsewhere: whatever the readers make of it
         return None
-
-
-def kind_by_start(file: BinaryIO) -> str | None:
-    """Recognise the kinds of files that say at their beginning what they are."""
-    start, length = file.read(512), file.seek(0, os.SEEK_END)
-    if WEB_PAGE.match(start):
-        return "it is a web page, which a download may leave instead of a file"
-    if SAFETENSORS.match(start) and int.from_bytes(start[:8], "little") <= length - 8:
-        return "these are weights in the format safetensors; train.py --weights takes such a file"
-    return None
 
 
 def kind_by_pickle(file: BinaryIO) -> str | None:

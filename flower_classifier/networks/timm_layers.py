@@ -5,15 +5,16 @@ Nothing here loads timm.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flower_classifier.networks.source import black
+from flower_classifier.networks.source import black_picture
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -42,7 +43,9 @@ class Features(nn.Module):
     def __init__(self, model: TimmModel) -> None:
         super().__init__()
         self.model = model
-        self.by_token = has_class_token(model)
+        is_plain = all(hasattr(model, name) for name in ("patch_embed", "blocks", "num_prefix_tokens"))
+        has_token = getattr(model, "cls_token", None) is not None and getattr(model, "global_pool", "") == "token"
+        self.by_token = is_plain and has_token  # a plain vision transformer that classifies by its class token
         width = getattr(model, "head_hidden_size", None) or model.num_features
         self.feature_width: int = 2 * model.num_features if self.by_token else width
 
@@ -53,21 +56,6 @@ class Features(nn.Module):
         tokens = self.model.forward_features(values)  # (B, N, D)
         patches = tokens[:, self.model.num_prefix_tokens :]
         return torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=1)  # (B, 2 D)
-
-
-@torch.no_grad()
-def has_places(module: nn.Module, side: int) -> bool:
-    """Say whether the features are pooled from a map with channels first, (B, C, h, w)."""
-    if not isinstance(module, Features) or module.by_token or getattr(module.model, "output_fmt", "NCHW") != "NCHW":
-        return False
-    features = module.model.forward_features(black(module, side))
-    return isinstance(features, torch.Tensor) and features.dim() == 4
-
-
-def has_class_token(model: TimmModel) -> bool:
-    """Say whether a model is a plain vision transformer that classifies by its class token."""
-    is_plain = all(hasattr(model, name) for name in ("patch_embed", "blocks", "num_prefix_tokens"))
-    return is_plain and getattr(model, "cls_token", None) is not None and getattr(model, "global_pool", "") == "token"
 
 
 @torch.no_grad()
@@ -84,7 +72,10 @@ def in_plain_layers(module: nn.Module, side: int) -> nn.Module:
     sizes = input_sizes(module, padded, side)
     plain = copy.deepcopy(module).eval()
     for name, layer in norms.items():
-        plain.set_submodule(name, nn.Sequential(norm_alone(layer), *map(layer.get_submodule, ("drop", "act"))))
+        norm = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+        norm.load_state_dict(layer.state_dict())
+        norm.to(next(layer.buffers()).device).eval()
+        plain.set_submodule(name, nn.Sequential(norm, *map(layer.get_submodule, ("drop", "act"))))
     for name, size in sizes.items():
         plain.set_submodule(name, with_fixed_padding(padded[name], size))
     return plain
@@ -99,13 +90,6 @@ def layers_called(module: nn.Module, kind: str, base: type[Layer]) -> dict[str, 
     return {name: layer for name, layer in layers if isinstance(layer, base) and type(layer).__name__ == kind}
 
 
-def norm_alone(layer: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """Return torch's own batch norm with the same parameters and statistics."""
-    norm = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
-    norm.load_state_dict(layer.state_dict())
-    return norm.to(next(layer.buffers()).device).eval()
-
-
 def input_sizes(module: nn.Module, layers: Mapping[str, nn.Module], side: int) -> dict[str, torch.Size]:
     """Return the height and width that reach each of some layers, found out with one black picture.
 
@@ -118,15 +102,11 @@ def input_sizes(module: nn.Module, layers: Mapping[str, nn.Module], side: int) -
     def record(name: str, values: torch.Tensor) -> None:
         sizes.setdefault(name, set()).add(values.shape[-2:])
 
-    handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: record(name, inputs[0]))
-        for name, layer in layers.items()
-    ]
-    try:
-        module(black(module, side))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with contextlib.ExitStack() as hooks:
+        for name, layer in layers.items():
+            hook = layer.register_forward_pre_hook(lambda _, inputs, name=name: record(name, inputs[0]))
+            hooks.enter_context(hook)
+        module(black_picture(module, side))
     return {name: distinct.pop() for name, distinct in sizes.items() if len(distinct) == 1}
 
 
@@ -141,13 +121,18 @@ def with_fixed_padding(layer: nn.Conv2d, size: torch.Size) -> nn.Conv2d:
     extra = [p % 2 for p in padding]
     if any(more and d > 1 for more, d in zip(extra, layer.dilation, strict=True)):
         return layer
+    kernels = [k + more for k, more in zip(layer.kernel_size, extra, strict=True)]
+    halves = [-(-p // 2) for p in padding]
+    kernel, stride, fixed, dilation = (
+        (height, width) for height, width in (kernels, layer.stride, halves, layer.dilation)
+    )
     plain = nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
-        pair(k + more for k, more in zip(layer.kernel_size, extra, strict=True)),
-        pair(layer.stride),
-        pair(-(-p // 2) for p in padding),
-        pair(layer.dilation),
+        kernel,
+        stride,
+        fixed,
+        dilation,
         layer.groups,
         layer.bias is not None,
         device=layer.weight.device,
@@ -157,9 +142,3 @@ def with_fixed_padding(layer: nn.Conv2d, size: torch.Size) -> nn.Conv2d:
     if plain.bias is not None and layer.bias is not None:
         plain.bias.copy_(layer.bias)
     return plain
-
-
-def pair(numbers: Iterable[int]) -> tuple[int, int]:
-    """Return the two numbers that there are, for height and width."""
-    height, width = numbers
-    return height, width

@@ -14,8 +14,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -27,8 +26,8 @@ from flower_classifier.base.console import note
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.text import first_few, reason_of
 from flower_classifier.config.allowed import DEFAULT_HIDDEN_UNITS, IMAGE_SIZE
-from flower_classifier.networks.source import Backbone, Source, Weights, read_weights_file
-from flower_classifier.networks.timm_layers import Features, TimmModel, has_places, in_plain_layers
+from flower_classifier.networks.source import Backbone, Source, Weights, black_picture, read_weights_file
+from flower_classifier.networks.timm_layers import Features, TimmModel, in_plain_layers
 from flower_classifier.photos.views import FILTERS, Preprocessing
 
 if TYPE_CHECKING:
@@ -52,14 +51,9 @@ def timm() -> ModuleType:
     return module
 
 
-def stated_for(name: str) -> PretrainedCfg:
-    """Return what timm states for a name that it knows, with or without a tag: sizes, mean, licence."""
-    return timm().get_pretrained_cfg(name.removeprefix(PREFIX))
-
-
 def create(name: str, size: int, **options: object) -> TimmModel:
     """Build timm's model of a name without its classifier, for pictures of `size` pixels. Raises whatever timm does."""
-    stated = stated_for(name)
+    stated: PretrainedCfg = timm().get_pretrained_cfg(name)
     if stated.fixed_input_size and size != stated.input_size[-1]:
         options["img_size"] = size
     with warnings.catch_warnings():
@@ -71,9 +65,9 @@ def download(name: str, preprocessing: Preprocessing, stated: PretrainedCfg) -> 
     """Return the tensors of timm's own weights, from its cache or the network, as `Timm.build` has them."""
     try:
         check_reachable(stated)
-        with contextlib.redirect_stdout(sys.stderr), loading_recorded() as loaded:
+        with contextlib.redirect_stdout(sys.stderr), loading_recorded() as (missing, _):
             model = create(name, preprocessing.crop_size, pretrained=True)
-        if missing := loaded.missing:
+        if missing:
             raise ValueError(f"the file lacks {first_few(missing)}")
     except Exception as error:  # no network, or whatever a damaged file makes of the reader
         where = f"https://huggingface.co/{stated.hf_hub_id}" if stated.hf_hub_id else stated.url
@@ -84,30 +78,24 @@ def download(name: str, preprocessing: Preprocessing, stated: PretrainedCfg) -> 
     return Features(model).state_dict()
 
 
-@dataclass
-class Loaded:
-    """Which tensors torch found missing or unexpected in the state dicts that were loaded."""
-
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-
-
 @contextlib.contextmanager
-def loading_recorded() -> Iterator[Loaded]:
-    """Record which tensors are missing or unexpected where a state dict is loaded: timm only writes it to its log."""
-    loaded, load, log = Loaded(), nn.Module.load_state_dict, logging.getLogger("timm")
+def loading_recorded() -> Iterator[tuple[list[str], list[str]]]:
+    """Record which tensors are missing, and which unexpected, where a state dict is loaded: timm only logs it."""
+    missing: list[str] = []
+    unexpected: list[str] = []
+    load, log = nn.Module.load_state_dict, logging.getLogger("timm")
     level = log.level
 
     def recorded(module: nn.Module, state: Mapping[str, object], strict: bool = True, assign: bool = False) -> object:
         result = load(module, state, strict, assign)
-        loaded.missing += [name for name in result.missing_keys if not name.endswith("num_batches_tracked")]
-        loaded.unexpected += result.unexpected_keys
+        missing.extend(name for name in result.missing_keys if not name.endswith("num_batches_tracked"))
+        unexpected.extend(result.unexpected_keys)
         return result
 
     nn.Module.load_state_dict = recorded  # type: ignore[method-assign, assignment]  # no other way leads into timm's calls
     log.setLevel(logging.ERROR)
     try:
-        yield loaded
+        yield missing, unexpected
     finally:
         nn.Module.load_state_dict = load  # type: ignore[method-assign]  # as it was
         log.setLevel(level)
@@ -137,28 +125,19 @@ def read_file(path: Path, arch: str, preprocessing: Preprocessing) -> Mapping[st
     # With another number of classes stated than is built, timm leaves the classifier out
     overlay = {"state_dict": state, "num_classes": 1, "custom_load": False}
     try:
-        with loading_recorded() as loaded:
+        with loading_recorded() as (missing, unexpected):
             model = create(name, size, pretrained=True, pretrained_cfg_overlay=overlay)
-        strange = sorted(set(loaded.unexpected) - set(classifier_names(name)))
-        if loaded.missing or strange:
-            raise ValueError(difference(loaded.missing, strange))
+        with torch.device("meta"):
+            whole, headless = (timm().create_model(name, num_classes=classes) for classes in (1, 0))
+        classifier = set(whole.state_dict()) - set(headless.state_dict())
+        strange = sorted(set(unexpected) - classifier)
+        clauses = [f"lacks {first_few(missing)}"] * bool(missing) + [f"also holds {first_few(strange)}"] * bool(strange)
+        if clauses:
+            raise ValueError(f"the file {' and '.join(clauses)}")
     except Exception as error:  # of any kind: families read old files in their own ways
         reason = reason_of(str(error).partition(":\n")[2] or error)
         raise InputError(f"{path.name}: these are not {arch}'s weights: {reason}", "weights") from error
     return Features(model).state_dict()
-
-
-def difference(missing: Sequence[str], strange: Sequence[str]) -> str:
-    """Say which tensors a file lacks, and which it has that the network does not."""
-    clauses = [f"lacks {first_few(missing)}"] * bool(missing) + [f"also holds {first_few(strange)}"] * bool(strange)
-    return f"the file {' and '.join(clauses)}"
-
-
-def classifier_names(name: str) -> set[str]:
-    """Return the names of a model's tensors that belong to its classifier."""
-    with torch.device("meta"):
-        whole, headless = (timm().create_model(name, num_classes=classes) for classes in (1, 0))
-    return set(whole.state_dict()) - set(headless.state_dict())
 
 
 # A name and perhaps a tag. Nothing else is passed to timm, which would look elsewhere for `hf-hub:` and `local-dir:`.
@@ -201,10 +180,11 @@ class Timm(Source):
 
         A file and random weights come with the preprocessing that timm states for the architecture.
         """
-        model, _, tag = arch.removeprefix(PREFIX).partition(".")
+        name_in_timm = arch.removeprefix(PREFIX)
+        model, _, tag = name_in_timm.partition(".")
         requested = "" if name is None or name.upper() == "DEFAULT" else name.lower()
         is_tag = requested in tags_of(model)
-        stated = stated_for(f"{model}.{requested}" if is_tag else arch)
+        stated: PretrainedCfg = timm().get_pretrained_cfg(f"{model}.{requested}" if is_tag else name_in_timm)
         preprocessing = preprocessing_of(arch, stated, image_size)
         if requested == "none":
             return Weights("none", preprocessing)
@@ -235,19 +215,24 @@ class Timm(Source):
         try:
             with torch.device("meta"):
                 backbone = self.build(arch, preprocessing)
-            check_computable(backbone.module)
         except (NotImplementedError, RuntimeError):  # it computes with tensors while it is built
             return self.build(arch, preprocessing)
+        if not all(isinstance(layer, Computable) for layer in backbone.module.modules() if computed_in(layer)):
+            return self.build(arch, preprocessing)  # its constructor alone can compute them
         backbone.module.register_load_state_dict_post_hook(fill_computed)
         return backbone
 
-    def in_plain_layers(self, module: nn.Module, side: int) -> nn.Module:
-        """Return a copy that computes the same of pictures of `side` pixels in torch's own layers, where it can be."""
-        return in_plain_layers(module, side)
+    def folded(self, module: nn.Module, side: int) -> nn.Module:
+        """Return a copy with the same output for pictures of `side` pixels, in torch's own layers, norms folded."""
+        return super().folded(in_plain_layers(module, side), side)
 
+    @torch.no_grad()
     def has_feature_map(self, module: nn.Module, side: int) -> bool:
-        """Say whether the last features are a map with channels first; transformers have tokens instead."""
-        return has_places(module, side)
+        """Say whether features are pooled from a map with channels first, (B, C, h, w); transformers have tokens."""
+        if not isinstance(module, Features) or module.by_token or getattr(module.model, "output_fmt", "NCHW") != "NCHW":
+            return False
+        features = module.model.forward_features(black_picture(module, side))
+        return isinstance(features, torch.Tensor) and features.dim() == 4
 
 
 def tags_of(model: str) -> list[str]:
@@ -272,36 +257,28 @@ def preprocessing_of(arch: str, stated: PretrainedCfg, image_size: int | None) -
     if channels != 3 or height != width:
         raise InputError(f"{arch} takes pictures of {height} x {width} with {channels} channels, not squares", "arch")
     size = image_size or height
-    if image_size is None and height >= LARGE_SIZE and family(arch) in RESIZABLE:
+    model = arch.removeprefix(PREFIX).partition(".")[0]
+    family = timm().model_entrypoint(model).__module__.rpartition(".")[2]  # the name of timm's file
+    if image_size is None and height >= LARGE_SIZE and family in RESIZABLE:
         size = PLAIN_SIZE
     if size != height and image_size is not None:
         check_size(arch, size)
+    mean, std = ((red, green, blue) for red, green, blue in (stated.mean, stated.std))
     return Preprocessing(
         resize_size=max(size, math.floor(size / stated.crop_pct)),
         crop_size=size,
-        mean=rgb(stated.mean),
-        std=rgb(stated.std),
+        mean=mean,
+        std=std,
         interpolation=stated.interpolation if stated.interpolation in FILTERS else "bicubic",
     )
-
-
-def rgb(numbers: Sequence[float]) -> tuple[float, float, float]:
-    """Return the three numbers that there are, one for each channel."""
-    red, green, blue = numbers
-    return red, green, blue
-
-
-def family(arch: str) -> str:
-    """Return the name of timm's file that an architecture is in."""
-    name = arch.removeprefix(PREFIX).partition(".")[0]
-    return timm().model_entrypoint(name).__module__.rpartition(".")[2]
 
 
 def check_size(arch: str, size: int) -> None:
     """Raise InputError unless an architecture runs on squares of `size` pixels, by running it."""
     try:
         with torch.inference_mode():
-            Features(create(arch.removeprefix(PREFIX), size)).eval()(torch.zeros(1, 3, size, size))
+            module = Features(create(arch.removeprefix(PREFIX), size)).eval()
+            module(black_picture(module, size))
     except Exception as error:  # of any kind: each family has its own way to refuse
         raise InputError(f"{arch} takes no pictures of {size} pixels ({reason_of(error)})", "image_size") from None
 
@@ -321,21 +298,13 @@ class Computable(Protocol):
         """Fill them."""
 
 
-def check_computable(module: nn.Module) -> None:
-    """Raise NotImplementedError unless timm has a function for every buffer that is computed and not saved."""
-    for layer in module.modules():
-        names = list(computed_in(layer))
-        if names and not isinstance(layer, Computable):
-            raise NotImplementedError(f"{type(layer).__name__} computes {first_few(names)} in its constructor alone")
-
-
 def fill_computed(module: nn.Module, _: object) -> None:
     """Give memory to the buffers that are computed and not saved, and compute them: the parameters are there now."""
     for layer in module.modules():
         buffers = computed_in(layer)
         for name, buffer in buffers.items():
             layer._buffers[name] = torch.empty_like(buffer, device="cpu")
-        if buffers and isinstance(layer, Computable):  # as check_computable has seen to
+        if buffers and isinstance(layer, Computable):  # as `build_empty` has seen to
             layer.init_non_persistent_buffers()
 
 

@@ -1,10 +1,12 @@
 """Photos in, answers out: the story that predict.py tells, for a checkpoint and for an exported folder.
 
-What could only fail after the work is refused before it; what fails for one photo is told when all are done.
+A photo is named itself, by a folder or a tar file that it is in, or on standard input. What could only fail after the
+work is refused before it; what fails for one photo is told when all are done.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,25 +18,69 @@ from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.text import counted
 from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_TOP_K
 from flower_classifier.config.predict_options import QuestionConfig
+from flower_classifier.photos.folders import find_photos, is_shard, photos_in, shards_of
 from flower_classifier.photos.images import ImageError
 from flower_classifier.predicting.base_predictor import BasePredictor
-from flower_classifier.predicting.formats import Writer
-from flower_classifier.predicting.named_files import NoPhotosError, find_named
+from flower_classifier.predicting.output_formats import AnswerWriter
 from flower_classifier.predicting.prediction import Answer, Verdict
 
 if TYPE_CHECKING:
-    from flower_classifier.predicting.plots import PredictionPlots
+    from flower_classifier.predicting.plots import PictureWriter
 
+STDIN = Path("-")
 LACKING = "train.py ran with --no_memory, or not to its end"
 
 
-def find_photos(config: QuestionConfig) -> list[Path]:
-    """Return the photos that are asked about. Where there are none, programs get an empty answer before the error."""
+class NoPhotosError(InputError):
+    """A folder, or standard input, that was named rightly but holds no photo."""
+
+
+def named_photos(config: QuestionConfig) -> list[Path]:
+    """Return the photos that are asked about, in order: also those in folders and tar files, and for "-" stdin's.
+
+    Raises InputError for a folder, a tar file or a standard input without photos, once programs have got an empty
+    answer, and for a damaged tar file; OSError for one that cannot be read.
+    """
+    photos: list[Path] = []
     try:
-        return find_named(config.images, config.null)
+        for path in config.images:
+            for named in read_paths(config.null) if path == STDIN else [path]:
+                photos += photos_below(named)
     except NoPhotosError:
-        with Writer(config.format, several=True, further=further_columns(config)):
+        with AnswerWriter(config, several=True):
             raise
+    return photos
+
+
+def photos_below(path: Path) -> list[Path]:
+    """Return the photos in a folder or a tar file; any other path is itself a photo. Raises NoPhotosError for none."""
+    if os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir() may raise
+        photos, tars = find_photos(path), shards_of(path)
+        if photos and tars:
+            note(
+                f"{path}: {counted(len(tars), 'tar file')} beside the photos left out: name them to have them answered"
+            )
+        photos = photos or [tar / name for tar in tars for name in photos_in(tar)]
+    elif is_shard(path):
+        photos = [path / name for name in photos_in(path)]
+    else:
+        return [path]
+    if not photos:
+        raise NoPhotosError(f"there are no photos below {path}")
+    return photos
+
+
+def read_paths(null: bool) -> list[Path]:
+    """Read paths from stdin: one per line, or with `null` each ended by a NUL, as `find -print0` writes them."""
+    if sys.stdin is None:
+        raise InputError("-: there is no standard input to read paths from")
+    if sys.stdin.isatty():
+        note("reading paths of photos from the terminal, one per line; Ctrl-D ends them")
+    lines = sys.stdin.buffer.read().split(b"\0" if null else b"\n")
+    paths = [Path(os.fsdecode(line if null else line.removesuffix(b"\r"))) for line in lines if line.strip()]
+    if not paths:
+        raise NoPhotosError("-: standard input names no photo")
+    return paths
 
 
 def answer_photos(
@@ -42,10 +88,9 @@ def answer_photos(
     photos: Sequence[Path],
     predictor: BasePredictor,
     neighbours: int = 0,
-    pictures: Sequence[Path] = (),
-    drawer: PredictionPlots | None = None,
+    picture_writer: PictureWriter | None = None,
 ) -> None:
-    """Write the likeliest classes of every photo, and let the `drawer` draw them into `pictures`, one for each.
+    """Write the likeliest classes of every photo, and with a `picture_writer` pictures of them.
 
     `neighbours`: the number of training photos to name too. Raises InputError for photos that cannot be opened, and for
     what the predictor cannot tell; RunError for pictures that cannot be drawn.
@@ -54,7 +99,7 @@ def answer_photos(
     shown_by_results = bool(sys.stdout and sys.stdout.isatty())
     bad: list[ImageError] = []
     with (
-        Writer(config.format, len(photos) > 1, predictor.names, further_columns(config), config.sets) as writer,
+        AnswerWriter(config, len(photos) > 1, predictor.names) as writer,
         progress(len(photos), "photos", "photo", hidden=shown_by_results) as bar,
     ):
         among_bars = may_share_terminal(sys.stdout)
@@ -67,9 +112,9 @@ def answer_photos(
                 continue
             verdict = question.verdict_on(answer)
             writer.write(photos[index], verdict)
-            if drawer:
-                drawer.draw(pictures[index], photos[index], verdict)
-    report_failures(drawer.failures if drawer else [], bad, len(photos))
+            if picture_writer:
+                picture_writer.write(photos[index], verdict)
+    report_failures(picture_writer.failures if picture_writer else [], bad, len(photos))
 
 
 class AnswerRules:
@@ -77,9 +122,12 @@ class AnswerRules:
 
     def __init__(self, config: QuestionConfig, predictor: BasePredictor, neighbours: int = 0) -> None:
         self.config, self.predictor, self.neighbours = config, predictor, neighbours
-        self.top_k = clip_top_k(config.top_k, predictor)
-        self.least = least_in_sets(config, predictor)
-        self.rate = rate_of_strangers(config, predictor)
+        classes = len(predictor.classes)
+        if config.top_k is not None and config.top_k > classes:
+            note(f"--top_k {config.top_k}: there are {classes} classes, here are all of them")
+        self.top_k = min(config.top_k or DEFAULT_TOP_K, classes)
+        self.least = self.least_in_sets()
+        self.rate = self.rate_of_strangers()
         if neighbours and not predictor.remembers_photos:
             advice = f"needs training photos that the checkpoint remembers: {LACKING}; --resume mends that"
             raise InputError(advice, "neighbours")
@@ -93,51 +141,35 @@ class AnswerRules:
         alike = self.predictor.neighbours(answer, self.neighbours) if self.neighbours else None
         return replace(verdict, min_probability=self.config.min_probability, neighbours=alike)
 
+    def rate_of_strangers(self) -> float | None:
+        """Return how many in 100 photos of the classes may be taken for strangers.
 
-def further_columns(config: QuestionConfig) -> list[str]:
-    """Return the columns of CSV that are asked for beside the usual ones."""
-    strangers = [] if config.stranger_rate == 0 else ["known", "p_known"]
-    return [*strangers, *(["sure"] if config.min_probability else []), *(["in_set"] if config.sets else [])]
+        None where nobody asks, or strangers cannot be told; 0 where there are too few validation photos to guarantee
+        that rate. Raises InputError where a rate was asked for, and strangers cannot be told.
+        """
+        rate = DEFAULT_RATE if self.config.stranger_rate is None else self.config.stranger_rate
+        promisable = self.predictor.promisable_rate(rate)
+        if self.predictor.familiarity is None and rate:
+            if self.config.stranger_rate:
+                raise InputError(f"needs what the checkpoint lacks: {LACKING}; --resume mends that", "stranger_rate")
+            note(f"the checkpoint cannot tell photos of other things ({LACKING})")
+        if self.predictor.familiarity and promisable == 0 and self.config.stranger_rate:
+            few = counted(self.predictor.familiarity.photos, "validation photo")
+            warn(f"--stranger_rate {rate:g}: {few} cannot promise that, so no photo is called a stranger")
+        return promisable
 
-
-def rate_of_strangers(config: QuestionConfig, predictor: BasePredictor) -> float | None:
-    """Return how many in 100 photos of the classes may be taken for strangers.
-
-    None where nobody asks, or strangers cannot be told; 0 where there are too few validation photos to guarantee that
-    rate. Raises InputError where a rate was asked for, and strangers cannot be told.
-    """
-    rate = DEFAULT_RATE if config.stranger_rate is None else config.stranger_rate
-    promisable = predictor.promisable_rate(rate)
-    if predictor.familiarity is None and rate:
-        if config.stranger_rate:
-            raise InputError(f"needs what the checkpoint lacks: {LACKING}; --resume mends that", "stranger_rate")
-        note(f"the checkpoint cannot tell photos of other things ({LACKING})")
-    if predictor.familiarity and promisable == 0 and config.stranger_rate:
-        few = counted(predictor.familiarity.photos, "validation photo")
-        warn(f"--stranger_rate {rate:g}: {few} cannot promise that, so no photo is called a stranger")
-    return promisable
-
-
-def least_in_sets(config: QuestionConfig, predictor: BasePredictor) -> float | None:
-    """Return the probability from which on a class is in a photo's set; None where nobody asks for sets."""
-    if config.sets is None:
-        return None
-    least = predictor.least_in_sets(config.sets)
-    if least is None:
-        advice = "train.py did not run to its end; run it with --resume"
-        raise InputError(f"needs scores that the checkpoint lacks: {advice}", "sets")
-    if not least:
-        few = counted(len(predictor.set_scores), "validation photo")
-        warn(f"--sets {config.sets:g}: {few} cannot promise that, so every class is in the sets")
-    return least
-
-
-def clip_top_k(top_k: int | None, predictor: BasePredictor) -> int:
-    """Return how many classes to show: as many as asked for, at most all."""
-    count = len(predictor.classes)
-    if top_k is not None and top_k > count:
-        note(f"--top_k {top_k}: there are {count} classes, here are all of them")
-    return min(top_k or DEFAULT_TOP_K, count)
+    def least_in_sets(self) -> float | None:
+        """Return the probability from which on a class is in a photo's set; None where nobody asks for sets."""
+        if self.config.sets is None:
+            return None
+        least = self.predictor.least_in_sets(self.config.sets)
+        if least is None:
+            advice = "train.py did not run to its end; run it with --resume"
+            raise InputError(f"needs scores that the checkpoint lacks: {advice}", "sets")
+        if not least:
+            few = counted(len(self.predictor.set_scores), "validation photo")
+            warn(f"--sets {self.config.sets:g}: {few} cannot promise that, so every class is in the sets")
+        return least
 
 
 def report_failures(undrawn: Sequence[str], bad: Sequence[ImageError], count: int) -> None:

@@ -30,8 +30,7 @@ from flower_classifier.config.predict_options import PredictConfig
 from flower_classifier.photos.images import ImageError
 from flower_classifier.predicting.answering import AnswerRules
 from flower_classifier.predicting.base_predictor import BasePredictor
-from flower_classifier.predicting.formats import line_of
-from flower_classifier.predicting.prediction import Answer
+from flower_classifier.predicting.output_formats import json_of
 
 # Photos per part: a multiple of every micro-batch, so that batches (and digits) equal those of a single process
 PART = 1_024
@@ -124,7 +123,8 @@ def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: Ba
         left = counted(len(chunks.missing(range(chunks.number))), "part")
         note(f"{left} of {chunks.number} are still missing: other processes are at them, or were killed")
         return
-    bad = number_of_bad(chunks.all)
+    with chunks.all.open(encoding="utf-8") as file:
+        bad = sum('"error": ' in line and "error" in json.loads(line) for line in file)
     if is_last:
         unopened = f", of which {bad:,} could not be opened" if bad else ""
         print(f"{chunks.all}: {counted(len(photos), 'photo')}{unopened}", flush=True)
@@ -142,45 +142,31 @@ def answer_own_parts(chunks: AnswerChunks, question: AnswerRules, predictor: Bas
             if not chunks.missing([index]):
                 continue  # an earlier job's process has done it meanwhile
             photos = chunks.photos_of(index)
-            answers = zip(photos, predictor.answers(photos, bar, len(chunks.photos)), strict=True)
-            chunks.keep(index, [line_of(record_of(photo, answer, question)) for photo, answer in answers])
+            lines = []
+            for photo, answer in zip(photos, predictor.answers(photos, bar, len(chunks.photos)), strict=True):
+                outcome = answer if isinstance(answer, ImageError) else question.verdict_on(answer)
+                lines.append(f"{json_of(photo, outcome)}\n")
+            chunks.keep(index, lines)
     return bool(mine)
-
-
-def record_of(photo: Path, answer: Answer | ImageError, question: AnswerRules) -> dict[str, object]:
-    """Return what is written about one photo, as predict.py prints it."""
-    if isinstance(answer, ImageError):
-        return {"path": str(photo), "error": str(answer)}
-    return {"path": str(photo), **question.verdict_on(answer).plain()}
-
-
-def number_of_bad(answers: Path) -> int:
-    """Return the number of photos among the answers that cannot be opened."""
-    with answers.open(encoding="utf-8") as file:
-        return sum('"error": ' in line and "error" in json.loads(line) for line in file)
 
 
 def manifest_of(config: PredictConfig, photos: Sequence[Path]) -> dict[str, object]:
     """Return what the answers depend on: the photos' paths, the checkpoint, the options."""
     checkpoint = config.checkpoint / CARD_FILE if config.asks_exported else config.checkpoint
-    names = config.category_names
+    digests: dict[str, str | None] = {}
+    for name, path in (("checkpoint", checkpoint), ("category_names", config.category_names)):
+        try:
+            digests[f"{name}_sha256"] = sha256_of_file(path) if path else None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
     return {
         "format_version": 1,
         "photos": len(photos),
         "paths_sha256": hashlib.sha256("\0".join(map(str, photos)).encode("utf-8", "surrogateescape")).hexdigest(),
-        "checkpoint_sha256": digest_of(checkpoint),
-        "category_names_sha256": digest_of(names) if names else None,
+        **digests,
         "photos_in_a_part": PART,
         **{name: getattr(config, name) for name in ASKED},
     }
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file that may be large. Raises InputError where it cannot be read."""
-    try:
-        return sha256_of_file(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def keep_manifest(folder: Path, manifest: dict[str, object]) -> None:

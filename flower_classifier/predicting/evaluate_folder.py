@@ -17,11 +17,11 @@ from flower_classifier.report.report_files import report_identity, write_facts
 from flower_classifier.report.run_report import Diagnosis, write_diagnosis
 
 
-def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report: Path, form: str) -> None:
+def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report: Path, output_format: str) -> None:
     """Print how good the answers to a folder of labelled photos are; leave tables and pictures in `report`.
 
-    `checkpoint` is where the predictor comes from. `form`: "text", or "json" for one object. Raises InputError where
-    there are photos that cannot be opened, once all is written.
+    `checkpoint` is where the predictor comes from. `output_format`: "text", or "json" for one object. Raises InputError
+    where there are photos that cannot be opened, once all is written.
     """
     split = load_labelled(folder, predictor.classes)
     inputs = eval_inputs(predictor.frozen, split)
@@ -39,7 +39,7 @@ def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report
         **(evaluation.results if evaluation else {"photos": 0}),
         "bad_photos": [{"path": str(path), "error": str(error)} for path, error in bad],
     }
-    if form == "json":
+    if output_format == "json":
         print(json.dumps(facts), flush=True)
     elif evaluation:
         print(result_lines(split.name, evaluation), flush=True)

@@ -25,8 +25,8 @@ from flower_classifier.judging.conformal import Familiarity
 from flower_classifier.judging.heatmap import Heatmap, find_heatmap
 from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.checkpoint import Checkpoint
+from flower_classifier.networks.devices import torch_threads
 from flower_classifier.networks.frozen_backbone import place
-from flower_classifier.networks.threads import torch_threads
 from flower_classifier.photos.images import ImageError, PhotoSource
 from flower_classifier.photos.views import open_views
 from flower_classifier.predicting.base_predictor import BROKEN, BasePredictor, settled

@@ -19,8 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from flower_classifier.base.torchrun import local_world_size
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.job_extraction import new_model_or_split, numerics_key
+from flower_classifier.networks.devices import torch_threads
 from flower_classifier.networks.job import EPOCH, FINE_TUNE, current_job, talking
-from flower_classifier.networks.threads import torch_threads
+from flower_classifier.networks.source import black_picture
 from flower_classifier.training.state import TrainState
 
 
@@ -65,7 +66,7 @@ class InStep(Alone):
         with talking():
             group = dist.new_group(backend="nccl") if is_cuda else None
             device_ids = [torch.cuda.current_device()] if is_cuda else None
-            unused = has_unused(learner, state.classifier.preprocessing.crop_size, device)
+            unused = has_unused(learner, state.classifier.preprocessing.crop_size)
             super().__init__(
                 DistributedDataParallel(learner, device_ids, process_group=group, find_unused_parameters=unused)
             )
@@ -98,10 +99,10 @@ class InStep(Alone):
         return total
 
 
-def has_unused(learner: nn.Module, side: int, device: torch.device) -> bool:
+def has_unused(learner: nn.Module, side: int) -> bool:
     """Say whether a forward leaves some parameters unused, as in some of timm's networks."""
     learner.zero_grad()
-    learner(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)).sum().backward()
+    learner(black_picture(learner, side, torch.uint8)).sum().backward()
     unused = any(parameter.grad is None for parameter in learner.parameters() if parameter.requires_grad)
     learner.zero_grad()
     return unused

@@ -20,8 +20,7 @@ from flower_classifier.base.console import Bar
 from flower_classifier.base.seeding import fold_seed
 from flower_classifier.features.batches import shuffled, to_learner, whole
 from flower_classifier.features.inputs import Inputs, Schedule
-from flower_classifier.networks.devices import seed_torch
-from flower_classifier.networks.threads import threads_for_work, torch_threads
+from flower_classifier.networks.devices import seed_torch, threads_for_work, torch_threads
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import average_in
 

@@ -11,16 +11,14 @@ from dataclasses import replace
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from flower_classifier.base.console import note, progress, watched
+from flower_classifier.base.console import progress, watched
 from flower_classifier.base.errors import RunError, is_out_of_memory
-from flower_classifier.base.text import counted
 from flower_classifier.base.torchrun import rank
 from flower_classifier.features.batches import Batch
 from flower_classifier.features.inputs import Inputs, Timings
 from flower_classifier.judging.evaluation import Evaluation, evaluate_on
 from flower_classifier.networks.checkpoint import Row
-from flower_classifier.networks.devices import seed_torch
-from flower_classifier.networks.threads import threads_for, torch_threads
+from flower_classifier.networks.devices import halve, seed_torch, threads_for, torch_threads
 from flower_classifier.training.ddp import Alone, learner_of
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
@@ -131,10 +129,7 @@ def backward(
             if learner.processes > 1:
                 raise
         learner.module.zero_grad()
-        most = max(min(most, len(labels)) // 2, 1)
-        note(f"the GPU has too little memory to learn from more than {counted(most, 'photo')} at a time")
-        if inputs.device.type == "cuda":
-            torch.cuda.empty_cache()
+        most = halve(most, len(labels), inputs.device, "to learn from")
 
 
 def add_gradients(

@@ -12,21 +12,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from flower_classifier.base import process
-from flower_classifier.base.options import parse
 from flower_classifier.config.predict_options import QuestionConfig
 
 if __name__ == "__main__":  # --help and mistakes end the process before anything is loaded
-    process.begin()
-    asked = process.read_command_line(lambda: parse(QuestionConfig, "predict.py", __doc__))
+    asked = process.begin(QuestionConfig, "predict.py", __doc__)
 
 # isort: split
 import flower_classifier
-from flower_classifier.predicting.answering import answer_photos, find_photos
+from flower_classifier.predicting.answering import answer_photos, named_photos
 
 
 def run(config: QuestionConfig) -> None:
     """Write the likeliest classes of every photo."""
-    photos = find_photos(config)
+    photos = named_photos(config)
     predictor = flower_classifier.load(Path(__file__).resolve().parent, category_names=config.category_names)
     answer_photos(config, photos, predictor)
 

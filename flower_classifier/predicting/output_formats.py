@@ -26,6 +26,7 @@ from types import TracebackType
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.signals import signals_held
 from flower_classifier.base.text import first_few, percent, printable
+from flower_classifier.config.predict_options import QuestionConfig
 from flower_classifier.predicting.prediction import Verdict
 from flower_classifier.report.report_files import csv_line
 
@@ -37,29 +38,24 @@ MOST_NAMED = 10  # classes of a set that people are told by name
 MOST_ALIGNED = 40  # letters of a name up to which the numbers of all photos stand below one another
 
 
-class Writer:
+class AnswerWriter:
     """Writes each photo's predictions in one of the formats; a context manager that ends the output whatever happens.
 
-    `names`: what people call the classes; to align the answers to `several` photos. `further`: the columns of CSV that
-    are asked for beside the usual ones: "known", "p_known", "sure", "in_set". `level`: of the sets, in percent.
+    `names`: what people call the classes; to align the answers to `several` photos.
     """
 
-    def __init__(
-        self,
-        form: str,
-        several: bool,
-        names: Sequence[str] = (),
-        further: Sequence[str] = (),
-        level: float | None = None,
-    ) -> None:
-        self.form, self.several, self.further, self.level, self.written = form, several, further, level, 0
+    def __init__(self, config: QuestionConfig, several: bool, names: Sequence[str] = ()) -> None:
+        self.format, self.level, self.several, self.written = config.format, config.sets, several, 0
+        # The columns of CSV that are asked for beside the usual ones
+        self.further = [] if config.stranger_rate == 0 else ["known", "p_known"]
+        self.further += [*(["sure"] if config.min_probability else []), *(["in_set"] if config.sets else [])]
         self.classes = len(names)
         self.width = min(max((len(printable(name)) for name in names), default=0), MOST_ALIGNED) if several else 0
         if sys.stdout is None:  # closed: nobody reads
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 -- for as long as the process lives
 
-    def __enter__(self) -> Writer:
-        if self.form == "csv":
+    def __enter__(self) -> AnswerWriter:
+        if self.format == "csv":
             if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
                 sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
             header = ["path", "rank", "class", "name", "probability", *self.further]
@@ -69,15 +65,15 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """End the output: JSON's array is closed, also after an error or Ctrl-C."""
         with contextlib.suppress(OSError) if error else contextlib.nullcontext():  # the error is what is told
-            if self.form == "json":
+            if self.format == "json":
                 sys.stdout.write("\n]\n" if self.written else "[]\n")
             sys.stdout.flush()
 
     def write(self, photo: Path, verdict: Verdict) -> None:
         """Write one photo's predictions, at once."""
-        if self.form == "text":
+        if self.format == "text":
             self.write_table(photo, verdict)
-        elif self.form == "csv":
+        elif self.format == "csv":
             familiarity = [yes_or_no(verdict.known), verdict.p_known] if "known" in self.further else []
             sure = [] if verdict.sure is None else [yes_or_no(verdict.sure)]
             for rank, row in enumerate(verdict.predictions, 1):  # a set is made of the first ranks
@@ -85,19 +81,19 @@ class Writer:
                 cells = [photo, rank, row.class_name, row.name, row.probability]
                 sys.stdout.write(csv_line([*cells, *familiarity, *sure, *in_set]))
         else:
-            self.write_object({"path": str(photo), **verdict.plain()})
+            self.write_object(json_of(photo, verdict))
         sys.stdout.flush()
 
     def write_error(self, photo: Path, error: InputError) -> None:
         """Write, where the format has a place for it, that a photo cannot be opened."""
-        if self.form in ("json", "jsonl"):
-            self.write_object({"path": str(photo), "error": str(error)})
+        if self.format in ("json", "jsonl"):
+            self.write_object(json_of(photo, error))
             sys.stdout.flush()
 
-    def write_object(self, record: dict[str, object]) -> None:
+    def write_object(self, text: str) -> None:
         """Write an object on a line of its own; in an array, after its separator from the one before."""
         before = ",\n" if self.written else "[\n"
-        text = line_of(record) if self.form == "jsonl" else before + json.dumps(record)
+        text = f"{text}\n" if self.format == "jsonl" else before + text
         with signals_held():  # a reader that is slow lets a write wait in the middle of an object
             for start in range(0, len(text), PIECE):
                 sys.stdout.write(text[start : start + PIECE])
@@ -128,9 +124,10 @@ class Writer:
                 print(f"{indent}  {neighbour.similarity:5.2f}  {name:{width}}  {printable(neighbour.photo)}")
 
 
-def line_of(record: dict[str, object]) -> str:
-    """Return an object as a line of jsonl."""
-    return json.dumps(record) + "\n"
+def json_of(photo: Path, outcome: Verdict | InputError) -> str:
+    """Return what programs read of a photo: what is predicted of it, or why it cannot be opened."""
+    facts = {"error": str(outcome)} if isinstance(outcome, InputError) else outcome.plain()
+    return json.dumps({"path": str(photo), **facts})
 
 
 def yes_or_no(value: bool | None) -> str:
