@@ -20,6 +20,7 @@ frozenset of the names of the options that the command line gave.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import re
 import sys
@@ -169,30 +170,25 @@ def build_parser(settings_class: type[DataclassInstance], prog: str, doc: str | 
     parser = Parser(prog, doc)
     groups: dict[str, argparse._ArgumentGroup] = {}
     for setting in settings_of(settings_class):
-        title = setting.option.group
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        add(setting, groups[title], parser)
-    return parser
-
-
-def add(setting: OptionSpec, group: argparse._ArgumentGroup, parser: Parser) -> None:
-    """Add one option to its group."""
-    text = setting.option.help + (f" (default: {setting.option.unset})" if setting.option.unset else "")
-    details: dict[str, Any] = {"help": text.replace("%", "%%")}  # argparse's keywords; Any: each has a type of its own
-    if setting.kind is bool:
-        group.add_argument(*setting.flags, action="store_true", **details)
-        return
-    details |= {"type": setting.kind, "metavar": setting.option.metavar, "choices": setting.option.choices or None}
-    if setting.positional:
-        action = group.add_argument(setting.name, nargs="+" if setting.several else None, **details)
-        if setting.option.endings:
-            parser.hint_suffixes(action, setting.option.endings)
-    elif setting.several:
-        details["type"] = functools.partial(parse_numbers, kind=setting.kind)
-        parser.take_many(group.add_argument(*setting.flags, default=setting.default, **details))
-    else:
+        option = setting.option
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        group = groups[option.group]
+        text = option.help + (f" (default: {option.unset})" if option.unset else "")
+        details: dict[str, Any] = {"help": text.replace("%", "%%")}  # argparse's keywords; each has a type of its own
+        if setting.kind is bool:
+            group.add_argument(*setting.flags, action="store_true", **details)
+            continue
+        details |= {"type": setting.kind, "metavar": option.metavar, "choices": option.choices or None}
+        if setting.positional:
+            group.add_argument(setting.name, nargs="+" if setting.several else None, **details)
+            parser.endings[str(option.metavar)] = option.endings
+            continue
+        if setting.several:
+            details["type"] = functools.partial(parse_numbers, kind=setting.kind)
+            parser.many.update(setting.flags)
         group.add_argument(*setting.flags, default=setting.default, **details)
+    return parser
 
 
 def parse_numbers(text: str, kind: Callable[[str], object]) -> tuple[object, ...]:
@@ -250,17 +246,9 @@ class Parser(argparse.ArgumentParser):
             formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
-        self.many: set[str] = set()
-        self.endings: dict[str, tuple[str, ...]] = {}
+        self.many: set[str] = set()  # flags that take several numbers, `--flag 512 256`; a type gets them as `512,256`
+        self.endings: dict[str, tuple[str, ...]] = {}  # of an argument's file: they tell which of two is missing
         self.typed: list[str] = []
-
-    def take_many(self, action: argparse.Action) -> None:
-        """Let a flag take several numbers, `--flag 512 256`; its type gets them as `512,256`."""
-        self.many.update(action.option_strings)
-
-    def hint_suffixes(self, action: argparse.Action, endings: tuple[str, ...]) -> None:
-        """Note the file endings of a positional argument; they tell which of two arguments is missing."""
-        self.endings[str(action.metavar)] = endings
 
     def parse(self, argv: Sequence[str] | None = None) -> Values:
         """Return the values of the typed options alone; the settings class fills in the defaults.
@@ -327,18 +315,11 @@ def rewritten(word: str, following: deque[str], many: Collection[str], valued: C
         if joined.startswith("-"):
             return [f"{flag}={joined}"]
         return [flag, joined] if joined else [flag]
-    if flag in valued and not equals and following and is_negative(following[0]):
-        return [f"{flag}={following.popleft()}"]
+    if flag in valued and not equals and following and following[0].startswith("-"):
+        with contextlib.suppress(ValueError):  # it is a flag, and not `-1`, `-.5`, `-1e-3`
+            float(following[0])
+            return [f"{flag}={following.popleft()}"]
     return [flag + equals + value]
-
-
-def is_negative(word: str) -> bool:
-    """Say whether a word is a number below 0, in whatever way it is written: `-1`, `-.5`, `-1e-3`."""
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return word.startswith("-")
 
 
 # --------------------------------------------------------------------------------------------------- limits of a number

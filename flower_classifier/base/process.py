@@ -14,10 +14,11 @@ import contextlib
 import ctypes
 import gc
 import os
+import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -32,9 +33,9 @@ from flower_classifier.base.errors import (
     is_of_a_gpu,
     is_out_of_memory,
 )
-from flower_classifier.base.signals import Stopped, answer_signals, end_at_interrupt, end_silently, ignore_signals
+from flower_classifier.base.signals import Stopped, answer_signals, end_with_a_word, handled_signals, stop
 from flower_classifier.base.text import printable_lines, reason_of
-from flower_classifier.base.torchrun import have_every_core, rank
+from flower_classifier.base.torchrun import local_world_size, rank
 
 EXIT_NOBODY_READS = 141  # the code that a shell reports for a process ended by SIGPIPE
 OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
@@ -48,10 +49,16 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 
 def begin() -> None:
     """Set the process up, before torch is loaded."""
-    (end_silently if rank() else end_at_interrupt)()
+    if rank():  # which prints nothing
+        answer_signals(signal.SIG_DFL)
+    elif signal.SIGINT in handled_signals():
+        signal.signal(signal.SIGINT, end_with_a_word)  # while there is no work yet that could be lost
     gc.disable()  # until `run`: while torch loads, a fifth of the time goes into finding no garbage
     warnings.filterwarnings("ignore", module=r"PIL\.")  # a photo opens, or the error says why not
-    have_every_core()
+    if local_world_size() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
+        # torchrun's, for each of several processes. Each takes its own share of the cores, and rank 0 takes them all
+        # while the others wait.
+        del os.environ["OMP_NUM_THREADS"]
     keep_freed_memory()
 
 
@@ -64,22 +71,15 @@ def read_command_line(parse: Callable[[], Settings]) -> Settings:
     prepare_streams()
     parsed: list[Settings] = []
     with speaking():
-        with silence() if rank() else contextlib.nullcontext():  # all of a job's processes read the same
+        with contextlib.ExitStack() as silenced:
+            if rank():  # all of a job's processes read the same, and one says what is wrong
+                nowhere = silenced.enter_context(Path(os.devnull).open("w"))
+                silenced.enter_context(contextlib.redirect_stdout(nowhere))
+                silenced.enter_context(contextlib.redirect_stderr(nowhere))
             code = outcome_of(lambda: parsed.append(parse()))
         if parsed:
             code = outcome_of(lambda: check_installed(getattr(parsed[0], "needs", NEEDED)))
     return parsed[0] if parsed and not code else leave(code)
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Print nothing."""
-    with (
-        Path(os.devnull).open("w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
-        yield
 
 
 def prepare_streams() -> None:
@@ -129,7 +129,7 @@ def run(main: Callable[[], None], as_program: bool = False) -> NoReturn:
     if as_program:
         gc.freeze()  # what has been loaded stays, and need not be searched
         gc.enable()
-        answer_signals()
+        answer_signals(stop)
         silence_libtiff()
     try:
         with speaking():
@@ -173,7 +173,7 @@ def outcome_of(main: Callable[[], None]) -> int:
 
 def leave(code: int) -> NoReturn:
     """End the process at once: taking torch apart takes a second, and threads may be in the middle of a forward."""
-    ignore_signals()
+    answer_signals(signal.SIG_IGN)
     atexit._run_exitfuncs()  # temporary folders of matplotlib's, for one
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or nobody reads it
