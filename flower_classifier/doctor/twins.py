@@ -14,8 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from flower_classifier.doctor.image_stats import likeness
-from flower_classifier.photos.duplicates import alike
-from flower_classifier.photos.splits import PhotoRef
+from flower_classifier.photos.splits import PhotoRef, alike
 
 NEAREST = 3  # each photo is compared with this many photos, those with the most similar features
 LEAST_COSINE = 0.6  # between the centred features
@@ -36,7 +35,7 @@ def find_twins(refs: Sequence[PhotoRef], features: torch.Tensor, thumbnails: Seq
     """Return the pairs of duplicates among N photos, by their centred features (N, D) and their thumbnails."""
     index_of = {id(ref): index for index, ref in enumerate(refs)}
     twins = {}
-    for original, *copies in alike(list(refs)):
+    for original, *copies in alike(refs):
         for copy in copies:
             first, second = index_of[id(original)], index_of[id(copy)]
             twins[first, second] = Twins(first, second, 1.0)

@@ -84,7 +84,11 @@ def draw_flower(species: Species, rng: np.random.Generator, size: int = SIZE) ->
             vein = [(0.25 * length, 0.0), (0.75 * length, 0.0)]
             draw.line(placed(vein, angle, centre, tilt), fill=darker(color, 0.9), width=OVERSAMPLING)
     draw_centre(draw, species, rng, centre, radius * species.centre, tilt)
-    return weathered(canvas.resize((size, size), Image.Resampling.LANCZOS), rng)
+    picture = canvas.resize((size, size), Image.Resampling.LANCZOS)
+    blurred = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.0)))  # sharpness, light and noise vary
+    light = rng.uniform(0.6, 1.2) * rng.uniform(0.9, 1.1, 3)  # brightness and white balance
+    values = np.asarray(blurred, dtype=np.float64) * light + rng.normal(0, rng.uniform(2, 14), (*picture.size, 3))
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
 def draw_garden(rng: np.random.Generator, size: int) -> Image.Image:
@@ -124,14 +128,6 @@ def placed(points: list[Point], angle: float, centre: Point, tilt: float) -> lis
     """Turn points about the origin, tilt them away from the viewer, and move them to the flower's centre."""
     cosine, sine = math.cos(angle), math.sin(angle)
     return [(centre[0] + x * cosine - y * sine, centre[1] + (x * sine + y * cosine) * tilt) for x, y in points]
-
-
-def weathered(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Vary light, sharpness and noise, as cameras do."""
-    blurred = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.0)))
-    light = rng.uniform(0.6, 1.2) * rng.uniform(0.9, 1.1, 3)  # brightness and white balance
-    values = np.asarray(blurred, dtype=np.float64) * light + rng.normal(0, rng.uniform(2, 14), (*picture.size, 3))
-    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
 def hsv(hue: float, saturation: float, value: float) -> Color:

@@ -159,7 +159,8 @@ def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
                 target = target_of(header, name)
                 extents.pop(name, None)
                 links.pop(name, None)
-                if is_unusable(name) or header.issparse():
+                leads_out = name.split("/", maxsplit=1)[0] == ".."
+                if leads_out or "\0" in name or (os.sep != "/" and os.sep in name) or header.issparse():
                     unusable.append(header.name)
                 elif header.isreg():
                     extents[name] = Extent(header.offset_data, header.size)
@@ -200,11 +201,6 @@ def check_end(headers: TarFile) -> None:
         raise ValueError(f"{zeros:,} zeros at its end, as where not all of it has come")
 
 
-def is_unusable(name: str) -> bool:
-    """Say whether a name leads out of the tar file, or is not valid on this system."""
-    return name.split("/", maxsplit=1)[0] == ".." or "\0" in name or (os.sep != "/" and os.sep in name)
-
-
 def follow(links: dict[str, str], extents: dict[str, Extent]) -> list[str]:
     """Give links the extents of their targets; return the links without a target in the tar file."""
     lost = []
@@ -243,21 +239,13 @@ def file_of(path: Path) -> Path | BytesIO:
     return BytesIO(read_from(*location)) if location else path
 
 
-def opened(path: Path) -> BinaryIO:
-    """Open a file for reading. Raises OSError, and InputError for a damaged tar file."""
-    file = file_of(path)
-    return file.open("rb") if isinstance(file, Path) else file
-
-
-def last_bytes(path: Path, count: int) -> bytes:
-    """Return the last `count` bytes of a file, or all if it has fewer.
-
-    Raises OSError, and InputError for a damaged tar file.
-    """
+def read_bytes(path: Path, last: int | None = None) -> bytes:
+    """Return the bytes of a file, or its `last` ones. Raises OSError, and InputError for a damaged tar file."""
     if location := split_path(path):
-        return read_from(*location, last=count)
+        return read_from(*location, last=last)
     with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - count))
+        if last is not None:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - last))
         return file.read()
 
 
