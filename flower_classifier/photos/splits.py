@@ -51,8 +51,8 @@ class Split:
 
     def take(self, indices: Sequence[int]) -> Split:
         """Return a split of these photos alone, in this order."""
-        photos, labels = (tuple(values[index] for index in indices) for values in (self.photos, self.labels))
-        return replace(self, photos=photos, labels=labels)
+        photos, labels = [self.photos[index] for index in indices], [self.labels[index] for index in indices]
+        return replace(self, photos=tuple(photos), labels=tuple(labels))
 
     def keys(self) -> list[PhotoKey]:
         """Return what tells of each photo now that it is the same as before; a missing one is like none."""

@@ -51,7 +51,7 @@ class FineTuner:
         self.state = TrainState(classifier, first, identity.classes, identity=identity)
         self.state.restore(finished, second)
         self.train = Inputs(helper.frozen, helper.split, second.seed)
-        self.train.bad = dict.fromkeys(order["left out"], FOUND_ELSEWHERE)
+        self.train.set_aside(dict.fromkeys(order["left out"], FOUND_ELSEWHERE))
         self.learner = in_step(self.state, helper.device)
 
     def take_epoch(self, epoch: int) -> None:
