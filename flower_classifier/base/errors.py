@@ -44,11 +44,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in (*NO_MEMORY, *NO_WORKSPACE))
 
 
-def is_of_a_gpu(error: BaseException) -> bool:
-    """Say whether it was a GPU that had no memory."""
-    return any(word in str(error).lower() for word in OF_A_GPU)
-
-
 # ---------------------------------------------------------------------------------------------------- optional packages
 
 

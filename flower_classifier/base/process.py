@@ -27,10 +27,10 @@ from flower_classifier.base.errors import (
     EXIT_FAILED,
     EXIT_WRONG_INPUT,
     NEEDED,
+    OF_A_GPU,
     InputError,
     RunError,
     check_installed,
-    is_of_a_gpu,
     is_out_of_memory,
 )
 from flower_classifier.base.signals import Stopped, answer_signals, end_with_a_word, handled_signals, stop
@@ -164,7 +164,8 @@ def outcome_of(main: Callable[[], None]) -> int:
         code = complain(message, EXIT_FAILED)
     except Exception as error:  # the last resort: a bug of ours, or of a library below
         if is_out_of_memory(error):
-            code = complain(GPU_OUT_OF_MEMORY if is_of_a_gpu(error) else OUT_OF_MEMORY, EXIT_FAILED)
+            is_of_a_gpu = any(word in str(error).lower() for word in OF_A_GPU)
+            code = complain(GPU_OUT_OF_MEMORY if is_of_a_gpu else OUT_OF_MEMORY, EXIT_FAILED)
         else:
             reason = f"{type(error).__name__}: {reason_of(error)}"
             code = complain(f"unexpected {reason}\n(FLOWERS_DEBUG=1 shows where; please report it)", EXIT_FAILED)

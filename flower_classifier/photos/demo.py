@@ -65,7 +65,7 @@ def draw_dataset(folder: Path, pictures: dict[str, int] | None = None, seed: int
 
 
 def draw_flower(species: Species, rng: np.random.Generator, size: int = SIZE) -> Image.Image:
-    """Draw one flower: a blurred garden, rings of petals from the outside in, a centre, then the weather."""
+    """Draw one flower: a blurred garden, rings of petals from the outside in, a speckled centre, then the weather."""
     canvas = draw_garden(rng, size * OVERSAMPLING)
     draw = ImageDraw.Draw(canvas)
     radius = canvas.width * rng.uniform(0.28, 0.46)
@@ -83,7 +83,11 @@ def draw_flower(species: Species, rng: np.random.Generator, size: int = SIZE) ->
             draw.polygon(placed(outline, angle, centre, tilt), fill=color, outline=darker(color, 0.8))
             vein = [(0.25 * length, 0.0), (0.75 * length, 0.0)]
             draw.line(placed(vein, angle, centre, tilt), fill=darker(color, 0.9), width=OVERSAMPLING)
-    draw_centre(draw, species, rng, centre, radius * species.centre, tilt)
+    (x, y), disc, color = centre, radius * species.centre, hsv(species.centre_hue, 0.75, species.centre_value)
+    draw.ellipse((x - disc, y - disc * tilt, x + disc, y + disc * tilt), fill=color)
+    for distance, angle in zip(disc * np.sqrt(rng.random(30)), rng.uniform(0, 2 * math.pi, 30), strict=True):
+        dot_x, dot_y = x + distance * math.cos(angle), y + distance * math.sin(angle) * tilt
+        draw.ellipse((dot_x - 2, dot_y - 2, dot_x + 2, dot_y + 2), fill=darker(color, rng.uniform(0.6, 1.1)))
     picture = canvas.resize((size, size), Image.Resampling.LANCZOS)
     blurred = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.0)))  # sharpness, light and noise vary
     light = rng.uniform(0.6, 1.2) * rng.uniform(0.9, 1.1, 3)  # brightness and white balance
@@ -102,18 +106,6 @@ def draw_garden(rng: np.random.Generator, size: int) -> Image.Image:
         leaf = hsv(rng.normal(105, 15), rng.uniform(0.3, 0.7), rng.uniform(0.15, 0.65))
         draw.ellipse((x, y, x + width, y + height), fill=leaf)
     return garden.filter(ImageFilter.GaussianBlur(size * rng.uniform(0.01, 0.04)))
-
-
-def draw_centre(
-    draw: ImageDraw.ImageDraw, species: Species, rng: np.random.Generator, centre: Point, radius: float, tilt: float
-) -> None:
-    """Draw the disc in the middle, speckled."""
-    x, y = centre
-    color = hsv(species.centre_hue, 0.75, species.centre_value)
-    draw.ellipse((x - radius, y - radius * tilt, x + radius, y + radius * tilt), fill=color)
-    for distance, angle in zip(radius * np.sqrt(rng.random(30)), rng.uniform(0, 2 * math.pi, 30), strict=True):
-        dot_x, dot_y = x + distance * math.cos(angle), y + distance * math.sin(angle) * tilt
-        draw.ellipse((dot_x - 2, dot_y - 2, dot_x + 2, dot_y + 2), fill=darker(color, rng.uniform(0.6, 1.1)))
 
 
 def petal_outline(length: float, width: float, pointed: float) -> list[Point]:

@@ -70,26 +70,20 @@ def check_shape(data_dir: Path) -> None:
         above = above.parent if above.name.lower() in SPLIT_NAMES else above
         raise InputError(f"{data_dir} holds photos and no folders, so it is one class: give the folder above, {above}")
     classes = visible_folders(data_dir)
-    shares = [share for share in itertools.islice(photo_shares(classes), LOOKED_INTO) if share is not None]
-    count, holding = len(shares), sum(map(holds_photos, shares))
+    with_files = [holds for holds in itertools.islice(hold_photos(classes), LOOKED_INTO) if holds is not None]
+    count, holding = len(with_files), sum(with_files)
     if count < SURE_FROM or holding >= LEAST_SHARE * count:
         return
     first = classes[:LOOKED_INTO]  # of which half may hold photos, themselves or in the first folders below
-    with_photos = (any(map(holds_photos, itertools.islice(photo_shares([f]), LOOKED_INTO_CLASS))) for f in first)
-    if 2 * sum(with_photos) < len(first):
+    if 2 * sum(any(itertools.islice(hold_photos([folder]), LOOKED_INTO_CLASS)) for folder in first) < len(first):
         raise InputError(
             f"{data_dir} is no folder of photos: of the first {count} folders with files below it, {holding} hold "
             f"photos.\nGive the folder that holds the class folders, or move those into a folder train/ of their own"
         )
 
 
-def holds_photos(share: float | None) -> bool:
-    """Say whether a folder with this share of photos among its files holds photos."""
-    return share is not None and share >= 1 / FILES_PER_PHOTO
-
-
-def photo_shares(folders: Sequence[Path]) -> Iterator[float | None]:
-    """Yield each folder's share of photos among its files, then those of the folders below; None for no files.
+def hold_photos(folders: Sequence[Path]) -> Iterator[bool | None]:
+    """Yield whether each folder holds photos, None for one without files; then the same of the folders below.
 
     Links are not followed, unreadable folders are passed over, and only the first entries of a large one are counted.
     """
@@ -107,7 +101,7 @@ def photo_shares(folders: Sequence[Path]) -> Iterator[float | None]:
                         photos += has_photo_suffix(entry.name)
         except OSError:  # the full search, if there is one, will report it
             continue
-        yield photos / files if files else None
+        yield photos * FILES_PER_PHOTO >= files if files else None
 
 
 # -------------------------------------------------------------------------------------------------------- what it holds
