@@ -97,7 +97,7 @@ class Inputs:
         bad_limit: float = 1.0,
     ) -> None:
         self.frozen, self.split, self.seed, self.cache, self.schedule = frozen, split, seed, cache, schedule
-        self.open_photo = opener(split, frozen.preprocessing, seed)
+        self.open_photo = opener(split, frozen.preprocessing, seed)  # index, views -> uint8 (V, S, S, 3)
         self.bad_limit = bad_limit  # share of the photos that may be bad
         self.announced = announced  # whether it says what it reads, where no bar shows that
         self.bad: dict[int, ImageError] = {}  # index of a photo -> why it cannot be opened
