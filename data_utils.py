@@ -102,6 +102,6 @@ def show_photos(data: Data, classes: int = 8) -> Image.Image:
     train = data.splits.train
     shown = []
     for label, name in enumerate(data.names[:classes]):
-        photo = train.root / train.photos[train.labels.index(label)]
+        photo = train.path(train.labels.index(label))
         shown.append((load_image(photo, PHOTO_SIDE), printable(name)))
     return image_of(draw_grid(shown))

@@ -128,7 +128,7 @@ def run_all(engine: Engine, pixels: np.ndarray) -> np.ndarray:
 def views_of(split: Split, classifier: Classifier) -> np.ndarray:
     """Return the plain views of photos, uint8 (N, S, S, 3)."""
     with ThreadPoolExecutor(usable_cores()) as pool:
-        paths = (split.root / photo for photo in split.photos)
+        paths = map(split.path, range(len(split)))
         return np.concatenate(list(pool.map(lambda path: open_views(path, classifier.preprocessing), paths)))
 
 

@@ -33,7 +33,7 @@ from flower_classifier.features.feature_cache import FeatureCache, Rows
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.devices import usable_cores
-from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone, RowForm, place
 from flower_classifier.photos import demo
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing, open_views
@@ -160,9 +160,9 @@ class Check:
             rows, labels = torch.rand(number, width), torch.randint(102, (number,))
             cache = FeatureCache(self.folder / "cache", 1e11)
             keys = [(str(index), 1, 1, 1) for index in range(number)]
-            with cache.table({"check": width}, (width,), torch.float32) as table:
-                table.append(keys, rows)
-                kinds = {"in memory": rows, "mapped": table.mapped(keys)}
+            with cache.table({"check": width}, RowForm((width,), torch.float32), keys) as table:
+                table.keep(range(number), rows)
+                kinds = {"in memory": rows, "mapped": table.rows(range(number))}
             for kind, source in kinds.items():
                 self.epoch(head, optimizer, average, source, labels)
                 seconds = self.timed(self.epoch, head, optimizer, average, source, labels, times=3)

@@ -27,7 +27,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flower_classifier.features.feature_cache import FeatureCache, photo_key
+from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.job_extraction import received
 from flower_classifier.networks import job as jobs
 from flower_classifier.networks.frozen_backbone import RowForm
@@ -136,16 +136,17 @@ def send() -> None:
                 indices = list(range(start, start + MICRO_BATCH))
                 job.send({"indices": indices, "views": [0], "errors": [], "seconds": [0.0, 0.0]}, [batch])
             continue
+        keys = [(f"train/{index:09d}.jpg", 1, 1, 1) for index in range(number * MICRO_BATCH)]
         with (
             tempfile.TemporaryDirectory() as folder,
-            FeatureCache(Path(folder), 1e12).table({}, form.shape, form.dtype) as table,
+            FeatureCache(Path(folder), 1e12).table({}, form, keys) as table,
         ):
             receiving = keeping = 0.0
             for _ in range(number):
                 started = time.perf_counter()
                 done = received(*job.receive(1), form)
                 between = time.perf_counter()
-                table.append([(f"train/{index:09d}.jpg", 1, 1, 1) for index in done.indices], done.rows[0])
+                table.keep(done.indices, done.rows[0])
                 receiving, keeping = receiving + between - started, keeping + time.perf_counter() - between
             photos = number * MICRO_BATCH
             megabytes = photos * width * 4 / 1e6
@@ -168,15 +169,14 @@ def lists(number: str = "100000") -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(f"{index:0{20 + index % 50}d}".encode())
         splits = told("listing", lambda: load_splits(folder), count)
-        photos = splits.train.photos
-        keys = told("asking what the files are", lambda: [photo_key(folder, photo) for photo in photos], len(photos))
+        keys = told("asking what the files are", splits.train.keys, len(splits.train))
         told("fingerprint", splits.train.fingerprint, len(keys))
-        shape, dtype = (8,), torch.float32
-        with FeatureCache(folder / "cache", 1e12).table({}, shape, dtype) as table:
-            table.append(keys, torch.zeros(len(keys), *shape))
-        with FeatureCache(folder / "cache", 1e12).table({}, shape, dtype) as table:
+        form = RowForm((8,), torch.float32)
+        with FeatureCache(folder / "cache", 1e12).table({}, form, keys) as table:
+            table.keep(range(len(keys)), torch.zeros(len(keys), *form.shape))
+        with FeatureCache(folder / "cache", 1e12).table({}, form, keys) as table:
             told("reading the cache's index", lambda: table.entries.clear() or table.read_index(), len(keys))
-            told("checking its rows", lambda: table.find(keys), len(keys))
+            told("checking its rows", table.missing, len(keys))
 
 
 def told(what: str, run: Callable[[], object], count: int) -> object:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))  # a script's own folder comes first, where `options` is this file
 
-from flower_classifier.base.options import OptionSpec, settings_of  # noqa: E402 -- found there
+from flower_classifier.base.options import Option, settings_of  # noqa: E402 -- found there
 from flower_classifier.config.export_options import ExportConfig  # noqa: E402
 from flower_classifier.config.predict_options import PredictConfig, QuestionConfig  # noqa: E402
 from flower_classifier.config.train_options import TrainConfig  # noqa: E402
@@ -84,45 +84,46 @@ def page() -> str:
 def table(settings_class: type[DataclassInstance]) -> str:
     """Return the options of a settings class as Markdown: a heading and a table for each group."""
     settings = settings_of(settings_class)
-    titles = dict.fromkeys(setting.option.group for setting in settings)
+    titles = dict.fromkeys(setting.group for setting in settings)
     return "\n".join(
-        f"### {title}\n\n{rows(setting for setting in settings if setting.option.group == title)}" for title in titles
+        f"### {title}\n\n{rows(setting for setting in settings if setting.group == title)}" for title in titles
     )
 
 
-def rows(settings: Iterable[OptionSpec]) -> str:
+def rows(settings: Iterable[Option]) -> str:
     """Return a Markdown table of options, a row for each."""
     lines = ["| option | default | values | what it does |", "|---|---|---|---|"]
     for setting in settings:
-        cells = (written(setting), default_of(setting), values_of(setting), marked(setting.option.help))
+        cells = (written(setting), default_of(setting), values_of(setting), marked(setting.help))
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def written(setting: OptionSpec) -> str:
+def written(setting: Option) -> str:
     """Say how an option is written, by each of its names."""
+    value = (setting.metavar or setting.name.upper()) + " …" * setting.several
     if setting.positional:
-        return f"`{setting.metavar}{' …' if setting.several else ''}`"
-    value = "" if setting.kind is bool else f" {setting.metavar}{' …' if setting.several else ''}"
+        return f"`{value}`"
+    value = "" if setting.kind is bool else f" {value}"
     return ", ".join(f"`{flag}{value}`" for flag in setting.flags)
 
 
-def default_of(setting: OptionSpec) -> str:
+def default_of(setting: Option) -> str:
     """Say what holds where an option is not given."""
     if setting.positional:
         return "required"
     if setting.kind is bool:
         return "off"
     if setting.default is None:
-        return marked(setting.option.unset or "")
+        return marked(setting.unset or "")
     return f"`{setting.default}`"
 
 
-def values_of(setting: OptionSpec) -> str:
+def values_of(setting: Option) -> str:
     """Say which values an option may have, where not all of a type."""
-    if setting.option.choices:
-        return ", ".join(f"`{choice}`" for choice in setting.option.choices)
-    limits, most = setting.option.limits, setting.option.most
+    if setting.choices:
+        return ", ".join(f"`{choice}`" for choice in setting.choices)
+    limits, most = setting.limits, setting.most
     if setting.several and not setting.positional:
         return f"each {limits}{f', at most {most} of them' if most else ''}; 0 for none"
     return str(limits or "")

@@ -54,7 +54,7 @@ def test_links_lead_to_files_and_headings(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_are_flags_of_the_commands(page):
     settings = [setting for config in (TrainConfig, PredictConfig, ExportConfig) for setting in settings_of(config)]
-    known = {name for setting in settings for name in (setting.name, *setting.option.aliases)}
+    known = {name for setting in settings for name in (setting.name, *setting.aliases)}
     assert set(re.findall(r"(?<![\w-])--([a-z]\w+)", page.read_text("utf-8"))) <= known | OTHERS_FLAGS
 
 

@@ -13,7 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 import train
-from flower_classifier.base.errors import is_of_a_gpu, is_out_of_memory
+from flower_classifier.base.errors import is_out_of_memory
+from flower_classifier.base.process import outcome_of
 from flower_classifier.features import extraction
 from flower_classifier.features.batches import on_gpu
 from flower_classifier.networks import devices
@@ -185,11 +186,16 @@ def test_without_a_gpu_the_owners_command_goes_on_on_the_processor(run, flowers,
         "MPS backend out of memory (MPS allocated: 5.00 GB)",
     ],
 )
-def test_every_way_in_which_a_gpu_says_that_it_is_full_is_known(said):
-    error = RuntimeError(said)
-    assert is_out_of_memory(error)
-    assert is_of_a_gpu(error)
-    assert not is_of_a_gpu(RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"))
+def test_every_way_in_which_a_gpu_says_that_it_is_full_is_known(said, capsys):
+    assert is_out_of_memory(RuntimeError(said))
+    assert outcome_of(lambda: raise_error(said)) == 1
+    assert "the GPU is out of memory" in capsys.readouterr().err
+    assert outcome_of(lambda: raise_error("alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")) == 1
+    assert ": out of memory: take a smaller" in capsys.readouterr().err
+
+
+def raise_error(said):
+    raise RuntimeError(said)
 
 
 def test_the_advice_for_a_full_gpu_names_the_flag():

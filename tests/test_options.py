@@ -25,7 +25,7 @@ LIMITED = [
     pytest.param(command, setting, id=f"{command.__name__}-{setting.name}")
     for command, settings_class in COMMANDS.items()
     for setting in settings_of(settings_class)
-    if setting.option.limits
+    if setting.limits
 ]
 
 
@@ -47,19 +47,19 @@ def ends(limits, whole):
 
 @pytest.mark.parametrize(("command", "setting"), LIMITED)
 def test_a_value_just_outside_the_limits_is_refused_in_a_line_that_names_the_flag(run, command, setting):
-    _, outside = ends(setting.option.limits, whole=setting.kind is int)
+    _, outside = ends(setting.limits, whole=setting.kind is int)
     assert outside
     for number in outside:
         typed = f"{number},{number}" if setting.several else str(number)
         outcome = run(command, *WORDS[command], f"--{setting.name}={typed}")
         assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (2, "", 1)
-        assert f": --{setting.name} must be {setting.option.limits}" in outcome.err
+        assert f": --{setting.name} must be {setting.limits}" in outcome.err
         assert str(number) in outcome.err
 
 
 @pytest.mark.parametrize(("command", "setting"), LIMITED)
 def test_values_at_the_closed_ends_are_taken(command, setting):
-    closed, _ = ends(setting.option.limits, whole=setting.kind is int)
+    closed, _ = ends(setting.limits, whole=setting.kind is int)
     for number in closed:
         value = (number,) if setting.several else number
         settings = COMMANDS[command](**NEEDED[command], **{setting.name: value})
@@ -183,8 +183,8 @@ def test_every_field_is_an_option_that_says_what_it_does(command):
     names = [known.name for known in fields(COMMANDS[command]) if known.name != TYPED]
     assert [setting.name for setting in settings_of(COMMANDS[command])] == names
     for setting in settings_of(COMMANDS[command]):
-        assert setting.option.help
-        assert not setting.option.help.endswith(".")
+        assert setting.help
+        assert not setting.help.endswith(".")
 
 
 # ------------------------------------------------------------------------------------------ nothing heavy is loaded

@@ -110,16 +110,16 @@ def load_or_refuse(path, data, state):
 
 def edges(setting):
     """The least and the greatest value that an option of train.py allows."""
-    limits, whole = setting.option.limits, setting.kind is int
+    limits, whole = setting.limits, setting.kind is int
     least = limits.least if limits.above is None else limits.above + 1 if whole else math.nextafter(limits.above, 1)
     most = limits.most if limits.below is None else limits.below - 1 if whole else math.nextafter(limits.below, 0)
     ends = st.sampled_from([setting.kind(least), setting.kind(most)])
     if setting.several:
-        return st.lists(ends, max_size=3) | ends.map(lambda number: [number] * setting.option.most)
+        return st.lists(ends, max_size=3) | ends.map(lambda number: [number] * setting.most)
     return ends
 
 
-LIMITED = [setting for setting in settings_of(TrainConfig) if setting.option.limits]
+LIMITED = [setting for setting in settings_of(TrainConfig) if setting.limits]
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.photos.folders import photos_in
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import load_splits
-from flower_classifier.photos.tar_files import last_bytes, opened
+from flower_classifier.photos.tar_files import read_bytes
 
 LEARNED = ("state_dict", "history", "set_scores", "stranger_scores")
 WHOLE = (
@@ -200,25 +200,25 @@ def test_of_several_files_with_one_name_the_last_counts(tmp_path):
         link.type, link.linkname = tarfile.LNKTYPE, "7/2.jpg"
         file.addfile(link)
         file.addfile(tarfile.TarInfo("7/2.jpg"))
-    found = {name: opened(tar / name).read() for name in photos_in(tar)}
+    found = {name: read_bytes(tar / name) for name in photos_in(tar)}
     assert found == {"7/0.jpg": b"last", "7/1.jpg": b"two", "7/2.jpg": b""}
     with tarfile.open(tar) as file:
         file.extractall(tmp_path / "unpacked", filter="data")
     assert {name: (tmp_path / "unpacked" / name).read_bytes() for name in found} == found
-    assert last_bytes(tar / "7/0.jpg", 3) == b"ast"
-    assert last_bytes(tar / "7/0.jpg", 9) == b"last"
+    assert read_bytes(tar / "7/0.jpg", last=3) == b"ast"
+    assert read_bytes(tar / "7/0.jpg", last=9) == b"last"
 
 
 def test_a_tar_file_that_is_replaced_is_read_as_it_is_then(tmp_path):
     names = [f"7/{number}.jpg" for number in range(3)]
     tar = pack(tmp_path / "a.tar", [(name, name.encode()) for name in names])
-    assert opened(tar / names[0]).read() == names[0].encode()
+    assert read_bytes(tar / names[0]) == names[0].encode()
     other = pack(tmp_path / "b.tar", [(name, name.encode()) for name in reversed(names)])
     other.replace(tar)
-    assert [opened(tar / name).read() for name in names] == [name.encode() for name in names]
+    assert [read_bytes(tar / name) for name in names] == [name.encode() for name in names]
     tar.write_bytes(tar.read_bytes()[:700])
     with pytest.raises(InputError, match="is damaged"):
-        opened(tar / names[0])
+        read_bytes(tar / names[0])
 
 
 def test_a_folder_may_be_called_like_a_tar_file(flowers, tmp_path):

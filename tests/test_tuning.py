@@ -204,7 +204,7 @@ def judged(*given):
     judge(*given)
     if given[2] == 2: os.kill(os.getpid(), int(number))
 head_search.judge = judged
-process.answer_signals()
+process.answer_signals(process.stop)
 before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
 train.main(arguments)
 print("answered as before", before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)])

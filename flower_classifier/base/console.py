@@ -45,7 +45,7 @@ class StderrHandler(logging.Handler):
         """Print one message, and "warning: " before a warning. If nobody can read it, the work goes on."""
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         with contextlib.suppress(OSError):  # the terminal is closed, the reader of a pipe is gone
-            clear_bars()
+            clear_bars(sys.stderr)
             print(printable_lines(prefix + record.getMessage()), file=sys.stderr, flush=True)
 
 
@@ -64,14 +64,10 @@ def speaking() -> Iterator[None]:
         log.propagate = propagates
 
 
-def is_speaking() -> bool:
-    """Say whether a command is showing messages on stderr."""
-    return any(isinstance(handler, StderrHandler) for handler in log.handlers)
-
-
 def bars_are_shown() -> bool:
     """Say whether progress bars are shown: by a command at a terminal."""
-    return is_speaking() and rank() == 0 and sys.stderr.isatty()
+    is_command = any(isinstance(handler, StderrHandler) for handler in log.handlers)
+    return is_command and rank() == 0 and sys.stderr.isatty()
 
 
 def progress(total: int | None, task: str, unit: str, hidden: bool = False, scaled: bool = False, done: int = 0) -> Bar:
@@ -153,21 +149,18 @@ class Bar:
         """Do nothing: no bar is in the way."""
 
 
-def clear_bars() -> None:
-    """Take the progress bars off the terminal before something else is printed there; updating one brings it back.
+def clear_bars(stream: TextIO) -> None:
+    """Take the progress bars off the terminal before something is printed to a stream; updating one brings it back.
 
-    The reader of a pipe may show the output on the same terminal, a moment later.
+    A file does not appear on the terminal. A pipe may: its reader may show the output there, a moment later.
     """
+    try:
+        if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            return
+    except (AttributeError, OSError, ValueError):  # closed, or no stream of the system's
+        return
     for bar in bars:
         bar.make_way(settle=SETTLE)
-
-
-def may_share_terminal(results: TextIO | None) -> bool:
-    """Say whether a stream may appear on the terminal of the bars: it may, unless it is a file."""
-    try:
-        return results is not None and not stat.S_ISREG(os.fstat(results.fileno()).st_mode)
-    except (AttributeError, OSError, ValueError):  # closed, or no stream of the system's
-        return False
 
 
 def room_for_bars(terminal: TextIO) -> tuple[int, int]:

@@ -44,11 +44,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in (*NO_MEMORY, *NO_WORKSPACE))
 
 
-def is_of_a_gpu(error: BaseException) -> bool:
-    """Say whether it was a GPU that had no memory."""
-    return any(word in str(error).lower() for word in OF_A_GPU)
-
-
 # ---------------------------------------------------------------------------------------------------- optional packages
 
 
@@ -59,15 +54,7 @@ NEEDED_TO_EXPORT = ("onnx", "onnxscript", "onnxruntime")  # beside requirements.
 
 def check_installed(needed: Sequence[str]) -> None:
     """Raise RunError if a needed package is missing, before its import ends in a traceback."""
-    if missing := [name for name in needed if not is_installed(name)]:
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         names = " ".join("pillow" if name == "PIL" else name for name in missing)
         how = "-r requirements.txt" if set(missing) & set(NEEDED) - set(NEEDED_BY_EXPORTED) else names
         raise RunError(f"needs {', '.join(missing)}, which this Python lacks: pip install {how}")
-
-
-def is_installed(name: str) -> bool:
-    """Say whether a package could be imported, without importing it."""
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ValueError:  # this process has forbidden it
-        return False

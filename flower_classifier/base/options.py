@@ -20,13 +20,14 @@ frozenset of the names of the options that the command line gave.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import re
 import sys
 import textwrap
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
@@ -44,7 +45,7 @@ Settings = TypeVar("Settings", bound="DataclassInstance")
 
 @dataclass(frozen=True)
 class Option:
-    """What an option has beside its name, type and default."""
+    """An option: what its field says of it, and below that what `settings_of` reads off the settings class."""
 
     group: str  # the heading in --help that it stands under
     help: str
@@ -55,6 +56,28 @@ class Option:
     aliases: tuple[str, ...] = ()  # other names, bare: "lr" for --lr, "0" for -0
     unset: str | None = None  # what a default of None stands for, in words
     endings: tuple[str, ...] = ()  # of this argument's file; they tell which of two positional arguments was left out
+
+    name: str = ""
+    kind: Callable[[str], object] = str  # bool, int, float, str or Path
+    several: bool = False  # a tuple of them
+    default: object = None
+    positional: bool = False  # without a default
+
+    @property
+    def flags(self) -> list[str]:
+        """How it is written on the command line, by its own name first."""
+        return [f"--{name}" if len(name) > 1 else f"-{name}" for name in (self.name, *self.aliases)]
+
+    def check(self, value: Any) -> None:  # noqa: ANN401 -- of whatever type the setting has
+        """Raise InputError for a value out of the limits or not among the choices."""
+        numbers = value if self.several else (value,)
+        if self.most is not None and len(numbers) > self.most:
+            raise InputError(f"must be at most {self.most} numbers, not {len(numbers)}", self.name)
+        if self.limits and not all(map(self.limits.allow, numbers)):
+            allowed = f"{self.limits}, or 0 for none" if self.several else self.limits
+            raise InputError(f"must be {allowed}, not {reason_of(' '.join(map(str, numbers)))}", self.name)
+        if self.choices and value not in self.choices:
+            raise InputError(f"must be one of {', '.join(self.choices)}, not {reason_of(value)}", self.name)
 
 
 def option(
@@ -79,51 +102,14 @@ def argument(group: str, help: str, *, metavar: str, endings: tuple[str, ...] = 
     return field(metadata={"option": Option(group, help, metavar, endings=endings)})
 
 
-# ----------------------------------------------------------------------------------------------- one setting of a class
-
-
-@dataclass(frozen=True)
-class OptionSpec:
-    """An option as a settings class has it: with its name, type and default."""
-
-    name: str
-    kind: Callable[[str], object]  # bool, int, float, str or Path
-    several: bool  # a tuple of them
-    default: object  # MISSING: it has to be given
-    option: Option
-
-    @property
-    def positional(self) -> bool:
-        """Whether it is a positional argument."""
-        return self.default is MISSING
-
-    @property
-    def flags(self) -> list[str]:
-        """How it is written on the command line, by its own name first."""
-        return [f"--{name}" if len(name) > 1 else f"-{name}" for name in (self.name, *self.option.aliases)]
-
-    @property
-    def metavar(self) -> str:
-        """What its value is called."""
-        return self.option.metavar or self.name.upper()
-
-    def check(self, value: Any) -> None:  # noqa: ANN401 -- of whatever type the setting has
-        """Raise InputError for a value out of the limits or not among the choices."""
-        option, numbers = self.option, value if self.several else (value,)
-        if option.most is not None and len(numbers) > option.most:
-            raise InputError(f"must be at most {option.most} numbers, not {len(numbers)}", self.name)
-        if option.limits and not all(map(option.limits.allow, numbers)):
-            allowed = f"{option.limits}, or 0 for none" if self.several else option.limits
-            raise InputError(f"must be {allowed}, not {reason_of(' '.join(map(str, numbers)))}", self.name)
-        if option.choices and value not in option.choices:
-            raise InputError(f"must be one of {', '.join(option.choices)}, not {reason_of(value)}", self.name)
+# -------------------------------------------------------------------------------------------------- a settings class
 
 
 @functools.cache
-def settings_of(settings_class: type[DataclassInstance]) -> tuple[OptionSpec, ...]:
+def settings_of(settings_class: type[DataclassInstance]) -> tuple[Option, ...]:
     """Return the options of a settings class, in order."""
     kinds = get_type_hints(settings_class)
-    specs = []
+    settings = []
     for attribute in fields(settings_class):
         if attribute.name == TYPED:
             continue
@@ -131,9 +117,16 @@ def settings_of(settings_class: type[DataclassInstance]) -> tuple[OptionSpec, ..
         if isinstance(kind, UnionType):  # `int | None`: not given, or an int
             (kind,) = (member for member in get_args(kind) if member is not NoneType)
         several = get_origin(kind) is tuple
-        kind = get_args(kind)[0] if several else kind
-        specs.append(OptionSpec(attribute.name, kind, several, attribute.default, attribute.metadata["option"]))
-    return tuple(specs)
+        setting = replace(
+            attribute.metadata["option"],
+            name=attribute.name,
+            kind=get_args(kind)[0] if several else kind,
+            several=several,
+            default=attribute.default,
+            positional=attribute.default is MISSING,
+        )
+        settings.append(setting)
+    return tuple(settings)
 
 
 def given_by(settings: DataclassInstance) -> Values:
@@ -169,30 +162,24 @@ def build_parser(settings_class: type[DataclassInstance], prog: str, doc: str | 
     parser = Parser(prog, doc)
     groups: dict[str, argparse._ArgumentGroup] = {}
     for setting in settings_of(settings_class):
-        title = setting.option.group
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        add(setting, groups[title], parser)
-    return parser
-
-
-def add(setting: OptionSpec, group: argparse._ArgumentGroup, parser: Parser) -> None:
-    """Add one option to its group."""
-    text = setting.option.help + (f" (default: {setting.option.unset})" if setting.option.unset else "")
-    details: dict[str, Any] = {"help": text.replace("%", "%%")}  # argparse's keywords; Any: each has a type of its own
-    if setting.kind is bool:
-        group.add_argument(*setting.flags, action="store_true", **details)
-        return
-    details |= {"type": setting.kind, "metavar": setting.option.metavar, "choices": setting.option.choices or None}
-    if setting.positional:
-        action = group.add_argument(setting.name, nargs="+" if setting.several else None, **details)
-        if setting.option.endings:
-            parser.hint_suffixes(action, setting.option.endings)
-    elif setting.several:
-        details["type"] = functools.partial(parse_numbers, kind=setting.kind)
-        parser.take_many(group.add_argument(*setting.flags, default=setting.default, **details))
-    else:
+        if setting.group not in groups:
+            groups[setting.group] = parser.add_argument_group(setting.group)
+        group = groups[setting.group]
+        text = setting.help + (f" (default: {setting.unset})" if setting.unset else "")
+        details: dict[str, Any] = {"help": text.replace("%", "%%")}  # argparse's keywords; each has a type of its own
+        if setting.kind is bool:
+            group.add_argument(*setting.flags, action="store_true", **details)
+            continue
+        details |= {"type": setting.kind, "metavar": setting.metavar, "choices": setting.choices or None}
+        if setting.positional:
+            group.add_argument(setting.name, nargs="+" if setting.several else None, **details)
+            parser.endings[str(setting.metavar)] = setting.endings
+            continue
+        if setting.several:
+            details["type"] = functools.partial(parse_numbers, kind=setting.kind)
+            parser.many.update(setting.flags)
         group.add_argument(*setting.flags, default=setting.default, **details)
+    return parser
 
 
 def parse_numbers(text: str, kind: Callable[[str], object]) -> tuple[object, ...]:
@@ -250,17 +237,9 @@ class Parser(argparse.ArgumentParser):
             formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
-        self.many: set[str] = set()
-        self.endings: dict[str, tuple[str, ...]] = {}
+        self.many: set[str] = set()  # flags that take several numbers, `--flag 512 256`; a type gets them as `512,256`
+        self.endings: dict[str, tuple[str, ...]] = {}  # of an argument's file: they tell which of two is missing
         self.typed: list[str] = []
-
-    def take_many(self, action: argparse.Action) -> None:
-        """Let a flag take several numbers, `--flag 512 256`; its type gets them as `512,256`."""
-        self.many.update(action.option_strings)
-
-    def hint_suffixes(self, action: argparse.Action, endings: tuple[str, ...]) -> None:
-        """Note the file endings of a positional argument; they tell which of two arguments is missing."""
-        self.endings[str(action.metavar)] = endings
 
     def parse(self, argv: Sequence[str] | None = None) -> Values:
         """Return the values of the typed options alone; the settings class fills in the defaults.
@@ -327,18 +306,11 @@ def rewritten(word: str, following: deque[str], many: Collection[str], valued: C
         if joined.startswith("-"):
             return [f"{flag}={joined}"]
         return [flag, joined] if joined else [flag]
-    if flag in valued and not equals and following and is_negative(following[0]):
-        return [f"{flag}={following.popleft()}"]
+    if flag in valued and not equals and following and following[0].startswith("-"):
+        with contextlib.suppress(ValueError):  # it is a flag, and not `-1`, `-.5`, `-1e-3`
+            float(following[0])
+            return [f"{flag}={following.popleft()}"]
     return [flag + equals + value]
-
-
-def is_negative(word: str) -> bool:
-    """Say whether a word is a number below 0, in whatever way it is written: `-1`, `-.5`, `-1e-3`."""
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return word.startswith("-")
 
 
 # --------------------------------------------------------------------------------------------------- limits of a number

@@ -14,10 +14,11 @@ import contextlib
 import ctypes
 import gc
 import os
+import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,16 +27,16 @@ from flower_classifier.base.errors import (
     EXIT_FAILED,
     EXIT_WRONG_INPUT,
     NEEDED,
+    OF_A_GPU,
     InputError,
     RunError,
     check_installed,
-    is_of_a_gpu,
     is_out_of_memory,
 )
 from flower_classifier.base.options import Settings, parse
-from flower_classifier.base.signals import Stopped, answer_signals, end_at_interrupt, end_silently, ignore_signals
+from flower_classifier.base.signals import Stopped, answer_signals, end_with_a_word, handled_signals, stop
 from flower_classifier.base.text import printable_lines, reason_of
-from flower_classifier.base.torchrun import have_every_core, rank
+from flower_classifier.base.torchrun import local_world_size, rank
 
 EXIT_NOBODY_READS = 141  # the code that a shell reports for a process ended by SIGPIPE
 OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
@@ -52,30 +53,29 @@ def begin(settings_class: type[Settings], prog: str, doc: str | None) -> Setting
     After --help and for a mistake the process ends, as by `run`. Settings may name the packages they need in `needs`;
     the default is all of requirements.txt.
     """
-    (end_silently if rank() else end_at_interrupt)()
+    if rank():  # which prints nothing
+        answer_signals(signal.SIG_DFL)
+    elif signal.SIGINT in handled_signals():
+        signal.signal(signal.SIGINT, end_with_a_word)  # while there is no work yet that could be lost
     gc.disable()  # until `run`: while torch loads, a fifth of the time goes into finding no garbage
     warnings.filterwarnings("ignore", module=r"PIL\.")  # a photo opens, or the error says why not
-    have_every_core()
+    if local_world_size() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
+        # torchrun's, for each of several processes. Each takes its own share of the cores, and rank 0 takes them all
+        # while the others wait.
+        del os.environ["OMP_NUM_THREADS"]
     keep_freed_memory()
     prepare_streams()
     parsed: list[Settings] = []
     with speaking():
-        with silence() if rank() else contextlib.nullcontext():  # all of a job's processes read the same
+        with contextlib.ExitStack() as silenced:
+            if rank():  # all of a job's processes read the same, and one says what is wrong
+                nowhere = silenced.enter_context(Path(os.devnull).open("w"))
+                silenced.enter_context(contextlib.redirect_stdout(nowhere))
+                silenced.enter_context(contextlib.redirect_stderr(nowhere))
             code = outcome_of(lambda: parsed.append(parse(settings_class, prog, doc)))
         if parsed:
             code = outcome_of(lambda: check_installed(getattr(parsed[0], "needs", NEEDED)))
     return parsed[0] if parsed and not code else leave(code)
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Print nothing."""
-    with (
-        Path(os.devnull).open("w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
-        yield
 
 
 def prepare_streams() -> None:
@@ -125,7 +125,7 @@ def run(main: Callable[[], None], as_program: bool = False) -> NoReturn:
     if as_program:
         gc.freeze()  # what has been loaded stays, and need not be searched
         gc.enable()
-        answer_signals()
+        answer_signals(stop)
         silence_libtiff()
     try:
         with speaking():
@@ -160,7 +160,8 @@ def outcome_of(main: Callable[[], None]) -> int:
         code = complain(message, EXIT_FAILED)
     except Exception as error:  # the last resort: a bug of ours, or of a library below
         if is_out_of_memory(error):
-            code = complain(GPU_OUT_OF_MEMORY if is_of_a_gpu(error) else OUT_OF_MEMORY, EXIT_FAILED)
+            is_of_a_gpu = any(word in str(error).lower() for word in OF_A_GPU)
+            code = complain(GPU_OUT_OF_MEMORY if is_of_a_gpu else OUT_OF_MEMORY, EXIT_FAILED)
         else:
             reason = f"{type(error).__name__}: {reason_of(error)}"
             code = complain(f"unexpected {reason}\n(FLOWERS_DEBUG=1 shows where; please report it)", EXIT_FAILED)
@@ -169,7 +170,7 @@ def outcome_of(main: Callable[[], None]) -> int:
 
 def leave(code: int) -> NoReturn:
     """End the process at once: taking torch apart takes a second, and threads may be in the middle of a forward."""
-    ignore_signals()
+    answer_signals(signal.SIG_IGN)
     atexit._run_exitfuncs()  # temporary folders of matplotlib's, for one
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or nobody reads it

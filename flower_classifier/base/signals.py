@@ -6,11 +6,12 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from flower_classifier.base.console import note
 from flower_classifier.base.torchrun import is_in_job
 
 HANGUP = getattr(signal, "SIGHUP", None)  # its terminal was closed, its ssh broke off; Windows has no such signal
@@ -30,50 +31,15 @@ class Stopped(KeyboardInterrupt):
             self.word += ": another process of the job has ended, or torchrun was stopped"
 
 
-def answer_signals() -> None:
-    """Let signals raise Stopped from now on: for a process that runs one command alone."""
-    for signum in handled_signals():
-        signal.signal(signum, stop)
-
-
-def end_silently() -> None:
-    """Let signals end the process at once, without a message: for the ranks that print nothing."""
-    for signum in handled_signals():
-        signal.signal(signum, signal.SIG_DFL)
-
-
-def end_at_interrupt() -> None:
-    """Let Ctrl-C end the process with one line, while there is no work yet that could be lost."""
-    if signal.SIGINT in handled_signals():
-        signal.signal(signal.SIGINT, end_with_a_word)
-
-
-def is_ctrl_c(error: KeyboardInterrupt) -> bool:
-    """Say whether Ctrl-C interrupted, and no signal that ends the process. A job of torchrun's ends at Ctrl-C."""
-    return not is_in_job() and (not isinstance(error, Stopped) or error.code == 128 + signal.SIGINT)
-
-
-def answers_to_signals() -> dict[int, Answer]:
-    """Return the present handler of each signal."""
-    return {signum: signal.getsignal(signum) for signum in WORDS}
-
-
-def restore_answers(answers: Mapping[int, Answer]) -> None:
-    """Restore the handlers, after a signal that did not end the process."""
-    with contextlib.suppress(ValueError):  # not the main thread, which alone receives signals
-        for signum, handler in answers.items():
-            signal.signal(signum, handler)
-
-
-def ignore_signals() -> None:
-    """Ignore signals from now on: the process is ending anyway."""
-    for signum in handled_signals():
-        signal.signal(signum, signal.SIG_IGN)
-
-
 def handled_signals() -> list[int]:
     """Return the signals that ask to end, except those that the shell (or nohup) told the process to ignore."""
     return [signum for signum in WORDS if signal.getsignal(signum) is not signal.SIG_IGN]
+
+
+def answer_signals(answer: Answer) -> None:
+    """Answer each signal in one way from now on: by `stop`, say, where the process runs one command alone."""
+    for signum in handled_signals():
+        signal.signal(signum, answer)
 
 
 def stop(signum: int, _: FrameType | None) -> NoReturn:
@@ -84,13 +50,9 @@ def stop(signum: int, _: FrameType | None) -> NoReturn:
     what the processes have received already.
     """
     for later in handled_signals():
-        signal.signal(later, signal.SIG_IGN if HANGUP in (signum, later) or is_in_job() else end_at_once)
+        is_ignored = HANGUP in (signum, later) or is_in_job()
+        signal.signal(later, signal.SIG_IGN if is_ignored else lambda signum, _: os._exit(128 + signum))
     raise Stopped(signum)
-
-
-def end_at_once(signum: int, _: FrameType | None) -> NoReturn:
-    """Answer a second signal."""
-    os._exit(128 + signum)
 
 
 def end_with_a_word(signum: int, _: FrameType | None) -> NoReturn:
@@ -98,6 +60,25 @@ def end_with_a_word(signum: int, _: FrameType | None) -> NoReturn:
     with contextlib.suppress(OSError):
         os.write(2, f"{Path(sys.argv[0]).name}: {WORDS[signum]}\n".encode(errors="backslashreplace"))
     os._exit(128 + signum)
+
+
+@contextlib.contextmanager
+def ended_by_ctrl_c(may_end: Callable[[], bool], message: str) -> Iterator[None]:
+    """Let Ctrl-C end a piece of work, once it `may_end`, and not the process: say so, and answer signals as before.
+
+    Any other signal ends the process; in a job of torchrun's Ctrl-C does, too.
+    """
+    answers = {signum: signal.getsignal(signum) for signum in WORDS}
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        is_ctrl_c = not isinstance(error, Stopped) or error.code == 128 + signal.SIGINT
+        if is_in_job() or not is_ctrl_c or not may_end():
+            raise
+        with contextlib.suppress(ValueError):  # not the main thread, which alone receives signals
+            for signum, answer in answers.items():
+                signal.signal(signum, answer)
+        note(message)
 
 
 @contextlib.contextmanager

@@ -8,27 +8,27 @@ import platform
 
 def world_size() -> int:
     """Return the number of processes of the job."""
-    return number("WORLD_SIZE", 1)
+    return from_environment("WORLD_SIZE", 1)
 
 
 def rank() -> int:
     """Return the number of this process, from 0. Rank 0 alone speaks."""
-    return number("RANK", 0) if world_size() > 1 else 0
+    return from_environment("RANK", 0) if world_size() > 1 else 0
 
 
 def local_rank() -> int:
     """Return the number of this process on its machine, which is the number of its GPU too."""
-    return number("LOCAL_RANK", 0) if world_size() > 1 else 0
+    return from_environment("LOCAL_RANK", 0) if world_size() > 1 else 0
 
 
 def local_world_size() -> int:
     """Return the number of processes of the job on this machine."""
-    return number("LOCAL_WORLD_SIZE", 1) if world_size() > 1 else 1
+    return from_environment("LOCAL_WORLD_SIZE", 1) if world_size() > 1 else 1
 
 
 def restarts() -> int:
     """Return how often torchrun has restarted this job after a process failed."""
-    return number("TORCHELASTIC_RESTART_COUNT", 0)
+    return from_environment("TORCHELASTIC_RESTART_COUNT", 0)
 
 
 def job_name() -> str:
@@ -42,16 +42,7 @@ def is_in_job() -> bool:
     return world_size() > 1 or bool(job_name())
 
 
-def have_every_core() -> None:
-    """Lift torchrun's limit of one thread for each of several processes; call it before torch is loaded.
-
-    Each process takes its own share of the cores, and rank 0 takes them all while the others wait.
-    """
-    if local_world_size() > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
-        del os.environ["OMP_NUM_THREADS"]
-
-
-def number(name: str, alone: int) -> int:
+def from_environment(name: str, alone: int) -> int:
     """Return a number from the environment; `alone`: its value outside a job."""
     text = os.environ.get(name, "")
     return int(text) if text.isdecimal() and "RANK" in os.environ else alone

@@ -13,8 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from flower_classifier.doctor.image_stats import likeness
-from flower_classifier.photos.duplicates import alike
-from flower_classifier.photos.splits import PhotoRef
+from flower_classifier.photos.splits import PhotoRef, alike
 
 NEAREST = 3  # each photo is compared with this many photos, those with the most similar features
 LEAST_COSINE = 0.6  # between the centred features
@@ -31,7 +30,7 @@ def find_twins(
     """
     index_of = {id(ref): index for index, ref in enumerate(refs)}
     twins: dict[tuple[int, int], float] = {}
-    for original, *copies in alike(list(refs)):
+    for original, *copies in alike(refs):
         for copy in copies:
             twins[index_of[id(original)], index_of[id(copy)]] = 1.0
     for first, second in near_pairs(features):

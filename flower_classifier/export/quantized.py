@@ -64,7 +64,7 @@ def views_of(split: Split, indices: Sequence[int], card: Card) -> Iterator[tuple
         for index in indices:
             bar.update()
             try:
-                yield open_views(split.root / split.photos[index], card.preprocessing)[0], split.labels[index]
+                yield open_views(split.path(index), card.preprocessing)[0], split.labels[index]
             except ImageError as error:
                 note(f"left out: {error}")
 

@@ -32,17 +32,12 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield batches of rows (N, ...) and labels (N,) on a device, in an order drawn from `order_seed`, else as is."""
     order = torch.arange(len(labels)) if order_seed is None else shuffled(len(labels), order_seed)
-    row_batches = on_gpu(rows, order, device).split(batch_size) if fits_on_gpu(rows, order, device) else None
+    for_gpu = device.type == "cuda" and len(order) > 0
+    fits = for_gpu and rows[order[:1]].nbytes * len(order) <= torch.cuda.mem_get_info(device)[0] * SHARE_OF_GPU
+    row_batches = on_gpu(rows, order, device).split(batch_size) if fits else None
     label_batches = labels[order].to(device).split(batch_size)  # at once: each transfer lets a GPU wait
     for batch, indices in enumerate(order.split(batch_size)):
         yield to_learner(rows[indices] if row_batches is None else row_batches[batch], device), label_batches[batch]
-
-
-def fits_on_gpu(rows: Rows, order: torch.Tensor, device: torch.device) -> bool:
-    """Say whether there is a GPU with plenty of room for all rows (N, ...) of a view."""
-    if device.type != "cuda" or not len(order):
-        return False
-    return rows[order[:1]].nbytes * len(order) <= torch.cuda.mem_get_info(device)[0] * SHARE_OF_GPU
 
 
 def on_gpu(rows: Rows, order: torch.Tensor, device: torch.device) -> torch.Tensor:

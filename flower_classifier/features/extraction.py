@@ -63,8 +63,7 @@ def opener(split: Split, preprocessing: Preprocessing, seed: int) -> OpenPhoto:
     """Return a function that opens a split's photos and cuts views; seed, view and the photo's name determine them."""
 
     def open_photo(index: int, views: Sequence[int]) -> np.ndarray:
-        photo = split.photos[index]
-        return open_views(split.root / photo, preprocessing, views, seed, photo)
+        return open_views(split.path(index), preprocessing, views, seed, split.photos[index])
 
     return open_photo
 

@@ -11,8 +11,8 @@ Whoever looks up, appends or drops holds a lock of the same name beside the fold
 whole, the photo is as the line says, and the CRC-32 fits. So a changed photo, a torn write and a flipped byte come to
 the same: the row is computed again, and appended. Nothing is ever changed in place.
 
-Without a cache the rows are in memory, and answer the same questions: which photos have no row yet, keep these rows,
-give the rows of those. The cache also remembers which photos cannot be opened.
+Without a cache the rows are in memory, and a table there answers the same questions about the photos of a split: which
+have no row yet, keep these rows, give the rows of those. The cache also remembers which photos cannot be opened.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import math
 import mmap
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,35 +35,22 @@ from filelock import FileLock, Timeout
 
 from flower_classifier.base.console import note
 from flower_classifier.networks.frozen_backbone import RowForm
-from flower_classifier.photos.splits import Split
-from flower_classifier.photos.tar_files import status_of
+from flower_classifier.photos.splits import PhotoKey
 
 TABLES = "features-v1"  # the folder in --cache_dir that is ours; another form of tables gets another name
 FILES = ("index.txt", "rows.bin", "about.json")  # of a table, in the order in which they may be deleted
 RELEASE_AFTER = 16 * 2**20  # bytes made resident by reading, after which the pages are given back to the system
 READ_AHEAD = 64 * 2**10  # bytes that the system maps around a page that is read
 
-PhotoKey = tuple[str, int, int, int]  # path below the data folder, size in bytes, mtime and ctime in ns
-
-
-def photo_key(root: Path, photo: str) -> PhotoKey:
-    """Return what tells that a photo is the same as before; for a missing photo, a key that matches no row."""
-    try:
-        status = status_of(root / photo)
-    except OSError:
-        return photo, -1, -1, -1
-    return photo, status.size, *status.changed
-
 
 class MappedRows:
     """Rows of a table in a split's order, read through a memory map: what is resident does not grow with the data."""
 
-    def __init__(self, file: BinaryIO, positions: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    def __init__(self, file: BinaryIO, positions: Sequence[int], form: RowForm) -> None:
         self.places = torch.tensor(positions, dtype=torch.int64)  # (N,): where each photo's row lies in the file
-        rows = max(positions, default=-1) + 1
-        stored = numpy_dtype(dtype)
-        self.map = np.memmap(file, stored, mode="r", shape=(rows, *shape)) if rows else np.empty((0, *shape), stored)
-        self.dtype, self.row_bytes, self.read = dtype, math.prod(shape) * dtype.itemsize, 0
+        shape, stored = (max(positions, default=-1) + 1, *form.shape), as_stored(torch.empty(0, dtype=form.dtype)).dtype
+        self.map = np.memmap(file, stored, mode="r", shape=shape) if positions else np.empty(shape, stored)
+        self.dtype, self.row_bytes, self.read = form.dtype, math.prod(form.shape) * form.dtype.itemsize, 0
 
     def __len__(self) -> int:
         return len(self.places)
@@ -79,14 +66,17 @@ class MappedRows:
 
 
 class FeatureTable:
-    """One table, open for looking up and appending; a context manager that holds the table's lock."""
+    """One table, open for looking up and appending the rows of `photos`; a context manager that holds its lock.
 
-    def __init__(self, cache_dir: Path, about: dict[str, object], shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.about = {**about, "shape": list(shape), "dtype": str(dtype)}
+    Entering it raises OSError where the cache cannot be used: no space, no permission, a file system without locks.
+    """
+
+    def __init__(self, cache_dir: Path, about: dict[str, object], form: RowForm, photos: Sequence[PhotoKey]) -> None:
+        self.about = {**about, "shape": list(form.shape), "dtype": str(form.dtype)}
         text = json.dumps(self.about, sort_keys=True)
         self.folder = cache_dir / TABLES / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        self.shape, self.dtype = shape, dtype
-        self.row_bytes = math.prod(shape) * dtype.itemsize
+        self.form, self.photos = form, photos
+        self.row_bytes = math.prod(form.shape) * form.dtype.itemsize
 
     def __enter__(self) -> FeatureTable:
         with contextlib.ExitStack() as stack:  # whatever fails on the way, the lock is given back
@@ -103,11 +93,11 @@ class FeatureTable:
             self.folder.mkdir(exist_ok=True)
             (self.folder / "about.json").write_text(json.dumps(self.about, indent=2))  # its mtime says when last used
             (self.folder / "rows.bin").touch()
-            self.rows = stack.enter_context((self.folder / "rows.bin").open("r+b"))
-            self.index = stack.enter_context((self.folder / "index.txt").open("a+b"))
-            self.next_row = -(-self.rows.seek(0, os.SEEK_END) // self.row_bytes)  # behind whatever is there
+            self.row_file = stack.enter_context((self.folder / "rows.bin").open("r+b"))
+            self.index_file = stack.enter_context((self.folder / "index.txt").open("a+b"))
+            self.next_row = -(-self.row_file.seek(0, os.SEEK_END) // self.row_bytes)  # behind whatever is there
             self.entries: dict[PhotoKey, tuple[int, int]] = {}  # row, CRC-32
-            self.faults: dict[PhotoKey, str] = {}  # why a photo cannot be opened
+            self.reasons: dict[PhotoKey, str] = {}  # why a photo cannot be opened
             self.read_index()
             self.open_files = stack.pop_all()
         return self
@@ -116,11 +106,11 @@ class FeatureTable:
         self.open_files.close()
 
     def read_index(self) -> None:
-        """Fill the entries and the faults. Torn lines are passed over; of two for a photo the later counts."""
-        self.index.seek(0)
-        text = self.index.read()
+        """Fill the entries and the reasons. Torn lines are passed over; of two for a photo the later counts."""
+        self.index_file.seek(0)
+        text = self.index_file.read()
         if text and not text.endswith(b"\n"):  # a process died in the middle of a line
-            self.index.write(b"\n")
+            self.index_file.write(b"\n")
         for line in text.splitlines():
             try:
                 row, checksum, *rest = json.loads(line)
@@ -132,46 +122,51 @@ class FeatureTable:
             if not fault and 0 <= row < self.next_row:
                 self.entries[photo] = row, checksum
             elif [type(value) for value in fault] == [str] and checksum_of(fault[0]) == checksum:
-                self.faults[photo] = fault[0]
+                self.reasons[photo] = fault[0]
 
-    def find(self, photos: Sequence[PhotoKey]) -> list[int]:
-        """Return the position of each photo's row in the file, -1 where there is none, or none that is sound."""
-        return [self.find_one(photo) for photo in photos]
+    def missing(self) -> set[int]:
+        """Return the indices of the photos that have no row, or none that is sound."""
+        return {index for index, photo in enumerate(self.photos) if not self.has_row(photo)}
 
-    def find_one(self, photo: PhotoKey) -> int:
-        """Return the position of a photo's row if its bytes are those that were written, else -1."""
+    def has_row(self, photo: PhotoKey) -> bool:
+        """Say whether a photo has a row whose bytes are those that were written."""
         row, checksum = self.entries.get(photo, (-1, 0))
         if row < 0:
-            return -1
-        self.rows.seek(row * self.row_bytes)
-        data = self.rows.read(self.row_bytes)
-        return row if len(data) == self.row_bytes and zlib.crc32(data) == checksum else -1
+            return False
+        self.row_file.seek(row * self.row_bytes)
+        data = self.row_file.read(self.row_bytes)
+        return len(data) == self.row_bytes and zlib.crc32(data) == checksum
 
-    def append(self, photos: Sequence[PhotoKey], rows: torch.Tensor) -> None:
-        """Write rows (B, ...), then the lines that make them count."""
+    def faults(self) -> dict[int, str]:
+        """Return, by index, why photos cannot be opened, as far as an earlier run has found out."""
+        return {index: self.reasons[photo] for index, photo in enumerate(self.photos) if photo in self.reasons}
+
+    def keep(self, indices: Sequence[int], rows: torch.Tensor) -> None:
+        """Append the rows (B, ...) of some photos, then the lines that make them count."""
         lines = []
-        self.rows.seek(self.next_row * self.row_bytes)
-        for photo, row in zip(photos, as_stored(rows), strict=True):
-            data = row.tobytes()
-            self.rows.write(data)
+        self.row_file.seek(self.next_row * self.row_bytes)
+        for index, row in zip(indices, as_stored(rows), strict=True):
+            photo, data = self.photos[index], row.tobytes()
+            self.row_file.write(data)
             self.entries[photo] = self.next_row, zlib.crc32(data)
             lines.append(json.dumps([*self.entries[photo], *photo]) + "\n")
             self.next_row += 1
-        self.rows.flush()
-        self.index.write("".join(lines).encode())
-        self.index.flush()
+        self.row_file.flush()
+        self.index_file.write("".join(lines).encode())
+        self.index_file.flush()
 
-    def append_faults(self, faults: Mapping[PhotoKey, str]) -> None:
-        """Write why photos cannot be opened."""
-        self.faults |= faults
-        lines = [json.dumps([-1, checksum_of(fault), *photo, fault]) + "\n" for photo, fault in faults.items()]
-        self.index.write("".join(lines).encode())
-        self.index.flush()
+    def keep_faults(self, faults: Mapping[int, str]) -> None:
+        """Append why photos cannot be opened, by index."""
+        lines = []
+        for index, fault in faults.items():
+            self.reasons[self.photos[index]] = fault
+            lines.append(json.dumps([-1, checksum_of(fault), *self.photos[index], fault]) + "\n")
+        self.index_file.write("".join(lines).encode())
+        self.index_file.flush()
 
-    def mapped(self, photos: Sequence[PhotoKey]) -> MappedRows:
-        """Return the photos' rows, all of which must be there, in their order."""
-        positions = [self.entries[photo][0] for photo in photos]
-        return MappedRows(self.rows, positions, self.shape, self.dtype)
+    def rows(self, indices: Sequence[int]) -> MappedRows:
+        """Return the rows of some photos, all of which must be there, mapped into memory."""
+        return MappedRows(self.row_file, [self.entries[self.photos[index]][0] for index in indices], self.form)
 
 
 class FeatureCache:
@@ -183,9 +178,9 @@ class FeatureCache:
         self.usable = True  # until it has turned out not to be
         self.used: set[Path] = set()
 
-    def table(self, about: dict[str, object], shape: tuple[int, ...], dtype: torch.dtype) -> FeatureTable:
-        """Return the table of these features, new or not."""
-        table = FeatureTable(self.folder, about, shape, dtype)
+    def table(self, about: dict[str, object], form: RowForm, photos: Sequence[PhotoKey]) -> FeatureTable:
+        """Return the table of these photos' features, new or not; the numbers depend on what is in `about`, too."""
+        table = FeatureTable(self.folder, about, form, photos)
         self.used.add(table.folder)
         return table
 
@@ -230,15 +225,7 @@ def as_stored(rows: torch.Tensor) -> np.ndarray:
     return rows.view(torch.int16).numpy() if rows.dtype == torch.bfloat16 else rows.numpy()
 
 
-def numpy_dtype(dtype: torch.dtype) -> np.dtype:
-    """Return the type of what the file holds."""
-    return as_stored(torch.empty(0, dtype=dtype)).dtype
-
-
-# ------------------------------------------------------------------------------------------------ in memory, or on disk
-
-
-Rows = torch.Tensor | MappedRows  # (N, ...)
+# ----------------------------------------------------------------------------------------------------------- in memory
 
 
 class MemoryTable:
@@ -262,62 +249,10 @@ class MemoryTable:
     def keep_faults(self, faults: Mapping[int, str]) -> None:
         """Keep nothing: another run will see for itself."""
 
-    def rows(self, indices: Sequence[int]) -> Rows:
+    def rows(self, indices: Sequence[int]) -> torch.Tensor:
         """Return the rows of some photos, all of which must be there."""
         return self.kept if len(indices) == len(self.kept) else self.kept[indices]
 
 
-class DiskTable:
-    """Rows of a view in a table of the cache, which is open."""
-
-    def __init__(self, table: FeatureTable, photos: Sequence[PhotoKey]) -> None:
-        self.table, self.photos = table, photos
-
-    def missing(self) -> set[int]:
-        """Return the indices of the photos that have no sound row."""
-        return {index for index, position in enumerate(self.table.find(self.photos)) if position < 0}
-
-    def faults(self) -> dict[int, str]:
-        """Return the known faults, by index: why these photos cannot be opened."""
-        faults = self.table.faults
-        return {index: faults[photo] for index, photo in enumerate(self.photos) if photo in faults}
-
-    def keep(self, indices: Sequence[int], rows: torch.Tensor) -> None:
-        """Append the rows (B, ...) of some photos."""
-        self.table.append([self.photos[index] for index in indices], rows)
-
-    def keep_faults(self, faults: Mapping[int, str]) -> None:
-        """Append why photos cannot be opened, by index."""
-        self.table.append_faults({self.photos[index]: fault for index, fault in faults.items()})
-
-    def rows(self, indices: Sequence[int]) -> Rows:
-        """Return the rows of some photos, all of which must be there, mapped into memory."""
-        return self.table.mapped([self.photos[index] for index in indices])
-
-
-Table = MemoryTable | DiskTable
-
-
-def memory_tables(split: Split, views: Sequence[int], form: RowForm) -> dict[int, Table]:
-    """Return an empty table for each view."""
-    return {view: MemoryTable(len(split), form) for view in views}
-
-
-@contextlib.contextmanager
-def disk_tables(
-    cache: FeatureCache, photos: Sequence[PhotoKey], about: dict[int, dict[str, object]], form: RowForm
-) -> Iterator[dict[int, Table]]:
-    """Open the table of each view in `about`, which says what its numbers depend on beside the photos.
-
-    Raises OSError where the cache cannot be used: no space, no permission, a file system without locks.
-    """
-    with contextlib.ExitStack() as stack:
-        opened = {view: stack.enter_context(cache.table(key, form.shape, form.dtype)) for view, key in about.items()}
-        yield {view: DiskTable(table, photos) for view, table in opened.items()}
-    cache.evict()
-
-
-def tell_found(split: Split, view: int, count: int) -> None:
-    """Say how many rows of a view need not be computed."""
-    if count:
-        note(f"{split.spoken} photos, view {view}: {count:,} of {len(split):,} taken from the cache")
+Table = MemoryTable | FeatureTable
+Rows = torch.Tensor | MappedRows  # (N, ...)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,21 +24,12 @@ from flower_classifier.base.console import bars_are_shown, note, progress, warn
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.text import counted, first_few, reason_of
 from flower_classifier.features.extraction import micro_batches, opener, threads_per_worker
-from flower_classifier.features.feature_cache import (
-    FeatureCache,
-    PhotoKey,
-    Rows,
-    Table,
-    disk_tables,
-    memory_tables,
-    photo_key,
-    tell_found,
-)
+from flower_classifier.features.feature_cache import FeatureCache, MemoryTable, Rows, Table
 from flower_classifier.features.job_extraction import extract_by_all
 from flower_classifier.networks.frozen_backbone import FrozenBackbone, versions_of
 from flower_classifier.photos import views as photo_views
 from flower_classifier.photos.images import ImageError
-from flower_classifier.photos.splits import Split, Splits
+from flower_classifier.photos.splits import PhotoKey, Split, Splits
 from flower_classifier.photos.views import FIRST_RANDOM_VIEW
 
 VIEWS_PER_DECODE = 2  # views 0 and 1, 2 and 3, ...
@@ -105,6 +96,7 @@ class Inputs:
         bad_limit: float = 1.0,
     ) -> None:
         self.frozen, self.split, self.seed, self.cache, self.schedule = frozen, split, seed, cache, schedule
+        self.open_photo = opener(split, frozen.preprocessing, seed)  # index, views -> uint8 (V, S, S, 3)
         self.bad_limit = bad_limit  # share of the photos that may be bad
         self.announced = announced  # whether it says what it reads, where no bar shows that
         self.bad: dict[int, ImageError] = {}  # index of a photo -> why it cannot be opened
@@ -130,7 +122,7 @@ class Inputs:
     @property
     def paths(self) -> list[Path]:
         """Files of the photos that are used."""
-        return [self.split.root / self.split.photos[index] for index in self.used]
+        return [self.split.path(index) for index in self.used]
 
     @property
     def labels(self) -> torch.Tensor:
@@ -153,26 +145,31 @@ class Inputs:
         before = set(self.bad)
         self.check_unchanged()
         if self.cache is None or not self.cache.usable:
-            self.ready |= self.complete(memory_tables(self.split, views, self.frozen.rows))
+            self.ready |= self.complete({member: MemoryTable(len(self.split), self.frozen.rows) for member in views})
         else:
             try:
-                about = {member: self.about(member) for member in views}
-                with disk_tables(self.cache, self.seen, about, self.frozen.rows) as tables:
+                with contextlib.ExitStack() as stack:
+                    tables = {
+                        member: stack.enter_context(self.cache.table(self.about(member), self.frozen.rows, self.seen))
+                        for member in views
+                    }
                     self.ready |= self.complete(tables)
+                self.cache.evict()
             except OSError as error:
                 warn(f"going on without the feature cache {self.cache.folder} ({reason_of(error)})")
                 self.cache.usable = False
                 self.prepare(view)
         return [self.bad[index] for index in sorted(self.bad) if index not in before]
 
-    def complete(self, tables: dict[int, Table]) -> dict[int, Rows]:
+    def complete(self, tables: Mapping[int, Table]) -> dict[int, Rows]:
         """Extract what the tables lack, keep it in them, and return the rows of each view."""
         for table in tables.values():
             self.set_aside(self.retry_bad([index for index in table.faults() if index not in self.bad]))
         before = set(self.bad)
         missing = {view: table.missing() - before for view, table in tables.items()}
         for view, lacking in missing.items():
-            tell_found(self.split, view, len(self.used) - len(lacking))
+            if cached := len(self.used) - len(lacking):
+                note(f"{self.split.spoken} photos, view {view}: {cached:,} of {len(self.split):,} taken from the cache")
         with contextlib.closing(self.compute_missing(missing)) as computed:  # ends at once where rows cannot be kept
             for view, indices, rows in computed:
                 tables[view].keep(indices, rows)
@@ -248,15 +245,11 @@ class Inputs:
 
     def check_unchanged(self) -> None:
         """Note the state of the photos' files before a view is read; warn of changes since an earlier view."""
-        before, self.seen = self.seen, [photo_key(self.split.root, photo) for photo in self.split.photos]
+        before, self.seen = self.seen, self.split.keys()
         pairs = zip(before, self.seen, strict=True) if self.ready else ()
         if changed := [now[0] for then, now in pairs if then[:3] != now[:3]]:  # name, size, mtime
             message = f"{counted(len(changed), 'photo')} changed during the run ({first_few(changed)})"
             warn(f"{message}: earlier views show what was there before")
-
-    def open_photo(self, index: int, views: Sequence[int]) -> np.ndarray:
-        """Open a photo and cut views of it, uint8 (V, S, S, 3)."""
-        return opener(self.split, self.frozen.preprocessing, self.seed)(index, views)
 
     def through(self, frozen: FrozenBackbone, positions: Sequence[int] | None = None) -> Inputs:
         """Return the inputs of the same photos for another frozen part, to be judged and kept nowhere.
@@ -265,9 +258,7 @@ class Inputs:
         that could be opened before.
         """
         used = self.used if positions is None else [self.used[position] for position in positions]
-        photos = tuple(self.split.photos[index] for index in used)
-        labels = tuple(self.split.labels[index] for index in used)
-        inputs = eval_inputs(frozen, replace(self.split, photos=photos, labels=labels), announced=False)
+        inputs = eval_inputs(frozen, self.split.take(used), announced=False)
         if errors := inputs.prepare():
             raise UnusablePhotosError(errors, "repair them, and resume")
         return inputs

@@ -22,6 +22,7 @@ import io
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -31,7 +32,7 @@ import torch
 import torch.distributed as dist
 
 from flower_classifier.base.errors import EXIT_FAILED, RunError, UserError
-from flower_classifier.base.signals import ignore_signals
+from flower_classifier.base.signals import answer_signals
 from flower_classifier.base.text import reason_of
 from flower_classifier.base.torchrun import rank, restarts, world_size
 from flower_classifier.networks.safe_files import Plain
@@ -56,7 +57,7 @@ class LostError(Exception):
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
         with contextlib.suppress(ValueError):  # not the main thread, which alone is given signals
-            ignore_signals()
+            answer_signals(signal.SIG_IGN)
 
 
 class Job:

@@ -24,7 +24,9 @@ def load_category_names(
     if path is None:
         return dict(stored)
     names = read_names(path)
-    warn_of_nameless(path, [name for name in classes if name not in names and name not in stored], len(classes))
+    if nameless := [name for name in classes if name not in names and name not in stored]:
+        message = f"{path} names {len(classes) - len(nameless)} of {counted(len(classes), 'class', 'classes')}"
+        warn(f"{message}; without a name: {first_few(nameless)}")
     warn_of_unknown_keys(path, names, [name for name in classes if name not in names], classes)
     named = {**stored, **names}
     return {name: named[name] for name in classes if name in named}
@@ -51,13 +53,6 @@ def reject_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(mapping) < len(pairs):
         raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r} is given twice")
     return mapping
-
-
-def warn_of_nameless(path: Path, nameless: Sequence[str], count: int) -> None:
-    """Warn of the classes without a name; there are `count` classes in all."""
-    if nameless:
-        message = f"{path} names {count - len(nameless)} of {counted(count, 'class', 'classes')}"
-        warn(f"{message}; without a name: {first_few(nameless)}")
 
 
 def warn_of_unknown_keys(path: Path, names: Mapping[str, str], missing: Sequence[str], classes: Sequence[str]) -> None:

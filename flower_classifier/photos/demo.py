@@ -65,7 +65,7 @@ def draw_dataset(folder: Path, pictures: dict[str, int] | None = None, seed: int
 
 
 def draw_flower(species: Species, rng: np.random.Generator, size: int = SIZE) -> Image.Image:
-    """Draw one flower: a blurred garden, rings of petals from the outside in, a centre, then the weather."""
+    """Draw one flower: a blurred garden, rings of petals from the outside in, a speckled centre, then the weather."""
     canvas = draw_garden(rng, size * OVERSAMPLING)
     draw = ImageDraw.Draw(canvas)
     radius = canvas.width * rng.uniform(0.28, 0.46)
@@ -83,8 +83,16 @@ def draw_flower(species: Species, rng: np.random.Generator, size: int = SIZE) ->
             draw.polygon(placed(outline, angle, centre, tilt), fill=color, outline=darker(color, 0.8))
             vein = [(0.25 * length, 0.0), (0.75 * length, 0.0)]
             draw.line(placed(vein, angle, centre, tilt), fill=darker(color, 0.9), width=OVERSAMPLING)
-    draw_centre(draw, species, rng, centre, radius * species.centre, tilt)
-    return weathered(canvas.resize((size, size), Image.Resampling.LANCZOS), rng)
+    (x, y), disc, color = centre, radius * species.centre, hsv(species.centre_hue, 0.75, species.centre_value)
+    draw.ellipse((x - disc, y - disc * tilt, x + disc, y + disc * tilt), fill=color)
+    for distance, angle in zip(disc * np.sqrt(rng.random(30)), rng.uniform(0, 2 * math.pi, 30), strict=True):
+        dot_x, dot_y = x + distance * math.cos(angle), y + distance * math.sin(angle) * tilt
+        draw.ellipse((dot_x - 2, dot_y - 2, dot_x + 2, dot_y + 2), fill=darker(color, rng.uniform(0.6, 1.1)))
+    picture = canvas.resize((size, size), Image.Resampling.LANCZOS)
+    blurred = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.0)))  # sharpness, light and noise vary
+    light = rng.uniform(0.6, 1.2) * rng.uniform(0.9, 1.1, 3)  # brightness and white balance
+    values = np.asarray(blurred, dtype=np.float64) * light + rng.normal(0, rng.uniform(2, 14), (*picture.size, 3))
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
 def draw_garden(rng: np.random.Generator, size: int) -> Image.Image:
@@ -100,18 +108,6 @@ def draw_garden(rng: np.random.Generator, size: int) -> Image.Image:
     return garden.filter(ImageFilter.GaussianBlur(size * rng.uniform(0.01, 0.04)))
 
 
-def draw_centre(
-    draw: ImageDraw.ImageDraw, species: Species, rng: np.random.Generator, centre: Point, radius: float, tilt: float
-) -> None:
-    """Draw the disc in the middle, speckled."""
-    x, y = centre
-    color = hsv(species.centre_hue, 0.75, species.centre_value)
-    draw.ellipse((x - radius, y - radius * tilt, x + radius, y + radius * tilt), fill=color)
-    for distance, angle in zip(radius * np.sqrt(rng.random(30)), rng.uniform(0, 2 * math.pi, 30), strict=True):
-        dot_x, dot_y = x + distance * math.cos(angle), y + distance * math.sin(angle) * tilt
-        draw.ellipse((dot_x - 2, dot_y - 2, dot_x + 2, dot_y + 2), fill=darker(color, rng.uniform(0.6, 1.1)))
-
-
 def petal_outline(length: float, width: float, pointed: float) -> list[Point]:
     """Return a petal that grows from the origin along the x axis: half-width sin(pi t^k), k by how pointed it is."""
     along = np.linspace(0, 1, 16)
@@ -124,14 +120,6 @@ def placed(points: list[Point], angle: float, centre: Point, tilt: float) -> lis
     """Turn points about the origin, tilt them away from the viewer, and move them to the flower's centre."""
     cosine, sine = math.cos(angle), math.sin(angle)
     return [(centre[0] + x * cosine - y * sine, centre[1] + (x * sine + y * cosine) * tilt) for x, y in points]
-
-
-def weathered(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Vary light, sharpness and noise, as cameras do."""
-    blurred = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.0)))
-    light = rng.uniform(0.6, 1.2) * rng.uniform(0.9, 1.1, 3)  # brightness and white balance
-    values = np.asarray(blurred, dtype=np.float64) * light + rng.normal(0, rng.uniform(2, 14), (*picture.size, 3))
-    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
 def hsv(hue: float, saturation: float, value: float) -> Color:

@@ -20,7 +20,7 @@ from flower_classifier.base.console import note, warn
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.text import counted, first_few
 from flower_classifier.photos.images import photo_endings
-from flower_classifier.photos.tar_files import extent_in, index_of, is_tar_name, read_each, split_path
+from flower_classifier.photos.tar_files import index_of, is_tar_name, read_each
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -70,28 +70,20 @@ def check_shape(data_dir: Path) -> None:
         above = above.parent if above.name.lower() in SPLIT_NAMES else above
         raise InputError(f"{data_dir} holds photos and no folders, so it is one class: give the folder above, {above}")
     classes = visible_folders(data_dir)
-    shares = [share for share in itertools.islice(photo_shares(classes), LOOKED_INTO) if share is not None]
-    count, holding = len(shares), sum(map(holds_photos, shares))
-    if count >= SURE_FROM and holding < LEAST_SHARE * count and not are_classes(classes[:LOOKED_INTO]):
+    with_files = [holds for holds in itertools.islice(hold_photos(classes), LOOKED_INTO) if holds is not None]
+    count, holding = len(with_files), sum(with_files)
+    if count < SURE_FROM or holding >= LEAST_SHARE * count:
+        return
+    first = classes[:LOOKED_INTO]  # of which half may hold photos, themselves or in the first folders below
+    if 2 * sum(any(itertools.islice(hold_photos([folder]), LOOKED_INTO_CLASS)) for folder in first) < len(first):
         raise InputError(
             f"{data_dir} is no folder of photos: of the first {count} folders with files below it, {holding} hold "
             f"photos.\nGive the folder that holds the class folders, or move those into a folder train/ of their own"
         )
 
 
-def are_classes(folders: Sequence[Path]) -> bool:
-    """Say whether at least half of some folders hold photos, themselves or in the first folders below."""
-    with_photos = (any(map(holds_photos, itertools.islice(photo_shares([f]), LOOKED_INTO_CLASS))) for f in folders)
-    return 2 * sum(with_photos) >= len(folders)
-
-
-def holds_photos(share: float | None) -> bool:
-    """Say whether a folder with this share of photos among its files holds photos."""
-    return share is not None and share >= 1 / FILES_PER_PHOTO
-
-
-def photo_shares(folders: Sequence[Path]) -> Iterator[float | None]:
-    """Yield each folder's share of photos among its files, then those of the folders below; None for no files.
+def hold_photos(folders: Sequence[Path]) -> Iterator[bool | None]:
+    """Yield whether each folder holds photos, None for one without files; then the same of the folders below.
 
     Links are not followed, unreadable folders are passed over, and only the first entries of a large one are counted.
     """
@@ -109,16 +101,17 @@ def photo_shares(folders: Sequence[Path]) -> Iterator[float | None]:
                         photos += has_photo_suffix(entry.name)
         except OSError:  # the full search, if there is one, will report it
             continue
-        yield photos / files if files else None
+        yield photos * FILES_PER_PHOTO >= files if files else None
 
 
 # -------------------------------------------------------------------------------------------------------- what it holds
 
 
 def find_classes(data_dir: Path, folder: Path) -> dict[str, list[str]]:
-    """Map each class folder of `folder` that holds photos to their paths below `data_dir`, everything sorted.
+    """Map each class of `folder` that has photos to their paths below `data_dir`.
 
-    Names sort as strings ("1", "10", "2"), as torchvision's ImageFolder sorts them.
+    Photos lie in class folders or in tar files. Tar files beside class folders are left out: they may hold the same.
+    Classes, and photos in folders, are sorted by name as a string ("1", "10", "2"), as by torchvision's ImageFolder.
     """
     patience = SearchProgress(folder)
     photos = {path.name: find_photos(path, patience) for path in visible_folders(folder)}
@@ -126,13 +119,21 @@ def find_classes(data_dir: Path, folder: Path) -> dict[str, list[str]]:
         warn(f"{folder}: {counted(loose, 'photo')} beside the class folders left out, being of no class")
     if empty := [name for name, paths in photos.items() if not paths]:
         warn(f"{folder}: {counted(len(empty), 'folder')} without photos left out: {first_few(empty)}")
-    return {name: [path.relative_to(data_dir).as_posix() for path in paths] for name, paths in photos.items() if paths}
+    in_folders = {
+        name: [path.relative_to(data_dir).as_posix() for path in paths] for name, paths in photos.items() if paths
+    }
+    shards = shards_of(folder)
+    if in_folders and shards:
+        named = first_few([shard.name for shard in shards])
+        warn(f"{folder}: {counted(len(shards), 'tar file')} beside the class folders left out: {named}")
+    return in_folders or find_classes_in_shards(data_dir, folder, shards)
 
 
 def visible_folders(folder: Path) -> list[Path]:
     """Return the folders in `folder`, sorted by name as a string, without hidden ones and other tools' litter."""
     try:
-        return sorted((path for path in folder.iterdir() if path.is_dir() and not is_ignored(path.name)), key=by_name)
+        folders = (path for path in folder.iterdir() if path.is_dir() and not is_ignored(path.name))
+        return sorted(folders, key=lambda path: path.name)  # a Path would sort as the platform does
     except OSError as error:
         raise InputError(f"cannot read {folder}: {error.strerror}") from None
 
@@ -187,11 +188,6 @@ def has_photo_suffix(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in photo_endings()  # noqa: PTH122 -- a Path of each takes its time
 
 
-def by_name(path: Path) -> str:
-    """Sort key: the name as a string, so upper and lower case differ on every platform."""
-    return path.name
-
-
 # ------------------------------------------------------------------------------------------------------------ tar files
 
 
@@ -200,20 +196,8 @@ CLASS_ENDING = "cls"
 LONGEST_CLASS = 255  # bytes, as of a folder's name
 
 
-def find_classes_anywhere(data_dir: Path, folder: Path) -> dict[str, list[str]]:
-    """Map each class of a folder to the paths of its photos below `data_dir`, the classes sorted by name as a string.
-
-    Photos lie in class folders or in tar files. Tar files beside class folders are left out: they may hold the same.
-    """
-    in_folders, shards = find_classes(data_dir, folder), shards_of(folder)
-    if in_folders and shards:
-        named = first_few([shard.name for shard in shards])
-        warn(f"{folder}: {counted(len(shards), 'tar file')} beside the class folders left out: {named}")
-    return in_folders or find_classes_in_shards(data_dir, folder, shards)
-
-
 def find_classes_in_shards(data_dir: Path, folder: Path, shards: Sequence[Path]) -> dict[str, list[str]]:
-    """Do the same for the tar files of a folder; warn of those without photos, and of compressed ones."""
+    """Do as `find_classes` for the tar files of a folder; warn of those without photos, and of compressed ones."""
     classes: dict[str, list[str]] = {}
     patience, empty = SearchProgress(folder), []
     for shard in shards:
@@ -232,7 +216,7 @@ def find_classes_in_shards(data_dir: Path, folder: Path, shards: Sequence[Path])
 
 def shards_of(folder: Path) -> list[Path]:
     """Return the tar files that lie in a folder, sorted by name as a string."""
-    return sorted(filter(is_shard, folder.iterdir()), key=by_name)
+    return sorted(filter(is_shard, folder.iterdir()), key=lambda path: path.name)
 
 
 def is_shard(path: Path) -> bool:
@@ -264,7 +248,10 @@ def classes_in(tar: Path) -> dict[str, list[str]]:
     by_class: dict[str, list[str]] = {}
     loose = list(index_of(os.fspath(tar)).passed_over)
     for key, photos in by_key.items():
-        for photo in main_images(photos) if key in classes else photos:
+        of_class = photos
+        if key in classes:  # which is that of `000017.jpg`, not of `000017.mask.png`, unless there is no other
+            of_class = [name for name in photos if f".{split_name(name)[1]}" in photo_endings()] or photos[:1]
+        for photo in of_class:
             class_name = classes.get(key, photo.partition("/")[0] if "/" in photo else "")
             if class_name:
                 by_class.setdefault(class_name, []).append(photo)
@@ -275,12 +262,6 @@ def classes_in(tar: Path) -> dict[str, list[str]]:
     return by_class
 
 
-def main_images(photos: Sequence[str]) -> list[str]:
-    """Return the photos that a key's class is for: `000017.jpg`, not `000017.mask.png`, unless it is the only one."""
-    plain = [name for name in photos if f".{split_name(name)[1]}" in photo_endings()]
-    return plain or list(photos[:1])
-
-
 def read_classes(tar: Path) -> dict[str, str]:
     """Map each key in a tar file to the class in its .cls file, or to "" if that is no valid class."""
     extents = index_of(os.fspath(tar)).extents
@@ -288,14 +269,10 @@ def read_classes(tar: Path) -> dict[str, str]:
     short = [name for name in names if extents[name].size <= LONGEST_CLASS]
     classes = {split_name(name)[0]: "" for name in names}
     for name, text in zip(short, read_each(os.fspath(tar), short), strict=True):
-        classes[split_name(name)[0]] = class_name_in(text)
+        class_name = text.decode("utf-8-sig", "replace").strip()
+        is_valid = class_name.isprintable() and not set(class_name) & {"/", "\ufffd"}
+        classes[split_name(name)[0]] = class_name if is_valid else ""
     return classes
-
-
-def class_name_in(text: bytes) -> str:
-    """Return the class in a .cls file's text, or "" if it is no valid name."""
-    name = text.decode("utf-8-sig", "replace").strip()
-    return name if name.isprintable() and not set(name) & {"/", "\ufffd"} else ""
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -303,19 +280,3 @@ def split_name(name: str) -> tuple[str, str]:
     folder, slash, file = name.rpartition("/")
     stem, _, ending = file.partition(".")
     return f"{folder}{slash}{stem}", ending.lower()
-
-
-def in_order_of_place(root: Path, rows: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Sort photos and their labels by position in the tar files below `root`: so a disk reads them in one go.
-
-    Photos in folders keep their order.
-    """
-
-    def position(row: tuple[str, int]) -> tuple[str, int]:
-        location = split_path(root / row[0])
-        if not location:
-            return "", 0
-        tar, name = location
-        return tar, extent_in(index_of(tar), tar, name).start
-
-    return sorted(rows, key=position)

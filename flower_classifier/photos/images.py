@@ -75,13 +75,9 @@ def load_image(source: PhotoSource, shorter_side: int | None = None) -> Image.Im
     except Exception as error:  # decoders raise nearly anything on damaged files
         reason = trouble_with(source, error)
         photo = printable(str(source)) if isinstance(source, Path | str) else "the photo"
-        message = f"cannot open {photo}: {reason}"
-        raise ImageError(message, fault="" if is_of_the_system(error) else reason) from error
-
-
-def is_of_the_system(error: Exception) -> bool:
-    """Say whether the system may be to blame (memory, permissions), and not the contents of the file."""
-    return is_out_of_memory(error) or (isinstance(error, OSError) and error.errno is not None)  # Pillow gives none
+        # The system may be to blame, for lack of memory or of permissions. Pillow gives its own errors no errno.
+        is_of_the_system = is_out_of_memory(error) or (isinstance(error, OSError) and error.errno is not None)
+        raise ImageError(f"cannot open {photo}: {reason}", fault="" if is_of_the_system else reason) from error
 
 
 def trouble_with(source: PhotoSource, error: Exception) -> str:

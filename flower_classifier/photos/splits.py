@@ -7,9 +7,10 @@ that a table lists, such as the doctor's.
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,17 +18,11 @@ from flower_classifier.base.console import note, warn
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.seeding import generator
 from flower_classifier.base.text import counted, first_few, printable, spoken
-from flower_classifier.photos.duplicates import alike
-from flower_classifier.photos.folders import (
-    SPLIT_NAMES,
-    check_shape,
-    find_classes_anywhere,
-    in_order_of_place,
-    split_folders,
-)
-from flower_classifier.photos.tar_files import split_path, status_of
+from flower_classifier.photos.folders import SPLIT_NAMES, check_shape, find_classes, split_folders
+from flower_classifier.photos.tar_files import extent_in, index_of, read_bytes, split_path, status_of
 
 ByClass = dict[str, list[str]]  # class folder -> photos
+PhotoKey = tuple[str, int, int, int]  # path below the data folder, size in bytes, mtime and ctime in ns
 
 
 @dataclass(frozen=True)
@@ -50,10 +45,34 @@ class Split:
         """What the split is called in a sentence: "train" and "valid" are names of folders."""
         return spoken(self.name)
 
+    def path(self, index: int) -> Path:
+        """Return the file of a photo."""
+        return self.root / self.photos[index]
+
+    def take(self, indices: Sequence[int]) -> Split:
+        """Return a split of these photos alone, in this order."""
+        photos, labels = [self.photos[index] for index in indices], [self.labels[index] for index in indices]
+        return replace(self, photos=tuple(photos), labels=tuple(labels))
+
+    def keys(self) -> list[PhotoKey]:
+        """Return what tells of each photo now that it is the same as before; a missing one is like none."""
+        keys: list[PhotoKey] = []
+        for index, photo in enumerate(self.photos):
+            try:
+                status = status_of(self.path(index))
+                keys.append((photo, status.size, *status.changed))
+            except OSError:  # which opening the photo will report
+                keys.append((photo, -1, -1, -1))
+        return keys
+
+    @functools.cached_property
+    def sizes(self) -> list[int]:
+        """How many bytes each photo has, when first asked for; -1 for a missing one."""
+        return [size for _, size, *_ in self.keys()]
+
     def fingerprint(self) -> str:
         """Return a digest that changes when a photo is added, removed, renamed, resized or moved to another class."""
-        sizes = [status_of(self.root / photo).size for photo in self.photos]
-        rows = "\0".join(f"{row}" for row in zip(self.photos, self.labels, sizes, strict=True))
+        rows = "\0".join(f"{row}" for row in zip(self.photos, self.labels, self.sizes, strict=True))
         return hashlib.blake2b(rows.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
@@ -119,14 +138,14 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
     folders = split_folders(data_dir)
     if not folders:
         check_shape(data_dir)
-    train = find_classes_anywhere(data_dir, folders.get("train", data_dir))
+    train = find_classes(data_dir, folders.get("train", data_dir))
     check_number_of_classes(data_dir, tuple(train))
     photos = [photo for class_photos in train.values() for photo in class_photos]
     if not folders and all(photo.count("/") > 1 and not split_path(data_dir / photo) for photo in photos):
         where = f"lie in folders below {first_few(list(train))}"
         warn(f"{data_dir}: all photos {where}, which are taken for classes; is this a level too high?")
     if "valid" in folders:
-        valid = find_classes_anywhere(data_dir, folders["valid"])
+        valid = find_classes(data_dir, folders["valid"])
         if not valid:
             raise InputError(f"{folders['valid']} holds no class folders with photos: fill it, or remove it")
     else:
@@ -136,7 +155,7 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
         held_out = counted(sum(map(len, valid.values())), "training photo")
         note(f"no validation folder in {data_dir}: held out {held_out} ({valid_split:.0%} of each class) as one")
     warn_of_cases(data_dir, tuple(train))
-    test = find_classes_anywhere(data_dir, folders["test"]) if "test" in folders else {}
+    test = find_classes(data_dir, folders["test"]) if "test" in folders else {}
     if "test" in folders and not test:
         warn(f"{folders['test']} holds no class folders with photos: there will be no test result")
     splits = Splits(
@@ -156,7 +175,7 @@ def load_labelled(folder: Path, classes: tuple[str, ...]) -> Split:
     """
     if splits := split_folders(folder):
         raise InputError(f"{folder} holds {first_few([f'{path.name}/' for path in splits.values()])}: name one of them")
-    by_class = find_classes_anywhere(folder, folder)
+    by_class = find_classes(folder, folder)
     if unknown := [name for name in by_class if name not in classes]:
         raise InputError(f"{folder}: no classes of the checkpoint: {first_few(unknown)}; it knows {first_few(classes)}")
     if not by_class:
@@ -183,8 +202,15 @@ def make_split(name: str, root: Path, classes: Iterable[str], by_class: ByClass)
         raise InputError(
             f"{root}: {spoken(name)} photos of classes that train/ lacks: {first_few(unknown)}; remove or rename them"
         )
-    by_class_rows = [(photo, index[class_name]) for class_name, photos in by_class.items() for photo in photos]
-    rows = in_order_of_place(root, by_class_rows)
+    rows = [(photo, index[class_name]) for class_name, photos in by_class.items() for photo in photos]
+
+    def position(row: tuple[str, int]) -> tuple[str, int]:
+        if location := split_path(root / row[0]):
+            tar, name = location
+            return tar, extent_in(index_of(tar), tar, name).start
+        return "", 0
+
+    rows.sort(key=position)  # as they lie in tar files, which a disk then reads in one go; in folders as they are
     return Split(name, root, photos=tuple(photo for photo, _ in rows), labels=tuple(label for _, label in rows))
 
 
@@ -212,6 +238,9 @@ def warn_of_cases(data_dir: Path, classes: tuple[str, ...]) -> None:
 # --------------------------------------------------------------------------------------------------------------- copies
 
 
+TAIL = 4096  # bytes at a file's end: nearly all photos of the same size differ in them
+
+
 @dataclass(frozen=True)
 class PhotoRef:
     """One photo of a split."""
@@ -232,14 +261,41 @@ class PhotoRef:
     @property
     def path(self) -> Path:
         """The file."""
-        return self.split.root / self.photo
+        return self.split.path(self.index)
+
+
+def alike(refs: Sequence[PhotoRef]) -> list[list[PhotoRef]]:
+    """Return the groups of photos with the same bytes. A costly key is computed only if the cheaper are equal."""
+    keys: tuple[Callable[[PhotoRef], Hashable], ...] = (
+        lambda ref: max(ref.split.sizes[ref.index], 0),
+        lambda ref: read_bytes(ref.path, last=TAIL),
+        lambda ref: hashlib.blake2b(read_bytes(ref.path), digest_size=16).digest(),
+    )
+    groups = [list(refs)]
+    for key_of in keys:
+        groups = [same for group in groups for same in divided(group, key_of) if len(same) > 1]
+    return groups
+
+
+def divided(group: Iterable[PhotoRef], key_of: Callable[[PhotoRef], Hashable]) -> Iterable[list[PhotoRef]]:
+    """Divide a group by the key of each photo. A file that is empty, or cannot be read, is like no other."""
+    by_key: dict[Hashable, list[PhotoRef]] = {}
+    for ref in group:
+        try:
+            key = key_of(ref)
+        except OSError:  # which opening the photo will report
+            key = None
+        if key:
+            by_key.setdefault(key, []).append(ref)
+    return by_key.values()
 
 
 def warn_of_copies(splits: Splits) -> None:
     """Warn of photos in two splits, which makes an accuracy too good, and of photos in two classes."""
     copies = alike([PhotoRef(split, index) for split in splits.parts for index in range(len(split))])
     for split, seen in ((splits.valid, splits.train), (splits.test, splits.train), (splits.test, splits.valid)):
-        if split and (shared := [ref for group in copies for ref in in_both(group, split, seen)]):
+        groups = [group for group in copies if any(ref.split is seen for ref in group)]
+        if split and (shared := [ref for group in groups for ref in group if ref.split is split]):
             are = f"is a {seen.spoken} photo" if len(shared) == 1 else f"are {seen.spoken} photos"
             warn(
                 f"{counted(len(shared), f'{split.spoken} photo')} of {len(split):,} {are} too "
@@ -247,11 +303,6 @@ def warn_of_copies(splits: Splits) -> None:
             )
     if torn := [ref for group in copies if len({ref.label for ref in group}) > 1 for ref in group]:
         warn(f"{counted(len(torn), 'photo')} lie under more than one class ({named(torn)}): keep one copy of each")
-
-
-def in_both(group: Iterable[PhotoRef], split: Split, seen: Split) -> list[PhotoRef]:
-    """Return a photo's copies that are in `split`, if it is in `seen` too."""
-    return [ref for ref in group if ref.split is split] if any(ref.split is seen for ref in group) else []
 
 
 def named(refs: Iterable[PhotoRef]) -> str:
@@ -274,7 +325,10 @@ def without_listed(splits: Splits, table: Path) -> Splits:
     present = {as_written(photo) for split in splits.parts for photo in split.photos}
     if missing := sorted(listed - present):
         warn(f"{table}: {counted(len(missing), 'path')} of no photo in {splits.train.root} ({first_few(missing)})")
-    train, valid, *test = (less(split, listed) for split in splits.parts)
+    train, valid, *test = (
+        split.take([index for index, photo in enumerate(split.photos) if as_written(photo) not in listed])
+        for split in splits.parts
+    )
     left = set(train.labels)
     if lost := [name for label, name in enumerate(splits.classes) if label not in left]:
         raise InputError(f"{table} lists all training photos of {first_few(lost)}: leave some, or move the class away")
@@ -302,13 +356,6 @@ def read_listed(table: Path) -> set[str]:
     except (ValueError, csv.Error):
         raise InputError(f"{table} is no table: give a CSV file in UTF-8 with a column {COLUMN}", "without") from None
     return {path for path in paths if path and not path.endswith("/")}
-
-
-def less(split: Split, listed: Collection[str]) -> Split:
-    """Return a split without the listed photos."""
-    indices = [index for index, photo in enumerate(split.photos) if as_written(photo) not in listed]
-    photos, labels = tuple(split.photos[index] for index in indices), tuple(split.labels[index] for index in indices)
-    return replace(split, photos=photos, labels=labels)
 
 
 def as_written(photo: str) -> str:

@@ -69,8 +69,14 @@ def is_tar_name(name: str) -> bool:
     return name.endswith(ENDING) and not name.startswith(".")
 
 
-def status_of_file(file: str | int | Path) -> Status:
-    """Return size and times of a file, given its path or its descriptor. Raises OSError."""
+def status_of(file: str | Path | int) -> Status:
+    """Return a file's size and when it changed: the tar file, for what lies in one. A descriptor stands for its file.
+
+    Raises OSError, and InputError for a damaged tar file.
+    """
+    if not isinstance(file, int) and (location := split_path(file)):
+        tar, name = location
+        return replace(status_of(tar), size=extent_in(index_of(tar), tar, name).size)
     status = os.stat(file)  # noqa: PTH116
     return Status(status.st_size, (status.st_mtime_ns, status.st_ctime_ns))
 
@@ -78,7 +84,7 @@ def status_of_file(file: str | int | Path) -> Status:
 def index_of(tar: str) -> TarIndex:
     """Return the index of a tar file, read anew if the file has changed. Raises OSError, and DamagedTarError."""
     read = READ.get(tar)
-    if not read or read[0] != status_of_file(tar):
+    if not read or read[0] != status_of(tar):
         with open(tar, "rb") as file:  # noqa: PTH123
             return index_of_open(tar, file)
     return raise_if_damaged(read[1])
@@ -89,14 +95,14 @@ def index_of_open(tar: str, file: BinaryIO) -> TarIndex:
 
     Raises OSError, and DamagedTarError.
     """
-    now = status_of_file(file.fileno())
+    now = status_of(file.fileno())
     read = READ.get(tar)
     if not read or read[0] != now:
         with READING:
             read = READ.get(tar)
             if not read or read[0] != now:
                 read = now, read_index(tar, file)
-                if status_of_file(file.fileno()) == now:  # else somebody is writing into it
+                if status_of(file.fileno()) == now:  # else somebody is writing into it
                     READ[tar] = read
     return raise_if_damaged(read[1])
 
@@ -115,17 +121,8 @@ def extent_in(index: TarIndex, tar: str, name: str) -> Extent:
     return index.extents[name]
 
 
-def read_from(tar: str, name: str, last: int | None = None) -> bytes:
-    """Return the bytes of a file in a tar file, or its `last` ones. Raises OSError, and DamagedTarError."""
-    with open(tar, "rb") as file:  # noqa: PTH123
-        extent = extent_in(index_of_open(tar, file), tar, name)
-        left_out = 0 if last is None else max(0, extent.size - last)
-        file.seek(extent.start + left_out)
-        return file.read(extent.size - left_out)
-
-
 def read_each(tar: str, names: Iterable[str]) -> Iterator[bytes]:
-    """Yield the bytes of many files in a tar file, which is opened once. Raises as `read_from` does."""
+    """Yield the bytes of many files in a tar file, which is opened once. Raises as `read_bytes` does."""
     with open(tar, "rb") as file:  # noqa: PTH123
         index = index_of_open(tar, file)
         for name in names:
@@ -159,7 +156,8 @@ def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
                 target = target_of(header, name)
                 extents.pop(name, None)
                 links.pop(name, None)
-                if is_unusable(name) or header.issparse():
+                leads_out = name.split("/", maxsplit=1)[0] == ".."
+                if leads_out or "\0" in name or (os.sep != "/" and os.sep in name) or header.issparse():
                     unusable.append(header.name)
                 elif header.isreg():
                     extents[name] = Extent(header.offset_data, header.size)
@@ -200,11 +198,6 @@ def check_end(headers: TarFile) -> None:
         raise ValueError(f"{zeros:,} zeros at its end, as where not all of it has come")
 
 
-def is_unusable(name: str) -> bool:
-    """Say whether a name leads out of the tar file, or is not valid on this system."""
-    return name.split("/", maxsplit=1)[0] == ".." or "\0" in name or (os.sep != "/" and os.sep in name)
-
-
 def follow(links: dict[str, str], extents: dict[str, Extent]) -> list[str]:
     """Give links the extents of their targets; return the links without a target in the tar file."""
     lost = []
@@ -222,7 +215,7 @@ def follow(links: dict[str, str], extents: dict[str, Extent]) -> list[str]:
 # ---------------------------------------------------------------------------------- paths that may lead into a tar file
 
 
-def split_path(path: Path) -> tuple[str, str] | None:
+def split_path(path: str | Path) -> tuple[str, str] | None:
     """Return the tar file that a path leads into, and the name in there; None for any other path."""
     text, mark = os.fspath(path), ENDING + os.sep
     end = text.rfind(mark)  # nearly always -1
@@ -239,34 +232,15 @@ def file_of(path: Path) -> Path | BytesIO:
 
     Raises OSError, and InputError for a damaged tar file.
     """
-    location = split_path(path)
-    return BytesIO(read_from(*location)) if location else path
+    return BytesIO(read_bytes(path)) if split_path(path) else path
 
 
-def opened(path: Path) -> BinaryIO:
-    """Open a file for reading. Raises OSError, and InputError for a damaged tar file."""
-    file = file_of(path)
-    return file.open("rb") if isinstance(file, Path) else file
-
-
-def last_bytes(path: Path, count: int) -> bytes:
-    """Return the last `count` bytes of a file, or all if it has fewer.
-
-    Raises OSError, and InputError for a damaged tar file.
-    """
-    if location := split_path(path):
-        return read_from(*location, last=count)
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - count))
-        return file.read()
-
-
-def status_of(path: Path) -> Status:
-    """Return a file's size and when it changed: the tar file, for what lies in one.
-
-    Raises OSError, and InputError for a damaged tar file.
-    """
-    if location := split_path(path):
-        tar, name = location
-        return replace(status_of_file(tar), size=extent_in(index_of(tar), tar, name).size)
-    return status_of_file(path)
+def read_bytes(path: Path, last: int | None = None) -> bytes:
+    """Return the bytes of a file, or its `last` ones. Raises OSError, and InputError for a damaged tar file."""
+    tar, name = split_path(path) or (os.fspath(path), "")
+    with open(tar, "rb") as file:  # noqa: PTH123
+        whole = Extent(0, status_of(file.fileno()).size)
+        extent = extent_in(index_of_open(tar, file), tar, name) if name else whole
+        left_out = 0 if last is None else max(0, extent.size - last)
+        file.seek(extent.start + left_out)
+        return file.read(extent.size - left_out)

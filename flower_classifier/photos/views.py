@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,9 +38,7 @@ FILTERS = {"bilinear": (Image.Resampling.BILINEAR, 1), "bicubic": (Image.Resampl
 TOLERANCE_LEVELS = 2  # nearly always 1: the rounding of rows and of columns may add up
 TOLERANCE_SHARE = 0.03
 
-Crop = tuple[int, int, int, int]  # top, left, height, width in whole pixels
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-Cut = Callable[[Crop | None], np.ndarray]  # a crop, or None for the plain view -> uint8 (S, S, 3)
 
 
 @dataclass(frozen=True)
@@ -94,18 +92,17 @@ def open_views(
     View 0 is the plain photo, view 1 its mirror image. All further ones are random crops, half of them mirrored, drawn
     from the view's number, the seed and the photo's name.
     """
-    image = load_image(source, preprocessing.enough_pixels)
-    width, height = trimmed_size(*image.size)
-    cut = cutter(image, preprocessing)
-    plain = functools.cache(lambda: cut(None))  # for the first two views
-    cut_out = np.empty((len(views), preprocessing.crop_size, preprocessing.crop_size, 3), np.uint8)
+    photo, side = trimmed(load_image(source, preprocessing.enough_pixels)), preprocessing.crop_size
+    cut = functools.cache(lambda box: resampled(photo, box, side, preprocessing.interpolation))  # views 0, 1: once
+    cut_out = np.empty((len(views), side, side, 3), np.uint8)
     for i, view in enumerate(views):
         if view < FIRST_RANDOM_VIEW:
-            pixels, is_mirrored = plain(), view == 1
+            box, is_mirrored = plain_box(*photo.size, preprocessing), view == 1
         else:
             rng = generator(seed, "view", view, name)
-            pixels, is_mirrored = cut(random_crop(height, width, rng)), rng.random() < 0.5
-        cut_out[i] = mirrored(pixels) if is_mirrored else pixels
+            top, left, height, width = random_crop(photo.height, photo.width, rng)
+            box, is_mirrored = (left, top, left + width, top + height), rng.random() < 0.5
+        cut_out[i] = mirrored(cut(box)) if is_mirrored else cut(box)
     return cut_out
 
 
@@ -114,7 +111,7 @@ def mirrored(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.ascontiguousarray(pixels).view("V3")[:, ::-1]).view(np.uint8)
 
 
-def random_crop(height: int, width: int, rng: np.random.Generator) -> Crop:
+def random_crop(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """Draw top, left, height and width of a crop with an area in CROP_AREA and an aspect in CROP_ASPECT."""
     area = height * width * rng.uniform(*CROP_AREA)
     aspect = math.exp(rng.uniform(*np.log(CROP_ASPECT)))
@@ -142,23 +139,8 @@ def random_crop(height: int, width: int, rng: np.random.Generator) -> Crop:
 #    centre S x S is cut out, as the presets of torchvision's weights do. A random view's box is its crop.
 
 
-def cutter(image: Image.Image, preprocessing: Preprocessing) -> Cut:
-    """Return a function that cuts views out of an RGB image by the contract."""
-    photo, side = trimmed(image), preprocessing.crop_size
-
-    def cut(crop: Crop | None) -> np.ndarray:
-        if crop is None:
-            box = plain_box(*photo.size, preprocessing)
-        else:
-            top, left, height, width = crop
-            box = (left, top, left + width, top + height)
-        return np.asarray(resampled(photo, box, side, preprocessing.interpolation))  # (S, S, 3)
-
-    return cut
-
-
-def resampled(photo: Image.Image, box: Box, side: int, interpolation: str) -> Image.Image:
-    """Resample a box of a photo into a square of side x side pixels: points 2 to 4 of the contract.
+def resampled(photo: Image.Image, box: Box, side: int, interpolation: str) -> np.ndarray:
+    """Resample a box of a photo into a square of pixels, uint8 (S, S, 3): points 2 to 4 of the contract.
 
     `photo.resize((side, side), filter, box)` is the same but for the order of rows and columns, which Pillow 13 chooses
     by their cost: where bicubic overshoots and is cut at 0 or 255 in between, that moves values by several levels.
@@ -171,7 +153,7 @@ def resampled(photo: Image.Image, box: Box, side: int, interpolation: str) -> Im
     region = photo.crop((first_column, first_row, end_column, end_row))  # all that counts; more costs time
     row_box = (left - first_column, 0, right - first_column, region.height)
     rows = region.resize((side, region.height), kind, row_box)
-    return rows.resize((side, side), kind, (0, top - first_row, side, bottom - first_row))
+    return np.asarray(rows.resize((side, side), kind, (0, top - first_row, side, bottom - first_row)))
 
 
 def plain_box(width: int, height: int, preprocessing: Preprocessing) -> Box:

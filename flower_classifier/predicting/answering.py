@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flower_classifier.base.console import clear_bars, may_share_terminal, note, progress, warn
+from flower_classifier.base.console import clear_bars, note, progress, warn
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.text import counted
 from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_TOP_K
@@ -102,10 +102,8 @@ def answer_photos(
         AnswerWriter(config, len(photos) > 1, predictor.names) as writer,
         progress(len(photos), "photos", "photo", hidden=shown_by_results) as bar,
     ):
-        among_bars = may_share_terminal(sys.stdout)
         for index, answer in enumerate(predictor.answers(photos, bar)):
-            if among_bars:
-                clear_bars()
+            clear_bars(sys.stdout)
             if isinstance(answer, ImageError):
                 bad.append(answer)
                 writer.write_error(photos[index], answer)

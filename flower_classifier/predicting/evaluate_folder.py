@@ -32,7 +32,7 @@ def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report
             evaluation = evaluate_on(predictor.classifier.learner, inputs).at(predictor.temperature)
         except FloatingPointError:
             raise InputError(BROKEN) from None
-    bad = [(split.root / photo, error) for photo, error in zip(inputs.left_out, inputs.errors, strict=True)]
+    bad = [(split.path(index), inputs.bad[index]) for index in sorted(inputs.bad)]
     facts = {  # for programs
         **report_identity(folder, checkpoint),
         "split": split.name or None,

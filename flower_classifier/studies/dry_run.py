@@ -116,12 +116,8 @@ def open_all(splits: Sequence[Inputs]) -> list[Size]:
     total = sum(len(inputs.split) for inputs in splits)
     if not bars_are_shown():
         note(f"opening {counted(total, 'photo')}")
-    work = [
-        (inputs.split.root / photo, inputs.frozen.preprocessing.enough_pixels)
-        for inputs in splits
-        for photo in inputs.split.photos
-    ]
     origins = [(inputs, index) for inputs in splits for index in range(len(inputs.split))]
+    work = [(inputs.split.path(index), inputs.frozen.preprocessing.enough_pixels) for inputs, index in origins]
     sizes = []
     with progress(total, "opening photos", "photo") as bar:
         # As for a CPU also where there is a GPU, since no photo is sent there

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from flower_classifier.base.console import Bar, note, progress
+from flower_classifier.base.console import Bar, progress
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.options import Values
 from flower_classifier.base.seeding import fold_seed
-from flower_classifier.base.signals import answers_to_signals, is_ctrl_c, restore_answers
+from flower_classifier.base.signals import ended_by_ctrl_c
 from flower_classifier.config.allowed import DEFAULT_HIDDEN_UNITS
 from flower_classifier.features.batches import batches, whole
 from flower_classifier.features.inputs import Inputs
@@ -157,16 +157,16 @@ def search(
     for view in range(max(trial.settings.recipe.schedule.used for trial in tried)):
         train.prepare(view)  # before the search, which Ctrl-C ends without stopping the run
     started = time.perf_counter()
-    total, answers = len(train.labels) * recipe.epochs * len(tried), answers_to_signals()
-    try:
-        with progress(total, f"{len(tried)} heads", "photo", scaled=True) as bar:
-            for members in shares(tried, classifier):
-                learn(members, train, valid, classifier, bar)
-    except KeyboardInterrupt as error:
-        if not is_ctrl_c(error) or not any(trial.epoch for trial in tried):
-            raise
-        restore_answers(answers)
-        note("the search is ended; going on with the heads so far (Ctrl-C again stops)")
+    total = len(train.labels) * recipe.epochs * len(tried)
+    with (
+        ended_by_ctrl_c(
+            lambda: any(trial.epoch for trial in tried),
+            "the search is ended; going on with the heads so far (Ctrl-C again stops)",
+        ),
+        progress(total, f"{len(tried)} heads", "photo", scaled=True) as bar,
+    ):
+        for members in shares(tried, classifier):
+            learn(members, train, valid, classifier, bar)
     sound = [trial for trial in tried if trial.is_sound and trial.epoch]
     if not sound:
         raise InputError("finds no head whose loss is finite", "tune")

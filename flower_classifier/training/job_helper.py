@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from dataclasses import fields
 
 from flower_classifier.base.errors import RunError
-from flower_classifier.base.signals import end_silently
+from flower_classifier.base.signals import answer_signals
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.job_extraction import FOUND_ELSEWHERE, Helper
 from flower_classifier.networks.devices import choose_device
@@ -23,7 +24,7 @@ def help_rank_0(gpu: bool) -> None:
 
     Raises RunError for what happens in this process alone: photos that its machine lacks, too little memory.
     """
-    end_silently()
+    answer_signals(signal.SIG_DFL)  # rank 0 alone has something to save, and to say
     with helping() as job:
         helper, tuner = Helper(job, choose_device(gpu)), None
         while (order := job.receive_order())["do"] != END:
@@ -50,7 +51,7 @@ class FineTuner:
         self.state = TrainState(classifier, first, identity.classes, identity=identity)
         self.state.restore(finished, second)
         self.train = Inputs(helper.frozen, helper.split, second.seed)
-        self.train.bad = dict.fromkeys(order["left out"], FOUND_ELSEWHERE)
+        self.train.set_aside(dict.fromkeys(order["left out"], FOUND_ELSEWHERE))
         self.learner = InStep(self.state, helper.device)
 
     def take_epoch(self, epoch: int) -> None:
