@@ -6,13 +6,14 @@ train.py calls them one after the other.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from flower_classifier.base.console import note, warn
-from flower_classifier.base.errors import InputError, is_installed
+from flower_classifier.base.errors import InputError
 from flower_classifier.base.signals import signals_held
 from flower_classifier.base.text import counted, printable
 from flower_classifier.config.train_options import TrainConfig
@@ -73,7 +74,7 @@ class Built:
 def prepare(config: TrainConfig) -> tuple[Data, Built]:
     """Return the photos, and a new classifier for their classes. Raises InputError for options at odds."""
     arch, device = resolve_arch(config.arch), choose_device(config.gpu)
-    if config.tensorboard and not is_installed("tensorboard"):
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("needs tensorboard, which is not installed: pip install tensorboard", "tensorboard")
     data = find_data(config)
     for option in ("tune", "fine_tune", "doctor"):
