@@ -172,7 +172,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, and build its classifier. Raises InputError for a file that is not as train.py wrote it."""
+    """Read a checkpoint, build its classifier, and try that where its pictures have a size not its own.
+
+    Raises InputError for a file that is not as train.py wrote it.
+    """
     contents = read_tensors(path)
     version = contents.get("format_version")
     if not isinstance(version, int) or "state_dict" not in contents:
@@ -183,26 +186,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     check_digest(path, contents)
     with errors_as_input_error(path):
         checkpoint = Checkpoint.from_plain(contents)
-        check_runs(checkpoint)
+        classifier, arch, side = checkpoint.classifier, checkpoint.model.arch, checkpoint.preprocessing.crop_size
+        if checkpoint.trust.feature_bank:
+            checkpoint.trust.feature_bank.check(classifier.feature_width, len(checkpoint.classes))
+        if side != source_of(arch).weights(arch, "none", None).preprocessing.crop_size:
+            with torch.inference_mode():
+                classifier(black_picture(classifier, side, torch.uint8))
     return checkpoint
 
 
 def what_to_do(version: int, current: int = FORMAT_VERSION) -> str:
     """Say what helps against a file of another format."""
     return "update the program" if version > current else "an earlier version wrote it; train again"
-
-
-def check_runs(checkpoint: Checkpoint) -> None:
-    """Build the classifier, and run it on a black picture of a size not its own; raise whatever that raises.
-
-    Raises ValueError too where the feature bank does not fit the classifier.
-    """
-    classifier, arch, side = checkpoint.classifier, checkpoint.model.arch, checkpoint.preprocessing.crop_size
-    if checkpoint.trust.feature_bank:
-        checkpoint.trust.feature_bank.check(classifier.feature_width, len(checkpoint.classes))
-    if side != source_of(arch).weights(arch, "none", None).preprocessing.crop_size:
-        with torch.inference_mode():
-            classifier(black_picture(classifier, side, torch.uint8))
 
 
 def model_of(contents: Plain) -> ModelConfig:

@@ -66,7 +66,11 @@ class InStep(Alone):
         with talking():
             group = dist.new_group(backend="nccl") if is_cuda else None
             device_ids = [torch.cuda.current_device()] if is_cuda else None
-            unused = has_unused(learner, state.classifier.preprocessing.crop_size)
+            learner.zero_grad()
+            learner(black_picture(learner, state.classifier.preprocessing.crop_size, torch.uint8)).sum().backward()
+            # A forward leaves some parameters unused in some of timm's networks
+            unused = any(parameter.grad is None for parameter in learner.parameters() if parameter.requires_grad)
+            learner.zero_grad()
             super().__init__(
                 DistributedDataParallel(learner, device_ids, process_group=group, find_unused_parameters=unused)
             )
@@ -97,15 +101,6 @@ class InStep(Alone):
         with talking():
             dist.all_reduce(total)
         return total
-
-
-def has_unused(learner: nn.Module, side: int) -> bool:
-    """Say whether a forward leaves some parameters unused, as in some of timm's networks."""
-    learner.zero_grad()
-    learner(black_picture(learner, side, torch.uint8)).sum().backward()
-    unused = any(parameter.grad is None for parameter in learner.parameters() if parameter.requires_grad)
-    learner.zero_grad()
-    return unused
 
 
 def learner_of(state: TrainState, train: Inputs) -> Alone:

@@ -96,15 +96,12 @@ def find_data(config: TrainConfig) -> Data:
     if config.without:
         splits = without_listed(splits, config.without)
     if config.category_names is None and not config.resume:  # a resumed run has its names
-        suggest_names(splits.classes)
+        with contextlib.suppress(OSError, ValueError):  # it is only a hint
+            if set(splits.classes) <= json.loads(FLOWER_NAMES.read_text(encoding="utf-8")).keys():
+                note(
+                    f"classes are numbers; if of the 102 flowers, --category_names {FLOWER_NAMES.name} gives their names"
+                )
     return Data(splits, load_category_names(config.category_names, splits.classes))
-
-
-def suggest_names(classes: Sequence[str]) -> None:
-    """Point to the file of names beside this program, where all class folders go by numbers that it knows."""
-    with contextlib.suppress(OSError, ValueError):  # it is only a hint
-        if set(classes) <= json.loads(FLOWER_NAMES.read_text(encoding="utf-8")).keys():
-            note(f"classes are numbers; if of the 102 flowers, --category_names {FLOWER_NAMES.name} gives their names")
 
 
 def start_state(config: TrainConfig, data: Data, built: Built) -> TrainState:
