@@ -18,7 +18,7 @@ from torch import nn
 
 from flower_classifier.base.console import progress
 from flower_classifier.features.inputs import Inputs, Schedule
-from flower_classifier.judging.evaluation import FOLDS, looking
+from flower_classifier.judging.evaluation import FOLDS, feature_reader
 from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.feature_bank import FeatureBank, remember_nameless
 from flower_classifier.training.heads import FoldHeads
@@ -106,7 +106,7 @@ def memory_of_all(splits: Sequence[Inputs]) -> FeatureBank:
     """Return the features of the photos of all splits, as a bank."""
     labels = torch.cat([inputs.labels for inputs in splits])
     sizes = [len(inputs.used) for inputs in splits]
-    readers = [looking(nn.Identity(), inputs, range(size)) for inputs, size in zip(splits, sizes, strict=True)]
+    readers = [feature_reader(nn.Identity(), inputs, range(size)) for inputs, size in zip(splits, sizes, strict=True)]
 
     def features_at(indices: Sequence[int]) -> torch.Tensor:
         features, begin = [], 0

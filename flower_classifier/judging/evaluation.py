@@ -220,7 +220,9 @@ def result_lines(split: str, evaluation: Evaluation) -> str:
 # ------------------------------------------------------------------------------------------------ as predict.py answers
 
 
-def looking(learner: nn.Module, inputs: Inputs, indices: Sequence[int]) -> Callable[[Sequence[int]], torch.Tensor]:
+def feature_reader(
+    learner: nn.Module, inputs: Inputs, indices: Sequence[int]
+) -> Callable[[Sequence[int]], torch.Tensor]:
     """Return a function from positions in `indices` to the features of those photos: float32 (B, D), on the CPU.
 
     As in a prediction: the mean over the views that answer, of the network as predict.py would run it. `indices`: of

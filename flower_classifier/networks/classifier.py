@@ -85,6 +85,12 @@ class Classifier(nn.Module):
             parameter.requires_grad_(name in parameters)
         self.config = replace(self.config, learns=learns)
 
+    def renew_head(self, hidden_units: tuple[int, ...], dropout: float, seed: int) -> None:
+        """Take another, untrained head: the one that a new classifier would have."""
+        self.config = replace(self.config, hidden_units=hidden_units, dropout=dropout)
+        head = new_head(self.config, self.feature_width, seed)
+        self.head = head.to(next(self.parameters()).device).eval()
+
     def state_with(self, learned: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the whole state dict with another state of the learner in it."""
         prefix = "" if self.learner is self else "head."
@@ -162,13 +168,6 @@ def new_head(config: ModelConfig, width: int, seed: int) -> nn.Sequential:
     """Build the head of a model on features (B, width), drawn from the seed."""
     seed_torch(seed, "head")
     return build_head(config, width)
-
-
-def renew_head(classifier: Classifier, hidden_units: tuple[int, ...], dropout: float, seed: int) -> None:
-    """Give a classifier another, untrained head: the one that a new classifier would have."""
-    classifier.config = replace(classifier.config, hidden_units=hidden_units, dropout=dropout)
-    head = new_head(classifier.config, classifier.feature_width, seed)
-    classifier.head = head.to(next(classifier.parameters()).device).eval()
 
 
 # -------------------------------------------------------------------------------------------------- the depth of layers

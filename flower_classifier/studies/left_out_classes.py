@@ -18,7 +18,7 @@ from flower_classifier.config.allowed import DEFAULT_RATE
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.conformal import Familiarity
-from flower_classifier.judging.evaluation import Evaluation, looking
+from flower_classifier.judging.evaluation import Evaluation, feature_reader
 from flower_classifier.judging.strangers import Clusters, auroc, strangeness, stranger_scores
 from flower_classifier.networks.feature_bank import FeatureBank, balanced_sample, remember_nameless
 from flower_classifier.training.heads import FoldHeads
@@ -49,11 +49,11 @@ def leave_classes_out(train: Inputs, valid: Inputs, test: Inputs | None, schedul
     for inputs in (valid, test):
         if inputs:
             every = range(len(inputs.used))
-            judged.append((inputs, looking(nn.Identity(), inputs, every)(every)))
+            judged.append((inputs, feature_reader(nn.Identity(), inputs, every)(every)))
     cells = []
     for index, mask in enumerate(class_mask):
         photos = heads.photos[index].nonzero()[:, 0].tolist()
-        memory = remember_nameless(looking(nn.Identity(), train, photos), labels[photos].tolist())
+        memory = remember_nameless(feature_reader(nn.Identity(), train, photos), labels[photos].tolist())
         seen = []
         for inputs, features in judged:
             logits = heads.logits_by(torch.full((len(features),), index), inputs)

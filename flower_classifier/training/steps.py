@@ -27,11 +27,11 @@ from flower_classifier.features.inputs import (
     prepare_inputs,
 )
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation, evaluate_on, looking, result_lines
+from flower_classifier.judging.evaluation import Evaluation, evaluate_on, feature_reader, result_lines
 from flower_classifier.judging.strangers import stranger_scores
 from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Row
-from flower_classifier.networks.classifier import Classifier, new_classifier, renew_head
+from flower_classifier.networks.classifier import Classifier, new_classifier
 from flower_classifier.networks.devices import PRECISION, choose_device
 from flower_classifier.networks.feature_bank import FeatureBank, balanced_sample, capacity, remember
 from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
@@ -98,9 +98,8 @@ def find_data(config: TrainConfig) -> Data:
     if config.category_names is None and not config.resume:  # a resumed run has its names
         with contextlib.suppress(OSError, ValueError):  # it is only a hint
             if set(splits.classes) <= json.loads(FLOWER_NAMES.read_text(encoding="utf-8")).keys():
-                note(
-                    f"classes are numbers; if of the 102 flowers, --category_names {FLOWER_NAMES.name} gives their names"
-                )
+                option = f"--category_names {FLOWER_NAMES.name}"
+                note(f"classes are numbers; if of the 102 flowers, {option} gives their names")
     return Data(splits, load_category_names(config.category_names, splits.classes))
 
 
@@ -239,7 +238,7 @@ def tune(
     outcome = search(inputs.train, inputs.valid, state.classifier, state.recipe, fixed_by(config))
     note(outcome.choice_text)
     settings = outcome.chosen.settings
-    renew_head(state.classifier, settings.hidden_units, settings.dropout, config.seed)
+    state.classifier.renew_head(settings.hidden_units, settings.dropout, config.seed)
     tuned = replace(config, **outcome.chosen.options)
     state = start_state(tuned, data, built)
     weigh_classes(tuned, state, inputs.train)
@@ -306,7 +305,7 @@ def keep_feature_bank(state: TrainState, train: Inputs, valid: Inputs, on_valid:
     trust = state.best.trust
     if trust.stranger_scores is None:
         bank = trust.feature_bank or bank_of(state, train)
-        features = looking(state.learner, valid, range(len(valid.used)))(range(len(valid.used)))
+        features = feature_reader(state.learner, valid, range(len(valid.used)))(range(len(valid.used)))
         state.keep_feature_bank(bank, stranger_scores(bank, features, on_valid.at(trust.temperature)))
 
 
@@ -316,7 +315,7 @@ def bank_of(state: TrainState, train: Inputs) -> FeatureBank:
     axes, count = capacity(state.classifier.feature_width, photos)
     indices = balanced_sample(labels, count)
     sample = [labels[index] for index in indices], [photos[index] for index in indices]
-    return remember(looking(state.learner, train, indices), *sample, axes)
+    return remember(feature_reader(state.learner, train, indices), *sample, axes)
 
 
 def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_folder: RunFolder) -> None:
