@@ -21,6 +21,7 @@ from flower_classifier.features.batches import EVALUATION_BATCH, Batch, to_learn
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import threads_for, torch_threads
+from flower_classifier.networks.feature_bank import Extract
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 
 BINS = 15  # of confidence, equally wide: Guo et al. 2017, section 2
@@ -220,9 +221,7 @@ def result_lines(split: str, evaluation: Evaluation) -> str:
 # ------------------------------------------------------------------------------------------------ as predict.py answers
 
 
-def feature_reader(
-    learner: nn.Module, inputs: Inputs, indices: Sequence[int]
-) -> Callable[[Sequence[int]], torch.Tensor]:
+def feature_reader(learner: nn.Module, inputs: Inputs, indices: Sequence[int]) -> Extract:
     """Return a function from positions in `indices` to the features of those photos: float32 (B, D), on the CPU.
 
     As in a prediction: the mean over the views that answer, of the network as predict.py would run it. `indices`: of
