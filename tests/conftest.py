@@ -214,7 +214,6 @@ def site(archive, monkeypatch):
     thread.start()
     monkeypatch.setenv("FLOWERS_URL", server.url)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSES", (0.01, 0.02))
     yield server
     server.shutdown()
     thread.join()

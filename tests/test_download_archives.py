@@ -33,8 +33,7 @@ def test_damage_anywhere_is_harmless_or_one_clean_error(tmp_path):
     for where in range(len(good)):
         damaged.write_bytes(good[:where] + bytes([good[where] ^ 0xC1]) + good[where + 1 :])
         try:
-            with damaged.open("rb") as partial:
-                download.unpack(partial, tmp_path / "unpacking", tmp_path / "flowers")
+            download.unpack(damaged, tmp_path / "unpacking", tmp_path / "flowers")
         except download.BadArchiveError as error:
             assert len(str(error).splitlines()) == 1
         else:
