@@ -18,10 +18,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.url = body, f"http://127.0.0.1:{self.server_port}/flower_data.zip"
         self.kind, self.status, self.knows_ranges, self.says_length = "application/zip", 200, True, True
-        self.announced = None  # the archive's length, if it lies about it
         self.cuts = []  # before which byte of the archive the connections break off, one after the other
         self.stalls = False  # whether a connection to be broken off hangs before, until the server closes
-        self.misplaced = 0  # bytes by which a part begins too late
         self.asked, self.sent = [], 0  # the Range of every request, and bytes of the archive that went out
         self.hanging = threading.Event()  # set when a connection is stalled
         self.closing = threading.Event()
@@ -40,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         site, asked = self.server, self.headers["Range"]
         site.asked.append(asked)
-        total = site.announced or len(site.body)
+        total = len(site.body)
         start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and site.knows_ranges else 0
         end = site.cuts.pop(0) if site.cuts else len(site.body)
         if site.status != 200 or start >= total:
@@ -54,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         if site.says_length:
             self.send_header("Content-Length", str(total - start))
         if start:
-            self.send_header("Content-Range", f"bytes {start + site.misplaced}-{total - 1}/{total}")
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
         self.end_headers()
         part = site.body[start:end]
         self.wfile.write(part)
