@@ -47,8 +47,8 @@ CONFUSED = 0.2  # share of two classes' photos that are taken for the other clas
 class Examined:
     """All photos that could be opened when their features were computed, and what was measured on them."""
 
-    places: Sequence[PhotoRef]  # (N,)
-    looks: Sequence[ImageStats | ImageError]  # (N,)
+    refs: Sequence[PhotoRef]  # (N,)
+    measured: Sequence[ImageStats | ImageError]  # (N,)
     opinion: Opinion
     twins: Mapping[tuple[int, int], float]  # the indices of two photos that are one, and how alike they are
     classes: Sequence[str]  # (C,): folders
@@ -57,8 +57,8 @@ class Examined:
 
     def finding(self, index: int, kind: str, score: float, suggestion: str, twin: int | None = None) -> Finding:
         """Return a finding about a photo, perhaps with its twin."""
-        ref, twin_photo = self.places[index], "" if twin is None else self.places[twin].photo
-        other_class = "" if twin is None else self.classes[self.places[twin].label]
+        ref, twin_photo = self.refs[index], "" if twin is None else self.refs[twin].photo
+        other_class = "" if twin is None else self.classes[self.refs[twin].label]
         return Finding(ref.photo, kind, score, suggestion, twin_photo, self.classes[ref.label], other_class)
 
 
@@ -87,19 +87,19 @@ def examine(
     features computed.
     """
     refs = [PhotoRef(inputs.split, index) for inputs in splits for index in inputs.used]
-    looks: list[ImageStats | ImageError] = []
+    measured: list[ImageStats | ImageError] = []
     with progress(len(refs), "looking at photos", "photo") as bar:
         for outcome in ordered_parallel_map(try_to_measure, ((ref,) for ref in refs), torch.device("cpu")):
-            looks.append(outcome)
+            measured.append(outcome)
             bar.update()
     memory = memory_of_all(splits)
     blank = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
-    thumbnails = [blank if isinstance(stats, ImageError) else stats.thumbnail for stats in looks]
+    thumbnails = [blank if isinstance(stats, ImageError) else stats.thumbnail for stats in measured]
     twins = find_twins(refs, memory.own_rows, thumbnails)
     opinion = second_opinion(splits, len(classes), memory, groups_of(twins))
-    examined = Examined(refs, looks, opinion, twins, classes, names, crop_size)
+    examined = Examined(refs, measured, opinion, twins, classes, names, crop_size)
     errors = [(PhotoRef(inputs.split, index), error) for inputs in splits for index, error in inputs.bad.items()]
-    errors += [(ref, stats) for ref, stats in zip(refs, looks, strict=True) if isinstance(stats, ImageError)]
+    errors += [(ref, stats) for ref, stats in zip(refs, measured, strict=True) if isinstance(stats, ImageError)]
     findings = [
         Finding(ref.photo, "unreadable", 1, str(error).removeprefix(f"cannot open {ref.path}: "))
         for ref, error in errors
@@ -129,10 +129,10 @@ def about_twins(examined: Examined) -> Iterator[Finding]:
     opinion, order = examined.opinion, {"train": 0, "valid": 1, "test": 2}
     sureness = opinion.logits.log_softmax(dim=1).gather(1, opinion.labels[:, None])[:, 0].tolist()
     for group in groups_of(examined.twins):
-        *duplicates, best = sorted(group, key=lambda index: (order[examined.places[index].split.name], sureness[index]))
-        best_ref = examined.places[best]
+        *duplicates, best = sorted(group, key=lambda index: (order[examined.refs[index].split.name], sureness[index]))
+        best_ref = examined.refs[best]
         for index in duplicates:
-            ref = examined.places[index]
+            ref = examined.refs[index]
             score = max(value for pair, value in examined.twins.items() if index in pair)
             if ref.split is not best_ref.split:
                 yield examined.finding(index, "leak", score, f"keep the {best_ref.split.spoken} photo alone", best)
@@ -151,8 +151,8 @@ def leaks(examined: Examined) -> Iterator[str]:
         for index, twin in (pair, pair[::-1]):
             if is_training[twin] and not is_training[index]:
                 learned.add(index)
-    for name in dict.fromkeys(ref.split.spoken for ref in examined.places):
-        in_split = [index for index, ref in enumerate(examined.places) if ref.split.spoken == name]
+    for name in dict.fromkeys(ref.split.spoken for ref in examined.refs):
+        in_split = [index for index, ref in enumerate(examined.refs) if ref.split.spoken == name]
         unleaked = [index for index in in_split if index not in learned]
         if len(unleaked) < len(in_split) and unleaked:
             accuracy, without = right[in_split].mean().item(), right[unleaked].mean().item()
@@ -170,7 +170,7 @@ def about_labels(examined: Examined) -> Iterator[Finding]:
     is_judged = sizes[opinion.labels] >= FEWEST_OF_A_CLASS  # bool (N,)
     rivals, powers = opinion.rivals
     for index in ((powers >= math.log10(LEAST_TIMES)) & is_judged).nonzero()[:, 0].tolist():
-        rival, ref = int(rivals[index]), examined.places[index]
+        rival, ref = int(rivals[index]), examined.refs[index]
         advice, rival_folder = f"looks like {examined.names[rival]}", examined.classes[rival]
         label_folder = examined.classes[ref.label]
         yield Finding(ref.photo, "label", powers[index].item(), advice, f"{rival_folder}/", label_folder, rival_folder)
@@ -191,7 +191,7 @@ def beyond(values: np.ndarray, least_width: float) -> Iterator[tuple[int, float]
 
 def about_pixels(examined: Examined) -> Iterator[Finding]:
     """Yield findings about photos that show little, by their pixels."""
-    opened = [(index, stats) for index, stats in enumerate(examined.looks) if not isinstance(stats, ImageError)]
+    opened = [(index, stats) for index, stats in enumerate(examined.measured) if not isinstance(stats, ImageError)]
     for row, score in beyond(-np.array([stats.sharpness for _, stats in opened]), LEAST_OF_SHARPNESS):
         yield examined.finding(opened[row][0], "blurry", score, "is it sharp enough to tell?")
     for index, stats in opened:
@@ -201,7 +201,7 @@ def about_pixels(examined: Examined) -> Iterator[Finding]:
         elif stats.contrast < FLAT:  # a dark photo always is: report it once
             yield examined.finding(index, "washed_out", 1 - stats.contrast, "does it show anything?")
         if shorter * ENLARGED < examined.crop_size:
-            advice = f"{stats.size[0]} x {stats.size[1]} pixels, seen at {examined.crop_size}"
+            advice = f"{stats.size[0]} x {stats.size[1]} pixels; seen at {examined.crop_size}"
             yield examined.finding(index, "tiny", examined.crop_size / shorter, advice)
         if longer > NARROW * shorter:
             yield examined.finding(index, "narrow", longer / shorter, "cut it to what it shows")

@@ -27,25 +27,30 @@ from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.predicting.card import Card, card_text
 
 PACKAGE = Path(__file__).resolve().parent.parent
+SCRIPT = PACKAGE / "export" / "app" / "predict.py"
 HEAVY = ("torch", "torchvision", "matplotlib")  # a file that needs one of them to be imported is left out
+LEFT_BY_PYTHON = "__pycache__"
 
 
-def files_needed_by(script: Path) -> list[Path]:
-    """Return the package's files that a script imports, directly or through each other, also inside functions.
+def script_files() -> dict[str, bytes]:
+    """Return predict.py and the files of this package that it needs, by their names in an exported folder.
 
-    A file that loads torch is left out, so only functions that an exported folder never calls may import it: a test
-    runs the folder's script without torch.
+    It needs those that it imports, directly or through each other, also inside functions. A file that loads torch is
+    left out, so only functions that an exported folder never calls may import it: a test runs the folder's script
+    without torch.
     """
-    files: set[Path] = set()
-    waiting = [script]
+    needed: set[Path] = set()
+    waiting = [SCRIPT]
     while waiting:
         for path in imported_files(waiting.pop()):
-            if path not in files and not is_heavy(path):
-                files.add(path)
+            if path not in needed and not is_heavy(path):
+                needed.add(path)
                 waiting.append(path)
     # The package and its subpackages
-    folders = {folder for path in files for folder in path.parents if PACKAGE in (folder, folder.parent)}
-    return sorted(files | {folder / "__init__.py" for folder in folders})
+    folders = {folder for path in needed for folder in path.parents if PACKAGE in (folder, folder.parent)}
+    needed |= {folder / "__init__.py" for folder in folders}
+    modules = {path.relative_to(PACKAGE.parent).as_posix(): path.read_bytes() for path in sorted(needed)}
+    return {"predict.py": SCRIPT.read_bytes(), **modules}
 
 
 @functools.cache
@@ -53,7 +58,7 @@ def is_heavy(path: Path) -> bool:
     """Say whether importing a file of the package loads one of the heavy libraries."""
     if any(name.split(".")[0] in HEAVY for name in imported_names(path, at_once=True)):
         return True
-    return any(is_heavy(imported) for imported in imported_files(path, at_once=True))  # never in a circle
+    return any(is_heavy(imported) for imported in imported_files(path, at_once=True))  # imports make no circle
 
 
 def imported_files(script: Path, at_once: bool = False) -> list[Path]:
@@ -81,18 +86,6 @@ def imported_names(script: Path, at_once: bool) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-SCRIPT = PACKAGE / "export" / "app" / "predict.py"
-LEFT_BY_PYTHON = "__pycache__"
-
-
-def script_files() -> dict[str, bytes]:
-    """Return predict.py and the files of this package that it needs, by their names in an exported folder."""
-    files = {"predict.py": SCRIPT.read_bytes()}
-    for path in files_needed_by(SCRIPT):
-        files[path.relative_to(PACKAGE.parent).as_posix()] = path.read_bytes()
-    return files
 
 
 def check_place(folder: Path) -> None:

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,9 +24,6 @@ from flower_classifier.photos.splits import Split, load_labelled
 from flower_classifier.photos.views import open_views
 from flower_classifier.predicting.card import FEATURES, LOGITS, PIXELS, Card
 from flower_classifier.predicting.exported_predictor import session_of
-
-if TYPE_CHECKING:
-    from onnx import GraphProto
 
 MOST_CALIBRATING = 256  # photos: more hardly move a range
 FEWEST = 20  # photos, of both halves
@@ -96,27 +92,21 @@ def quantised(model: bytes, calibrating: Iterator[np.ndarray]) -> bytes:
         before, prepared, after = (Path(folder) / f"{name}.onnx" for name in ("before", "prepared", "after"))
         before.write_bytes(model)
         quant_pre_process(before, prepared, skip_symbolic_shape=True)
-        graph = onnx.load(prepared).graph
+        reached, behind = {FEATURES}, []  # nodes that depend on the features: the head and the distances
+        for node in onnx.load(prepared).graph.node:  # in an order in which each comes after those it needs
+            if reached & set(node.input):
+                reached |= set(node.output)
+                behind.append(node.name)
         quantization.quantize_static(
             prepared,
             after,
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTISED),
-            nodes_to_exclude=behind_features(graph),
+            nodes_to_exclude=behind,
             per_channel=True,
             reduce_range=True,  # to 7 bits: sums of 8-bit products overflow on processors without instructions for them
             weight_type=quantization.QuantType.QInt8,
             activation_type=quantization.QuantType.QUInt8,
         )
         return after.read_bytes()
-
-
-def behind_features(graph: GraphProto) -> list[str]:
-    """Return the names of the nodes that depend on the features: the head and the distances."""
-    reached, names = {FEATURES}, []
-    for node in graph.node:  # in an order in which each comes after those it needs
-        if reached & set(node.input):
-            reached |= set(node.output)
-            names.append(node.name)
-    return names

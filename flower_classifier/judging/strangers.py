@@ -49,13 +49,12 @@ class Clusters:
 
     def relative(self, points: torch.Tensor) -> torch.Tensor:
         """Return the same of points (N, K), float64, in the memory's space."""
-        return torch.cat([self.of_block(block) for block in points.split(BLOCK)])
-
-    def of_block(self, points: torch.Tensor) -> torch.Tensor:
-        """Return the same of a few points (B, K)."""
-        to_nearest = torch.cdist(points @ self.to_class, self.means).amin(dim=1) ** 2
-        to_all = ((points - self.centre) @ self.to_all).square().sum(dim=1)
-        return to_nearest - to_all
+        distances = []
+        for block in points.split(BLOCK):  # (B, K)
+            to_nearest = torch.cdist(block @ self.to_class, self.means).amin(dim=1) ** 2
+            to_all = ((block - self.centre) @ self.to_all).square().sum(dim=1)
+            distances.append(to_nearest - to_all)
+        return torch.cat(distances)
 
 
 def whitening(deviations: torch.Tensor) -> torch.Tensor:
