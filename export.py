@@ -29,7 +29,7 @@ from flower_classifier.base.console import note
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.text import megabytes, printable
 from flower_classifier.config.allowed import MODEL_FILE
-from flower_classifier.export.bundle import card_of, check_place, files_of, write_folder
+from flower_classifier.export.bundle import check_place, files_of, spec_of, write_folder
 from flower_classifier.export.onnx_model import WholeNetwork, compare, onnx_of
 from flower_classifier.export.quantized import in_8_bits
 from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
@@ -45,11 +45,11 @@ def run(config: ExportConfig) -> None:
     names = load_category_names(config.category_names, checkpoint.classes, checkpoint.category_names)
     checkpoint = replace(checkpoint, category_names=names)
     model = checked_model(checkpoint)
-    card = card_of(checkpoint, model, config.checkpoint)
+    spec = spec_of(checkpoint, model, config.checkpoint)
     if config.int8:
-        model, card = in_8_bits(model, card, config.int8)
-    write_folder(folder, files_of(title, model, card))
-    print(f"{config.folder}: {megabytes(len(model))} of {MODEL_FILE}, for {len(card.classes)} classes", flush=True)
+        model, spec = in_8_bits(model, spec, config.int8)
+    write_folder(folder, files_of(title, model, spec))
+    print(f"{config.folder}: {megabytes(len(model))} of {MODEL_FILE}, for {len(spec.classes)} classes", flush=True)
     note(f"its page: python -m http.server --directory {shlex.quote(str(config.folder))}, then http://localhost:8000")
 
 

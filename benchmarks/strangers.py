@@ -30,7 +30,7 @@ from tuning import BACKBONES, SEEDS, parser_of, weights_of
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.judging import strangers
-from flower_classifier.judging.conformal import Familiarity
+from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.judging.strangers import Clusters, auroc, strangeness
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.photos.demo import draw_dataset
@@ -116,10 +116,10 @@ class Looked:
         self.features = torch.from_numpy(np.stack([answer.features for answer in answers]))
         self.probabilities = torch.from_numpy(np.stack([predictor.probabilities(answer) for answer in answers]))
 
-    def scores(self, clusters: Clusters, familiarity: Familiarity) -> dict[str, torch.Tensor]:
+    def scores(self, clusters: Clusters, stranger_test: StrangerTest) -> dict[str, torch.Tensor]:
         """Return the scores of the parts and of both, higher for strangers."""
         scores = strangeness(clusters, self.features, self.probabilities)
-        p_known = torch.tensor([familiarity.p_value(score) for score in scores], dtype=torch.float64)
+        p_known = torch.tensor([stranger_test.p_value(score) for score in scores], dtype=torch.float64)
         return {"both": -p_known, "probability": scores[:, 0], "distance": scores[:, 1]}
 
 
@@ -140,11 +140,11 @@ def judged(options: argparse.Namespace, predictor: Predictor, known: set[str], f
         strangers.SHRINKAGE = share
         clusters = Clusters(predictor.feature_bank)
         reference = strangeness(clusters, valid.features, valid.probabilities)
-        familiarity = Familiarity(reference)
-        of_known = familiar.scores(clusters, familiarity)
+        stranger_test = StrangerTest(reference)
+        of_known = familiar.scores(clusters, stranger_test)
         row: dict = {"share": share, "false alarms": (of_known["both"] >= -0.05).double().mean().item()}
         for kind, looked in strange.items():
-            for score, values in looked.scores(clusters, familiarity).items():
+            for score, values in looked.scores(clusters, stranger_test).items():
                 row[kind, score] = auroc(of_known[score], values)
         found.append(row)
     return found

@@ -41,7 +41,7 @@ def load(path: str | Path, gpu: bool = False, category_names: str | Path | None 
         from flower_classifier.predicting.exported_predictor import ExportedPredictor, load_exported
 
         exported = load_exported(path)
-        stored = load_category_names(names, exported.card.classes, exported.card.category_names)
+        stored = load_category_names(names, exported.spec.classes, exported.spec.category_names)
         return ExportedPredictor(exported, stored)
     if path.is_dir():
         raise InputError(f"{path} is a folder that export.py did not write")

@@ -235,13 +235,13 @@ def test_in_8_bits_it_is_smaller_and_says_what_that_costs(run, trained, exported
     assert "of 24 photos that set no range" in outcome.err
     assert sizes_of_kernels(tmp_path / "app") == {1}
     assert sizes_of_kernels(exported) == {4}
-    card = json.loads((tmp_path / "app" / "classifier.json").read_text())
+    spec = json.loads((tmp_path / "app" / "classifier.json").read_text())
     judged = sorted((flowers / "train").glob("*/*.jpg"))[1::2]
     right = [
         result[0]["class"] == photo.parent.name
         for result, photo in zip(fc.load(tmp_path / "app")(judged), judged, strict=True)
     ]
-    assert card["provenance"]["accuracy"] == np.mean(right)
+    assert spec["provenance"]["accuracy"] == np.mean(right)
     few = tmp_path / "few"
     shutil.copytree(flowers / "test" / "54", few / "54")
     outcome = run(export, checkpoint, tmp_path / "app", "--int8", few)

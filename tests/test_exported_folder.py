@@ -57,13 +57,13 @@ def test_every_flipped_byte_of_the_card_is_found(exported, tmp_path):
     """Wherever it is; a space between two words of the file may be flipped to another that changes nothing."""
     folder = copy_of(exported, tmp_path)
     path = folder / "classifier.json"
-    good, whole = path.read_bytes(), fc.load(folder).card
+    good, whole = path.read_bytes(), fc.load(folder).spec
     for place in range(0, len(good), 97):
         data = bytearray(good)
         data[place] ^= 1
         path.write_bytes(data)
         try:
-            assert fc.load(folder).card == whole
+            assert fc.load(folder).spec == whole
         except fc.InputError as error:
             assert "classifier.json is damaged" in str(error)
 
@@ -78,17 +78,17 @@ def test_another_exports_card_is_told_in_a_line(run, exported, exported_features
 
 def test_a_forged_card_is_told_in_a_line(exported, exported_features, tmp_path):
     """One that fits the network's digest and its own, but not what the network takes."""
-    from flower_classifier.predicting.card import Card, card_text, read_card
+    from flower_classifier.predicting.export_spec import ExportSpec, read_spec, spec_text
 
     folder = copy_of(exported, tmp_path)
-    own, other = read_card(folder), read_card(exported_features)
+    own, other = read_spec(folder), read_spec(exported_features)
     forged = {**other.to_plain(), "model": own.to_plain()["model"]}
-    (folder / "classifier.json").write_bytes(card_text(Card.from_plain(forged)))
+    (folder / "classifier.json").write_bytes(spec_text(ExportSpec.from_plain(forged)))
     with pytest.raises(fc.InputError, match="is not a network for the 6 classes"):
         fc.load(folder)
 
 
-def test_a_card_of_a_later_format_asks_for_an_update(exported, tmp_path):
+def test_a_spec_of_a_later_format_asks_for_an_update(exported, tmp_path):
     path = copy_of(exported, tmp_path) / "classifier.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
     with pytest.raises(fc.InputError, match="has format 99, this program reads up to 1: update it"):
@@ -218,12 +218,12 @@ FORGERIES = {
 
 @pytest.mark.parametrize("key", FORGERIES)
 def test_impossible_numbers_are_told_in_a_line(exported, tmp_path, key):
-    from flower_classifier.predicting.card import digest_of
+    from flower_classifier.predicting.export_spec import digest_of
 
     folder = copy_of(exported, tmp_path)
-    card = {**json.loads((folder / "classifier.json").read_text()), key: FORGERIES[key]}
-    del card["digest"]
-    (folder / "classifier.json").write_text(json.dumps({**card, "digest": digest_of(card)}))
+    spec = {**json.loads((folder / "classifier.json").read_text()), key: FORGERIES[key]}
+    del spec["digest"]
+    (folder / "classifier.json").write_text(json.dumps({**spec, "digest": digest_of(spec)}))
     with pytest.raises(fc.InputError, match=r"classifier\.json is damaged, or was changed"):
         fc.load(folder)
 

@@ -79,15 +79,15 @@ def test_it_shows_what_it_answers(page, exported, some):
 @pytest.mark.slow
 def test_a_stranger_is_none_of_the_classes(exported, some, tmp_path):
     """By the checkpoint's own rule: at a rate at which this photo is one."""
-    from flower_classifier.predicting.card import digest_of
+    from flower_classifier.predicting.export_spec import digest_of
 
     folder = shutil.copytree(exported, tmp_path / "app")
     results = fc.load(exported)(some)
     strangest = min(range(len(some)), key=lambda place: results[place].p_known)
-    card = json.loads((folder / "classifier.json").read_text())
-    card["stranger_rate"] = 100 * results[strangest].p_known
-    del card["digest"]
-    text = json.dumps({**card, "digest": digest_of(card)}).encode()
+    spec = json.loads((folder / "classifier.json").read_text())
+    spec["stranger_rate"] = 100 * results[strangest].p_known
+    del spec["digest"]
+    text = json.dumps({**spec, "digest": digest_of(spec)}).encode()
     repacked(folder, "classifier.json", text)
     with hosted(folder) as address, browser() as driver:
         open_page(driver, address)

@@ -17,7 +17,7 @@ import train
 from data_utils import load_data
 from flower_classifier.base.console import progress
 from flower_classifier.features.inputs import Inputs, Schedule
-from flower_classifier.judging.conformal import Familiarity
+from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.judging.strangers import SHRINKAGE, Clusters, auroc, strangeness, stranger_scores
 from flower_classifier.networks.checkpoint import load_checkpoint
@@ -132,9 +132,9 @@ def brute_p_value(scores, score):
 def test_the_p_value_is_that_of_fishers_statistic_among_all(number):
     draw = np.random.default_rng(number)
     scores = draw.integers(0, 12, (number, 2)).astype(float)  # many ties
-    familiarity = Familiarity(scores)
+    stranger_test = StrangerTest(scores)
     for score in draw.integers(-1, 13, (40, 2)).astype(float):
-        assert familiarity.p_value(score) == pytest.approx(brute_p_value(scores, score))
+        assert stranger_test.p_value(score) == pytest.approx(brute_p_value(scores, score))
 
 
 def test_photos_like_the_validation_photos_are_called_strangers_as_often_as_promised():
@@ -142,8 +142,8 @@ def test_photos_like_the_validation_photos_are_called_strangers_as_often_as_prom
     draw, shares = np.random.default_rng(0), []
     for _ in range(300):
         scores = draw.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 60)
-        familiarity = Familiarity(scores[:40])
-        shares.append(np.mean([familiarity.p_value(score) <= 0.1 for score in scores[40:]]))
+        stranger_test = StrangerTest(scores[:40])
+        shares.append(np.mean([stranger_test.p_value(score) <= 0.1 for score in scores[40:]]))
     assert np.mean(shares) == pytest.approx(4 / 41, abs=0.01)  # of 41 places, 4 have a p-value of at most 0.1
 
 
@@ -152,10 +152,10 @@ def test_either_kind_of_evidence_is_enough():
     memory, valid = memory_of(features, labels), cloud(100, seed=1)
     spread = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
     logits = 8 * F.one_hot(torch.tensor(valid[1]), 5) + spread
-    familiarity = Familiarity(stranger_scores(memory, valid[0], Evaluation(logits, torch.tensor(valid[1]))))
+    stranger_test = StrangerTest(stranger_scores(memory, valid[0], Evaluation(logits, torch.tensor(valid[1]))))
 
     def p_known(feature, probabilities):
-        return familiarity.p_value(strangeness(Clusters(memory), feature[None], probabilities[None])[0])
+        return stranger_test.p_value(strangeness(Clusters(memory), feature[None], probabilities[None])[0])
 
     near, far = features[0], torch.linspace(-3, 3, 20)
     sure, undecided = torch.tensor([0.996, 0.001, 0.001, 0.001, 0.001]), torch.full((5,), 0.2)

@@ -30,9 +30,9 @@ DEFAULT_RATE = 5.0  # percent of the photos of known classes that may be taken f
 
 
 MODEL_FILE = "model.onnx"  # the network, from pixels to logits
-CARD_FILE = "classifier.json"  # everything else that a prediction needs
+SPEC_FILE = "classifier.json"  # everything else that a prediction needs
 
 
 def is_exported(path: Path) -> bool:
     """Say whether a path is an exported folder; one of its two main files may be missing."""
-    return any(os.path.isfile(path / name) for name in (MODEL_FILE, CARD_FILE))  # noqa: PTH113 -- Path.is_file() may raise
+    return any(os.path.isfile(path / name) for name in (MODEL_FILE, SPEC_FILE))  # noqa: PTH113 -- Path.is_file() may raise

@@ -21,10 +21,10 @@ from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.files import check_writable, sha256_of, sync_folder
 from flower_classifier.base.signals import signals_held
 from flower_classifier.base.text import counted, first_few, megabytes, printable, reason_of
-from flower_classifier.config.allowed import CARD_FILE, MODEL_FILE
+from flower_classifier.config.allowed import MODEL_FILE, SPEC_FILE
 from flower_classifier.export.onnx_model import OPSET, pattern_of
 from flower_classifier.networks.checkpoint import Checkpoint
-from flower_classifier.predicting.card import Card, card_text
+from flower_classifier.predicting.export_spec import ExportSpec, spec_text
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SCRIPT = PACKAGE / "export" / "app" / "predict.py"
@@ -106,7 +106,7 @@ def check_place(folder: Path) -> None:
 def is_from_export(folder: Path) -> bool:
     """Say whether export.py wrote a folder: by its classifier.json, since many a folder has a model.onnx."""
     try:
-        return {"format_version", "model", "digest"} <= set(json.loads((folder / CARD_FILE).read_bytes()))
+        return {"format_version", "model", "digest"} <= set(json.loads((folder / SPEC_FILE).read_bytes()))
     except (OSError, ValueError, TypeError):
         return False
 
@@ -116,7 +116,7 @@ def foreign_files(folder: Path) -> list[str]:
 
     An earlier version may have exported other modules of the package than this one does.
     """
-    ours = {*static_files(), *script_files(), *FILLED, MANIFEST, MODEL_FILE, CARD_FILE, README}
+    ours = {*static_files(), *script_files(), *FILLED, MANIFEST, MODEL_FILE, SPEC_FILE, README}
     names = []
     for path in folder.rglob("*"):
         name, is_link = path.relative_to(folder), path.is_symlink()
@@ -175,7 +175,7 @@ def put_in_place(new: Path, folder: Path) -> None:
 README = "README.md"
 
 
-def card_of(checkpoint: Checkpoint, model: bytes, path: Path) -> Card:
+def spec_of(checkpoint: Checkpoint, model: bytes, path: Path) -> ExportSpec:
     """Return what goes into classifier.json beside a network: `path` is where the checkpoint was."""
     training, trust = checkpoint.training, checkpoint.trust
     provenance = {
@@ -189,7 +189,7 @@ def card_of(checkpoint: Checkpoint, model: bytes, path: Path) -> Card:
         "opset": OPSET,
         "made_with": {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
     }
-    return Card(
+    return ExportSpec(
         model_sha256=sha256_of(model),
         classes=checkpoint.classes,
         preprocessing=checkpoint.preprocessing,
@@ -202,11 +202,11 @@ def card_of(checkpoint: Checkpoint, model: bytes, path: Path) -> Card:
     )
 
 
-def files_of(title: str, model: bytes, card: Card) -> dict[str, bytes]:
+def files_of(title: str, model: bytes, spec: ExportSpec) -> dict[str, bytes]:
     """Return all files of an exported folder, by their names in it."""
-    files = {**script_files(), **static_files(), MODEL_FILE: model, CARD_FILE: card_text(card)}
-    files[README] = readme(title, card, len(model))
-    files[INDEX] = filled(INDEX, title=html.escape(title), card_sha256=sha256_of(files[CARD_FILE]))
+    files = {**script_files(), **static_files(), MODEL_FILE: model, SPEC_FILE: spec_text(spec)}
+    files[README] = readme(title, spec, len(model))
+    files[INDEX] = filled(INDEX, title=html.escape(title), spec_sha256=sha256_of(files[SPEC_FILE]))
     files[MANIFEST] = manifest(title)
     page = {name: data for name, data in files.items() if not name.endswith(NOT_OF_THE_PAGE)}
     # The page caches at once the files that every visit needs; the network and its runtime, when first fetched
@@ -217,14 +217,14 @@ def files_of(title: str, model: bytes, card: Card) -> dict[str, bytes]:
     return {**files, SERVICE_WORKER: worker}
 
 
-def readme(title: str, card: Card, size: int) -> bytes:
+def readme(title: str, spec: ExportSpec, size: int) -> bytes:
     """Return the folder's README.md."""
-    made: Mapping[str, object] = card.provenance
+    made: Mapping[str, object] = spec.provenance
     unknown = "not stated: look where they come from before you pass this folder on"
     licence = printable(str(made["licence_of_weights"])) or unknown
     return f"""# {title}
 
-A classifier for {counted(len(card.classes), "class", "classes")}. It runs without torch, and nothing leaves the device.
+A classifier for {counted(len(spec.classes), "class", "classes")}. It runs without torch, and nothing leaves the device.
 
 In a browser, with the camera or a photo: serve this folder from any file host that has https, or try it here:
 
@@ -243,7 +243,7 @@ In a program, with this folder in Python's path:
 | file | what it is |
 |---|---|
 | {MODEL_FILE} | the network, {megabytes(size)}: uint8 pixels (B, S, S, 3) in; logits, features, distances out |
-| {CARD_FILE} | the classes and their names, how photos become pixels, and what the outputs are worth |
+| {SPEC_FILE} | the classes and their names, how photos become pixels, and what the outputs are worth |
 | predict.py, flower_classifier/ | answers in a terminal or a program |
 | index.html and the other files | the page; vendor/ holds onnxruntime-web, with its licence |
 

@@ -22,7 +22,7 @@ from flower_classifier.export.onnx_model import pattern_of, quiet
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split, load_labelled
 from flower_classifier.photos.views import open_views
-from flower_classifier.predicting.card import FEATURES, LOGITS, PIXELS, Card
+from flower_classifier.predicting.export_spec import FEATURES, LOGITS, PIXELS, ExportSpec
 from flower_classifier.predicting.exported_predictor import session_of
 
 MOST_CALIBRATING = 256  # photos: more hardly move a range
@@ -31,36 +31,36 @@ OTHER_PROCESSORS = 0.2  # how far off, as a share of the largest logit: without 
 QUANTISED = ("Conv", "MatMul", "Gemm", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip")
 
 
-def in_8_bits(model: bytes, card: Card, folder: Path) -> tuple[bytes, Card]:
-    """Return the network in 8 bits and its card, and say how accurate both are on half of the photos in a folder.
+def in_8_bits(model: bytes, spec: ExportSpec, folder: Path) -> tuple[bytes, ExportSpec]:
+    """Return the network in 8 bits and its spec, and say how accurate both are on half of the photos in a folder.
 
     The folder has one folder of photos per class. Some of the other half set the ranges. Raises InputError for too few.
     """
-    split = load_labelled(folder, card.classes)
+    split = load_labelled(folder, spec.classes)
     if len(split) < FEWEST:
         raise InputError(f"needs at least {FEWEST} photos, half of them to judge by", "int8")
     odd, even = range(1, len(split), 2), range(0, len(split), 2)
     calibrating = even[:: -(-len(even) // MOST_CALIBRATING)]  # of all classes, which come one after the other
-    smaller = quantised(model, (pixels for pixels, _ in views_of(split, calibrating, card)))
-    before, after, photos = compared(model, smaller, views_of(split, odd, card))
+    smaller = quantised(model, (pixels for pixels, _ in views_of(split, calibrating, spec)))
+    before, after, photos = compared(model, smaller, views_of(split, odd, spec))
     note(f"in 8 bits {megabytes(len(smaller))} instead of {megabytes(len(model))}")
     named, points = f"{after:.1%} are named rightly, instead of {before:.1%}", 100 * (after - before)
     note(f"of {counted(photos, 'photo')} that set no range, {named}: {points:+.1f} points")
     return smaller, replace(
-        card,
+        spec,
         model_sha256=sha256_of(smaller),
-        pattern=pattern_of(smaller, card.preprocessing.crop_size, closeness=OTHER_PROCESSORS),
-        provenance={**card.provenance, "numbers": "int8", "accuracy": after, "accuracy_in_float32": before},
+        pattern=pattern_of(smaller, spec.preprocessing.crop_size, closeness=OTHER_PROCESSORS),
+        provenance={**spec.provenance, "numbers": "int8", "accuracy": after, "accuracy_in_float32": before},
     )
 
 
-def views_of(split: Split, indices: Sequence[int], card: Card) -> Iterator[tuple[np.ndarray, int]]:
+def views_of(split: Split, indices: Sequence[int], spec: ExportSpec) -> Iterator[tuple[np.ndarray, int]]:
     """Yield the plain view, uint8 (S, S, 3), and the class of some photos; those that cannot be opened are named."""
     with progress(len(indices), "photos", "photo") as bar:
         for index in indices:
             bar.update()
             try:
-                yield open_views(split.path(index), card.preprocessing)[0], split.labels[index]
+                yield open_views(split.path(index), spec.preprocessing)[0], split.labels[index]
             except ImageError as error:
                 note(f"left out: {error}")
 

@@ -8,8 +8,8 @@ docs/calibration.md.
 
 How strange a photo is among the validation photos is a p-value.
 
-    familiarity = Familiarity(checkpoint.trust.stranger_scores)
-    familiarity.p_value(score)         small for a stranger
+    stranger_test = StrangerTest(checkpoint.trust.stranger_scores)
+    stranger_test.p_value(score)         small for a stranger
 
 A photo has two scores, one for each kind of evidence in strangers.py. The product of its two ranks among the validation
 photos says how strange it is: Fisher's way to combine p-values (1932). The share of validation photos that are at least
@@ -52,8 +52,8 @@ def likeliest_first(probabilities: np.ndarray) -> list[int]:
 # ------------------------------------------------------------------------------------------------------------- p-values
 
 
-class Familiarity:
-    """What photos of the known classes look like: the scores of the validation photos, (N, 2)."""
+class StrangerTest:
+    """The conformal test whether a photo shows any known class: `scores` (N, 2) are those of the validation photos."""
 
     def __init__(self, scores: ArrayLike) -> None:
         self.scores = np.asarray(scores, dtype=np.float64)  # (N, 2)

@@ -1,7 +1,7 @@
 """Does a photo show any class that training knew? Two kinds of evidence say how unlike the classes it is.
 
     clusters = Clusters(checkpoint.trust.feature_bank)
-    strangeness(clusters, features, probabilities)        (N, 2), for Familiarity.p_value
+    strangeness(clusters, features, probabilities)        (N, 2), for StrangerTest.p_value
 
 A stranger betrays itself in one of two ways. One that is much like the classes, such as another flower, makes the
 probabilities undecided. One that is like none of them, such as an ant or a screenshot, may well get a high probability,

@@ -142,13 +142,13 @@ class SearchProgress:
     """Says now and then how far a long search in a folder has come."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.found, self.told = folder, 0, time.monotonic()
+        self.folder, self.found, self.noted_at = folder, 0, time.monotonic()
 
     def count(self, photos: int) -> None:
         """Count photos that have been found."""
         self.found += photos
-        if time.monotonic() - self.told > TELL_EVERY:
-            self.told = time.monotonic()
+        if time.monotonic() - self.noted_at > TELL_EVERY:
+            self.noted_at = time.monotonic()
             note(f"still looking for photos in {self.folder}: {self.found:,} so far")
 
 

@@ -147,12 +147,12 @@ class AnswerRules:
         """
         rate = DEFAULT_RATE if self.config.stranger_rate is None else self.config.stranger_rate
         promisable = self.predictor.promisable_rate(rate)
-        if self.predictor.familiarity is None and rate:
+        if self.predictor.stranger_test is None and rate:
             if self.config.stranger_rate:
                 raise InputError(f"needs what the checkpoint lacks: {LACKING}; --resume mends that", "stranger_rate")
             note(f"the checkpoint cannot tell photos of other things ({LACKING})")
-        if self.predictor.familiarity and promisable == 0 and self.config.stranger_rate:
-            few = counted(self.predictor.familiarity.photos, "validation photo")
+        if self.predictor.stranger_test and promisable == 0 and self.config.stranger_rate:
+            few = counted(self.predictor.stranger_test.photos, "validation photo")
             warn(f"--stranger_rate {rate:g}: {few} cannot promise that, so no photo is called a stranger")
         return promisable
 

@@ -17,7 +17,7 @@ from PIL import Image
 from flower_classifier.base.console import Bar
 from flower_classifier.base.errors import InputError
 from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_SETS, DEFAULT_TOP_K
-from flower_classifier.judging.conformal import Familiarity, least_probability, likeliest_first, members
+from flower_classifier.judging.conformal import StrangerTest, least_probability, likeliest_first, members
 from flower_classifier.photos.images import ImageError, PhotoSource
 from flower_classifier.predicting.prediction import Answer, Neighbour, Prediction, Result, Verdict
 
@@ -33,7 +33,7 @@ class BasePredictor(ABC):
     names: list[str]  # what people call them, in the same order
     temperature: float  # logits are divided by it before the softmax
     set_scores: list[float]  # validation scores for prediction sets; empty for old checkpoints
-    familiarity: Familiarity | None  # tells strangers from photos of the classes; None: they cannot be told
+    stranger_test: StrangerTest | None  # tells strangers from photos of the classes; None: they cannot be told
     remembers_photos: bool = False  # whether it can name training photos
 
     @abstractmethod
@@ -117,9 +117,9 @@ class BasePredictor(ABC):
 
         None for a rate of 0, or where strangers cannot be told.
         """
-        if not rate or self.familiarity is None:
+        if not rate or self.stranger_test is None:
             return None
-        return rate if self.familiarity.can_promise(rate) else 0.0
+        return rate if self.stranger_test.can_promise(rate) else 0.0
 
     def least_in_sets(self, level: float) -> float | None:
         """Return the least probability of the classes in a photo's set, for sets that hold the true class so often.
@@ -143,9 +143,9 @@ class BasePredictor(ABC):
 
         Raises ValueError where the checkpoint cannot tell strangers.
         """
-        if self.familiarity is None or answer.distance is None:
+        if self.stranger_test is None or answer.distance is None:
             raise ValueError("the checkpoint cannot tell strangers")
-        return self.familiarity.p_value((-self.probabilities(answer).max(), answer.distance))
+        return self.stranger_test.p_value((-self.probabilities(answer).max(), answer.distance))
 
     def probabilities(self, answer: Answer) -> np.ndarray:
         """Return the probability of each class, float64 (C,): as precise as those that sets are made by."""

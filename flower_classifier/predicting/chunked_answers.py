@@ -25,7 +25,7 @@ from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.files import replaced_whole, sha256_of_file, write_whole
 from flower_classifier.base.text import counted, reason_of
 from flower_classifier.base.torchrun import rank, world_size
-from flower_classifier.config.allowed import CARD_FILE
+from flower_classifier.config.allowed import SPEC_FILE
 from flower_classifier.config.predict_options import PredictConfig
 from flower_classifier.photos.images import ImageError
 from flower_classifier.predicting.answering import AnswerRules
@@ -152,7 +152,7 @@ def answer_own_parts(chunks: AnswerChunks, question: AnswerRules, predictor: Bas
 
 def manifest_of(config: PredictConfig, photos: Sequence[Path]) -> dict[str, object]:
     """Return what the answers depend on: the photos' paths, the checkpoint, the options."""
-    checkpoint = config.checkpoint / CARD_FILE if config.asks_exported else config.checkpoint
+    checkpoint = config.checkpoint / SPEC_FILE if config.asks_exported else config.checkpoint
     digests: dict[str, str | None] = {}
     for name, path in (("checkpoint", checkpoint), ("category_names", config.category_names)):
         try:

@@ -19,20 +19,20 @@ from flower_classifier.base.console import Bar
 from flower_classifier.base.errors import NEEDED_BY_EXPORTED, InputError, check_installed
 from flower_classifier.base.files import sha256_of
 from flower_classifier.base.text import reason_of
-from flower_classifier.config.allowed import CARD_FILE, MODEL_FILE
-from flower_classifier.judging.conformal import Familiarity
+from flower_classifier.config.allowed import MODEL_FILE, SPEC_FILE
+from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.photos.images import ImageError, PhotoSource
 from flower_classifier.photos.views import open_views
 from flower_classifier.predicting.base_predictor import BasePredictor, settled
-from flower_classifier.predicting.card import (
+from flower_classifier.predicting.export_spec import (
     DISTANCE,
     EXPORT_AGAIN,
     FEATURES,
     LOGITS,
     PIXELS,
-    Card,
+    ExportSpec,
     outputs_of,
-    read_card,
+    read_spec,
 )
 from flower_classifier.predicting.prediction import Answer
 
@@ -47,13 +47,13 @@ ONLY_ERRORS = 3  # of onnxruntime's levels of messages
 class Exported:
     """What an exported folder holds, checked."""
 
-    card: Card
+    spec: ExportSpec
     session: onnxruntime.InferenceSession
 
 
 def load_exported(folder: Path) -> Exported:
     """Read an exported folder. Raises InputError for a damaged or incomplete one, RunError without onnxruntime."""
-    card = read_card(folder)
+    spec = read_spec(folder)
     path = folder / MODEL_FILE
     try:
         model = path.read_bytes()
@@ -61,11 +61,11 @@ def load_exported(folder: Path) -> Exported:
         raise InputError(f"{path} is missing: {EXPORT_AGAIN}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if sha256_of(model) != card.model_sha256:
-        raise InputError(f"{path} is damaged, or not the one that {CARD_FILE} beside it belongs to: {EXPORT_AGAIN}")
+    if sha256_of(model) != spec.model_sha256:
+        raise InputError(f"{path} is damaged, or not the one that {SPEC_FILE} beside it belongs to: {EXPORT_AGAIN}")
     session = session_of(model, path)
-    check_fits(session, card, path)
-    return Exported(card, session)
+    check_fits(session, spec, path)
+    return Exported(spec, session)
 
 
 def session_of(model: bytes, path: Path | str) -> onnxruntime.InferenceSession:
@@ -82,28 +82,28 @@ def session_of(model: bytes, path: Path | str) -> onnxruntime.InferenceSession:
         raise InputError(f"onnxruntime cannot run {path} ({reason_of(error)}): {advice}") from None
 
 
-def check_fits(session: onnxruntime.InferenceSession, card: Card, path: Path) -> None:
-    """Raise InputError where a network's inputs or outputs are not those that the card tells of."""
+def check_fits(session: onnxruntime.InferenceSession, spec: ExportSpec, path: Path) -> None:
+    """Raise InputError where a network's inputs or outputs are not those that the spec tells of."""
     shapes = {output.name: output.shape for output in session.get_outputs()}
-    side, expected = card.preprocessing.crop_size, outputs_of(card.tells_strangers)
+    side, expected = spec.preprocessing.crop_size, outputs_of(spec.tells_strangers)
     inputs = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in session.get_inputs()]
     takes_pixels = inputs == [(PIXELS, "tensor(uint8)", [side, side, 3])]
     gives_numbers = all(output.type == "tensor(float)" for output in session.get_outputs())
-    gives_all = set(expected) <= set(shapes) and shapes[LOGITS][1:] == [len(card.classes)]
+    gives_all = set(expected) <= set(shapes) and shapes[LOGITS][1:] == [len(spec.classes)]
     if not (takes_pixels and gives_numbers and gives_all):
-        raise InputError(f"{path} is not a network for the {len(card.classes)} classes in {CARD_FILE}: {EXPORT_AGAIN}")
+        raise InputError(f"{path} is not a network for the {len(spec.classes)} classes in {SPEC_FILE}: {EXPORT_AGAIN}")
 
 
 class ExportedPredictor(BasePredictor):
     """An exported classifier, and the names of its classes."""
 
     def __init__(self, exported: Exported, category_names: Mapping[str, str] | None = None) -> None:
-        self.card, self.session = exported.card, exported.session
-        named = replace(self.card, category_names=dict(category_names)) if category_names else self.card
-        self.classes, self.names = self.card.classes, named.names
-        self.temperature, self.set_scores = self.card.temperature, self.card.set_scores
-        scores = self.card.stranger_scores
-        self.familiarity = None if scores is None else Familiarity(scores)
+        self.spec, self.session = exported.spec, exported.session
+        named = replace(self.spec, category_names=dict(category_names)) if category_names else self.spec
+        self.classes, self.names = self.spec.classes, named.names
+        self.temperature, self.set_scores = self.spec.temperature, self.spec.set_scores
+        scores = self.spec.stranger_scores
+        self.stranger_test = None if scores is None else StrangerTest(scores)
 
     def answers(
         self, photos: Sequence[PhotoSource], bar: Bar | None = None, altogether: int = 0
@@ -132,7 +132,7 @@ class ExportedPredictor(BasePredictor):
 
     def view_of(self, photo: PhotoSource) -> np.ndarray:
         """Return the plain view of a photo, uint8 (S, S, 3); the network makes the mirror image itself."""
-        return open_views(photo, self.card.preprocessing)[0]
+        return open_views(photo, self.spec.preprocessing)[0]
 
     def answered(
         self, photos: Sequence[PhotoSource], outcomes: Sequence[np.ndarray | ImageError]
@@ -151,7 +151,7 @@ class ExportedPredictor(BasePredictor):
 
     def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Return the network's outputs, by their names, for views (B, S, S, 3)."""
-        names = outputs_of(self.card.tells_strangers)
+        names = outputs_of(self.spec.tells_strangers)
         try:
             outputs = dict(zip(names, self.session.run(list(names), {PIXELS: pixels}), strict=True))
         except Exception as error:  # of onnxruntime's own kinds

@@ -74,12 +74,12 @@ class AnswerWriter:
         if self.format == "text":
             self.write_table(photo, verdict)
         elif self.format == "csv":
-            familiarity = [yes_or_no(verdict.known), verdict.p_known] if "known" in self.further else []
+            known_cells = [yes_or_no(verdict.known), verdict.p_known] if "known" in self.further else []
             sure = [] if verdict.sure is None else [yes_or_no(verdict.sure)]
             for rank, row in enumerate(verdict.predictions, 1):  # a set is made of the first ranks
                 in_set = [] if verdict.members is None else [yes_or_no(rank <= len(verdict.members))]
                 cells = [photo, rank, row.class_name, row.name, row.probability]
-                sys.stdout.write(csv_line([*cells, *familiarity, *sure, *in_set]))
+                sys.stdout.write(csv_line([*cells, *known_cells, *sure, *in_set]))
         else:
             self.write_object(json_of(photo, verdict))
         sys.stdout.flush()

@@ -78,12 +78,12 @@ class Verdict:
 
     def plain(self) -> dict[str, object]:
         """Return it under the keys that programs read: those beside the photo's path."""
-        familiarity = {} if self.p_known is None else {"known": self.known, "p_known": self.p_known}
+        known_entries = {} if self.p_known is None else {"known": self.known, "p_known": self.p_known}
         sure = {} if self.sure is None else {"sure": self.sure}
         members = {} if self.members is None else {"set": [prediction.class_name for prediction in self.members]}
         alike = {} if self.neighbours is None else {"neighbours": [neighbour.plain() for neighbour in self.neighbours]}
         likeliest = {"predictions": [prediction.plain() for prediction in self.predictions]}
-        return {**familiarity, **sure, **likeliest, **members, **alike}
+        return {**known_entries, **sure, **likeliest, **members, **alike}
 
 
 class Result(list[Row]):

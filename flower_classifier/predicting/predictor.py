@@ -21,7 +21,7 @@ from flower_classifier.base.console import Bar, progress
 from flower_classifier.base.errors import InputError
 from flower_classifier.features.batches import to_learner
 from flower_classifier.features.extraction import MOST_WORKERS, extract, micro_batches, to_pixels
-from flower_classifier.judging.conformal import Familiarity
+from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.judging.heatmap import Heatmap, find_heatmap
 from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.checkpoint import Checkpoint
@@ -49,7 +49,7 @@ class Predictor(BasePredictor):
         self.names = named.names
         trust = checkpoint.trust
         self.temperature, self.set_scores = trust.temperature, trust.set_scores
-        self.familiarity = None if trust.stranger_scores is None else Familiarity(trust.stranger_scores)
+        self.stranger_test = None if trust.stranger_scores is None else StrangerTest(trust.stranger_scores)
         self.feature_bank = trust.feature_bank
         self.remembers_photos = trust.feature_bank is not None
         self.threads = torch.get_num_threads()
@@ -57,7 +57,7 @@ class Predictor(BasePredictor):
     @functools.cached_property
     def clusters(self) -> Clusters:
         """The classes in the feature bank, which there must be."""
-        assert self.feature_bank  # as where there is familiarity
+        assert self.feature_bank  # as where there is stranger_test
         return Clusters(self.feature_bank)
 
     @contextlib.contextmanager
@@ -104,7 +104,7 @@ class Predictor(BasePredictor):
         if not logits.isfinite().all():
             raise InputError(BROKEN)
         mean = torch.stack(features).mean(dim=0).float().cpu()  # (B, D)
-        distances = self.clusters.distances(mean).tolist() if self.familiarity else [None] * len(mean)
+        distances = self.clusters.distances(mean).tolist() if self.stranger_test else [None] * len(mean)
         return [Answer(*fields) for fields in zip(photos, mean.numpy(), logits.cpu().numpy(), distances, strict=True)]
 
     def heatmap(self, photo: PhotoSource, class_name: str, size: tuple[int, int]) -> Heatmap | None:

@@ -51,7 +51,7 @@ class RunLog:
         self.rows = with_seconds(history, read_table(self.path) if self.path else [])
         self.training = 0.0  # seconds, of the epochs that were added
         self.written = 0  # rows
-        self.told: set[str] = set()
+        self.warned: set[str] = set()
         self.with_tensorboard = tensorboard
         self.writer: SummaryWriter | None = None  # for tensorboard
 
@@ -96,9 +96,9 @@ class RunLog:
         try:
             yield
         except RunError as error:
-            if str(error) not in self.told:
+            if str(error) not in self.warned:
                 warn(f"{error}; training goes on")
-            self.told.add(str(error))
+            self.warned.add(str(error))
 
     def write_table(self, new: Sequence[Record]) -> None:
         """Write the rows to history.csv."""

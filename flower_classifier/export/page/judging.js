@@ -16,7 +16,7 @@ export function likeliest(shares, number) {
 }
 
 // Returns what takes a picture's two scores to the share of pictures of the classes that look at least as strange.
-export function familiarity(scores) {
+export function strangerTest(scores) {
   const ranks = [0, 1].map((kind) => {
     const sorted = Float64Array.from(scores, (pair) => pair[kind]).sort();
     return scores.map((pair) => scores.length - firstNotBelow(sorted, pair[kind]));
@@ -47,17 +47,17 @@ function firstNotBelow(sorted, value) {
 }
 
 // Returns what takes logits and a distance to an answer: the likeliest classes, and whether the picture is known.
-export function judgeFor(card) {
-  const names = card.classes.map((name) => (Object.hasOwn(card.category_names, name) ? card.category_names[name] : name));
-  const scores = card.stranger_scores;
-  const pValue = scores && familiarity(scores);
-  const rate = card.stranger_rate / 100;
+export function judgeFor(spec) {
+  const names = spec.classes.map((name) => (Object.hasOwn(spec.category_names, name) ? spec.category_names[name] : name));
+  const scores = spec.stranger_scores;
+  const pValue = scores && strangerTest(scores);
+  const rate = spec.stranger_rate / 100;
   const canTell = Boolean(scores) && rate * (1 + scores.length) >= 1; // else there are too few photos to promise it
   return (logits, distance, number) => {
-    const shares = probabilities(logits, card.temperature);
+    const shares = probabilities(logits, spec.temperature);
     const top = likeliest(shares, number);
     const pKnown = pValue ? pValue(-shares[top[0]], distance) : null;
-    const predictions = top.map((index) => ({ class: card.classes[index], name: names[index], probability: shares[index] }));
+    const predictions = top.map((index) => ({ class: spec.classes[index], name: names[index], probability: shares[index] }));
     return { predictions, p_known: pKnown, known: canTell ? pKnown > rate : null };
   };
 }

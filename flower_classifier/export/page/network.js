@@ -16,13 +16,13 @@ const ENGINES = {
 };
 
 // Returns {engine, run}: `run(pixels)` takes Uint8Array (S * S * 3) to {logits, distance}. `report` hears of bytes.
-export async function loadNetwork(card, { engine, threads }, report) {
-  const model = await fetchChecked(card.model, report);
+export async function loadNetwork(spec, { engine, threads }, report) {
+  const model = await fetchChecked(spec.model, report);
   const problems = [];
   for (const name of engine ? [engine] : await enginesHere()) {
     try {
-      const run = await start(name, model, card, threads, report);
-      await checkPattern(run, card);
+      const run = await start(name, model, spec, threads, report);
+      await checkPattern(run, spec);
       return { engine: name, run };
     } catch (error) {
       problems.push(`${name}: ${error.message ?? error}`);
@@ -38,7 +38,7 @@ async function enginesHere() {
   return adapter && !imitated ? ["webgpu", "wasm"] : ["wasm"];
 }
 
-async function start(name, model, card, threads, report) {
+async function start(name, model, spec, threads, report) {
   const { script, wasm } = ENGINES[name];
   const ort = await import(new URL(script, VENDOR).href);
   const settings = ort.env.wasm;
@@ -48,8 +48,8 @@ async function start(name, model, card, threads, report) {
   ort.env.logLevel = "error";
   const session = await ort.InferenceSession.create(model, { executionProviders: [name], logSeverityLevel: ONLY_ERRORS });
   settings.wasmBinary = undefined; // it has been compiled
-  const wanted = card.stranger_scores ? ["logits", "distance"] : ["logits"];
-  const side = card.preprocessing.crop_size;
+  const wanted = spec.stranger_scores ? ["logits", "distance"] : ["logits"];
+  const side = spec.preprocessing.crop_size;
   return async (pixels) => {
     const found = await session.run({ pixels: new ort.Tensor("uint8", pixels, [1, side, side, 3]) }, wanted);
     return { logits: found.logits.data, distance: found.distance?.data[0] ?? null };

@@ -11,7 +11,7 @@ import { TEXTS } from "./texts.js";
 const CLASSES_IN_ANSWER = 5;
 const JPEG = [0xff, 0xd8, 0xff];
 
-let card; // all that answers are made by beside the network
+let spec; // all that answers are made by beside the network
 let view; // a picture -> pixels
 let network; // pixels -> logits and distance
 let judged; // logits and distance -> what they are worth
@@ -23,12 +23,12 @@ onmessage = ({ data }) => {
 };
 
 async function load(options) {
-  const data = await fetchChecked({ file: "classifier.json", sha256: options.cardSha256 }, () => {});
-  card = JSON.parse(new TextDecoder().decode(data));
-  network = await loadNetwork(card, options, progress());
-  view = viewer(card.preprocessing);
-  judged = judgeFor(card);
-  const { classes, preprocessing } = card;
+  const data = await fetchChecked({ file: "classifier.json", sha256: options.specSha256 }, () => {});
+  spec = JSON.parse(new TextDecoder().decode(data));
+  network = await loadNetwork(spec, options, progress());
+  view = viewer(spec.preprocessing);
+  judged = judgeFor(spec);
+  const { classes, preprocessing } = spec;
   postMessage({ kind: "ready", engine: network.engine, classCount: classes.length, preprocessing });
 }
 
@@ -67,7 +67,7 @@ async function run(pixels) {
     return await network.run(pixels);
   } catch (error) {
     if (network.engine !== "webgpu") throw error;
-    network = await loadNetwork(card, { engine: "wasm" }, () => {});
+    network = await loadNetwork(spec, { engine: "wasm" }, () => {});
     return network.run(pixels);
   }
 }

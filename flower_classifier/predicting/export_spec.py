@@ -16,7 +16,7 @@ from typing import Any
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.text import reason_of
-from flower_classifier.config.allowed import CARD_FILE, DEFAULT_RATE, MODEL_FILE, MOST_SCORED, TEMPERATURE
+from flower_classifier.config.allowed import DEFAULT_RATE, MODEL_FILE, MOST_SCORED, SPEC_FILE, TEMPERATURE
 from flower_classifier.photos.views import Preprocessing
 
 FORMAT_VERSION = 1
@@ -24,7 +24,7 @@ EXPORT_AGAIN = "export the checkpoint again"
 
 
 @dataclass(frozen=True)
-class Card:
+class ExportSpec:
     """What model.onnx takes and tells apart, and what its outputs are worth."""
 
     model_sha256: str  # of model.onnx, in hexadecimal
@@ -68,9 +68,9 @@ class Card:
         return {**plain, "digest": digest_of(plain)}
 
     @classmethod
-    def from_plain(cls, contents: Mapping[str, Any]) -> Card:  # Any: a file may hold anything
-        """Make a card of what a file holds. Raises ValueError, KeyError or TypeError for what makes no sense."""
-        card = cls(
+    def from_plain(cls, contents: Mapping[str, Any]) -> ExportSpec:  # Any: a file may hold anything
+        """Make a spec of what a file holds. Raises ValueError, KeyError or TypeError for what makes no sense."""
+        spec = cls(
             model_sha256=contents["model"]["sha256"],
             classes=tuple(contents["classes"]),
             preprocessing=Preprocessing.from_plain(contents["preprocessing"]),
@@ -81,8 +81,8 @@ class Card:
             pattern=contents["pattern"],
             provenance=contents["provenance"],
         )
-        card.check()
-        return card
+        spec.check()
+        return spec
 
     def check(self) -> None:
         """Raise ValueError or TypeError where it makes no sense."""
@@ -105,19 +105,19 @@ class Card:
 
 
 def digest_of(plain: Mapping[str, object]) -> str:
-    """Return the SHA-256 of what a card holds, written without spaces and with its keys in order."""
+    """Return the SHA-256 of what a spec holds, written without spaces and with its keys in order."""
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def card_text(card: Card) -> bytes:
+def spec_text(spec: ExportSpec) -> bytes:
     """Return the file's contents."""
-    return (json.dumps(card.to_plain(), indent=1) + "\n").encode()
+    return (json.dumps(spec.to_plain(), indent=1) + "\n").encode()
 
 
-def read_card(folder: Path) -> Card:
+def read_spec(folder: Path) -> ExportSpec:
     """Read an exported folder's classifier.json. Raises InputError where it is missing or damaged."""
-    path = folder / CARD_FILE
+    path = folder / SPEC_FILE
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
         version = contents["format_version"]
@@ -125,7 +125,7 @@ def read_card(folder: Path) -> Card:
             raise InputError(f"{path} has format {version}, this program reads up to {FORMAT_VERSION}: update it")
         if contents.pop("digest") != digest_of(contents):
             raise ValueError("its digest does not fit")
-        return Card.from_plain(contents)
+        return ExportSpec.from_plain(contents)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: {EXPORT_AGAIN}") from None
     except OSError as error:
