@@ -5,13 +5,29 @@ import signal
 import numpy as np
 import pytest
 from PIL import Image
-from support import run_program
+from support import PROJECT, run_program
 from waiting import signalled_at
 
 import predict
 from flower_classifier.predicting import chunked_answers
 
-NUMBER = 2_100  # photos: three parts
+NUMBER = 150  # photos: three parts, with
+SMALL_PARTS = f"""
+import runpy, sys
+sys.path[0] = {str(PROJECT)!r}
+from flower_classifier.predicting import chunked_answers
+chunked_answers.PART = 64
+sys.argv[0] = "predict.py"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """predict.py, but that its parts are of few photos."""
+    script = tmp_path_factory.mktemp("program") / "predict_in_small_parts.py"
+    script.write_text(SMALL_PARTS)
+    return script
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +38,7 @@ def many(tmp_path_factory):
     for number in range(NUMBER):
         pixels = draw.integers(0, 255, (12, 12, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:05d}.png", compress_level=0)
-    (folder / "01500.png").write_bytes(b"no photo")
+    (folder / "00100.png").write_bytes(b"no photo")
     return folder
 
 
@@ -37,10 +53,10 @@ def expected(many, trained):
 
 
 @pytest.mark.slow
-def test_killed_twice_it_goes_on_and_the_answers_are_those_of_one_process(many, trained, expected, tmp_path):
+def test_killed_twice_it_goes_on_and_the_answers_are_those_of_one_process(program, many, trained, expected, tmp_path):
     """A real kill -9 as soon as the second part begins to be written, and then the third."""
     folder, written = tmp_path / "answers", {}
-    command = ["predict.py", many, trained / "checkpoint.pth", "--format", "jsonl", "--output", folder]
+    command = [program, many, trained / "checkpoint.pth", "--format", "jsonl", "--output", folder]
     for number in (1, 2):
         killed = signalled_at(f".part-{number:05d}.jsonl", signal.SIGKILL, *command)
         assert run_program(*killed).code == -signal.SIGKILL
@@ -57,12 +73,14 @@ def test_killed_twice_it_goes_on_and_the_answers_are_those_of_one_process(many, 
 
 
 @pytest.mark.slow
-def test_torchruns_processes_share_the_parts_and_one_of_them_puts_them_together(many, trained, expected, tmp_path):
+def test_torchruns_processes_share_the_parts_and_one_of_them_puts_them_together(
+    program, many, trained, expected, tmp_path
+):
     """The real one, with three processes: it ends well, and their answers are the bytes of one."""
     folder = tmp_path / "answers"
     words = ("-m", "torch.distributed.run", "--nproc_per_node", 3, "--master_port", 0)
     asked = (many, trained / "checkpoint.pth", "--format", "jsonl", "--output", folder)
-    outcome = run_program(*words, "predict.py", *asked, cold=True)
+    outcome = run_program(*words, program, *asked, cold=True)
     assert outcome.code == 0, outcome.err
     assert outcome.out == f"{folder / 'answers.jsonl'}: {NUMBER:,} photos, of which 1 could not be opened\n"
     assert (folder / "answers.jsonl").read_text(encoding="utf-8") == expected

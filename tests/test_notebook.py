@@ -80,10 +80,11 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last_and_shows_what_it_say
 @pytest.mark.parametrize("folder", [PROJECT, FOLDER])
 def test_the_notebook_finds_the_project_wherever_of_it_it_is_opened(notebook, execute, folder):
     cells = code_cells(notebook)
-    show = "from data_utils import load_data; from model_utils import predict; print(ROOT)"
+    show = "from importlib.util import find_spec\n"
+    show += "for name in ('data_utils', 'model_utils'): print(find_spec(name).origin)"
     notebook.cells = [cells["project"], nbformat.v4.new_code_cell(show)]
     execute(notebook, folder)
-    assert text(notebook.cells[1]).strip() == str(PROJECT)
+    assert text(notebook.cells[1]).splitlines() == [str(PROJECT / name) for name in ("data_utils.py", "model_utils.py")]
 
 
 def test_the_notebook_writes_nothing_where_the_commands_do_and_all_that_it_writes_is_ignored_by_git(notebook):

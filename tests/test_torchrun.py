@@ -1,8 +1,10 @@
 """train.py in a job of several processes, which torchrun starts: what one process leaves, to the last bit.
 
-The jobs are real ones. Only what is fine-tuned may differ, by rounding.
+The jobs are real ones. Only what is fine-tuned may differ, by rounding. Two machines start Python for each process, as
+`python -m torch.distributed.run` does; processes of the other jobs are forked (warm_torchrun.py).
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -10,12 +12,12 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from support import PROJECT, read, run_program, same
 from waiting import LONG_LIMIT, is_something_in, line_with, needs_proc, wait_until
+from warm import WarmPopen
 
 import train
 from flower_classifier.base.errors import RunError
@@ -25,15 +27,16 @@ from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.devices import precision_of
 from flower_classifier.networks.frozen_backbone import place
 
-TORCHRUN = ("-m", "torch.distributed.run")
-# Slow enough to be killed in the midst; squeezenet1_1 takes a sixth of a second a photo where bfloat16 is emulated
-NETWORKS = {torch.float32: "squeezenet1_1", torch.bfloat16: "timm/test_byobnet"}
+TORCHRUN, WARM_TORCHRUN = ("-m", "torch.distributed.run"), PROJECT / "tests" / "warm_torchrun.py"
+# Slow enough to be killed in the midst; where bfloat16 is emulated, that takes fewer pixels
+SIDES = {torch.float32: 160, torch.bfloat16: 96}
 EPOCHS = ("--epochs", 3, "--skip_bad")
 
 
 def network():
     """Return the options of a network for the precision that is chosen now."""
-    return "--arch", NETWORKS[precision_of(torch.device("cpu"))], "--weights", "none", "--no_report"
+    side = SIDES[precision_of(torch.device("cpu"))]
+    return "--arch", "timm/test_byobnet", "--image_size", side, "--weights", "none", "--no_report"
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ in_each_precision = pytest.mark.parametrize("alone", ["float32", "bfloat16"], in
 
 
 def job(processes, *arguments):
-    return run_program(*TORCHRUN, "--standalone", "--nproc_per_node", processes, "train.py", *arguments, cold=True)
+    return run_program(WARM_TORCHRUN, "--standalone", "--nproc_per_node", processes, "train.py", *arguments)
 
 
 def assert_the_same(folder, alone):
@@ -140,24 +143,18 @@ def test_a_machine_that_computes_other_digits_says_so(flowers):
     helper.check_numerics(way)
 
 
-def start_job(processes, *arguments):
-    """Start a job that torchrun starts once more if a process of it fails."""
-    words = (*TORCHRUN, "--standalone", "--nproc_per_node", processes, "--max_restarts", 1, "train.py", *arguments)
+@contextlib.contextmanager
+def restarted_job(processes, folder, *arguments):
+    """Start a job that torchrun starts once more if a process of it fails; give torchrun, and what kills a rank.
+
+    `folder`: a new one, for the numbers of the processes.
+    """
+    folder.mkdir()
+    words = (WARM_TORCHRUN, "--standalone", "--nproc_per_node", processes, "--max_restarts", 1, "train.py", *arguments)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *map(str, words)], cwd=PROJECT, **pipes)
-
-
-def process_of(rank, folder):
-    """Return the number of the process of a job that trains into a folder."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                words, own = ((entry / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
-            except OSError:  # it has ended, or is another user's
-                continue
-            if str(folder).encode() in words and f"RANK={rank}".encode() in own:
-                return int(entry.name)
-    raise AssertionError("there is no such process")
+    environment = {**os.environ, "NUMBERS": str(folder)}
+    with WarmPopen([sys.executable, *map(str, words)], cwd=PROJECT, env=environment, **pipes) as process:
+        yield process, lambda rank: os.kill(int((folder / str(rank)).read_text()), signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -166,10 +163,10 @@ def process_of(rank, folder):
 def test_a_killed_process_ends_the_job_and_the_restarted_job_goes_on(photos, alone, tmp_path):
     """torchrun starts it again, without --resume; photos that were computed are not computed again."""
     places = ("--save_dir", tmp_path, "--cache_dir", tmp_path / "cache")
-    with start_job(3, photos, *network(), *EPOCHS, *places) as process:
+    with restarted_job(3, tmp_path / "numbers", photos, *network(), *EPOCHS, *places) as (process, kill):
         noted = lambda: is_something_in(tmp_path, "cache/*/*/index.txt")  # noqa: E731
         wait_until(noted, "photos were noted in the index", process)
-        os.kill(process_of(1, tmp_path), signal.SIGKILL)
+        kill(1)
         out, err = process.communicate(timeout=LONG_LIMIT)
     assert process.returncode == 0, err
     (told,) = (line for line in err.splitlines() if line.startswith("train.py:"))
@@ -189,9 +186,9 @@ def test_fine_tuning_in_three_processes_of_which_one_is_killed_differs_by_roundi
     recipe = ("--epochs", 1, "--fine_tune", 2, "--dropout", 0, "--batch_size", batch_size, "--skip_bad")
     asked = (photos, *network(), *recipe, "--cache_dir", alone[0] / "cache")
     one = run_program("train.py", *asked, "--save_dir", tmp_path / "one")
-    with start_job(3, *asked, "--save_dir", tmp_path / "three") as process:
+    with restarted_job(3, tmp_path / "numbers", *asked, "--save_dir", tmp_path / "three") as (process, kill):
         line_with("epoch 2/3", process.stdout)
-        os.kill(process_of(2, tmp_path / "three"), signal.SIGKILL)
+        kill(2)
         _, err = process.communicate(timeout=LONG_LIMIT)
     assert (one.code, process.returncode) == (0, 0), err
     assert "resuming after epoch 2, in the midst of fine-tuning" in err

@@ -6,10 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from support import PROJECT, run_program
+from support import PROJECT, TINY, run_program
 from warm import WarmPopen, warm_parent
-
-from flower_classifier.photos import demo
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python is started")
 HOWS = (WarmPopen, subprocess.Popen)
@@ -34,29 +32,23 @@ def both(*arguments, **environment):
 
 
 @pytest.mark.slow
-def test_training_and_answers_are_the_same_bytes(tmp_path):
-    """Of a network that learns and of one that is frozen, with views and a report."""
-    demo.draw_dataset(tmp_path / "flowers", {"train": 5, "valid": 2, "test": 2}, size=48)
+def test_training_and_answers_are_the_same_bytes(flowers, tmp_path):
+    """Of a network that is frozen first, and then learns, with views and a report."""
     folder, checkpoint = tmp_path / "out", tmp_path / "out" / "checkpoint.pth"
-    for network in (("--arch", "cnn"), ("--arch", "squeezenet1_1", "--weights", "none", "--views", 2)):
-        files, outcomes = [], []
-        for cold in (False, True):
-            arguments = (tmp_path / "flowers", *network, "--epochs", 2, "--no_cache", "--save_dir", folder)
-            outcomes.append(run_program("train.py", *arguments, cold=cold))
-            files.append(
-                {path.name: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".pth", ".csv")}
-            )
-            assert outcomes[-1].code == 0, outcomes[-1].err
-            if not cold:
-                folder.rename(tmp_path / network[1])
-        assert files[0].keys() == files[1].keys() >= {"checkpoint.pth", "last.pth", "history.csv", "per_class.csv"}
-        assert files[0]["checkpoint.pth"] == files[1]["checkpoint.pth"]
-        assert outcomes[0].err == outcomes[1].err
-        untimed = [[line.split(" in ")[0] for line in outcome.out.splitlines()] for outcome in outcomes]
-        assert untimed[0] == untimed[1]
-        photos = tmp_path / "flowers" / "test" / "54"
-        assert both("predict.py", photos, checkpoint, "--format", "csv").code == 0
-        checkpoint.parent.rename(tmp_path / f"cold {network[1]}")
+    options = (*TINY[:-1], "--epochs", 2, "--views", 2, "--fine_tune", 1, "--no_cache", "--save_dir", folder)
+    outcomes, files = [], []
+    for cold in (False, True):
+        outcomes.append(run_program("train.py", flowers, *options, cold=cold))
+        assert outcomes[-1].code == 0, outcomes[-1].err
+        files.append({path.name: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".pth", ".csv")})
+        if not cold:
+            folder.rename(tmp_path / "warm")
+    assert files[0].keys() == files[1].keys() >= {"checkpoint.pth", "last.pth", "history.csv", "per_class.csv"}
+    assert files[0]["checkpoint.pth"] == files[1]["checkpoint.pth"]
+    assert outcomes[0].err == outcomes[1].err
+    untimed = [[line.split(" in ")[0] for line in outcome.out.splitlines()] for outcome in outcomes]
+    assert untimed[0] == untimed[1]
+    assert both("predict.py", flowers / "test" / "54", checkpoint, "--format", "csv").code == 0
 
 
 @pytest.mark.slow
@@ -94,18 +86,18 @@ def test_signals_end_both_alike(flowers, tmp_path, number):
     assert ends[0][0] == (-number if number == signal.SIGKILL else 128 + number)
 
 
-@pytest.mark.parametrize("session", [False, True])
-def test_the_process_is_as_python_starts_it(tmp_path, session):
+@pytest.mark.parametrize(("session", "flags"), [(False, []), (True, ["-u"])])
+def test_the_process_is_as_python_starts_it(tmp_path, session, flags):
     """Its folder, environment, streams, signals, open files, and whose child it is."""
     told = []
     for start in HOWS:
         pipes = PIPES | {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT}
         environment = {**os.environ, "TMPDIR": str(tmp_path), "TZ": "Asia/Tokyo"}
-        command = [sys.executable, "-c", STATE, "a", "b"]
+        command = [sys.executable, *flags, "-c", STATE, "a", "b"]
         with start(command, cwd=tmp_path, env=environment, start_new_session=session, **pipes) as process:
             out, err = process.communicate("one\ntwo\n", timeout=60)
         assert (process.returncode, err) == (0, None)
-        told.append(out.replace(str(process.pid), "PID"))
+        told.append(out.replace(str(process.pid), "PID").replace("unbuffered=1", "unbuffered=0"))  # a flag, and no more
     assert told[0] == told[1]
 
 

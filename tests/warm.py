@@ -48,6 +48,8 @@ class WarmPopen(subprocess.Popen):
     def _execute_child(self, *values):
         asked = SETTINGS.bind(self, *values).arguments
         words = [os.fsdecode(word) for word in asked["args"]]
+        unbuffered = words[1] == "-u"
+        del words[1 : 1 + unbuffered]
         variables = dict(os.environ if asked["env"] is None else asked["env"])
         if words[0] != sys.executable or (words[1][0] == "-" and words[1] not in {"-c", "-m"}):
             raise ValueError(f"no script, -c or -m of this Python: {words}")
@@ -60,6 +62,7 @@ class WarmPopen(subprocess.Popen):
             return super()._execute_child(*values)
         request = {
             "words": words[1:],
+            "unbuffered": unbuffered,
             "cwd": os.fsdecode(asked["cwd"] or Path.cwd()),
             "variables": variables,
             "new_session": asked["start_new_session"],
@@ -81,6 +84,7 @@ class WarmParent:
         self.process, self.lock = None, threading.Lock()
 
     def start(self):
+        """Start Python, which loads torch."""
         self.connection, other_end = socket.socketpair()
         with other_end:
             end = other_end.fileno()
@@ -157,17 +161,17 @@ def become(request, files):
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    open_streams()
+    open_streams(request["unbuffered"])
     gc.enable()
     random.seed()
     sys.modules["numpy"].random.seed()
 
 
-def open_streams():
-    """Open stdin, stdout and stderr as Python does at its start."""
+def open_streams(unbuffered):
+    """Open stdin, stdout and stderr as Python does at its start. `unbuffered`: as `python -u` does."""
     for number, (name, mode) in enumerate({"stdin": "rb", "stdout": "wb", "stderr": "wb"}.items()):
         before = getattr(sys, name)
-        unbuffered = before.write_through  # python -u, or PYTHONUNBUFFERED
+        unbuffered = unbuffered or before.write_through  # PYTHONUNBUFFERED
         stream = io.TextIOWrapper(
             open(number, mode, buffering=0 if unbuffered and mode == "wb" else -1, closefd=False),  # noqa: SIM115
             before.encoding,
@@ -197,15 +201,20 @@ def run(words):
         exec(compile(Path(words[0]).read_bytes(), main.__file__, "exec", dont_inherit=True), main.__dict__)
 
 
-if __name__ == "__main__":
+def serve(connection):
+    """Be the parent until the connection ends, and in each child run what it is asked for; it never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal ends who asks, and with that the connection
     gc.disable()
     import torchvision  # noqa: F401 -- loads torch, numpy and Pillow, too
 
     gc.freeze()  # what is loaded stays: searching it for garbage would copy its memory into every child
-    run(wait_for_requests(socket.socket(fileno=int(sys.argv[1])))["words"])
+    run(wait_for_requests(connection)["words"])
     threading._shutdown()  # and so on, as Python ends; but it does not take torch apart, which takes a second
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
