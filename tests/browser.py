@@ -29,7 +29,7 @@ QUIET = (
 )
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 # What the page's own scripts wait for, in milliseconds, before they go on without it
-PATIENCE = (("app.js", "CONTROL_WITHIN = 4000"), ("service_worker.js", "PATIENCE = 3000"))
+PATIENCE = (("app.js", "CONTROL_WITHIN", 4000), ("service_worker.js", "PATIENCE", 3000))
 
 
 class Host(http.server.SimpleHTTPRequestHandler):
@@ -57,11 +57,22 @@ def hosted(folder):
 
 def made_patient(folder):
     """Let the page of an exported folder wait as long as tests do, for the service worker and for the host."""
-    for name, limit in PATIENCE:
-        script = (folder / name).read_text(encoding="utf-8")
-        assert script.count(limit) == 1
-        (folder / name).write_text(script.replace(limit, f"{limit.split()[0]} = {1000 * LIMIT}"), encoding="utf-8")
+    for name, constant, limit in PATIENCE:
+        with_constant(folder / name, constant, limit, 1000 * LIMIT)
     return folder
+
+
+def made_restless(folder):
+    """Let the page of an exported folder take the camera's next picture at once, without a rest between two."""
+    with_constant(folder / "app.js", "SHORTEST_FRAME", 33, 1)
+    return folder
+
+
+def with_constant(path, name, before, after):
+    """Change a constant of a script."""
+    script = path.read_text(encoding="utf-8")
+    assert script.count(f"{name} = {before}") == 1
+    path.write_text(script.replace(f"{name} = {before}", f"{name} = {after}"), encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -99,7 +110,7 @@ def wait_for(driver, condition, limit=LIMIT):
 
 
 LISTEN = """
-{
+if (!window.answers) {
   window.answers = [];
   addEventListener("answer", ({ detail }) => window.answers.push(detail));
   window.streams = [];

@@ -13,7 +13,7 @@ from browser import browser, hosted, open_page
 from download_server import Server, contents, zipped
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
-from support import NAMES, Outcome
+from support import NAMES, TWO_STAGES, Outcome
 from warm import started, warm_parent
 
 import export
@@ -120,6 +120,13 @@ def trained_on_features(flowers, built_once):
     return built_once(
         "trained_on_features", lambda folder: train.main([str(flowers), *options, "--save_dir", str(folder)])
     )
+
+
+@pytest.fixture(scope="session")
+def fine_tuned(flowers, built_once):
+    """The save_dir of a short run of two stages, whose best epoch is of the second. Tests must not change it."""
+    options = [str(option) for option in TWO_STAGES]
+    return built_once("fine_tuned", lambda folder: train.main([str(flowers), *options, "--save_dir", str(folder)]))
 
 
 @pytest.fixture(scope="session")

@@ -49,9 +49,9 @@ def stdin(monkeypatch, tmp_path):
     return redirect
 
 
-def program(*arguments, start=WarmPopen, **options):
-    """Begin predict.py in a process whose streams are bytes."""
-    command = [sys.executable, "predict.py", *map(str, arguments)]
+def program(*arguments, flags=(), start=WarmPopen, **options):
+    """Begin predict.py in a process whose streams are bytes. `flags`: of Python."""
+    command = [sys.executable, *flags, "predict.py", *map(str, arguments)]
     pipe = subprocess.PIPE
     return start(command, cwd=PROJECT, stdin=pipe, stdout=pipe, stderr=pipe, **options)
 
@@ -112,10 +112,10 @@ def test_the_keys_are_stable_and_the_probabilities_unrounded(run, trained, flowe
 
 
 @pytest.mark.slow
-def test_strange_paths_come_in_and_out_in_the_plainest_of_locales(trained, strange, names):
+def test_strange_paths_come_in_and_out_in_the_plainest_of_locales(exported, strange, names):
     """No UTF-8 anywhere: Python's own ways of coming by it nevertheless are switched off."""
     plainest = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    arguments = ("-", "-0", trained / "checkpoint.pth", "--top_k", 6, "--category_names", names, "--format")
+    arguments = ("-", "-0", exported, "--top_k", 6, "--category_names", names, "--format")
     with program(*arguments, "csv", start=subprocess.Popen, env=plainest) as process:
         out, err = process.communicate(b"\0".join(strange))
     assert (process.returncode, err) == (0, b"")
@@ -247,13 +247,12 @@ def test_an_array_is_ended_when_the_program_is_interrupted(trained, flowers):
 
 @pytest.mark.slow
 @needs_proc
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_an_array_for_a_slow_reader_is_ended_between_two_objects(trained, flowers, tmp_path, unbuffered):
+@pytest.mark.parametrize("flags", [(), ("-u",)], ids=["buffered", "unbuffered"])
+def test_an_array_for_a_slow_reader_is_ended_between_two_objects(trained, flowers, tmp_path, flags):
     """Objects larger than a buffer: the signal comes while one is being written."""
     (tmp_path / "names.json").write_text(json.dumps({name: name * 1000 for name in NAMES}))
     photo, names = flowers / "test" / "54" / "drawn_000.jpg", ("--category_names", tmp_path / "names.json")
-    started = {"start": subprocess.Popen, "env": {**os.environ, "PYTHONUNBUFFERED": unbuffered}}
-    with program("-", trained / "checkpoint.pth", "--format", "json", "--top_k", 6, *names, **started) as process:
+    with program("-", trained / "checkpoint.pth", "--format", "json", "--top_k", 6, *names, flags=flags) as process:
         process.stdin.write(b"\n".join([os.fsencode(photo)] * 2000))
         process.stdin.close()
         begun = process.stdout.readline()
@@ -271,9 +270,9 @@ def test_without_an_output_nothing_goes_wrong(run, trained, flowers, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_closed_output_is_no_traceback(trained, flowers):
+def test_a_closed_output_is_no_traceback(exported, flowers):
     command = 'exec "$0" predict.py "$@" --format csv >&-'
-    words = [sys.executable, str(flowers / "test"), str(trained / "checkpoint.pth")]
+    words = [sys.executable, str(flowers / "test"), str(exported)]
     done = subprocess.run(["bash", "-c", command, *words], cwd=PROJECT, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 

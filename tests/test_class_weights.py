@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from support import QUICK, read
+from support import QUICK, TINY, read
 from torch.nn import functional as F
 
 from flower_classifier.features.inputs import Inputs
@@ -61,7 +61,7 @@ def test_a_run_weighs_by_class(train_into, unequal, tmp_path):
 @pytest.mark.slow
 def test_a_search_and_fine_tuning_weigh_too(train_into, unequal, tmp_path):
     """The same head goes on with weights and without; the same grid is searched."""
-    options = (*QUICK, "--epochs", 1, "--views", 1, "--hidden_units", 0)
+    options = (*TINY, "--epochs", 1, "--views", 1, "--hidden_units", 0)
     searched = {}
     for name in ("equal", "balanced"):
         train_into(tmp_path / "head", unequal, *options)

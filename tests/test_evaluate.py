@@ -22,7 +22,7 @@ from flower_classifier.report.report_files import REPORT_FILES, files_of
 REPORT = sorted(files_of("evaluation") + files_of("result"))
 
 
-@pytest.fixture(scope="module", params=[("--arch", "cnn"), QUICK], ids=["cnn", "frozen"])
+@pytest.fixture(scope="module", params=[("--arch", "cnn", "--no_report"), QUICK], ids=["cnn", "frozen"])
 def result(request, flowers, tmp_path_factory):
     """The checkpoint of a short run, and the two lines that train.py printed about the test photos."""
     save_dir, printed = tmp_path_factory.mktemp("evaluated"), io.StringIO()

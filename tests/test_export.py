@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from support import NAMES, PROJECT, QUICK, copy_of, run_program
+from support import NAMES, PROJECT, copy_of, run_program
 
 import export
 import flower_classifier as fc
@@ -73,17 +73,17 @@ def test_a_mirrored_answer_is_the_mean_over_both_views(train_into, run, flowers,
 
 
 @pytest.mark.slow
-def test_a_transformer_of_timm_is_exported(train_into, run, flowers, tmp_path, precision):
+def test_a_transformer_of_timm_is_exported(train_into, run, flowers, some, tmp_path, monkeypatch):
     """export.py itself compares onnxruntime with torch; benchmarks/export_families.py goes through all families."""
-    arch = "timm/vit_tiny_patch16_224"
     small = ("--image_size", 64, "--epochs", 1, "--views", 1, "--no_report")
-    train_into(tmp_path, flowers, "--arch", arch, "--weights", "none", *small)
+    train_into(tmp_path, flowers, "--arch", "timm/test_vit", "--weights", "none", *small)
     outcome = run(export, tmp_path / "checkpoint.pth", tmp_path / "app")
     assert outcome.code == 0, outcome.err
     assert "8 of 8 have the same first class" in outcome.err
-    photos = sorted((flowers / "test").glob("*/*.jpg"))
-    same = [one[0]["class"] == other[0]["class"] for one, other in answers(photos, tmp_path)]
-    assert np.mean(same) > (0.99 if precision == torch.float32 else 0.8)  # the folder computes in float32
+    for precision, least in (("float32", 0.99), ("bfloat16", 0.8)):  # the folder computes in float32
+        monkeypatch.setenv("FLOWERS_PRECISION", precision)
+        same = [one[0]["class"] == other[0]["class"] for one, other in answers(some, tmp_path)]
+        assert np.mean(same) > least, precision
 
 
 def answers(photos, save_dir):
@@ -92,14 +92,11 @@ def answers(photos, save_dir):
 
 
 @pytest.mark.slow
-def test_a_fine_tuned_network_is_exported_as_it_has_become(train_into, run, flowers, tmp_path):
-    options = ("--hidden_units", 0, "--epochs", 1, "--fine_tune", 3, "--backbone_lr", 0.0001)
-    train_into(tmp_path, flowers, *QUICK, *options)
-    assert run(export, tmp_path / "checkpoint.pth", tmp_path / "app").code == 0
-    photos = sorted((flowers / "test").glob("*/*.jpg"))[:6]
-    checkpoint = load_checkpoint(tmp_path / "checkpoint.pth")
+def test_a_fine_tuned_network_is_exported_as_it_has_become(run, fine_tuned, some, tmp_path):
+    assert run(export, fine_tuned / "checkpoint.pth", tmp_path / "app").code == 0
+    checkpoint = load_checkpoint(fine_tuned / "checkpoint.pth")
     assert checkpoint.model.learns == "last"
-    pixels = np.concatenate([open_views(photo, checkpoint.preprocessing) for photo in photos])
+    pixels = np.concatenate([open_views(photo, checkpoint.preprocessing) for photo in some[:6]])
     with torch.inference_mode():
         expected = checkpoint.classifier(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     np.testing.assert_allclose(outputs_of(tmp_path / "app", pixels)["logits"], expected, atol=1e-3)

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 from support import PROJECT, QUICK, TINY, run_program
-from waiting import LIMIT, LONG_LIMIT, is_something_in, wait_until
+from waiting import LONG_LIMIT
 from warm import WarmPopen
 
 import train
@@ -37,7 +37,7 @@ def train_cached(train_into, data, tmp_path):
     """Train with the cache of this test, and return what was taken from it: {(split, view): number}."""
 
     def run_train(save_dir="out", *options):
-        arguments = [*QUICK, "--epochs", 2, "--views", 1, "--cache_dir", tmp_path / "cache", *options]
+        arguments = [*TINY, "--epochs", 2, "--views", 1, "--cache_dir", tmp_path / "cache", *options]
         outcome = train_into(tmp_path / save_dir, data, *arguments)
         return {(split, int(view)): int(found) for split, view, found, _ in re.findall(TAKEN, outcome.err)}
 
@@ -61,9 +61,9 @@ ROWS = sum(ALL.values())  # all splits share a table: it is the photo that count
 
 @pytest.mark.usefixtures("precision")
 def test_a_second_run_takes_everything_from_the_cache_and_gives_the_same_checkpoint(train_cached, tmp_path):
-    assert train_cached("cold", *TINY) == {}
-    assert train_cached("warm", *TINY) == ALL
-    assert train_cached("without", *TINY, "--no_cache") == {}
+    assert train_cached("cold") == {}
+    assert train_cached("warm") == ALL
+    assert train_cached("without", "--no_cache") == {}
     assert checkpoint(tmp_path, "cold") == checkpoint(tmp_path, "warm") == checkpoint(tmp_path, "without")
 
 
@@ -72,35 +72,36 @@ def test_another_head_reuses_and_another_network_or_seed_of_views_does_not(train
     train_cached("one", "--views", 2)
     assert train_cached("head", "--views", 2, "--hidden_units", 8, "--lr", 0.1) == {**ALL, ("train", 1): 48}
     assert train_cached("weights", "--views", 2, "--seed", 1) == {}  # --weights none draws others for another seed
-    assert train_cached("cnn", "--arch", "cnn", "--views", 3, "--epochs", 3) == {}
+    cnn = ("--arch", "cnn", "--image_size", 32, "--views", 3, "--epochs", 3)
+    assert train_cached("cnn", *cnn) == {}
     plain = {**ALL, ("train", 1): 48}  # the photo and its mirror image know no chance
-    assert train_cached("seed of views", "--arch", "cnn", "--views", 3, "--epochs", 3, "--seed", 1) == plain
+    assert train_cached("seed of views", *cnn, "--seed", 1) == plain
 
 
 def test_features_of_one_precision_do_not_serve_the_other(train_cached, tmp_path, monkeypatch):
     """Nor does going back to the first compute anything."""
     for name, precision in (("exact", "float32"), ("rounded", "bfloat16"), ("again", "float32")):
         monkeypatch.setenv("FLOWERS_PRECISION", precision)
-        assert train_cached(name, *TINY) == (ALL if name == "again" else {})
+        assert train_cached(name) == (ALL if name == "again" else {})
     assert checkpoint(tmp_path, "exact") == checkpoint(tmp_path, "again") != checkpoint(tmp_path, "rounded")
 
 
-def test_a_comment_in_the_code_drops_nobodys_features(train_cached, data, tmp_path):
+def test_a_comment_in_the_code_drops_nobodys_features(train_into, data, tmp_path):
     """In a copy of the program in which every file has changed, but not what it computes."""
-    train_cached("before")
+    arguments = [data, *QUICK, "--epochs", 2, "--views", 1, "--cache_dir", tmp_path / "cache"]
+    train_into(tmp_path / "before", *arguments)
     program = shutil.copytree(PROJECT / "flower_classifier", tmp_path / "program" / "flower_classifier")
     shutil.copy(PROJECT / "train.py", tmp_path / "program")
     for file in program.glob("**/*.py"):
         file.write_text(file.read_text(encoding="utf-8") + "# nothing that counts\n", encoding="utf-8")
-    arguments = [data, *QUICK, "--epochs", 2, "--views", 1, "--cache_dir", tmp_path / "cache", "--save_dir", tmp_path]
-    outcome = run_program(tmp_path / "program" / "train.py", *arguments, cwd=tmp_path)
+    outcome = run_program(tmp_path / "program" / "train.py", *arguments, "--save_dir", tmp_path, cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert sum(int(found) for _, _, found, _ in re.findall(TAKEN, outcome.err)) == ROWS
 
 
 @pytest.mark.slow
 def test_cnn_keeps_its_pixels(train_into, data, tmp_path):
-    options = [data, "--arch", "cnn", "--epochs", 2, "--views", 1, "--cache_dir", tmp_path / "cache"]
+    options = [data, "--arch", "cnn", "--epochs", 2, "--views", 1, "--no_report", "--cache_dir", tmp_path / "cache"]
     for name in ("cold", "warm"):
         outcome = train_into(tmp_path / name, *options)
     assert len(re.findall(TAKEN, outcome.err)) == 3
@@ -187,25 +188,29 @@ def test_two_runs_at_once_share_the_work_and_agree(data, tmp_path):
     assert sorted(row for row, *_ in lines) == list(range(ROWS)), errors
 
 
+KILLED = """
+import os, pathlib, runpy, signal, sys, time
+cache, photo, *sys.argv = sys.argv[1:]
+def look(event, details):
+    if event == "open" and str(details[0]).endswith(photo):
+        while not any(index.stat().st_size for index in pathlib.Path(cache).glob("features-v1/*/index.txt")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(look)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("precision")
 def test_a_run_killed_while_extracting_is_continued_not_repeated(data, tmp_path, train_cached):
-    """A real kill -9, as soon as the index has its first lines, among few photos, since resnet50 takes its time."""
-    for photo in (photo for number in range(4, 8) for photo in data.rglob(f"drawn_00{number}.jpg")):
-        photo.unlink()
-    arguments = ["--arch", "resnet50", "--weights", "none", "--epochs", "2", "--cache_dir", str(tmp_path / "cache")]
-    run = WarmPopen(
-        [*COMMAND, str(data), *arguments, "--save_dir", str(tmp_path / "killed")],
-        cwd=PROJECT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    noted = lambda: is_something_in(tmp_path / "cache", "features-v1/*/index.txt")  # noqa: E731
-    wait_until(noted, "photos were noted in the index", run)
-    run.send_signal(signal.SIGKILL)
-    run.wait(timeout=LIMIT)
-    found = train_cached("continued", "--arch", "resnet50")
-    assert 8 <= found["train", 0] < 24
-    train_cached("without", "--arch", "resnet50", "--no_cache")
+    """A real kill -9 before the last training photo is opened, as soon as the index has its first lines."""
+    cache = tmp_path / "cache"
+    asked = ("train.py", data, *TINY, "--epochs", 2, "--views", 1, "--cache_dir", cache, "--save_dir", tmp_path)
+    assert run_program("-c", KILLED, cache, "train/91/drawn_007.jpg", *asked).code == -signal.SIGKILL
+    found = train_cached("continued")
+    assert 8 <= found["train", 0] <= 40
+    train_cached("without", "--no_cache")
     assert checkpoint(tmp_path, "continued") == checkpoint(tmp_path, "without")
 
 
@@ -263,7 +268,7 @@ def test_beyond_its_limit_the_cache_drops_what_was_used_least_recently(train_cac
 @pytest.mark.slow
 def test_the_same_photos_as_another_data_folder_have_other_random_views(train_into, data, tmp_path):
     """A view is drawn by the photo's name below the data folder, so the folder is part of what a table is known by."""
-    options = [*QUICK, "--views", 3, "--epochs", 3, "--cache_dir", tmp_path / "cache"]
+    options = [*TINY, "--views", 3, "--epochs", 3, "--cache_dir", tmp_path / "cache"]
     train_into(tmp_path / "whole", data, *options)
     outcome = train_into(tmp_path / "part", data / "train", *options)
     assert not re.findall(TAKEN, outcome.err)
@@ -275,7 +280,7 @@ def test_a_bad_photo_does_not_cost_the_good_ones(run, train_cached, data, tmp_pa
     bad = data / "test" / "91" / "drawn_002.jpg"
     whole = bad.read_bytes()
     bad.write_bytes(b"")
-    outcome = run(train, data, *QUICK, "--cache_dir", tmp_path / "cache", "--save_dir", tmp_path / "out")
+    outcome = run(train, data, *TINY, "--cache_dir", tmp_path / "cache", "--save_dir", tmp_path / "out")
     assert outcome.code == 2
     bad.write_bytes(whole)
     found = train_cached("out")
@@ -287,7 +292,7 @@ def test_a_bad_photo_has_its_micro_batch_computed_once_and_again_when_it_has_cha
     bad = data / "train" / "54" / "drawn_003.jpg"
     whole = bad.read_bytes()
     bad.write_bytes(whole[:400])
-    options = (data, *QUICK, "--epochs", 3, "--views", 3, "--skip_bad", "--cache_dir", tmp_path / "cache")
+    options = (data, *TINY, "--epochs", 3, "--views", 3, "--skip_bad", "--cache_dir", tmp_path / "cache")
     first = train_into(tmp_path / "first", *options)
     again = train_into(tmp_path / "again", *options)
     assert first.err.count("reading") == 4

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import PROJECT, QUICK, parse_blocks, read, run_program, same
+from support import PROJECT, QUICK, TINY, TUNABLE, TWO_STAGES, parse_blocks, read, run_program, same
 from torch.nn import functional as F
 from torchvision import models
 from waiting import LIMIT
@@ -27,21 +27,13 @@ from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.photos.views import open_views
+from flower_classifier.studies import dry_run
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import FineTuning, Recipe, depths_of
 from flower_classifier.training.saved_state import Identity
 from flower_classifier.training.state import AVERAGE_DECAY, TrainState
 
 CPU = torch.device("cpu")
-TWO_STAGES = (*QUICK, "--hidden_units", 0, "--epochs", 2, "--fine_tune", 3, "--backbone_lr", 0.0001)
-
-
-@pytest.fixture(scope="module")
-def tuned(flowers, tmp_path_factory):
-    """The save_dir of a run of two stages."""
-    save_dir = tmp_path_factory.mktemp("tuned")
-    train.main([str(argument) for argument in (flowers, *TWO_STAGES, "--save_dir", save_dir)])
-    return save_dir
 
 
 # ------------------------------------------------------------------------------------------------- what learns, and how
@@ -134,12 +126,12 @@ def test_the_last_layers_learn_or_all_and_the_norms_keep_their_statistics(train_
 # --------------------------------------------------------------------------------------------------------- the command
 
 
-def test_what_it_reports_is_what_the_checkpoint_answers(run, flowers, tuned):
+def test_what_it_reports_is_what_the_checkpoint_answers(run, flowers, fine_tuned):
     """Also in plain torch and float32, without what makes the network fast."""
-    saved = load_checkpoint(tuned / "checkpoint.pth")
+    saved = load_checkpoint(fine_tuned / "checkpoint.pth")
     assert saved.model.learns == "last"
     photos = sorted((flowers / "test").rglob("*.jpg"))
-    outcome = run(predict, *photos, tuned / "checkpoint.pth", "--top_k", 1)
+    outcome = run(predict, *photos, fine_tuned / "checkpoint.pth", "--top_k", 1)
     right = sum(answers[0][0] == path.split("/")[-2] for path, answers in parse_blocks(outcome.out).items())
     assert saved.training["results"]["test"]["accuracy"] == right / len(photos)
     pixels = torch.from_numpy(np.stack([open_views(photo, saved.preprocessing)[0] for photo in photos]))
@@ -151,12 +143,16 @@ def test_what_it_reports_is_what_the_checkpoint_answers(run, flowers, tuned):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["squeezenet1_1", "timm/levit_128s"])
-def test_an_epoch_is_judged_as_its_checkpoint_answers(train_into, run, flowers, tmp_path, arch):
+@pytest.mark.parametrize(
+    "model",
+    [TUNABLE, ("--arch", "timm/levit_128s", "--weights", "none", "--no_report", "--backbone_lr", 0.0003)],
+    ids=["resnet", "levit"],
+)
+def test_an_epoch_is_judged_as_its_checkpoint_answers(train_into, run, flowers, tmp_path, model):
     """Levit keeps what it has computed from its weights until it is told that they change."""
-    options = ("--arch", arch, "--weights", "none", "--no_report", "--hidden_units", 0, "--epochs", 1, "--fine_tune", 4)
-    few = shutil.copytree(flowers, tmp_path / "few", ignore=shutil.ignore_patterns("drawn_00[4-9].jpg"))
-    train_into(tmp_path, few, *options, "--unfreeze", "all", "--backbone_lr", 0.0003)
+    options = (*model, "--hidden_units", 0, "--epochs", 1, "--fine_tune", 2)
+    few = shutil.copytree(flowers, tmp_path / "few", ignore=shutil.ignore_patterns("drawn_00[3-9].jpg"))
+    train_into(tmp_path, few, *options, "--unfreeze", "all")
     saved = read(tmp_path / "checkpoint.pth")
     epoch = saved["training"]["epoch"]
     assert epoch > 2  # the first of fine-tuning would be judged right anyway
@@ -166,25 +162,26 @@ def test_an_epoch_is_judged_as_its_checkpoint_answers(train_into, run, flowers, 
     assert facts["loss"] == pytest.approx(saved["history"][epoch - 1]["valid_loss"], abs=1e-6)
 
 
-def test_heat_maps_are_drawn_of_it(run, flowers, tuned, tmp_path):
+def test_heat_maps_are_drawn_of_it(run, flowers, fine_tuned, tmp_path):
     photo = next((flowers / "test").rglob("*.jpg"))
-    outcome = run(predict, photo, tuned / "checkpoint.pth", "--heatmap", "--plot", tmp_path / "heat.png")
+    outcome = run(predict, photo, fine_tuned / "checkpoint.pth", "--heatmap", "--plot", tmp_path / "heat.png")
     assert outcome.code == 0, outcome.err
     assert Image.open(tmp_path / "heat.png").size > (100, 100)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "rate"), [(signal.SIGKILL, 0.0001), (signal.SIGINT, 0.0001), (signal.SIGINT, 0.001)], ids=str
+    ("how", "rate"), [(signal.SIGKILL, 0.01), (signal.SIGINT, 0.01), (signal.SIGINT, 0.5)], ids=str
 )
 def test_a_run_that_is_stopped_while_the_network_learns_ends_as_if_it_never_was(
-    train_into, flowers, tuned, tmp_path, how, rate
+    train_into, flowers, fine_tuned, tmp_path, how, rate
 ):
     """Also one whose network gets worse, so that the best epoch is the head's."""
     options = (flowers, *TWO_STAGES, "--backbone_lr", rate)
-    whole = tuned if rate == 0.0001 else tmp_path / "whole"
-    if whole != tuned:
+    whole = fine_tuned if rate == 0.01 else tmp_path / "whole"
+    if whole != fine_tuned:
         train_into(whole, *options)
+        assert read(whole / "checkpoint.pth")["learns"] == "head"
     tmp_path = tmp_path / "stopped"
     command = [sys.executable, "train.py", *map(str, (*options, "--save_dir", tmp_path))]
     process = WarmPopen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -204,7 +201,7 @@ def test_a_run_that_is_stopped_while_the_network_learns_ends_as_if_it_never_was(
 @pytest.mark.slow
 def test_what_is_stopped_before_its_first_epoch_ends_leaves_the_report_and_goes_on_later(train_into, flowers, tmp_path):
     """A finished run, which then is asked to fine-tune; and again, its checkpoint being removed meanwhile."""
-    train_into(tmp_path / "run", flowers, *QUICK[:-1], "--epochs", 1)
+    train_into(tmp_path / "run", flowers, *TINY[:-1], "--epochs", 1)
     kept = {path.name: path.read_bytes() for path in (tmp_path / "run" / "run").iterdir() if path.name != "last.pth"}
     options = ("--resume", "--fine_tune", "1", "--save_dir", str(tmp_path / "run"))
     for removed in (False, True):
@@ -228,11 +225,11 @@ train.main(arguments)
 
 
 @pytest.mark.slow
-def test_a_finished_run_can_be_fine_tuned_later_and_longer(train_into, run, flowers, tuned, tmp_path):
-    head = train_into(tmp_path, flowers, *QUICK, "--hidden_units", 0, "--epochs", 2)
-    later = train_into(tmp_path, flowers, "--resume", "--fine_tune", 3, "--backbone_lr", 0.0001, "--no_report")
+def test_a_finished_run_can_be_fine_tuned_later_and_longer(train_into, run, flowers, fine_tuned, tmp_path):
+    head = train_into(tmp_path, flowers, *TUNABLE[:-2], "--hidden_units", 0, "--epochs", 2)
+    later = train_into(tmp_path, flowers, "--resume", "--fine_tune", 3, "--backbone_lr", 0.01, "--no_report")
     assert "trained already" not in later.err
-    assert same(read(tmp_path / "checkpoint.pth"), read(tuned / "checkpoint.pth"))
+    assert same(read(tmp_path / "checkpoint.pth"), read(fine_tuned / "checkpoint.pth"))
     longer = train_into(tmp_path, flowers, "--resume", "--fine_tune", 4, "--no_report")
     assert longer.out.startswith("epoch 6/6 ")
     assert "--fine_tune was 3, now 4 from epoch 6 on" in longer.err
@@ -260,14 +257,15 @@ def test_a_stage_that_makes_nothing_better_changes_nothing_and_says_so(train_int
 
 @pytest.mark.slow
 def test_the_report_shows_where_fine_tuning_began(train_into, flowers, tmp_path):
-    train_into(tmp_path, flowers, *QUICK[:-1], "--epochs", 1, "--fine_tune", 1)
+    train_into(tmp_path, flowers, *TINY[:-1], "--epochs", 1, "--fine_tune", 1)
     rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["\ufeffepoch", "1", "2"]
     assert Image.open(tmp_path / "run" / "curves.png").width == 1200
 
 
 @pytest.mark.slow
-def test_the_summary_says_how_long_it_would_take(run, flowers):
+def test_the_summary_says_how_long_it_would_take(run, flowers, monkeypatch):
+    monkeypatch.setattr(dry_run, "BUDGET", 0.02)  # how near the expected time comes is not tested
     outcome = run(train, flowers, *QUICK, "--fine_tune", 2, "--summary")
     assert outcome.code == 0, outcome.err
     layers = [layer for layer in models.squeezenet1_1().features.modules() if isinstance(layer, torch.nn.Conv2d)]
@@ -287,18 +285,19 @@ def test_how_it_goes_does_nothing_without_it_and_that_is_said(train_into, flower
 
 
 @pytest.mark.slow
-def test_the_features_of_the_frozen_network_stay_its_own(train_into, run, flowers, tmp_path):
+def test_the_features_of_the_frozen_network_stay_its_own(train_into, flowers, tmp_path):
     """A run that is resumed while its network learns reads photos into a cache that is empty by then.
 
     Squeezenet runs as it is, since it has no batch norms to be folded.
     """
+    few = shutil.copytree(flowers, tmp_path / "few", ignore=shutil.ignore_patterns("49", "51", "74"))
     options = (*QUICK, "--epochs", 2)
-    expected = train_into(tmp_path / "clean", flowers, *options, "--cache_dir", tmp_path / "own").out
+    expected = train_into(tmp_path / "clean", few, *options, "--cache_dir", tmp_path / "own").out
     tuning = ("--fine_tune", 2, "--backbone_lr", 0.01)
-    train_into(tmp_path / "tuned", flowers, *options, *tuning, "--cache_dir", tmp_path / "first")
-    train_into(tmp_path / "tuned", flowers, "--resume", "--cache_dir", tmp_path / "second", "--no_report")
-    found = train_into(tmp_path / "other", flowers, *options, "--cache_dir", tmp_path / "second")
-    assert "48 of 48 taken from the cache" in found.err
+    train_into(tmp_path / "tuned", few, *options, *tuning, "--cache_dir", tmp_path / "first")
+    train_into(tmp_path / "tuned", few, "--resume", "--cache_dir", tmp_path / "second", "--no_report")
+    found = train_into(tmp_path / "other", few, *options, "--cache_dir", tmp_path / "second")
+    assert "24 of 24 taken from the cache" in found.err
     assert found.out.replace("other", "clean") == expected
 
 

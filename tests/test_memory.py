@@ -26,14 +26,14 @@ WAYS = {
     "frozen": QUICK,
     "cnn": ("--arch", "cnn", "--no_report"),
     "mirrored": (*QUICK, "--mirror"),
-    # whose best epoch is one of fine-tuning
-    "fine-tuned": (*QUICK, "--hidden_units", "0", "--fine_tune", "3", "--backbone_lr", "0.0001"),
 }
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=[*WAYS, "fine-tuned"])
 def remembering(request, flowers, tmp_path_factory):
     """The checkpoint of a short run."""
+    if request.param == "fine-tuned":
+        return request.getfixturevalue("fine_tuned") / "checkpoint.pth"
     save_dir = tmp_path_factory.mktemp("remembering")
     train.main([str(flowers), *WAYS[request.param], "--epochs", "2", "--save_dir", str(save_dir)])
     return save_dir / "checkpoint.pth"

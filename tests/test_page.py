@@ -18,6 +18,7 @@ from browser import (
     console,
     hosted,
     made_patient,
+    made_restless,
     open_page,
     picture,
     set_size,
@@ -40,6 +41,13 @@ IMITATED_CARD = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "
 @pytest.fixture(scope="module")
 def some(flowers):
     return sorted((flowers / "test").glob("*/*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def visitor():
+    """A browser without a camera, for sites at addresses of their own: nothing that one leaves is another's."""
+    with browser() as driver:
+        yield driver
 
 
 def text_of(driver, name):
@@ -77,7 +85,7 @@ def test_it_shows_what_it_answers(page, exported, some):
 
 
 @pytest.mark.slow
-def test_a_stranger_is_none_of_the_classes(exported, some, tmp_path):
+def test_a_stranger_is_none_of_the_classes(visitor, exported, some, tmp_path):
     """By the checkpoint's own rule: at a rate at which this photo is one."""
     from flower_classifier.predicting.export_spec import digest_of
 
@@ -89,11 +97,11 @@ def test_a_stranger_is_none_of_the_classes(exported, some, tmp_path):
     del spec["digest"]
     text = json.dumps({**spec, "digest": digest_of(spec)}).encode()
     repacked(folder, "classifier.json", text)
-    with hosted(folder) as address, browser() as driver:
-        open_page(driver, address)
-        assert ask(driver, some[strangest])["known"] is False
-        assert text_of(driver, "verdict") == "None of the 6 classes"
-        assert "Most like it" in text_of(driver, "detail")
+    with hosted(folder) as address:
+        open_page(visitor, address)
+        assert ask(visitor, some[strangest])["known"] is False
+        assert text_of(visitor, "verdict") == "None of the 6 classes"
+        assert "Most like it" in text_of(visitor, "detail")
 
 
 def repacked(folder, name, data):
@@ -126,13 +134,14 @@ def test_other_engines_give_the_same_answers(page_site, exported, some):
 
 
 @pytest.fixture(scope="module")
-def live(page_site, some, tmp_path_factory):
+def live(exported, some, tmp_path_factory):
     """The page, looking through a camera at one photo after the other, half a second each."""
+    app = made_restless(shutil.copytree(exported, tmp_path_factory.mktemp("live") / "app"))
     video = tmp_path_factory.mktemp("video") / "camera.y4m"
     pictures = [Image.open(photo).convert("RGB").resize((640, 480), Image.Resampling.BICUBIC) for photo in some[::3]]
     write_video(video, pictures, 15)
-    with browser(*CAMERA, f"--use-file-for-fake-video-capture={video}") as driver:
-        assert open_page(driver, page_site) == "live"
+    with hosted(app) as address, browser(*CAMERA, f"--use-file-for-fake-video-capture={video}") as driver:
+        assert open_page(driver, address) == "live"
         yield driver
 
 
@@ -259,40 +268,40 @@ def test_a_photo_of_48_megapixels_is_answered(page, exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_a_network_it_works_after_the_first_visit(exported, some, tmp_path):
+def test_without_a_network_it_works_after_the_first_visit(visitor, exported, some, tmp_path):
     """And what it needs was fetched once."""
     folder = made_patient(shutil.copytree(exported, tmp_path / "app"))
-    with browser() as driver:
-        Host.asked.clear()
-        with hosted(tmp_path) as address:
-            open_page(driver, f"{address}{folder.name}/")
-            expected = ask(driver, some[0])["predictions"]
-            heavy = [path for path in Host.asked if path.endswith((".onnx", ".gz"))]
-            assert len(heavy) == len(set(heavy)) == 2
-        driver.get(f"{address}{folder.name}/")  # the host is gone
-        wait_for(driver, "document.body.dataset.state == 'no-camera'")
-        assert ask(driver, some[0])["predictions"] == expected
+    Host.asked.clear()
+    with hosted(tmp_path) as address:
+        open_page(visitor, f"{address}{folder.name}/")
+        expected = ask(visitor, some[0])["predictions"]
+        heavy = [path for path in Host.asked if path.endswith((".onnx", ".gz"))]
+        assert len(heavy) == len(set(heavy)) == 2
+    visitor.get(f"{address}{folder.name}/")  # the host is gone
+    wait_for(visitor, "document.body.dataset.state == 'no-camera'")
+    assert ask(visitor, some[0])["predictions"] == expected
 
 
 @pytest.mark.slow
-def test_another_export_in_its_place_is_taken(exported, trained, some, tmp_path):
+@pytest.mark.usefixtures("networks_at_hand")
+def test_another_export_in_its_place_is_taken(visitor, exported, trained, some, tmp_path):
     """The service worker of the first one must not keep it for ever."""
     folder, names = made_patient(shutil.copytree(exported, tmp_path / "app")), tmp_path / "names.json"
     names.write_text(json.dumps({name: f"new {name}" for name in fc.load(folder).classes}))
-    with hosted(tmp_path) as address, browser() as driver:
-        open_page(driver, f"{address}app/")
-        ask(driver, some[0])
-        (earlier,) = caches_of(driver)
+    with hosted(tmp_path) as address:
+        open_page(visitor, f"{address}app/")
+        ask(visitor, some[0])
+        (earlier,) = caches_of(visitor)
         export.main([str(trained / "checkpoint.pth"), str(folder), "--category_names", str(names)])
         made_patient(folder)
         later = max(path.stat().st_mtime for path in folder.rglob("*")) + 5  # by which a host tells what has changed
         for path in folder.rglob("*"):
             os.utime(path, (later, later))
-        driver.get(f"{address}app/")  # which lets Chromium look for another service worker
-        wait_until(lambda: is_replaced(driver, earlier), "the new export's service worker took over")
-        open_page(driver, f"{address}app/")
-        assert ask(driver, some[0])["predictions"][0]["name"].startswith("new ")
-        assert len(caches_of(driver)) == 1
+        visitor.get(f"{address}app/")  # which lets Chromium look for another service worker
+        wait_until(lambda: is_replaced(visitor, earlier), "the new export's service worker took over")
+        open_page(visitor, f"{address}app/")
+        assert ask(visitor, some[0])["predictions"][0]["name"].startswith("new ")
+        assert len(caches_of(visitor)) == 1
 
 
 def caches_of(driver):
@@ -312,22 +321,22 @@ def is_replaced(driver, earlier):
 
 
 @pytest.mark.slow
-def test_another_site_at_its_address_is_shown_and_other_files_of_the_host_are_fresh(exported, tmp_path):
+def test_another_site_at_its_address_is_shown_and_other_files_of_the_host_are_fresh(visitor, exported, tmp_path):
     """A page that was once served at http://localhost:8000, say, must not stay there for ever."""
     folder = made_patient(shutil.copytree(exported, tmp_path / "site"))
     (folder / "news.txt").write_text("old")
-    with hosted(folder) as address, browser() as driver:
-        open_page(driver, address)
+    with hosted(folder) as address:
+        open_page(visitor, address)
         news = "fetch('news.txt', { cache: 'reload' }).then((it) => it.text()).then(arguments[0])"
-        assert driver.execute_async_script(news) == "old"
+        assert visitor.execute_async_script(news) == "old"
         (folder / "news.txt").write_text("new")
-        assert driver.execute_async_script(news) == "new"
+        assert visitor.execute_async_script(news) == "new"
         (folder / "index.html").write_text("<title>another site</title>")
         (folder / "service_worker.js").unlink()
         for _ in range(2):
-            driver.get(address)
-            assert driver.title == "another site"
-        assert caches_of(driver) == []
+            visitor.get(address)
+            assert visitor.title == "another site"
+        assert caches_of(visitor) == []
 
 
 def test_nothing_is_asked_of_elsewhere_and_nothing_can_be(page, page_site):
@@ -346,15 +355,15 @@ def test_nothing_is_asked_of_elsewhere_and_nothing_can_be(page, page_site):
 
 
 @pytest.mark.slow
-def test_a_damaged_network_is_said_in_a_line(exported, tmp_path):
+def test_a_damaged_network_is_said_in_a_line(visitor, exported, tmp_path):
     for name in ("model.onnx", "classifier.json"):
         folder = shutil.copytree(exported, tmp_path / name)
         data = bytearray((folder / name).read_bytes())
         data[len(data) // 2] ^= 1
         (folder / name).write_bytes(data)
-        with hosted(folder) as address, browser() as driver:
-            assert open_page(driver, address) == "failed"
-            assert text_of(driver, "notice-text") == f"{name} is damaged, or from another export: export it again"
+        with hosted(folder) as address:
+            assert open_page(visitor, address) == "failed"
+            assert text_of(visitor, "notice-text") == f"{name} is damaged, or from another export: export it again"
 
 
 def test_it_can_be_installed(page, page_site):

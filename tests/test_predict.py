@@ -177,9 +177,9 @@ def test_a_folder_without_photos_is_refused(run, trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_names_that_the_terminal_cannot_show_are_escaped(trained, photo, tmp_path):
+def test_names_that_the_terminal_cannot_show_are_escaped(exported, photo, tmp_path):
     (tmp_path / "names.json").write_text('{"54": "雛菊"}', encoding="utf-8")
-    arguments = (photo, trained / "checkpoint.pth", "--top_k", 6, "--category_names", tmp_path / "names.json")
+    arguments = (photo, exported, "--top_k", 6, "--category_names", tmp_path / "names.json")
     outcome = run_program("predict.py", *arguments, cold=True, PYTHONIOENCODING="ascii")
     assert outcome.code == 0
     assert "\\u96db\\u83ca" in outcome.out
@@ -225,7 +225,8 @@ def test_architectures_of_every_kind_train_and_predict(run, train_into, flowers,
             (data / split / name).mkdir(parents=True)
             for photo in sorted((flowers / split / name).iterdir())[:2]:
                 shutil.copy(photo, data / split / name)
-    train_into(tmp_path / "out", data, "--arch", arch, "--weights", "none", "--epochs", 1, "--hidden_units", 8)
+    options = ("--weights", "none", "--epochs", 1, "--hidden_units", 8, "--no_report")
+    train_into(tmp_path / "out", data, "--arch", arch, *options)
     outcome = run(predict, photo, tmp_path / "out" / "checkpoint.pth")
     assert outcome.code == 0, outcome.err
     assert {name for name, _ in parse(outcome.out)} == {"54", "74"}

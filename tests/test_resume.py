@@ -35,10 +35,17 @@ def start_and_stop(arguments, how, lines=0):
     return process.returncode, out, errors
 
 
+CNN = ("--arch", "cnn", "--no_report")
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("precision")
-@pytest.mark.parametrize("model", [("--arch", "cnn"), TINY], ids=["cnn", "frozen"])
-def test_two_epochs_and_two_more_equal_four_bit_for_bit(train_into, flowers, tmp_path, model):
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [(CNN, "float32"), (TINY, "float32"), (TINY, "bfloat16")],  # cnn knows no other
+    ids=["cnn", "frozen", "frozen bfloat16"],
+)
+def test_two_epochs_and_two_more_equal_four_bit_for_bit(train_into, flowers, tmp_path, monkeypatch, model, precision):
+    monkeypatch.setenv("FLOWERS_PRECISION", precision)
     options = (*model, "--views", 3, "--hidden_units", 32, "--dropout", 0.5)
     whole = train_into(tmp_path / "whole", flowers, *options, "--epochs", 4)
     train_into(tmp_path / "parts", flowers, *options, "--epochs", 2)
@@ -83,8 +90,9 @@ def test_resuming_in_another_precision_says_so(train_into, flowers, tmp_path, mo
 @pytest.mark.slow
 def test_a_resumed_run_takes_what_a_program_sets(train_into, flowers, tmp_path):
     """Not from a command line, so nothing was typed."""
-    train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1, "--views", 2, "--batch_size", 7)
-    train.run(TrainConfig(flowers, save_dir=tmp_path, resume=True, epochs=2, batch_size=9))
+    own = ("--epochs", 1, "--views", 2, "--batch_size", 7, "--no_report")
+    train_into(tmp_path, flowers, "--arch", "cnn", *own)
+    train.run(TrainConfig(flowers, save_dir=tmp_path, resume=True, epochs=2, batch_size=9, no_report=True))
     settings = read(tmp_path / "run" / "last.pth")["settings"]
     assert [settings[name] for name in ("arch", "epochs", "views", "batch_size")] == ["cnn", 2, 2, 9]
 
@@ -223,7 +231,7 @@ def test_a_state_that_was_tampered_with_is_damaged(train_into, run, flowers, tmp
 @pytest.mark.slow
 def test_a_killed_run_resumes_from_its_last_save_bit_for_bit(train_into, flowers, tmp_path):
     """A real kill -9, with every epoch's save due; the saves must not take the run's own files for another's."""
-    options = ["--arch", "cnn", "--views", "2", "--hidden_units", "16"]
+    options = ["--arch", "cnn", "--views", "2", "--hidden_units", "16", "--no_report"]
     code = (
         "import sys, train\n"
         "from flower_classifier.training import run_folder\n"
@@ -288,7 +296,7 @@ def test_a_closed_terminal_ends_a_run_that_is_resumed_bit_for_bit(train_into, fl
 
 def test_a_signal_while_files_are_written_waits_until_they_are(flowers, tmp_path):
     """A real one, when the first temporary file is opened; torch's threads are alive, and could take it."""
-    command = ["train.py", flowers, "--arch", "cnn", "--epochs", 1, "--save_dir", tmp_path]
+    command = ["train.py", flowers, "--arch", "cnn", "--epochs", 1, "--no_report", "--save_dir", tmp_path]
     outcome = run_program(*signalled_at(".last.pth.tmp", signal.SIGTERM, *command))
     assert outcome.code == 143
     assert outcome.err.splitlines()[-1] == "train.py: terminated"
@@ -303,7 +311,7 @@ def test_resuming_with_other_photos_left_out_is_refused(train_into, run, flowers
     photo = data / "valid" / "54" / "drawn_001.jpg"
     whole = photo.read_bytes()
     photo.write_bytes(bytes(len(whole)))
-    options = (data, *QUICK, "--skip_bad", "--no_cache")
+    options = (data, *TINY, "--skip_bad", "--no_cache")
     train_into(tmp_path / "out", *options, "--epochs", 1)
     train_into(tmp_path / "out", *options, "--epochs", 2, "--resume")
     photo.write_bytes(whole)
@@ -325,7 +333,7 @@ def test_a_photo_that_turns_bad_between_views_stops_the_run_resumably(data_of, r
         "steps.epoch_line = lambda *what: (photo.write_bytes(bytes(size)), line(*what))[1]\n"
         "train.process.run(lambda: train.main(sys.argv[1:]))"
     )
-    options = [*QUICK, "--epochs", 4, "--no_cache", "--save_dir", tmp_path / "out"]
+    options = [*TINY, "--epochs", 4, "--no_cache", "--save_dir", tmp_path / "out"]
     whole = photo.read_bytes()
     outcome = run_program("-c", code, data, *options, photo)
     assert (outcome.code, len(outcome.out.splitlines())) == (2, 2)
@@ -351,7 +359,7 @@ def test_a_photo_that_is_replaced_between_views_is_named(data_of, tmp_path):
         "train.process.run(lambda: train.main(sys.argv[1:]))"
     )
     for number, cache in enumerate((["--no_cache"], ["--cache_dir", tmp_path / "cache"])):
-        options = [*QUICK, "--views", 6, "--epochs", 6, *cache, "--save_dir", tmp_path / f"{number}"]
+        options = [*TINY, "--views", 6, "--epochs", 6, *cache, "--save_dir", tmp_path / f"{number}"]
         before = photo.read_bytes()
         outcome = run_program("-c", code, data, *options, photo)
         assert outcome.code == 0, outcome.err

@@ -13,7 +13,7 @@ import PIL
 import pytest
 import torch
 import torchvision
-from support import NAMES, PROJECT, QUICK, read, run_program
+from support import NAMES, PROJECT, QUICK, TINY, read, run_program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from waiting import LIMIT
 from warm import WarmPopen
@@ -167,7 +167,7 @@ def test_tensorboard_gets_the_numbers_pictures_results_and_options(train_into, f
 
 @pytest.mark.slow
 def test_tensorboard_has_the_points_of_a_killed_run_and_after_resuming_none_twice(train_into, flowers, tmp_path):
-    options = (flowers, *QUICK[:-1], "--views", 1, "--tensorboard")
+    options = (flowers, *TINY[:-1], "--views", 1, "--tensorboard")
     kill_after(4, options, "--save_dir", tmp_path)
     folder = tmp_path / "run" / "tensorboard"
     killed = [event.step for event in points_of(folder).Scalars("train_loss")]

@@ -7,7 +7,7 @@ import shutil
 import tarfile
 
 import pytest
-from support import QUICK, parse_blocks, read, same
+from support import QUICK, TINY, parse_blocks, read, same
 
 import predict
 import train
@@ -16,10 +16,11 @@ from flower_classifier.photos.folders import photos_in
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.photos.tar_files import read_bytes
+from flower_classifier.studies import dry_run
 
 LEARNED = ("state_dict", "history", "set_scores", "stranger_scores")
 WHOLE = (
-    *QUICK,
+    *TINY,
     "--epochs",
     2,
     "--views",
@@ -228,8 +229,9 @@ def test_a_folder_may_be_called_like_a_tar_file(flowers, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_of_tar_files_is_enough(run, flowers, tmp_path):
+def test_a_folder_of_tar_files_is_enough(run, flowers, tmp_path, monkeypatch):
     """Its classes are in the tar files, so it is no level too high."""
+    monkeypatch.setattr(dry_run, "BUDGET", 0.02)  # how near the expected time comes is not tested
     files = [(f"{photo.parent.name}/{photo.name}", photo.read_bytes()) for photo in (flowers / "train").glob("*/*")]
     pack(tmp_path / "flat" / "a.tar", files)
     outcome = run(train, tmp_path / "flat", *QUICK, "--summary")

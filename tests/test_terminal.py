@@ -221,7 +221,7 @@ def test_both_commands_work_without_docstrings_and_asserts(flowers, tmp_path):
     asked = (photo, tmp_path / "checkpoint.pth", "--plot", tmp_path / "plot.png")
     predicted = run_program("-OO", "predict.py", *asked, cold=True, **compiled)
     assert (predicted.code, predicted.err, len(predicted.out.splitlines())) == (0, "", 5)
-    helped = run_program("-OO", "train.py", "--help", cold=True)
+    helped = run_program("-OO", "train.py", "--help", cold=True, **compiled)
     assert (helped.code, helped.err) == (0, "")
     assert "--learning_rate RATE" in helped.out
 
@@ -258,9 +258,9 @@ def test_an_unexpected_error_is_a_line_and_with_debug_a_traceback():
 
 
 @pytest.mark.slow
-def test_a_reader_that_leaves_early_gets_no_traceback(flowers, trained):
+def test_a_reader_that_leaves_early_gets_no_traceback(flowers, exported):
     photo = next((flowers / "test" / "54").iterdir())
-    shell = f"{PYTHON} predict.py {photo} {trained}/checkpoint.pth --top_k 6 | head -1"
+    shell = f"{PYTHON} predict.py {photo} {exported} --top_k 6 | head -1"
     done = subprocess.run(["sh", "-c", shell], cwd=PROJECT, capture_output=True, text=True, timeout=LIMIT, check=True)
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
@@ -343,9 +343,9 @@ def test_bars_and_results_that_come_through_a_pipe_to_the_same_terminal_share_it
 
 
 @pytest.mark.slow
-def test_a_closed_stderr_does_not_send_notes_to_stdout(trained, flowers):
+def test_a_closed_stderr_does_not_send_notes_to_stdout(exported, flowers):
     photo = next((flowers / "test" / "54").iterdir())
-    shell = f"{PYTHON} predict.py {photo} {trained}/checkpoint.pth --top_k 99 2>&-"
+    shell = f"{PYTHON} predict.py {photo} {exported} --top_k 99 2>&-"
     done = subprocess.run(["sh", "-c", shell], cwd=PROJECT, capture_output=True, text=True, timeout=LIMIT, check=True)
     assert len(done.stdout.splitlines()) == 6
 

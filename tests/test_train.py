@@ -73,7 +73,7 @@ def test_class_folders_called_by_the_numbers_of_the_flowers_are_offered_names(tr
 
 def test_the_reported_numbers_are_those_of_the_checkpoint(train_into, flowers, tmp_path):
     """Plain torch and ImageFolder, with the checkpoint's tensors put into a network written out here."""
-    outcome = train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 4, "--image_size", 24)
+    outcome = train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 4, "--image_size", 24, "--no_report")
     contents = read(tmp_path / "checkpoint.pth")
     blocks = [
         [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
@@ -117,8 +117,9 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another(train_into, 
 def test_a_frozen_backbone_does_not_move_and_the_cnn_does(train_into, flowers, tmp_path):
     """Batch-norm statistics included: this small network has plenty."""
     for name, epochs in (("short", 1), ("long", 3)):
-        train_into(tmp_path / name, flowers, "--arch", "timm/test_resnet", "--weights", "none", "--epochs", epochs)
-        train_into(tmp_path / f"cnn {name}", flowers, "--arch", "cnn", "--epochs", epochs)
+        options = ("--epochs", epochs, "--no_report")
+        train_into(tmp_path / name, flowers, "--arch", "timm/test_resnet", "--weights", "none", *options)
+        train_into(tmp_path / f"cnn {name}", flowers, "--arch", "cnn", *options)
 
     def moved(one, other):
         before, after = (read(tmp_path / name / "run" / "last.pth")["learner"] for name in (one, other))
@@ -160,7 +161,7 @@ def test_a_checkpoint_holds_what_the_classic_exercise_asks_for(trained):
 @pytest.mark.slow
 def test_the_original_classifier_is_not_in_the_file(train_into, flowers, tmp_path):
     """alexnet's own classifier would add 234 MB to the 9 of its convolutions and the 19 of our head."""
-    train_into(tmp_path, flowers, "--arch", "alexnet", "--weights", "none", "--epochs", 1)
+    train_into(tmp_path, flowers, "--arch", "alexnet", "--weights", "none", "--epochs", 1, "--views", 1, "--no_report")
     assert (tmp_path / "checkpoint.pth").stat().st_size < 30e6
     assert not any("classifier" in name for name in read(tmp_path / "checkpoint.pth")["state_dict"])
 

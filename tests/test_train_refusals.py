@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import QUICK, read, run_program, same
+from support import QUICK, TINY, read, run_program, same
 
 import train
 
@@ -118,7 +118,7 @@ def test_skip_bad_trains_as_if_the_bad_photos_were_not_there(train_into, run, fl
     bad = [*sorted((broken / "train").glob("*/*"))[5::17], sorted((broken / "valid").glob("*/*"))[7]]
     for photo in bad:
         photo.write_bytes(b"")
-    options = (*QUICK, "--epochs", 5, "--views", 3, "--skip_bad", "--cache_dir", tmp_path / "cache")
+    options = (*TINY, "--epochs", 5, "--views", 3, "--skip_bad", "--cache_dir", tmp_path / "cache")
     first = train_into(tmp_path / "out", broken, *options)
     assert f"going on without {len(bad)} photos" in first.err
     names = [photo.relative_to(broken).as_posix() for photo in bad]
@@ -127,7 +127,7 @@ def test_skip_bad_trains_as_if_the_bad_photos_were_not_there(train_into, run, fl
     assert [line.startswith(f"cannot open {photo}: it is empty") for line, photo in zip(lines, bad, strict=True)]
     again = train_into(tmp_path / "again", broken, *options[:-2], "--no_cache")
     assert again.out.replace("again", "out") == first.out
-    train_into(tmp_path / "parts", broken, *QUICK, "--epochs", 2, "--views", 3, "--skip_bad")
+    train_into(tmp_path / "parts", broken, *TINY, "--epochs", 2, "--views", 3, "--skip_bad")
     train_into(tmp_path / "parts", broken, *options, "--resume")
     assert same(
         read(tmp_path / "parts" / "run" / "last.pth")["average"], read(tmp_path / "out" / "run" / "last.pth")["average"]

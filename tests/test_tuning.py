@@ -4,18 +4,17 @@ import csv
 import math
 import re
 import signal
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from support import PROJECT, QUICK, read, same
+from support import QUICK, TINY, read, run_program, same
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import train
 from flower_classifier.networks.classifier import ModelConfig, new_head
+from flower_classifier.studies import dry_run
 from flower_classifier.training import head_search
 from flower_classifier.training.ddp import Alone
 from flower_classifier.training.head_search import HIDDEN, LINEAR, OPTIONS, Outcome, Trial, grid
@@ -25,7 +24,7 @@ from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import average_in
 
 CPU = torch.device("cpu")
-FROZEN = QUICK[:-1]  # with the report, which the table belongs to
+FROZEN = TINY[:-1]  # with the report, which the table belongs to
 RECIPE = Recipe(epochs=20, learning_rate=0.001, batch_size=16, views=4, seed=0)
 
 
@@ -174,11 +173,11 @@ def test_a_tuned_run_is_the_run_with_the_options_that_it_found(run, train_into, 
     (chosen,) = [row for row in table(tmp_path / "tuned" / "run" / "tuning.csv") if row["chosen"] == "1"]
     typed = [word for name in OPTIONS for word in (f"--{name}", *chosen[name].split())]
     assert "heads tried in " in outcome.err
-    train_into(tmp_path / "typed", flowers, *own, *typed)
+    train_into(tmp_path / "typed", flowers, *own, *typed, "--no_report")
     for file in ("checkpoint.pth", "run/last.pth"):
         assert same(read(tmp_path / "tuned" / file), read(tmp_path / "typed" / file))
-    for name in ("tuned", "typed"):
-        train_into(tmp_path / name, flowers, "--resume", "--tune", "--epochs", 3)
+    for name, options in (("tuned", ()), ("typed", ("--no_report",))):
+        train_into(tmp_path / name, flowers, "--resume", "--tune", "--epochs", 3, *options)
     assert same(read(tmp_path / "tuned" / "checkpoint.pth"), read(tmp_path / "typed" / "checkpoint.pth"))
     assert table(tmp_path / "tuned" / "run" / "tuning.csv")  # which a resumed run keeps
     assert (tmp_path / "tuned" / "run" / "tuning.png").is_file()
@@ -214,24 +213,23 @@ print("answered as before", before == [signal.getsignal(n) for n in (signal.SIGI
 def after_signal(number, flowers, folder):
     """Send a run a signal in the second epoch of its search."""
     own = [flowers, *FROZEN, "--epochs", 6, "--tune", "--hidden_units", 0, "--save_dir", folder]
-    command = [sys.executable, "-c", SIGNAL, str(int(number)), *map(str, own)]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    return run_program("-c", SIGNAL, int(number), *own)
 
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_search_and_trains_the_best_so_far(flowers, tmp_path):
     done = after_signal(signal.SIGINT, flowers, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch ") >= 6
-    assert done.stdout.endswith("answered as before True\n")
+    assert done.code == 0, done.err
+    assert done.out.count("epoch ") >= 6
+    assert done.out.endswith("answered as before True\n")
     assert max(int(row["epoch"]) for row in table(tmp_path / "run" / "tuning.csv")) <= 2
 
 
 @pytest.mark.slow
 def test_another_signal_ends_the_whole_run(flowers, tmp_path):
     done = after_signal(signal.SIGTERM, flowers, tmp_path)
-    assert done.returncode != 0
-    assert done.stdout == ""
+    assert done.code != 0
+    assert done.out == ""
     assert not (tmp_path / "checkpoint.pth").exists()
 
 
@@ -287,15 +285,16 @@ def test_without_decay_the_optimizer_is_adam():
 @pytest.mark.slow
 def test_smoothed_labels_are_learned_and_kept_by_a_resumed_run(train_into, flowers, tmp_path):
     for smoothing in (0, 0.5):
-        train_into(tmp_path / str(smoothing), flowers, *QUICK, "--epochs", 1, "--label_smoothing", smoothing)
+        train_into(tmp_path / str(smoothing), flowers, *TINY, "--epochs", 1, "--label_smoothing", smoothing)
     plain, smoothed = (read(tmp_path / str(smoothing) / "checkpoint.pth") for smoothing in (0, 0.5))
     assert not same(plain["state_dict"], smoothed["state_dict"])
-    train_into(tmp_path / "0.5", flowers, "--resume", "--epochs", 2)
+    train_into(tmp_path / "0.5", flowers, "--resume", "--epochs", 2, "--no_report")
     assert read(tmp_path / "0.5" / "checkpoint.pth")["training"]["label_smoothing"] == 0.5
 
 
 @pytest.mark.slow
-def test_the_summary_says_how_long_the_search_would_take(run, flowers):
+def test_the_summary_says_how_long_the_search_would_take(run, flowers, monkeypatch):
+    monkeypatch.setattr(dry_run, "BUDGET", 0.02)  # how near the expected time comes is not tested
     outcome = run(train, flowers, *QUICK, "--tune", "--summary", "--hidden_units", 0, "--weight_decay", 0)
     assert outcome.code == 0, outcome.err
     number = len(grid(RECIPE, {"hidden_units": (), "weight_decay": 0.0}))

@@ -4,7 +4,7 @@ import os
 import shutil
 
 import pytest
-from support import QUICK, read, same
+from support import TINY, read, same
 
 import train
 from flower_classifier.report.report_files import read_table
@@ -24,8 +24,8 @@ def test_a_run_without_photos_is_one_whose_folder_lacks_them(train_into, flowers
     table = listing(
         tmp_path / "doctor.csv", *(f"{photo},label" for photo in photos), "54/,alike", header="path,finding"
     )
-    listed = train_into(tmp_path / "listed", flowers, *QUICK, "--epochs", 2, "--without", table, "--no_cache")
-    train_into(tmp_path / "lacking", tmp_path / "less", *QUICK, "--epochs", 2, "--no_cache")
+    listed = train_into(tmp_path / "listed", flowers, *TINY, "--epochs", 2, "--without", table, "--no_cache")
+    train_into(tmp_path / "lacking", tmp_path / "less", *TINY, "--epochs", 2, "--no_cache")
     assert "going on without 4 photos of 84, listed in" in listed.err
     for part in ("state_dict", "history", "set_scores", "stranger_scores", "memory"):
         one, other = (read(tmp_path / run / "checkpoint.pth")[part] for run in ("listed", "lacking"))
@@ -35,8 +35,8 @@ def test_a_run_without_photos_is_one_whose_folder_lacks_them(train_into, flowers
 
 def test_a_resumed_run_goes_on_without_them(run, train_into, flowers, tmp_path):
     table = listing(tmp_path / "doctor.csv", "train/54/drawn_000.jpg")
-    train_into(tmp_path / "whole", flowers, *QUICK, "--epochs", 3, "--without", table)
-    train_into(tmp_path / "parts", flowers, *QUICK, "--epochs", 2, "--without", table)
+    train_into(tmp_path / "whole", flowers, *TINY, "--epochs", 3, "--without", table)
+    train_into(tmp_path / "parts", flowers, *TINY, "--epochs", 2, "--without", table)
     train_into(tmp_path / "parts", flowers, "--epochs", 3, "--resume", "--no_report")
     one, other = (read(tmp_path / name / "checkpoint.pth")["state_dict"] for name in ("whole", "parts"))
     assert same(one, other)
@@ -61,7 +61,7 @@ def test_a_resumed_run_goes_on_without_them(run, train_into, flowers, tmp_path):
 def test_a_table_that_does_not_serve_is_refused(run, flowers, tmp_path, contents, said):
     if contents is not None:
         (tmp_path / "t.csv").write_bytes(contents)
-    outcome = run(train, flowers, *QUICK, "--save_dir", tmp_path / "run", "--without", tmp_path / "t.csv")
+    outcome = run(train, flowers, *TINY, "--save_dir", tmp_path / "run", "--without", tmp_path / "t.csv")
     assert (outcome.code, outcome.out) == (2, "")
     assert said in outcome.err.replace("\n", " ")
     assert not (tmp_path / "run").exists()
@@ -69,7 +69,7 @@ def test_a_table_that_does_not_serve_is_refused(run, flowers, tmp_path, contents
 
 def test_a_path_of_no_photo_is_named(train_into, flowers, tmp_path):
     table = listing(tmp_path / "t.csv", "train/54/drawn_000.jpg", "train/54/gone.jpg")
-    outcome = train_into(tmp_path / "run", flowers, *QUICK, "--epochs", 1, "--without", table)
+    outcome = train_into(tmp_path / "run", flowers, *TINY, "--epochs", 1, "--without", table)
     assert "1 path of no photo in" in outcome.err
     assert "train/54/gone.jpg" in outcome.err
 
@@ -79,13 +79,13 @@ def test_a_name_that_is_no_text_is_known_by_what_the_table_has_of_it(train_into,
     shutil.copytree(flowers, tmp_path / "data")
     odd = os.path.join(os.fsencode(tmp_path / "data" / "train" / "54"), b"\xe9, or not.jpg")  # noqa: PTH118 -- bytes
     shutil.copy(tmp_path / "data" / "train" / "54" / "drawn_000.jpg", odd)
-    train_into(tmp_path / "run", tmp_path / "data", *QUICK[:4], "--doctor")
+    train_into(tmp_path / "run", tmp_path / "data", *TINY[:-1], "--doctor")
     rows = [row for row in read_table(tmp_path / "run" / "doctor" / "doctor.csv") if row["finding"] == "same_photo"]
     odd_ones = [path for row in rows for path in (row["path"], row["other"]) if "or not" in path]
     assert len(odd_ones) == 1
     quoted = f'"{odd_ones[0]}"'
     outcome = train_into(
-        tmp_path / "run", tmp_path / "data", *QUICK, "--epochs", 1, "--without", listing(tmp_path / "t.csv", quoted)
+        tmp_path / "run", tmp_path / "data", *TINY, "--epochs", 1, "--without", listing(tmp_path / "t.csv", quoted)
     )
     assert "going on without 1 photo of 85" in outcome.err
     assert "of no photo" not in outcome.err
