@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from support import PROJECT, PYTHON, run_program
 from waiting import LIMIT, has_mapped, has_received, needs_proc, wait_until
@@ -207,13 +206,17 @@ def test_a_python_without_the_packages_is_told_what_to_install(flowers):
 def test_both_commands_work_without_docstrings_and_asserts(flowers, tmp_path):
     """`python -OO` drops both; the help is then that of the options alone.
 
-    It does so in this project's files: torch would take it a quarter of a minute, and is there as it was compiled.
+    It does so in this project's files: torch would take it a quarter of a minute, and what is loaded here, too, is
+    there as it was compiled.
     """
     compiled = {"PYTHONPYCACHEPREFIX": str(tmp_path / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
-    for path in Path(torch.__file__).parent.parent.rglob(f"*.{sys.implementation.cache_tag}.pyc"):
-        link = tmp_path / "compiled" / path.parent.parent.relative_to("/") / f"{path.stem}.opt-2.pyc"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path)
+    specs = [module.__spec__ for module in list(sys.modules.values()) if getattr(module, "__spec__", None)]
+    own = [PROJECT / name for name in ("__pycache__", "flower_classifier", "tests")]
+    for path in {Path(spec.cached) for spec in specs if spec.cached}:
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in own):
+            link = tmp_path / "compiled" / path.parent.parent.relative_to("/") / f"{path.stem}.opt-2.pyc"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
     own = ("--arch", "cnn", "--epochs", 1, "--save_dir", tmp_path)
     training = run_program("-OO", "train.py", flowers, *own, cold=True, **compiled)
     assert training.code == 0, training.err
