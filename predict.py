@@ -27,7 +27,7 @@ import flower_classifier
 from flower_classifier.base.files import check_writable
 from flower_classifier.predicting.answering import answer_photos, named_photos
 from flower_classifier.predicting.base_predictor import BasePredictor
-from flower_classifier.predicting.plots import PictureWriter, plan_pictures
+from flower_classifier.predicting.output_formats import PictureWriter, plan_pictures
 
 
 def run(config: PredictConfig) -> None:

@@ -27,8 +27,7 @@ from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.photos.demo import SPECIES, draw_flower
 from flower_classifier.photos.views import Preprocessing, open_views
-from flower_classifier.predicting.export_spec import DISTANCE, LOGITS, PIXELS, outputs_of
-from flower_classifier.predicting.exported_predictor import session_of
+from flower_classifier.predicting.exported_predictor import DISTANCE, LOGITS, PIXELS, outputs_of, session_of
 
 # Version of ONNX's operators. The lowest that torch's exporter writes by itself, so that the oldest runtimes take it;
 # 20 to 23 were neither faster nor smaller (docs/export.md)
