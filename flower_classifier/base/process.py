@@ -33,7 +33,7 @@ from flower_classifier.base.errors import (
     check_installed,
     is_out_of_memory,
 )
-from flower_classifier.base.options import Settings, parse
+from flower_classifier.base.options import Chosen
 from flower_classifier.base.signals import Stopped, answer_signals, end_with_a_word, handled_signals, stop
 from flower_classifier.base.text import printable_lines, reason_of
 from flower_classifier.base.torchrun import local_world_size, rank
@@ -47,7 +47,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 # ------------------------------------------------------------------------------------------------------- the beginning
 
 
-def begin(settings_class: type[Settings], prog: str, doc: str | None) -> Settings:
+def begin(settings_class: type[Chosen], prog: str, doc: str | None) -> Chosen:
     """Set the process up and return the settings that its command line asks for, before torch is loaded.
 
     After --help and for a mistake the process ends, as by `run`. Settings may name the packages they need in `needs`;
@@ -65,14 +65,14 @@ def begin(settings_class: type[Settings], prog: str, doc: str | None) -> Setting
         del os.environ["OMP_NUM_THREADS"]
     keep_freed_memory()
     prepare_streams()
-    parsed: list[Settings] = []
+    parsed: list[Chosen] = []
     with speaking():
         with contextlib.ExitStack() as silenced:
             if rank():  # all of a job's processes read the same, and one says what is wrong
                 nowhere = silenced.enter_context(Path(os.devnull).open("w"))
                 silenced.enter_context(contextlib.redirect_stdout(nowhere))
                 silenced.enter_context(contextlib.redirect_stderr(nowhere))
-            code = outcome_of(lambda: parsed.append(parse(settings_class, prog, doc)))
+            code = outcome_of(lambda: parsed.append(settings_class.parse(prog, doc)))
         if parsed:
             code = outcome_of(lambda: check_installed(getattr(parsed[0], "needs", NEEDED)))
     return parsed[0] if parsed and not code else leave(code)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flower_classifier.base.errors import NEEDED, NEEDED_BY_EXPORTED, InputError
-from flower_classifier.base.options import Limits, argument, check, option
+from flower_classifier.base.options import Limits, Settings, argument, option
 from flower_classifier.base.torchrun import world_size
 from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_TOP_K, is_exported
 
@@ -22,7 +22,7 @@ NAMES_HELP = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuestionConfig:
+class QuestionConfig(Settings):
     """The questions about photos, whatever runs the network. Raises InputError, naming the option, for wrong values."""
 
     images: tuple[Path, ...] = argument(
@@ -82,9 +82,6 @@ class QuestionConfig:
         "text for people; json (one array), jsonl (one object per line) or csv (one row per class) for programs",
         choices=("text", "json", "jsonl", "csv"),
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
     @property
     def needs(self) -> tuple[str, ...]:

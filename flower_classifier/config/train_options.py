@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.options import Limits, Values, argument, check, option
+from flower_classifier.base.options import Limits, Settings, Values, argument, option
 from flower_classifier.config import allowed
 
 CLASS_WEIGHTS = ("equal", "balanced")
@@ -38,7 +38,7 @@ RESUMED_OPTIONS = (
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """One run's settings, checked. Raises InputError, naming the option, for a value out of range.
 
     Only the networks know the names and needs of architectures, so `arch`, `weights` and `hidden_units` are not checked
@@ -293,7 +293,7 @@ class TrainConfig:
         return replace(self, **options)
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.tensorboard and self.no_report:
             raise InputError("cannot be used together with --no_report", "tensorboard")
         if self.doctor and self.summary:
