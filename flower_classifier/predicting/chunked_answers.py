@@ -11,7 +11,6 @@ processes need not talk: whoever finds all parts on the disk puts them together.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -22,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from flower_classifier.base.console import note, progress
 from flower_classifier.base.errors import InputError, RunError
-from flower_classifier.base.files import replaced_whole, sha256_of_file, write_whole
+from flower_classifier.base.files import replaced_whole, sha256_of, sha256_of_file, write_whole
 from flower_classifier.base.text import counted, reason_of
 from flower_classifier.base.torchrun import rank, world_size
 from flower_classifier.config.allowed import SPEC_FILE
@@ -57,6 +56,24 @@ class AnswerChunks:
         except (Timeout, NotImplementedError) as error:
             reason = reason_of(error)
             raise RunError(f"{lock} cannot be locked ({reason}): take a folder of another disk") from None
+
+    def manifest(self, config: PredictConfig) -> dict[str, object]:
+        """Return what the answers depend on: the photos' paths, the checkpoint, the options."""
+        checkpoint = config.checkpoint / SPEC_FILE if config.asks_exported else config.checkpoint
+        digests: dict[str, str | None] = {}
+        for name, path in (("checkpoint", checkpoint), ("category_names", config.category_names)):
+            try:
+                digests[f"{name}_sha256"] = sha256_of_file(path) if path else None
+            except OSError as error:
+                raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        return {
+            "format_version": 1,
+            "photos": len(self.photos),
+            "paths_sha256": sha256_of("\0".join(map(str, self.photos)).encode("utf-8", "surrogateescape")),
+            **digests,
+            "photos_in_a_part": PART,
+            **{name: getattr(config, name) for name in ASKED},
+        }
 
     def keep_manifest(self, manifest: dict[str, object]) -> None:
         """Write the manifest, or compare it with the one that is there. Raises InputError where they differ."""
@@ -137,7 +154,7 @@ def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: Ba
     that cannot be opened; RunError where the disk refuses.
     """
     question, chunks = AnswerRules(config, predictor, config.neighbours), AnswerChunks(folder, photos)
-    manifest = manifest_of(config, photos)
+    manifest = chunks.manifest(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with chunks.locked():
@@ -163,22 +180,3 @@ def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: Ba
         note(f"{chunks.all}: these answers are there already")
     if bad and world_size() == 1:  # of a job, torchrun would report it as a crash
         raise InputError(f"{bad:,} of {counted(len(photos), 'photo')} could not be opened: {chunks.all} says why")
-
-
-def manifest_of(config: PredictConfig, photos: Sequence[Path]) -> dict[str, object]:
-    """Return what the answers depend on: the photos' paths, the checkpoint, the options."""
-    checkpoint = config.checkpoint / SPEC_FILE if config.asks_exported else config.checkpoint
-    digests: dict[str, str | None] = {}
-    for name, path in (("checkpoint", checkpoint), ("category_names", config.category_names)):
-        try:
-            digests[f"{name}_sha256"] = sha256_of_file(path) if path else None
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    return {
-        "format_version": 1,
-        "photos": len(photos),
-        "paths_sha256": hashlib.sha256("\0".join(map(str, photos)).encode("utf-8", "surrogateescape")).hexdigest(),
-        **digests,
-        "photos_in_a_part": PART,
-        **{name: getattr(config, name) for name in ASKED},
-    }
