@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flower_classifier.base import process
-from flower_classifier.base.options import parse
 from flower_classifier.config.export_options import ExportConfig
 
 if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
@@ -68,7 +67,7 @@ def checked_model(checkpoint: Checkpoint) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export as a command line asks, within a process that goes on."""
-    run(parse(ExportConfig, "export.py", __doc__, argv))
+    run(ExportConfig.parse("export.py", __doc__, argv))
 
 
 if __name__ == "__main__":

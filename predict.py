@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flower_classifier.base import process
-from flower_classifier.base.options import parse
 from flower_classifier.config.predict_options import PredictConfig
 
 if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
@@ -27,7 +26,7 @@ import flower_classifier
 from flower_classifier.base.files import check_writable
 from flower_classifier.predicting.answering import answer_photos, named_photos
 from flower_classifier.predicting.base_predictor import BasePredictor
-from flower_classifier.predicting.plots import PictureWriter, plan_pictures
+from flower_classifier.predicting.output_formats import PictureWriter, plan_pictures
 
 
 def run(config: PredictConfig) -> None:
@@ -76,7 +75,7 @@ def evaluate(config: PredictConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Predict as a command line asks, within a process that goes on."""
-    run(parse(PredictConfig, "predict.py", __doc__, argv))
+    run(PredictConfig.parse("predict.py", __doc__, argv))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from flower_classifier.base import process
-from flower_classifier.base.options import parse
 from flower_classifier.config.train_options import TrainConfig
 
 if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and Ctrl-C end the process before it does
@@ -49,7 +48,7 @@ from flower_classifier.training.state import TrainState
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train as a command line asks, within a process that goes on."""
-    run(parse(TrainConfig, "train.py", __doc__, argv))
+    run(TrainConfig.parse("train.py", __doc__, argv))
 
 
 def run(config: TrainConfig) -> None:

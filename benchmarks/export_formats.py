@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from flower_classifier.export import onnx_model
 from flower_classifier.export.onnx_model import WholeNetwork, drawn_photos, onnx_of
 from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
-from flower_classifier.predicting.export_spec import LOGITS, PIXELS
-from flower_classifier.predicting.exported_predictor import session_of
+from flower_classifier.predicting.exported_predictor import LOGITS, PIXELS, session_of
 
 OPSETS = (18, 20, 22, 23)
 ROUNDS = 7

@@ -258,7 +258,7 @@ class Check:
 def draw(folder: Path, number: int) -> Path:
     """Draw one photo of 500 x 600 pixels."""
     species = list(demo.SPECIES.values())[number % len(demo.SPECIES)]
-    picture = demo.draw_flower(species, np.random.default_rng(number), 600).crop((50, 0, 550, 600))
+    picture = species.draw(np.random.default_rng(number), 600).crop((50, 0, 550, 600))
     picture.save(folder / f"{number}.jpg", quality=75)
     return folder / f"{number}.jpg"
 

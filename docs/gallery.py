@@ -25,7 +25,7 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 import numpy as np  # noqa: E402 -- after the path to what is ours
 from PIL import Image  # noqa: E402 -- after the path to what is ours
 
-from flower_classifier.photos.demo import SPECIES, draw_flower  # noqa: E402 -- after the path to it
+from flower_classifier.photos.demo import SPECIES  # noqa: E402 -- after the path to it
 from flower_classifier.report.report_files import REPORT_FILES  # noqa: E402 -- after the path to it
 
 PAGES = ("README.md", "docs/predicting.md")  # those with output blocks; later ones use what earlier ones leave
@@ -58,7 +58,7 @@ def make_pictures(folder: Path) -> None:
     out = "--save_dir demo --category_names cat_to_name.json"
     run("python -m flower_classifier.photos.demo demo/flowers", folder)
     run(f"python train.py demo/flowers --arch cnn --image_size 64 {out}", folder)
-    draw_flower(SPECIES["54"], np.random.default_rng(HERO), size=480).save(folder / "sunflower.jpg", quality=95)
+    SPECIES["54"].draw(np.random.default_rng(HERO), size=480).save(folder / "sunflower.jpg", quality=95)
     run("python predict.py sunflower.jpg demo/checkpoint.pth --plot docs/prediction.png", folder)
     shutil.copy(folder / "docs" / "prediction.png", PROJECT / "docs")
     for file in REPORT_FILES:

@@ -6,18 +6,14 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))  # a script's own folder comes first, where `options` is this file
 
-from flower_classifier.base.options import Option, settings_of  # noqa: E402 -- found there
+from flower_classifier.base.options import Option, Settings  # noqa: E402 -- found there
 from flower_classifier.config.export_options import ExportConfig  # noqa: E402
 from flower_classifier.config.predict_options import PredictConfig, QuestionConfig  # noqa: E402
 from flower_classifier.config.train_options import TrainConfig  # noqa: E402
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 PAGE = """# Options
 
@@ -76,14 +72,14 @@ After an interrupt the finished epochs are saved first; a second interrupt ends 
 
 def page() -> str:
     """Return the page as Markdown."""
-    own = ", ".join(f"`--{setting.name}`" for setting in settings_of(QuestionConfig) if not setting.positional)
+    own = ", ".join(f"`--{setting.name}`" for setting in QuestionConfig.options() if not setting.positional)
     tables = {"train": TrainConfig, "predict": PredictConfig, "export": ExportConfig}
     return PAGE.format(own=own, **{name: table(settings) for name, settings in tables.items()})
 
 
-def table(settings_class: type[DataclassInstance]) -> str:
+def table(settings_class: type[Settings]) -> str:
     """Return the options of a settings class as Markdown: a heading and a table for each group."""
-    settings = settings_of(settings_class)
+    settings = settings_class.options()
     titles = dict.fromkeys(setting.group for setting in settings)
     return "\n".join(
         f"### {title}\n\n{rows(setting for setting in settings if setting.group == title)}" for title in titles

@@ -38,11 +38,9 @@ def load(path: str | Path, gpu: bool = False, category_names: str | Path | None 
 
     path, names = Path(path), Path(category_names) if category_names else None
     if is_exported(path):
-        from flower_classifier.predicting.exported_predictor import ExportedPredictor, load_exported
+        from flower_classifier.predicting.exported_predictor import ExportedPredictor
 
-        exported = load_exported(path)
-        stored = load_category_names(names, exported.spec.classes, exported.spec.category_names)
-        return ExportedPredictor(exported, stored)
+        return ExportedPredictor(path, names)
     if path.is_dir():
         raise InputError(f"{path} is a folder that export.py did not write")
     check_installed(NEEDED)

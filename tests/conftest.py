@@ -21,7 +21,7 @@ import train
 from flower_classifier.base import console, process
 from flower_classifier.networks.devices import PRECISION, PRECISIONS, precision_of
 from flower_classifier.photos import demo, download
-from flower_classifier.predicting.export_spec import read_spec
+from flower_classifier.predicting.exported_predictor import ExportSpec
 
 LENIENT = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 settings.register_profile("default", max_examples=60, **LENIENT)
@@ -151,7 +151,9 @@ def networks_at_hand(exported, exported_features, monkeypatch):
 
     It compares them with torch's before it writes anything, as ever.
     """
-    by_side = {read_spec(app).preprocessing.crop_size: app / "model.onnx" for app in (exported, exported_features)}
+    by_side = {
+        ExportSpec.read(app).preprocessing.crop_size: app / "model.onnx" for app in (exported, exported_features)
+    }
     monkeypatch.setattr(export, "onnx_of", lambda _, side: by_side[side].read_bytes())
 
 

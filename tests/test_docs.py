@@ -5,7 +5,6 @@ import re
 import pytest
 from support import PROJECT
 
-from flower_classifier.base.options import settings_of
 from flower_classifier.config.export_options import ExportConfig
 from flower_classifier.config.predict_options import PredictConfig
 from flower_classifier.config.train_options import TrainConfig
@@ -53,7 +52,7 @@ def test_links_lead_to_files_and_headings(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_are_flags_of_the_commands(page):
-    settings = [setting for config in (TrainConfig, PredictConfig, ExportConfig) for setting in settings_of(config)]
+    settings = [setting for config in (TrainConfig, PredictConfig, ExportConfig) for setting in config.options()]
     known = {name for setting in settings for name in (setting.name, *setting.aliases)}
     assert set(re.findall(r"(?<![\w-])--([a-z]\w+)", page.read_text("utf-8"))) <= known | OTHERS_FLAGS
 

@@ -78,12 +78,12 @@ def test_another_exports_card_is_told_in_a_line(run, exported, exported_features
 
 def test_a_forged_card_is_told_in_a_line(exported, exported_features, tmp_path):
     """One that fits the network's digest and its own, but not what the network takes."""
-    from flower_classifier.predicting.export_spec import ExportSpec, read_spec, spec_text
+    from flower_classifier.predicting.exported_predictor import ExportSpec
 
     folder = copy_of(exported, tmp_path)
-    own, other = read_spec(folder), read_spec(exported_features)
+    own, other = ExportSpec.read(folder), ExportSpec.read(exported_features)
     forged = {**other.to_plain(), "model": own.to_plain()["model"]}
-    (folder / "classifier.json").write_bytes(spec_text(ExportSpec.from_plain(forged)))
+    (folder / "classifier.json").write_bytes(ExportSpec.from_plain(forged).to_text())
     with pytest.raises(fc.InputError, match="is not a network for the 6 classes"):
         fc.load(folder)
 
@@ -218,7 +218,7 @@ FORGERIES = {
 
 @pytest.mark.parametrize("key", FORGERIES)
 def test_impossible_numbers_are_told_in_a_line(exported, tmp_path, key):
-    from flower_classifier.predicting.export_spec import digest_of
+    from flower_classifier.predicting.exported_predictor import digest_of
 
     folder = copy_of(exported, tmp_path)
     spec = {**json.loads((folder / "classifier.json").read_text()), key: FORGERIES[key]}

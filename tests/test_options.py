@@ -13,7 +13,7 @@ from support import PROJECT, PYTHON, run_program
 import predict
 import train
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.options import TYPED, Limits, argument, build_parser, check, option, parse, settings_of
+from flower_classifier.base.options import TYPED, Limits, Settings, argument, option
 from flower_classifier.config.allowed import MOST_LAYERS
 from flower_classifier.config.predict_options import PredictConfig
 from flower_classifier.config.train_options import TrainConfig
@@ -24,7 +24,7 @@ WORDS = {train: ["flowers"], predict: ["a.jpg", "c.pth"]}
 LIMITED = [
     pytest.param(command, setting, id=f"{command.__name__}-{setting.name}")
     for command, settings_class in COMMANDS.items()
-    for setting in settings_of(settings_class)
+    for setting in settings_class.options()
     if setting.limits
 ]
 
@@ -104,7 +104,7 @@ def test_limits_say_themselves_in_words(limits, words):
 
 
 @dataclass(frozen=True)
-class Settings:
+class EveryKind(Settings):
     """Every kind of option."""
 
     files: tuple[Path, ...] = argument("input", "files", metavar="FILE")
@@ -115,17 +115,14 @@ class Settings:
     form: str = option("a", "other", "which form", choices=("a", "b"))
     loud: bool = option(False, "other", "say more", aliases=("l",))
 
-    def __post_init__(self):
-        check(self)
-
 
 def parsed(line):
-    return parse(Settings, "x.py", "What.\n\n    python x.py a b\n\nMore.", line.split())
+    return EveryKind.parse("x.py", "What.\n\n    python x.py a b\n\nMore.", line.split())
 
 
 def test_settings_are_read_as_their_annotations_say():
-    assert parsed("a b") == Settings((Path("a"),), Path("b"))
-    all_given = Settings((Path("a"), Path("b")), Path("c"), (3, 4), 0.25, 7, "b", True)
+    assert parsed("a b") == EveryKind((Path("a"),), Path("b"))
+    all_given = EveryKind((Path("a"), Path("b")), Path("c"), (3, 4), 0.25, 7, "b", True)
     assert parsed("a b --s1 3 4 c --share=0.25 --number 7 --form b -l") == all_given
     assert parsed("a --sizes 0 b").sizes == ()
 
@@ -138,12 +135,12 @@ def test_a_program_is_told_of_the_setting_and_a_person_of_the_flag():
         ({"form": "c"}, "form must be one of a, b, not c"),
     ):
         with pytest.raises(InputError) as refused:
-            Settings((Path("a"),), Path("b"), **wrong)
+            EveryKind((Path("a"),), Path("b"), **wrong)
         assert (str(refused.value), refused.value.at_terminal) == (said, f"--{said}")
 
 
 def test_help_shows_groups_in_order_and_defaults():
-    text = " ".join(build_parser(Settings, "x.py", "What.\n\n    python x.py a b\n\nMore.").format_help().split())
+    text = " ".join(EveryKind.parser("x.py", "What.\n\n    python x.py a b\n\nMore.").format_help().split())
     places = [text.index(words) for words in ("What. More.", "input:", "other:", "examples: python x.py a b")]
     assert places == sorted(places)
     for words in (
@@ -171,7 +168,7 @@ def test_the_page_lists_every_flag_with_its_default(command):
     for row in re.findall(r"^\| (`-.*)", section, re.MULTILINE):
         names, default = row.split(" | ")[:2]
         listed |= dict.fromkeys(re.findall(r"`(--?\w+)", names), default)
-    actions = build_parser(COMMANDS[command], f"{command.__name__}.py", command.__doc__)._option_string_actions
+    actions = COMMANDS[command].parser(f"{command.__name__}.py", command.__doc__)._option_string_actions
     assert set(listed) == set(actions) - {"-h", "--help"}
     for flag, default in listed.items():
         if actions[flag].default is not None:  # else it is said in words
@@ -181,8 +178,8 @@ def test_the_page_lists_every_flag_with_its_default(command):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_field_is_an_option_that_says_what_it_does(command):
     names = [known.name for known in fields(COMMANDS[command]) if known.name != TYPED]
-    assert [setting.name for setting in settings_of(COMMANDS[command])] == names
-    for setting in settings_of(COMMANDS[command]):
+    assert [setting.name for setting in COMMANDS[command].options()] == names
+    for setting in COMMANDS[command].options():
         assert setting.help
         assert not setting.help.endswith(".")
 

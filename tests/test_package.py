@@ -65,15 +65,7 @@ def test_only_the_commands_set_a_process_up():
 
 
 MODULES = [".".join(path.relative_to(PROJECT).with_suffix("").parts) for path in sorted(PACKAGE.glob("*/*.py"))]
-ANSWER_WITHOUT_TORCH = (
-    "base_predictor",
-    "answering",
-    "export_spec",
-    "exported_predictor",
-    "conformal",
-    "output_formats",
-)
-ANSWER_WITHOUT_TORCH += ("plots", "prediction")
+ANSWER_WITHOUT_TORCH = ("base_predictor", "answering", "exported_predictor", "conformal", "output_formats")
 TORCH_FREE = [
     name
     for name in MODULES

@@ -87,7 +87,7 @@ def test_it_shows_what_it_answers(page, exported, some):
 @pytest.mark.slow
 def test_a_stranger_is_none_of_the_classes(visitor, exported, some, tmp_path):
     """By the checkpoint's own rule: at a rate at which this photo is one."""
-    from flower_classifier.predicting.export_spec import digest_of
+    from flower_classifier.predicting.exported_predictor import digest_of
 
     folder = shutil.copytree(exported, tmp_path / "app")
     results = fc.load(exported)(some)

@@ -14,7 +14,6 @@ from PIL import Image
 from support import same
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.options import settings_of
 from flower_classifier.config.allowed import TEMPERATURE
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.networks.backbones import source_of
@@ -119,7 +118,7 @@ def edges(setting):
     return ends
 
 
-LIMITED = [setting for setting in settings_of(TrainConfig) if setting.limits]
+LIMITED = [setting for setting in TrainConfig.options() if setting.limits]
 
 
 @pytest.mark.slow

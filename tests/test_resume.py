@@ -16,7 +16,6 @@ from waiting import LIMIT, line_with, signalled_at
 from warm import WarmPopen
 
 import train
-from flower_classifier.base.options import settings_of
 from flower_classifier.config.train_options import RESUMED_OPTIONS, TrainConfig
 from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.report.report_files import files_of
@@ -121,7 +120,7 @@ def test_a_resumed_run_keeps_its_own_options_and_takes_what_is_typed(train_into,
 def test_every_option_is_kept_by_a_resumed_run_or_the_commands_own():
     own = {"data_dir", "summary", "download", "category_names", "gpu", "cache_dir", "cache_limit", "no_cache"}
     own |= {"save_dir", "resume", "tune", "doctor", "no_memory", "no_report", "tensorboard"}
-    assert {setting.name for setting in settings_of(TrainConfig)} == own | set(RESUMED_OPTIONS)
+    assert {setting.name for setting in TrainConfig.options()} == own | set(RESUMED_OPTIONS)
 
 
 def test_resuming_a_finished_run_says_so_tests_again_and_writes_nothing(train_into, flowers, tmp_path):

@@ -19,7 +19,6 @@ from waiting import LIMIT, has_mapped, has_received, needs_proc, wait_until
 
 import predict
 import train
-from flower_classifier.base.options import normalise, parse
 from flower_classifier.base.text import counted, first_few, percent, printable
 from flower_classifier.config.train_options import TrainConfig
 
@@ -48,13 +47,12 @@ from flower_classifier.config.train_options import TrainConfig
     ],
 )
 def test_flags_are_taken_as_people_type_them(typed, meant):
-    many = ("--hidden_units", "--hidden_layer1")
-    assert normalise(typed.split(), many, (*many, "--epochs", "--learning_rate")) == meant.split()
+    assert TrainConfig.parser("train.py", train.__doc__).normalise(typed.split()) == meant.split()
 
 
 def test_a_folder_may_follow_any_flag():
     words = "--gpu gpu --hidden-units 8 4 flowers --lr 0.1"
-    config = parse(TrainConfig, "train.py", train.__doc__, words.split())
+    config = TrainConfig.parse("train.py", train.__doc__, words.split())
     assert (str(config.data_dir), config.hidden_units, config.learning_rate) == ("flowers", (8, 4), 0.1)
     assert config.gpu
 

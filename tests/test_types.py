@@ -19,7 +19,7 @@ from typing_extensions import assert_type
 import flower_classifier as fc
 from data_utils import Data, draw_data, load_data, process_image, show_photos
 from flower_classifier.predicting.base_predictor import BasePredictor
-from flower_classifier.predicting.prediction import Result
+from flower_classifier.predicting.base_predictor import Result
 from model_utils import (
     Model, Results, build_model, evaluate_model, load_checkpoint, predict, save_checkpoint, show_confusion,
     show_mistakes, show_prediction, show_training, train_model,

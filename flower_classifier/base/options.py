@@ -1,15 +1,12 @@
 """An option is written once, as a field of a settings class; the parser, the checks and docs/options.md come from that.
 
     @dataclass(frozen=True)
-    class Settings:
+    class TrainConfig(Settings):
         data_dir: Path = argument("data", "folder of photos", metavar="DATA_DIR")
         epochs: int = option(20, "training", "passes over the photos", metavar="N", limits=Limits(least=1))
         gpu: bool = option(False, "training", "use a GPU where there is one")
 
-        def __post_init__(self) -> None:
-            check(self)
-
-    settings = parse(Settings, "train.py", __doc__)
+    config = TrainConfig.parse("train.py", __doc__)
 
 The field's name is the flag's. Its annotation says what the flag takes: nothing for `bool`, several numbers for
 `tuple[int, ...]` (`--flag 512 256`, and 0 for none), else one value. A field without a default is a positional
@@ -26,26 +23,23 @@ import re
 import sys
 import textwrap
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.base.text import nearest, reason_of
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-
 TYPED = "typed"  # the field that is no option, but says which were given
 Value = TypeVar("Value")
-Settings = TypeVar("Settings", bound="DataclassInstance")
+Chosen = TypeVar("Chosen", bound="Settings")
+Values = dict[str, Any]  # of options, by their names; Any: each option has a type of its own
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option: what its field says of it, and below that what `settings_of` reads off the settings class."""
+    """An option: what its field says of it, and below that what `Settings.options` reads off the settings class."""
 
     group: str  # the heading in --help that it stands under
     help: str
@@ -79,6 +73,14 @@ class Option:
         if self.choices and value not in self.choices:
             raise InputError(f"must be one of {', '.join(self.choices)}, not {reason_of(value)}", self.name)
 
+    def parse_numbers(self, text: str) -> tuple[object, ...]:
+        """Parse `512`, `512,256` or `0` (none)."""
+        try:
+            numbers = tuple(self.kind(word) for word in text.split(","))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} should be numbers, such as 512 or 512,256") from None
+        return () if numbers == (0,) else numbers
+
 
 def option(
     default: Value,
@@ -105,90 +107,85 @@ def argument(group: str, help: str, *, metavar: str, endings: tuple[str, ...] = 
 # -------------------------------------------------------------------------------------------------- a settings class
 
 
-@functools.cache
-def settings_of(settings_class: type[DataclassInstance]) -> tuple[Option, ...]:
-    """Return the options of a settings class, in order."""
-    kinds = get_type_hints(settings_class)
-    settings = []
-    for attribute in fields(settings_class):
-        if attribute.name == TYPED:
-            continue
-        kind = kinds[attribute.name]
-        if isinstance(kind, UnionType):  # `int | None`: not given, or an int
-            (kind,) = (member for member in get_args(kind) if member is not NoneType)
-        several = get_origin(kind) is tuple
-        setting = replace(
-            attribute.metadata["option"],
-            name=attribute.name,
-            kind=get_args(kind)[0] if several else kind,
-            several=several,
-            default=attribute.default,
-            positional=attribute.default is MISSING,
-        )
-        settings.append(setting)
-    return tuple(settings)
+@dataclass(frozen=True)
+class Settings:
+    """What a command can be asked to do: a subclass has a field for each option.
 
-
-def given_by(settings: DataclassInstance) -> Values:
-    """Return the value of each option, by its name."""
-    return {setting.name: getattr(settings, setting.name) for setting in settings_of(type(settings))}
-
-
-def check(settings: DataclassInstance) -> None:
-    """Raise InputError, naming the option, for the first value out of its limits. None means: not given."""
-    for setting in settings_of(type(settings)):
-        value = getattr(settings, setting.name)
-        if value is not None:
-            setting.check(value)
-
-
-# ------------------------------------------------------------------------------------------------------ command line
-
-
-def parse(settings_class: type[Settings], prog: str, doc: str | None, argv: Sequence[str] | None = None) -> Settings:
-    """Return the settings that a command line (default: this process's) asks for, checked.
-
-    Raises SystemExit after --help and for a command line that cannot be parsed, InputError for a value out of range.
+    Raises InputError, naming the option, for the first value out of its limits. None means: not given.
     """
-    typed = build_parser(settings_class, prog, doc).parse(argv)
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in typed.items()}
-    if any(attribute.name == TYPED for attribute in fields(settings_class)):
-        values[TYPED] = frozenset(typed)
-    return settings_class(**values)
 
+    def __post_init__(self) -> None:
+        for setting in self.options():
+            value = getattr(self, setting.name)
+            if value is not None:
+                setting.check(value)
 
-def build_parser(settings_class: type[DataclassInstance], prog: str, doc: str | None) -> Parser:
-    """Build the parser of a command; `doc` is its docstring, which --help shows."""
-    parser = Parser(prog, doc)
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    for setting in settings_of(settings_class):
-        if setting.group not in groups:
-            groups[setting.group] = parser.add_argument_group(setting.group)
-        group = groups[setting.group]
-        text = setting.help + (f" (default: {setting.unset})" if setting.unset else "")
-        details: dict[str, Any] = {"help": text.replace("%", "%%")}  # argparse's keywords; each has a type of its own
-        if setting.kind is bool:
-            group.add_argument(*setting.flags, action="store_true", **details)
-            continue
-        details |= {"type": setting.kind, "metavar": setting.metavar, "choices": setting.choices or None}
-        if setting.positional:
-            group.add_argument(setting.name, nargs="+" if setting.several else None, **details)
-            parser.endings[str(setting.metavar)] = setting.endings
-            continue
-        if setting.several:
-            details["type"] = functools.partial(parse_numbers, kind=setting.kind)
-            parser.many.update(setting.flags)
-        group.add_argument(*setting.flags, default=setting.default, **details)
-    return parser
+    @classmethod
+    @functools.cache
+    def options(cls) -> tuple[Option, ...]:
+        """Return the options, in order."""
+        kinds = get_type_hints(cls)
+        settings = []
+        for attribute in fields(cls):
+            if attribute.name == TYPED:
+                continue
+            kind = kinds[attribute.name]
+            if isinstance(kind, UnionType):  # `int | None`: not given, or an int
+                (kind,) = (member for member in get_args(kind) if member is not NoneType)
+            several = get_origin(kind) is tuple
+            setting = replace(
+                attribute.metadata["option"],
+                name=attribute.name,
+                kind=get_args(kind)[0] if several else kind,
+                several=several,
+                default=attribute.default,
+                positional=attribute.default is MISSING,
+            )
+            settings.append(setting)
+        return tuple(settings)
 
+    @property
+    def values(self) -> Values:
+        """The value of each option, by its name."""
+        return {setting.name: getattr(self, setting.name) for setting in self.options()}
 
-def parse_numbers(text: str, kind: Callable[[str], object]) -> tuple[object, ...]:
-    """Parse `512`, `512,256` or `0` (none)."""
-    try:
-        numbers = tuple(kind(word) for word in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} should be numbers, such as 512 or 512,256") from None
-    return () if numbers == (0,) else numbers
+    @classmethod
+    def parse(cls: type[Chosen], prog: str, doc: str | None, argv: Sequence[str] | None = None) -> Chosen:
+        """Return the settings that a command line (default: this process's) asks for, checked.
+
+        Raises SystemExit after --help and for a command line that cannot be parsed, InputError for a value out of
+        range.
+        """
+        typed = cls.parser(prog, doc).parse(argv)
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in typed.items()}
+        if any(attribute.name == TYPED for attribute in fields(cls)):
+            values[TYPED] = frozenset(typed)
+        return cls(**values)
+
+    @classmethod
+    def parser(cls, prog: str, doc: str | None) -> Parser:
+        """Return the parser of a command; `doc` is its docstring, which --help shows."""
+        parser = Parser(prog, doc)
+        groups: dict[str, argparse._ArgumentGroup] = {}
+        for setting in cls.options():
+            if setting.group not in groups:
+                groups[setting.group] = parser.add_argument_group(setting.group)
+            group = groups[setting.group]
+            text = setting.help + (f" (default: {setting.unset})" if setting.unset else "")
+            details: dict[str, Any] = {"help": text.replace("%", "%%")}  # argparse's keywords, of various types
+            if setting.kind is bool:
+                group.add_argument(*setting.flags, action="store_true", **details)
+                continue
+            details |= {"type": setting.kind, "metavar": setting.metavar, "choices": setting.choices or None}
+            if setting.positional:
+                group.add_argument(setting.name, nargs="+" if setting.several else None, **details)
+                parser.endings[str(setting.metavar)] = setting.endings
+                continue
+            if setting.several:
+                details["type"] = setting.parse_numbers
+                parser.many.update(setting.flags)
+            group.add_argument(*setting.flags, default=setting.default, **details)
+        return parser
 
 
 # ----------------------------------------------------------------------------------------------------------- the parser
@@ -200,8 +197,6 @@ WIDEST_TEXT = 100  # columns
 WRONG_COMMAND_LINE = 2  # the exit code of every wrong input, as argparse has it too
 ARGUMENTS_MISSING = "the following arguments are required: "  # as argparse says it, before what is missing
 NUMBERS = re.compile(r"-?[\d,]+")
-
-Values = dict[str, Any]  # of options, by their names; Any: each option has a type of its own
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -246,8 +241,7 @@ class Parser(argparse.ArgumentParser):
 
         A mistake ends the process with code 2 and one or two lines.
         """
-        valued = {flag for flag, action in self._option_string_actions.items() if action.nargs != 0}
-        self.typed = normalise(sys.argv[1:] if argv is None else argv, self.many, valued)
+        self.typed = self.normalise(sys.argv[1:] if argv is None else argv)
         flags = [action.dest for action in self._actions if action.option_strings and action.dest != "help"]
         untyped = argparse.Namespace(**dict.fromkeys(flags, NOT_TYPED))
         parsed, unknown = self.parse_known_intermixed_args(self.typed, untyped)
@@ -269,48 +263,48 @@ class Parser(argparse.ArgumentParser):
         matching = [word for word in self.typed if endings and word.endswith(endings)]
         return f"{ARGUMENTS_MISSING}{first.metavar}, before {matching[0]}" if matching else None
 
+    def normalise(self, argv: Sequence[str]) -> list[str]:
+        """Rewrite a typed command line for argparse.
 
-def normalise(argv: Sequence[str], many: Collection[str] = (), valued: Collection[str] = ()) -> list[str]:
-    """Rewrite a typed command line for argparse.
+        `--learning-rate` becomes `--learning_rate`. For a flag that takes several numbers, `--flag 512 256` becomes
+        `--flag 512,256`, so that a folder may follow. For one that takes a value, `--flag -1` becomes `--flag=-1`:
+        argparse might take a negative number for a flag. The value of an old-style `--gpu gpu` or `--gpu True` goes,
+        `--gpu False` goes whole.
+        """
+        arguments: list[str] = []
+        words = deque(argv)
+        while words:
+            word = words.popleft()
+            if word == "--":  # paths follow; argparse cannot take "./-a.jpg" for a flag
+                return [*arguments, *(f"./{path}" if path.startswith("-") else path for path in words)]
+            arguments += self.rewritten(word, words) if word.startswith("--") else [word]
+        return arguments
 
-    `--learning-rate` becomes `--learning_rate`. For the flags in `many`, `--flag 512 256` becomes `--flag 512,256`,
-    so that a folder may follow. For those in `valued`, which take a value, `--flag -1` becomes `--flag=-1`: argparse
-    might take a negative number for a flag. The value of an old-style `--gpu gpu` or `--gpu True` goes, `--gpu False`
-    goes whole.
-    """
-    arguments: list[str] = []
-    words = deque(argv)
-    while words:
-        word = words.popleft()
-        if word == "--":  # paths follow; argparse cannot take "./-a.jpg" for a flag
-            return [*arguments, *(f"./{path}" if path.startswith("-") else path for path in words)]
-        arguments += rewritten(word, words, many, valued) if word.startswith("--") else [word]
-    return arguments
-
-
-def rewritten(word: str, following: deque[str], many: Collection[str], valued: Collection[str]) -> list[str]:
-    """Rewrite one flag; take its values from the words that follow."""
-    flag, equals, value = word.partition("=")
-    flag = "--" + flag[2:].replace("-", "_")
-    if flag == "--gpu":
-        if not equals and following and following[0].lower() in GPU_ON | GPU_OFF:
-            value = following.popleft()
-        if value.lower() in GPU_OFF:
-            return []
-        return [flag] if not value or value.lower() in GPU_ON else [f"{flag}={value}"]
-    if flag in many:
-        numbers = [value] if equals else []
-        while following and NUMBERS.fullmatch(following[0]):
-            numbers.append(following.popleft())
-        joined = ",".join(text.strip(",") for text in numbers)
-        if joined.startswith("-"):
-            return [f"{flag}={joined}"]
-        return [flag, joined] if joined else [flag]
-    if flag in valued and not equals and following and following[0].startswith("-"):
-        with contextlib.suppress(ValueError):  # it is a flag, and not `-1`, `-.5`, `-1e-3`
-            float(following[0])
-            return [f"{flag}={following.popleft()}"]
-    return [flag + equals + value]
+    def rewritten(self, word: str, following: deque[str]) -> list[str]:
+        """Rewrite one flag; take its values from the words that follow."""
+        flag, equals, value = word.partition("=")
+        flag = "--" + flag[2:].replace("-", "_")
+        if flag == "--gpu":
+            if not equals and following and following[0].lower() in GPU_ON | GPU_OFF:
+                value = following.popleft()
+            if value.lower() in GPU_OFF:
+                return []
+            return [flag] if not value or value.lower() in GPU_ON else [f"{flag}={value}"]
+        if flag in self.many:
+            numbers = [value] if equals else []
+            while following and NUMBERS.fullmatch(following[0]):
+                numbers.append(following.popleft())
+            joined = ",".join(text.strip(",") for text in numbers)
+            if joined.startswith("-"):
+                return [f"{flag}={joined}"]
+            return [flag, joined] if joined else [flag]
+        action = self._option_string_actions.get(flag)
+        takes_value = action is not None and action.nargs != 0
+        if takes_value and not equals and following and following[0].startswith("-"):
+            with contextlib.suppress(ValueError):  # it is a flag, and not `-1`, `-.5`, `-1e-3`
+                float(following[0])
+                return [f"{flag}={following.popleft()}"]
+        return [flag + equals + value]
 
 
 # --------------------------------------------------------------------------------------------------- limits of a number

@@ -22,18 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from flower_classifier.base import errors
 from flower_classifier.base.console import speaking
-from flower_classifier.base.errors import (
-    EXIT_FAILED,
-    EXIT_WRONG_INPUT,
-    NEEDED,
-    OF_A_GPU,
-    InputError,
-    RunError,
-    check_installed,
-    is_out_of_memory,
-)
-from flower_classifier.base.options import Settings, parse
+from flower_classifier.base.options import Chosen
 from flower_classifier.base.signals import Stopped, answer_signals, end_with_a_word, handled_signals, stop
 from flower_classifier.base.text import printable_lines, reason_of
 from flower_classifier.base.torchrun import local_world_size, rank
@@ -47,7 +38,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 # ------------------------------------------------------------------------------------------------------- the beginning
 
 
-def begin(settings_class: type[Settings], prog: str, doc: str | None) -> Settings:
+def begin(settings_class: type[Chosen], prog: str, doc: str | None) -> Chosen:
     """Set the process up and return the settings that its command line asks for, before torch is loaded.
 
     After --help and for a mistake the process ends, as by `run`. Settings may name the packages they need in `needs`;
@@ -65,16 +56,16 @@ def begin(settings_class: type[Settings], prog: str, doc: str | None) -> Setting
         del os.environ["OMP_NUM_THREADS"]
     keep_freed_memory()
     prepare_streams()
-    parsed: list[Settings] = []
+    parsed: list[Chosen] = []
     with speaking():
         with contextlib.ExitStack() as silenced:
             if rank():  # all of a job's processes read the same, and one says what is wrong
                 nowhere = silenced.enter_context(Path(os.devnull).open("w"))
                 silenced.enter_context(contextlib.redirect_stdout(nowhere))
                 silenced.enter_context(contextlib.redirect_stderr(nowhere))
-            code = outcome_of(lambda: parsed.append(parse(settings_class, prog, doc)))
+            code = outcome_of(lambda: parsed.append(settings_class.parse(prog, doc)))
         if parsed:
-            code = outcome_of(lambda: check_installed(getattr(parsed[0], "needs", NEEDED)))
+            code = outcome_of(lambda: errors.check_installed(getattr(parsed[0], "needs", errors.NEEDED)))
     return parsed[0] if parsed and not code else leave(code)
 
 
@@ -99,20 +90,6 @@ def keep_freed_memory() -> None:
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def silence_libtiff() -> None:
-    """Keep the lines that libtiff itself prints of a damaged file, up to hundreds of them, off stderr.
-
-    The error says why a photo does not open. The library is looked up through Pillow's own; where Pillow links it in
-    another way (on Windows), its lines stay.
-    """
-    from PIL import Image  # here: `--help` needs none
-
-    with contextlib.suppress(AttributeError, OSError):
-        libtiff = ctypes.CDLL(Image.core.__file__)
-        for set_handler in (libtiff.TIFFSetErrorHandler, libtiff.TIFFSetWarningHandler):
-            set_handler(None)
-
-
 # ------------------------------------------------------------------------------------------------------------- the end
 
 
@@ -126,7 +103,14 @@ def run(main: Callable[[], None], as_program: bool = False) -> NoReturn:
         gc.freeze()  # what has been loaded stays, and need not be searched
         gc.enable()
         answer_signals(stop)
-        silence_libtiff()
+        from PIL import Image  # here: `--help` needs none
+
+        # Of a damaged file libtiff itself prints up to hundreds of lines; the error says why a photo does not open. The
+        # library is looked up through Pillow's own; where Pillow links it in another way (on Windows), its lines stay
+        with contextlib.suppress(AttributeError, OSError):
+            libtiff = ctypes.CDLL(Image.core.__file__)
+            for set_handler in (libtiff.TIFFSetErrorHandler, libtiff.TIFFSetWarningHandler):
+                set_handler(None)
     try:
         with speaking():
             code = outcome_of(main)
@@ -146,10 +130,10 @@ def outcome_of(main: Callable[[], None]) -> int:
             sys.stdout.flush()
     except SystemExit as stop:  # --help, or a command line that is wrong
         code = stop.code if isinstance(stop.code, int) else 0
-    except InputError as error:
-        code = complain(error.at_terminal, EXIT_WRONG_INPUT)
-    except RunError as error:
-        code = complain(error.at_terminal, EXIT_FAILED)
+    except errors.InputError as error:
+        code = complain(error.at_terminal, errors.EXIT_WRONG_INPUT)
+    except errors.RunError as error:
+        code = complain(error.at_terminal, errors.EXIT_FAILED)
     except Stopped as stopped:
         code = stopped.code if rank() else complain(stopped.word, stopped.code)
     except BrokenPipeError:  # the reader of our stdout, `head` say, has seen enough
@@ -157,14 +141,14 @@ def outcome_of(main: Callable[[], None]) -> int:
         code = EXIT_NOBODY_READS
     except OSError as error:  # a full disk behind stdout, a folder that has vanished
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-        code = complain(message, EXIT_FAILED)
+        code = complain(message, errors.EXIT_FAILED)
     except Exception as error:  # the last resort: a bug of ours, or of a library below
-        if is_out_of_memory(error):
-            is_of_a_gpu = any(word in str(error).lower() for word in OF_A_GPU)
-            code = complain(GPU_OUT_OF_MEMORY if is_of_a_gpu else OUT_OF_MEMORY, EXIT_FAILED)
+        if errors.is_out_of_memory(error):
+            is_of_a_gpu = any(word in str(error).lower() for word in errors.OF_A_GPU)
+            code = complain(GPU_OUT_OF_MEMORY if is_of_a_gpu else OUT_OF_MEMORY, errors.EXIT_FAILED)
         else:
             reason = f"{type(error).__name__}: {reason_of(error)}"
-            code = complain(f"unexpected {reason}\n(FLOWERS_DEBUG=1 shows where; please report it)", EXIT_FAILED)
+            code = complain(f"unexpected {reason}\n(FLOWERS_DEBUG=1 shows where; please report it)", errors.EXIT_FAILED)
     return code
 
 

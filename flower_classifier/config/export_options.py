@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flower_classifier.base.errors import NEEDED, NEEDED_TO_EXPORT, InputError
-from flower_classifier.base.options import argument, check, option
+from flower_classifier.base.options import Settings, argument, option
 from flower_classifier.config.predict_options import CHECKPOINT_ENDINGS, NAMES_HELP
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(Settings):
     """One call's settings, checked. Raises InputError, naming the option, before work that would be in vain."""
 
     checkpoint: Path = argument(
@@ -44,7 +44,7 @@ class ExportConfig:
         return (*NEEDED, *NEEDED_TO_EXPORT)
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.checkpoint.is_dir():
             raise InputError(f"{self.checkpoint} is a folder: give the checkpoint first, then the folder to write")
         if self.folder.exists() and not self.folder.is_dir():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flower_classifier.base.errors import NEEDED, NEEDED_BY_EXPORTED, InputError
-from flower_classifier.base.options import Limits, argument, check, option
+from flower_classifier.base.options import Limits, Settings, argument, option
 from flower_classifier.base.torchrun import world_size
 from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_TOP_K, is_exported
 
@@ -22,7 +22,7 @@ NAMES_HELP = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuestionConfig:
+class QuestionConfig(Settings):
     """The questions about photos, whatever runs the network. Raises InputError, naming the option, for wrong values."""
 
     images: tuple[Path, ...] = argument(
@@ -82,9 +82,6 @@ class QuestionConfig:
         "text for people; json (one array), jsonl (one object per line) or csv (one row per class) for programs",
         choices=("text", "json", "jsonl", "csv"),
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -165,7 +162,7 @@ class PredictConfig(QuestionConfig):
             raise InputError("is where --plot finds the --neighbours: it needs both", "training_photos")
         if self.neighbours and self.format == "csv":
             raise InputError("are not in csv, whose rows are classes: take json or jsonl", "neighbours")
-        if looks_like_a_photo(self.checkpoint):
+        if self.names_a_photo:
             raise InputError(f"{self.checkpoint} looks like a photo: give the checkpoint last, after the photos")
         if self.asks_exported:
             self.check_exported()
@@ -173,6 +170,16 @@ class PredictConfig(QuestionConfig):
             candidate = self.checkpoint / "checkpoint.pth"
             hint = f"did you mean {candidate}?" if candidate.is_file() else "give the checkpoint last, after the photos"
             raise InputError(f"{self.checkpoint} is a folder: {hint}")
+
+    @property
+    def names_a_photo(self) -> bool:
+        """Whether a photo stands in the checkpoint's place: the checkpoint may have been left out, or put first."""
+        ending = self.checkpoint.suffix.lower()
+        if ending in ("", *CHECKPOINT_ENDINGS):  # the usual ones need no list of Pillow's
+            return False
+        from flower_classifier.photos.images import photo_endings  # here: --help needs no Pillow
+
+        return ending in photo_endings()
 
     @functools.cached_property
     def asks_exported(self) -> bool:
@@ -201,12 +208,3 @@ class PredictConfig(QuestionConfig):
             raise InputError(f"judges all answers; {named} are for single ones", "evaluate")
         if self.format not in ("text", "json"):
             raise InputError(f"is text or json with --evaluate, not {self.format}", "format")
-
-
-def looks_like_a_photo(path: Path) -> bool:
-    """Say whether a file has the ending of a photo: the checkpoint may have been left out, or put first."""
-    if path.suffix.lower() in ("", *CHECKPOINT_ENDINGS):  # the usual ones need no list of Pillow's
-        return False
-    from flower_classifier.photos.images import photo_endings  # here: neither --help nor a mistyped flag needs Pillow
-
-    return path.suffix.lower() in photo_endings()

@@ -6,16 +6,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.base.options import Limits, Values, argument, check, option
-from flower_classifier.config.allowed import (
-    DEFAULT_HIDDEN_UNITS,
-    DEFAULT_IMAGE_SIZE,
-    DROPOUT,
-    IMAGE_SIZE,
-    LAYER_WIDTH,
-    MOST_LAYERS,
-    UNFREEZE,
-)
+from flower_classifier.base.options import Limits, Settings, Values, argument, option
+from flower_classifier.config import allowed
 
 CLASS_WEIGHTS = ("equal", "balanced")
 # Options that a resumed run keeps, unless others are typed
@@ -46,7 +38,7 @@ RESUMED_OPTIONS = (
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """One run's settings, checked. Raises InputError, naming the option, for a value out of range.
 
     Only the networks know the names and needs of architectures, so `arch`, `weights` and `hidden_units` are not checked
@@ -163,19 +155,19 @@ class TrainConfig:
         "model",
         "width of the new classifier's hidden layer; several numbers (512 256) make several layers, 0 makes none",
         metavar="N",
-        limits=LAYER_WIDTH,
-        most=MOST_LAYERS,
+        limits=allowed.LAYER_WIDTH,
+        most=allowed.MOST_LAYERS,
         aliases=("hidden_layer1",),
-        unset=f"{DEFAULT_HIDDEN_UNITS}; 0 for cnn",
+        unset=f"{allowed.DEFAULT_HIDDEN_UNITS}; 0 for cnn",
     )
-    dropout: float = option(0.2, "model", "dropout behind each hidden layer", metavar="P", limits=DROPOUT)
+    dropout: float = option(0.2, "model", "dropout behind each hidden layer", metavar="P", limits=allowed.DROPOUT)
     image_size: int | None = option(
         None,
         "model",
         "side of the pictures that cnn or a model of timm's takes; other pretrained models bring their own",
         metavar="PIXELS",
-        limits=IMAGE_SIZE,
-        unset=f"{DEFAULT_IMAGE_SIZE} for cnn; else the model's own",
+        limits=allowed.IMAGE_SIZE,
+        unset=f"{allowed.DEFAULT_IMAGE_SIZE} for cnn; else the model's own",
     )
     mirror: bool = option(
         False,
@@ -235,7 +227,7 @@ class TrainConfig:
         None,
         "fine-tuning",
         "what of the backbone learns: the last third of its layers, or all",
-        choices=UNFREEZE,
+        choices=allowed.UNFREEZE,
         unset="last on a CPU, all on a GPU",
     )
     backbone_lr: float = option(
@@ -301,7 +293,7 @@ class TrainConfig:
         return replace(self, **options)
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.tensorboard and self.no_report:
             raise InputError("cannot be used together with --no_report", "tensorboard")
         if self.doctor and self.summary:

@@ -24,7 +24,7 @@ from flower_classifier.base.text import counted, first_few, megabytes, printable
 from flower_classifier.config.allowed import MODEL_FILE, SPEC_FILE
 from flower_classifier.export.onnx_model import OPSET, pattern_of
 from flower_classifier.networks.checkpoint import Checkpoint
-from flower_classifier.predicting.export_spec import ExportSpec, spec_text
+from flower_classifier.predicting.exported_predictor import ExportSpec
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SCRIPT = PACKAGE / "export" / "app" / "predict.py"
@@ -204,7 +204,7 @@ def spec_of(checkpoint: Checkpoint, model: bytes, path: Path) -> ExportSpec:
 
 def files_of(title: str, model: bytes, spec: ExportSpec) -> dict[str, bytes]:
     """Return all files of an exported folder, by their names in it."""
-    files = {**script_files(), **static_files(), MODEL_FILE: model, SPEC_FILE: spec_text(spec)}
+    files = {**script_files(), **static_files(), MODEL_FILE: model, SPEC_FILE: spec.to_text()}
     files[README] = readme(title, spec, len(model))
     files[INDEX] = filled(INDEX, title=html.escape(title), spec_sha256=sha256_of(files[SPEC_FILE]))
     files[MANIFEST] = manifest(title)

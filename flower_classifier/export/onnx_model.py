@@ -25,10 +25,9 @@ from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import Classifier
-from flower_classifier.photos.demo import SPECIES, draw_flower
+from flower_classifier.photos.demo import SPECIES
 from flower_classifier.photos.views import Preprocessing, open_views
-from flower_classifier.predicting.export_spec import DISTANCE, LOGITS, PIXELS, outputs_of
-from flower_classifier.predicting.exported_predictor import session_of
+from flower_classifier.predicting.exported_predictor import DISTANCE, LOGITS, PIXELS, outputs_of, session_of
 
 # Version of ONNX's operators. The lowest that torch's exporter writes by itself, so that the oldest runtimes take it;
 # 20 to 23 were neither faster nor smaller (docs/export.md)
@@ -113,7 +112,7 @@ def compare(network: WholeNetwork, model: bytes, preprocessing: Preprocessing) -
 def drawn_photos(preprocessing: Preprocessing) -> np.ndarray:
     """Return the plain views of a few drawn flowers, uint8 (N, S, S, 3)."""
     species, rng = list(SPECIES.values()), generator("export", "drawn")
-    pictures = [draw_flower(species[i % len(species)], rng, 256) for i in range(PHOTOS_DRAWN)]
+    pictures = [species[i % len(species)].draw(rng, 256) for i in range(PHOTOS_DRAWN)]
     return np.concatenate([open_views(picture, preprocessing) for picture in pictures])
 
 

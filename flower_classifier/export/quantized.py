@@ -22,8 +22,7 @@ from flower_classifier.export.onnx_model import pattern_of, quiet
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split, load_labelled
 from flower_classifier.photos.views import open_views
-from flower_classifier.predicting.export_spec import FEATURES, LOGITS, PIXELS, ExportSpec
-from flower_classifier.predicting.exported_predictor import session_of
+from flower_classifier.predicting.exported_predictor import FEATURES, LOGITS, PIXELS, ExportSpec, session_of
 
 MOST_CALIBRATING = 256  # photos: more hardly move a range
 FEWEST = 20  # photos, of both halves

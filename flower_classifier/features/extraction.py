@@ -58,6 +58,12 @@ class Extracted:
     reading: float  # seconds spent on opening photos and cutting views
     computing: float  # seconds spent on the network, or on waiting for a GPU
 
+    def fetched(self) -> Extracted:
+        """Return the same with its rows on the CPU, once the GPU has them."""
+        started = time.perf_counter()
+        rows = {view: batch.cpu() for view, batch in self.rows.items()}
+        return replace(self, rows=rows, computing=self.computing + time.perf_counter() - started)
+
 
 def opener(split: Split, preprocessing: Preprocessing, seed: int) -> OpenPhoto:
     """Return a function that opens a split's photos and cuts views; seed, view and the photo's name determine them."""
@@ -131,14 +137,14 @@ def for_a_gpu(
         started = time.perf_counter()
         rows = begin_on_gpu(frozen, [photo for chunk in opened_chunks for photo in chunk.photos], views)
         if waiting:
-            yield fetched(waiting)
+            yield waiting.fetched()
         merged = [index for chunk in opened_chunks for index in chunk.indices]
         errors = {index: error for chunk in opened_chunks for index, error in chunk.errors.items()}
         # They were opened at the same time
         reading = sum(chunk.seconds for chunk in opened_chunks) / max(len(opened_chunks), 1)
         waiting = Extracted(merged, rows, errors, reading, time.perf_counter() - started)
     if waiting:
-        yield fetched(waiting)
+        yield waiting.fetched()
 
 
 @torch.inference_mode()
@@ -152,13 +158,6 @@ def begin_on_gpu(frozen: FrozenBackbone, photos: Sequence[np.ndarray], views: Se
         pixels = pixels.pin_memory()  # from where the GPU fetches while the processor goes on
     moved = pixels.to(frozen.device, non_blocking=is_cuda)  # MPS has no such order
     return {view: frozen.in_chunks(batch) for view, batch in zip(views, moved, strict=True)}
-
-
-def fetched(done: Extracted) -> Extracted:
-    """Return the same with its rows on the CPU, once the GPU has them."""
-    started = time.perf_counter()
-    rows = {view: batch.cpu() for view, batch in done.rows.items()}
-    return replace(done, rows=rows, computing=done.computing + time.perf_counter() - started)
 
 
 def chunks_to_open(indices: Sequence[int]) -> list[Sequence[int]]:

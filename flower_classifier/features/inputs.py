@@ -30,7 +30,6 @@ from flower_classifier.networks.frozen_backbone import FrozenBackbone, versions_
 from flower_classifier.photos import views as photo_views
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import PhotoKey, Split, Splits
-from flower_classifier.photos.views import FIRST_RANDOM_VIEW
 
 VIEWS_PER_DECODE = 2  # views 0 and 1, 2 and 3, ...
 
@@ -268,7 +267,7 @@ class Inputs:
         return {
             "data": str(self.split.root.absolute()),
             "view": view,
-            "seed": self.seed if view >= FIRST_RANDOM_VIEW else None,
+            "seed": self.seed if view >= photo_views.FIRST_RANDOM_VIEW else None,
             "preprocessing": self.frozen.preprocessing.to_plain(),
             "pixels": photo_views.VERSION,
             "libraries of pixels": versions_of(PIL, np),

@@ -54,35 +54,16 @@ def extract_by_all(
     name = job.new_list()
     job.order({"do": EXTRACT, "list": name, **task, "way": numerics_key(frozen), **new_model_or_split(frozen, split)})
     helpers = Helpers(job, frozen.rows)
-    to_redo: list[Work] = []
     try:
-        for done in extract(frozen, open_photo, with_redone(job.shares(name, work), to_redo), bar):
+        for done in extract(frozen, open_photo, helpers.with_redone(job.shares(name, work)), bar):
             yield done
-            yield from readable(helpers.arrived(), to_redo, bar)
-        yield from readable(helpers.rest(), to_redo, bar)
+            yield from helpers.readable(helpers.arrived(), bar)
+        yield from helpers.readable(helpers.rest(), bar)
     except (GeneratorExit, OSError):  # nobody wants the rows any more: a disk is full, say
         job.drop(name, work)
         helpers.finish()
         raise
-    yield from extract(frozen, open_photo, to_redo, bar)
-
-
-def with_redone(work: Iterable[Work], to_redo: list[Work]) -> Iterator[Work]:
-    """Yield the work, each micro-batch after those that have to be redone by now: so bad photos are known early."""
-    for micro_batch in work:
-        while to_redo:
-            yield to_redo.pop()
-        yield micro_batch
-
-
-def readable(came: Iterator[Extracted], to_redo: list[Work], bar: Bar) -> Iterator[Extracted]:
-    """Yield the micro-batches of which a helper could open each photo; add the rest to `to_redo`."""
-    for done in came:
-        if done.errors:
-            to_redo.append((sorted([*done.indices, *done.errors]), list(done.rows)))
-        else:
-            bar.update(len(done.indices))
-            yield done
+    yield from extract(frozen, open_photo, helpers.to_redo, bar)
 
 
 class Helpers:
@@ -91,6 +72,7 @@ class Helpers:
     def __init__(self, job: Job, form: RowForm) -> None:
         self.job, self.form, self.at_work = job, form, len(job.helpers)
         self.came: Queue[Extracted | Exception | None] = Queue(WAITING * self.at_work)
+        self.to_redo: list[Work] = []  # micro-batches with a photo that a helper could not open
         for helper in job.helpers:
             Thread(target=self.listen, args=(helper,), daemon=True).start()
 
@@ -106,6 +88,22 @@ class Helpers:
             self.came.put(done)
             if not isinstance(done, Extracted):
                 return
+
+    def with_redone(self, work: Iterable[Work]) -> Iterator[Work]:
+        """Yield the work, each micro-batch after those that have to be redone by now: so bad photos are known early."""
+        for micro_batch in work:
+            while self.to_redo:
+                yield self.to_redo.pop()
+            yield micro_batch
+
+    def readable(self, came: Iterator[Extracted], bar: Bar) -> Iterator[Extracted]:
+        """Yield the micro-batches of which a helper could open each photo; the rest has to be redone."""
+        for done in came:
+            if done.errors:
+                self.to_redo.append((sorted([*done.indices, *done.errors]), list(done.rows)))
+            else:
+                bar.update(len(done.indices))
+                yield done
 
     def arrived(self) -> Iterator[Extracted]:
         """Yield what has come, without waiting."""

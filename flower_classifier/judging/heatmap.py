@@ -17,7 +17,7 @@ from torch import nn
 
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import Classifier
-from flower_classifier.photos.views import Preprocessing, centre, plain_box, trimmed_size
+from flower_classifier.photos.views import Preprocessing, centre, trimmed_size
 
 
 @dataclass(frozen=True)
@@ -85,5 +85,5 @@ def seen_box(preprocessing: Preprocessing, width: int, height: int) -> tuple[flo
     """Return what the plain view shows: left, top, right, bottom, as shares of the photo's width and height."""
     trimmed_width, trimmed_height = trimmed_size(width, height)
     across, down = centre(width, trimmed_width), centre(height, trimmed_height)  # trimmed at each side
-    left, top, right, bottom = plain_box(trimmed_width, trimmed_height, preprocessing)
+    left, top, right, bottom = preprocessing.plain_box(trimmed_width, trimmed_height)
     return (across + left) / width, (down + top) / height, (across + right) / width, (down + bottom) / height

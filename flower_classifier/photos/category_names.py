@@ -23,17 +23,6 @@ def load_category_names(
     stored = stored or {}
     if path is None:
         return dict(stored)
-    names = read_names(path)
-    if nameless := [name for name in classes if name not in names and name not in stored]:
-        message = f"{path} names {len(classes) - len(nameless)} of {counted(len(classes), 'class', 'classes')}"
-        warn(f"{message}; without a name: {first_few(nameless)}")
-    warn_of_unknown_keys(path, names, [name for name in classes if name not in names], classes)
-    named = {**stored, **names}
-    return {name: named[name] for name in classes if name in named}
-
-
-def read_names(path: Path) -> dict[str, str]:
-    """Read the file. Raises InputError for one that is no mapping from texts to texts."""
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is no file", "category_names")  # but a folder, or a pipe that might never end
     try:
@@ -44,7 +33,12 @@ def read_names(path: Path) -> dict[str, str]:
         raise InputError(f"{path} is not JSON of names: {error}", "category_names") from None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise InputError(f'{path} must map class folders to names, as in {{"21": "fire lily"}}', "category_names")
-    return names
+    if nameless := [name for name in classes if name not in names and name not in stored]:
+        message = f"{path} names {len(classes) - len(nameless)} of {counted(len(classes), 'class', 'classes')}"
+        warn(f"{message}; without a name: {first_few(nameless)}")
+    warn_of_unknown_keys(path, names, [name for name in classes if name not in names], classes)
+    named = {**stored, **names}
+    return {name: named[name] for name in classes if name in named}
 
 
 def reject_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -42,6 +42,43 @@ class Species:
     centre_hue: float
     centre_value: float
 
+    def draw(self, rng: np.random.Generator, size: int = SIZE) -> Image.Image:
+        """Draw a flower: a blurred garden, rings of petals from the outside in, a speckled centre, then the weather."""
+        canvas = draw_garden(rng, size * OVERSAMPLING)
+        draw = ImageDraw.Draw(canvas)
+        radius = canvas.width * rng.uniform(0.28, 0.46)
+        centre = tuple(canvas.width * rng.uniform(0.4, 0.6, 2))
+        tilt = rng.uniform(0.7, 1.0)  # seen from the side, a flower is an ellipse
+        hue, saturation = rng.choice(self.hues), rng.uniform(*self.saturation)
+        petals, turn = int(rng.integers(self.petals[0], self.petals[1] + 1)), rng.uniform(0, 2 * math.pi)
+        for ring in range(self.rings):
+            length = radius * (1 - ring / (self.rings + 0.6))
+            shade = rng.uniform(0.82, 1.0) * (1 - 0.08 * ring)
+            for petal in range(petals - ring):
+                angle = turn + 2 * math.pi * (petal + 0.5 * (ring % 2)) / (petals - ring) + rng.normal(0, 0.05)
+                color = hsv(hue + rng.normal(0, 4), saturation, shade * rng.uniform(0.88, 1.0))
+                outline = self.petal(length * rng.uniform(0.9, 1.05))
+                draw.polygon(placed(outline, angle, centre, tilt), fill=color, outline=darker(color, 0.8))
+                vein = [(0.25 * length, 0.0), (0.75 * length, 0.0)]
+                draw.line(placed(vein, angle, centre, tilt), fill=darker(color, 0.9), width=OVERSAMPLING)
+        (x, y), disc, color = centre, radius * self.centre, hsv(self.centre_hue, 0.75, self.centre_value)
+        draw.ellipse((x - disc, y - disc * tilt, x + disc, y + disc * tilt), fill=color)
+        for distance, angle in zip(disc * np.sqrt(rng.random(30)), rng.uniform(0, 2 * math.pi, 30), strict=True):
+            dot_x, dot_y = x + distance * math.cos(angle), y + distance * math.sin(angle) * tilt
+            draw.ellipse((dot_x - 2, dot_y - 2, dot_x + 2, dot_y + 2), fill=darker(color, rng.uniform(0.6, 1.1)))
+        picture = canvas.resize((size, size), Image.Resampling.LANCZOS)
+        blurred = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.0)))  # sharpness, light and noise vary
+        light = rng.uniform(0.6, 1.2) * rng.uniform(0.9, 1.1, 3)  # brightness and white balance
+        values = np.asarray(blurred, dtype=np.float64) * light + rng.normal(0, rng.uniform(2, 14), (*picture.size, 3))
+        return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+
+    def petal(self, length: float) -> list[Point]:
+        """Return a petal that grows from the origin along the x axis: half-width sin(pi t^k), k by how pointed."""
+        along = np.linspace(0, 1, 16)
+        half = 0.5 * self.width * length * np.sin(math.pi * along ** (1.6 - self.pointed))
+        upper = list(zip(along * length, half, strict=True))
+        return upper + [(x, -y) for x, y in reversed(upper)]
+
 
 SPECIES = {
     "49": Species((14, 20), 1, 0.22, 0.2, (50,), (0.0, 0.08), 0.26, 48, 0.95),  # oxeye daisy
@@ -60,39 +97,8 @@ def draw_dataset(folder: Path, pictures: dict[str, int] | None = None, seed: int
             (folder / split / name).mkdir(parents=True, exist_ok=True)
             for i in range(count):
                 key = [seed, list(PICTURES).index(split), int(name), i]
-                picture = draw_flower(species, np.random.default_rng(key), size)
+                picture = species.draw(np.random.default_rng(key), size)
                 picture.save(folder / split / name / f"drawn_{i:03d}.jpg", quality=88)
-
-
-def draw_flower(species: Species, rng: np.random.Generator, size: int = SIZE) -> Image.Image:
-    """Draw one flower: a blurred garden, rings of petals from the outside in, a speckled centre, then the weather."""
-    canvas = draw_garden(rng, size * OVERSAMPLING)
-    draw = ImageDraw.Draw(canvas)
-    radius = canvas.width * rng.uniform(0.28, 0.46)
-    centre = tuple(canvas.width * rng.uniform(0.4, 0.6, 2))
-    tilt = rng.uniform(0.7, 1.0)  # seen from the side, a flower is an ellipse
-    hue, saturation = rng.choice(species.hues), rng.uniform(*species.saturation)
-    petals, turn = int(rng.integers(species.petals[0], species.petals[1] + 1)), rng.uniform(0, 2 * math.pi)
-    for ring in range(species.rings):
-        length = radius * (1 - ring / (species.rings + 0.6))
-        shade = rng.uniform(0.82, 1.0) * (1 - 0.08 * ring)
-        for petal in range(petals - ring):
-            angle = turn + 2 * math.pi * (petal + 0.5 * (ring % 2)) / (petals - ring) + rng.normal(0, 0.05)
-            color = hsv(hue + rng.normal(0, 4), saturation, shade * rng.uniform(0.88, 1.0))
-            outline = petal_outline(length * rng.uniform(0.9, 1.05), species.width, species.pointed)
-            draw.polygon(placed(outline, angle, centre, tilt), fill=color, outline=darker(color, 0.8))
-            vein = [(0.25 * length, 0.0), (0.75 * length, 0.0)]
-            draw.line(placed(vein, angle, centre, tilt), fill=darker(color, 0.9), width=OVERSAMPLING)
-    (x, y), disc, color = centre, radius * species.centre, hsv(species.centre_hue, 0.75, species.centre_value)
-    draw.ellipse((x - disc, y - disc * tilt, x + disc, y + disc * tilt), fill=color)
-    for distance, angle in zip(disc * np.sqrt(rng.random(30)), rng.uniform(0, 2 * math.pi, 30), strict=True):
-        dot_x, dot_y = x + distance * math.cos(angle), y + distance * math.sin(angle) * tilt
-        draw.ellipse((dot_x - 2, dot_y - 2, dot_x + 2, dot_y + 2), fill=darker(color, rng.uniform(0.6, 1.1)))
-    picture = canvas.resize((size, size), Image.Resampling.LANCZOS)
-    blurred = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.0)))  # sharpness, light and noise vary
-    light = rng.uniform(0.6, 1.2) * rng.uniform(0.9, 1.1, 3)  # brightness and white balance
-    values = np.asarray(blurred, dtype=np.float64) * light + rng.normal(0, rng.uniform(2, 14), (*picture.size, 3))
-    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
 def draw_garden(rng: np.random.Generator, size: int) -> Image.Image:
@@ -106,14 +112,6 @@ def draw_garden(rng: np.random.Generator, size: int) -> Image.Image:
         leaf = hsv(rng.normal(105, 15), rng.uniform(0.3, 0.7), rng.uniform(0.15, 0.65))
         draw.ellipse((x, y, x + width, y + height), fill=leaf)
     return garden.filter(ImageFilter.GaussianBlur(size * rng.uniform(0.01, 0.04)))
-
-
-def petal_outline(length: float, width: float, pointed: float) -> list[Point]:
-    """Return a petal that grows from the origin along the x axis: half-width sin(pi t^k), k by how pointed it is."""
-    along = np.linspace(0, 1, 16)
-    half = 0.5 * width * length * np.sin(math.pi * along ** (1.6 - pointed))
-    upper = list(zip(along * length, half, strict=True))
-    return upper + [(x, -y) for x, y in reversed(upper)]
 
 
 def placed(points: list[Point], angle: float, centre: Point, tilt: float) -> list[Point]:

@@ -126,7 +126,23 @@ def find_classes(data_dir: Path, folder: Path) -> dict[str, list[str]]:
     if in_folders and shards:
         named = first_few([shard.name for shard in shards])
         warn(f"{folder}: {counted(len(shards), 'tar file')} beside the class folders left out: {named}")
-    return in_folders or find_classes_in_shards(data_dir, folder, shards)
+    if in_folders:
+        return in_folders
+    classes: dict[str, list[str]] = {}
+    without_photos = []
+    for shard in shards:
+        tar, shard_classes = shard.relative_to(data_dir).as_posix(), classes_in(shard)
+        for class_name, names in shard_classes.items():
+            classes.setdefault(class_name, []).extend(f"{tar}/{name}" for name in names)
+            patience.count(len(names))
+        if not shard_classes:
+            without_photos.append(shard.name)
+    if without_photos:
+        count = counted(len(without_photos), "tar file")
+        warn(f"{folder}: {count} without photos left out: {first_few(without_photos)}")
+    if packed := [path.name for path in folder.iterdir() if COMPRESSED.search(path.name)]:
+        warn(f"{folder}: photos cannot be read from compressed archives ({first_few(packed)}): unpack them")
+    return dict(sorted(classes.items()))
 
 
 def visible_folders(folder: Path) -> list[Path]:
@@ -155,6 +171,10 @@ class SearchProgress:
 def find_photos(folder: Path, patience: SearchProgress | None = None) -> list[Path]:
     """Return every photo below `folder`, sorted; a loop of symbolic links is walked once."""
     photos, seen, patience = [], set(), patience or SearchProgress(folder)
+
+    def refuse_unreadable(error: OSError) -> NoReturn:  # a folder that os.walk would silently skip
+        raise InputError(f"cannot read {error.filename}: {error.strerror}")
+
     for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse_unreadable):
         status = Path(root).stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -166,11 +186,6 @@ def find_photos(folder: Path, patience: SearchProgress | None = None) -> list[Pa
         patience.count(len(in_folder))
         photos += in_folder
     return photos
-
-
-def refuse_unreadable(error: OSError) -> NoReturn:
-    """Stop where os.walk would silently skip a folder."""
-    raise InputError(f"cannot read {error.filename}: {error.strerror}")
 
 
 def is_ignored(name: str) -> bool:
@@ -194,24 +209,6 @@ def has_photo_suffix(name: str) -> bool:
 COMPRESSED = re.compile(r"\.(tar\.\w+|t[bgx]z2?|zip)$", re.IGNORECASE)
 CLASS_ENDING = "cls"
 LONGEST_CLASS = 255  # bytes, as of a folder's name
-
-
-def find_classes_in_shards(data_dir: Path, folder: Path, shards: Sequence[Path]) -> dict[str, list[str]]:
-    """Do as `find_classes` for the tar files of a folder; warn of those without photos, and of compressed ones."""
-    classes: dict[str, list[str]] = {}
-    patience, empty = SearchProgress(folder), []
-    for shard in shards:
-        tar, shard_classes = shard.relative_to(data_dir).as_posix(), classes_in(shard)
-        for class_name, photos in shard_classes.items():
-            classes.setdefault(class_name, []).extend(f"{tar}/{photo}" for photo in photos)
-            patience.count(len(photos))
-        if not shard_classes:
-            empty.append(shard.name)
-    if empty:
-        warn(f"{folder}: {counted(len(empty), 'tar file')} without photos left out: {first_few(empty)}")
-    if packed := [path.name for path in folder.iterdir() if COMPRESSED.search(path.name)]:
-        warn(f"{folder}: photos cannot be read from compressed archives ({first_few(packed)}): unpack them")
-    return dict(sorted(classes.items()))
 
 
 def shards_of(folder: Path) -> list[Path]:

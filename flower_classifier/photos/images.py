@@ -112,8 +112,19 @@ def is_empty(source: PhotoSource) -> bool:
 
 
 def open_upright(source: Path | bytes | BinaryIO, shorter_side: int | None) -> Image.Image:
-    """Decode a photo, turn it upright, and make RGB of it."""
-    with Image.open(for_pillow(source), formats=photo_formats()) as image:
+    """Decode a photo, turn it upright, and make RGB of it.
+
+    Raises ValueError for a path that is neither a file's nor a folder's.
+    """
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    elif isinstance(source, Path):
+        source = file_of(source)
+    if isinstance(source, Path):
+        mode = source.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ValueError("it is no regular file")  # reading a pipe, say, might wait for ever
+    with Image.open(source, formats=photo_formats()) as image:
         check_size(image)
         if shorter_side:
             image.draft(None, (shorter_side, shorter_side))  # takes fewer of a JPEG's frequencies; others ignore it
@@ -121,18 +132,6 @@ def open_upright(source: Path | bytes | BinaryIO, shorter_side: int | None) -> I
         with contextlib.suppress(Exception):  # a good photo must not fail for its damaged metadata
             ImageOps.exif_transpose(image, in_place=True)
         return as_rgb(box_reduce(image, shorter_side) if shorter_side else image)
-
-
-def for_pillow(source: Path | bytes | BinaryIO) -> Path | BinaryIO:
-    """Return the source as Pillow takes it. Raises ValueError for a path that is neither a file's nor a folder's."""
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    source = file_of(source) if isinstance(source, Path) else source
-    if isinstance(source, Path):
-        mode = source.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise ValueError("it is no regular file")  # reading a pipe, say, might wait for ever
-    return source
 
 
 def picture_of(source: Image.Image | np.ndarray) -> Image.Image:

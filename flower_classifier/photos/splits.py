@@ -6,6 +6,7 @@ that a table lists, such as the doctor's.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import hashlib
@@ -19,7 +20,7 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.base.seeding import generator
 from flower_classifier.base.text import counted, first_few, printable, spoken
 from flower_classifier.photos.folders import SPLIT_NAMES, check_shape, find_classes, split_folders
-from flower_classifier.photos.tar_files import extent_in, index_of, read_bytes, split_path, status_of
+from flower_classifier.photos.tar_files import index_of, read_bytes, split_path, status_of
 
 ByClass = dict[str, list[str]]  # class folder -> photos
 PhotoKey = tuple[str, int, int, int]  # path below the data folder, size in bytes, mtime and ctime in ns
@@ -89,6 +90,45 @@ class Splits:
     def parts(self) -> list[Split]:
         """The splits that there are."""
         return [split for split in (self.train, self.valid, self.test) if split]
+
+    def warn_of_copies(self) -> None:
+        """Warn of photos in two splits, which makes an accuracy too good, and of photos in two classes."""
+        copies = alike([PhotoRef(split, index) for split in self.parts for index in range(len(split))])
+        for split, seen in ((self.valid, self.train), (self.test, self.train), (self.test, self.valid)):
+            groups = [group for group in copies if any(ref.split is seen for ref in group)]
+            if split and (shared := [ref.photo for group in groups for ref in group if ref.split is split]):
+                are = f"is a {seen.spoken} photo" if len(shared) == 1 else f"are {seen.spoken} photos"
+                warn(
+                    f"{counted(len(shared), f'{split.spoken} photo')} of {len(split):,} {are} too "
+                    f"({first_few(sorted(shared))}): the {split.spoken} accuracy will look better than it is"
+                )
+        if torn := [ref.photo for group in copies if len({ref.label for ref in group}) > 1 for ref in group]:
+            names = first_few(sorted(torn))
+            warn(f"{counted(len(torn), 'photo')} lie under more than one class ({names}): keep one copy of each")
+
+    def without(self, table: Path) -> Splits:
+        """Return the splits less the photos that a table lists, by their paths below the data folder.
+
+        Raises InputError for a table that cannot be read, and where nothing would be left of a class or a split.
+        """
+        listed = read_listed(table)
+        present = {as_written(photo) for split in self.parts for photo in split.photos}
+        if missing := sorted(listed - present):
+            warn(f"{table}: {counted(len(missing), 'path')} of no photo in {self.train.root} ({first_few(missing)})")
+        train, valid, *test = (
+            split.take([index for index, photo in enumerate(split.photos) if as_written(photo) not in listed])
+            for split in self.parts
+        )
+        left = set(train.labels)
+        if lost := [name for label, name in enumerate(self.classes) if label not in left]:
+            names = first_few(lost)
+            raise InputError(f"{table} lists all training photos of {names}: leave some, or move the class away")
+        if not len(valid):
+            raise InputError(f"{table} lists all validation photos: leave some")
+        if test and not len(test[0]):
+            warn(f"{table} lists all test photos: there will be no test result")
+        note(f"going on without {counted(len(listed & present), 'photo')} of {len(present):,}, listed in {table}")
+        return replace(self, train=train, valid=valid, test=test[0] if test and len(test[0]) else None)
 
 
 @dataclass(frozen=True)
@@ -164,7 +204,7 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
         valid=make_split("valid", data_dir, train, valid),
         test=make_split("test", data_dir, train, test) if test else None,
     )
-    warn_of_copies(splits)
+    splits.warn_of_copies()
     return splits
 
 
@@ -207,7 +247,7 @@ def make_split(name: str, root: Path, classes: Iterable[str], by_class: ByClass)
     def position(row: tuple[str, int]) -> tuple[str, int]:
         if location := split_path(root / row[0]):
             tar, name = location
-            return tar, extent_in(index_of(tar), tar, name).start
+            return tar, index_of(tar).extent(name).start
         return "", 0
 
     rows.sort(key=position)  # as they lie in tar files, which a disk then reads in one go; in folders as they are
@@ -265,7 +305,10 @@ class PhotoRef:
 
 
 def alike(refs: Sequence[PhotoRef]) -> list[list[PhotoRef]]:
-    """Return the groups of photos with the same bytes. A costly key is computed only if the cheaper are equal."""
+    """Return the groups of photos with the same bytes; one that is empty, or cannot be read, is like no other.
+
+    A costly key is computed only if the cheaper are equal.
+    """
     keys: tuple[Callable[[PhotoRef], Hashable], ...] = (
         lambda ref: max(ref.split.sizes[ref.index], 0),
         lambda ref: read_bytes(ref.path, last=TAIL),
@@ -273,71 +316,20 @@ def alike(refs: Sequence[PhotoRef]) -> list[list[PhotoRef]]:
     )
     groups = [list(refs)]
     for key_of in keys:
-        groups = [same for group in groups for same in divided(group, key_of) if len(same) > 1]
+        by_key: dict[Hashable, list[PhotoRef]] = {}
+        for group, members in enumerate(groups):
+            for ref in members:
+                with contextlib.suppress(OSError):  # which opening the photo will report; an empty file has no key
+                    if key := key_of(ref):
+                        by_key.setdefault((group, key), []).append(ref)
+        groups = [same for same in by_key.values() if len(same) > 1]
     return groups
-
-
-def divided(group: Iterable[PhotoRef], key_of: Callable[[PhotoRef], Hashable]) -> Iterable[list[PhotoRef]]:
-    """Divide a group by the key of each photo. A file that is empty, or cannot be read, is like no other."""
-    by_key: dict[Hashable, list[PhotoRef]] = {}
-    for ref in group:
-        try:
-            key = key_of(ref)
-        except OSError:  # which opening the photo will report
-            key = None
-        if key:
-            by_key.setdefault(key, []).append(ref)
-    return by_key.values()
-
-
-def warn_of_copies(splits: Splits) -> None:
-    """Warn of photos in two splits, which makes an accuracy too good, and of photos in two classes."""
-    copies = alike([PhotoRef(split, index) for split in splits.parts for index in range(len(split))])
-    for split, seen in ((splits.valid, splits.train), (splits.test, splits.train), (splits.test, splits.valid)):
-        groups = [group for group in copies if any(ref.split is seen for ref in group)]
-        if split and (shared := [ref for group in groups for ref in group if ref.split is split]):
-            are = f"is a {seen.spoken} photo" if len(shared) == 1 else f"are {seen.spoken} photos"
-            warn(
-                f"{counted(len(shared), f'{split.spoken} photo')} of {len(split):,} {are} too "
-                f"({named(shared)}): the {split.spoken} accuracy will look better than it is"
-            )
-    if torn := [ref for group in copies if len({ref.label for ref in group}) > 1 for ref in group]:
-        warn(f"{counted(len(torn), 'photo')} lie under more than one class ({named(torn)}): keep one copy of each")
-
-
-def named(refs: Iterable[PhotoRef]) -> str:
-    """Name the first few photos."""
-    return first_few(sorted(ref.photo for ref in refs))
 
 
 # ------------------------------------------------------------------------------------------------ without listed photos
 
 
 COLUMN = "path"
-
-
-def without_listed(splits: Splits, table: Path) -> Splits:
-    """Return the splits less the photos that a table lists, by their paths below the data folder.
-
-    Raises InputError for a table that cannot be read, and where nothing would be left of a class or a split.
-    """
-    listed = read_listed(table)
-    present = {as_written(photo) for split in splits.parts for photo in split.photos}
-    if missing := sorted(listed - present):
-        warn(f"{table}: {counted(len(missing), 'path')} of no photo in {splits.train.root} ({first_few(missing)})")
-    train, valid, *test = (
-        split.take([index for index, photo in enumerate(split.photos) if as_written(photo) not in listed])
-        for split in splits.parts
-    )
-    left = set(train.labels)
-    if lost := [name for label, name in enumerate(splits.classes) if label not in left]:
-        raise InputError(f"{table} lists all training photos of {first_few(lost)}: leave some, or move the class away")
-    if not len(valid):
-        raise InputError(f"{table} lists all validation photos: leave some")
-    if test and not len(test[0]):
-        warn(f"{table} lists all test photos: there will be no test result")
-    note(f"going on without {counted(len(listed & present), 'photo')} of {len(present):,}, listed in {table}")
-    return replace(splits, train=train, valid=valid, test=test[0] if test and len(test[0]) else None)
 
 
 def read_listed(table: Path) -> set[str]:

@@ -51,8 +51,15 @@ class Extent:
 class TarIndex:
     """What lies in a tar file."""
 
+    tar: str  # its path
     extents: dict[str, Extent]  # by name
     passed_over: tuple[str, ...]  # what cannot be read: names outside, links to nothing, sparse files
+
+    def extent(self, name: str) -> Extent:
+        """Return where a file lies in the tar file. Raises FileNotFoundError."""
+        if name not in self.extents:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.tar}/{name}")
+        return self.extents[name]
 
 
 class DamagedTarError(InputError):
@@ -76,57 +83,39 @@ def status_of(file: str | Path | int) -> Status:
     """
     if not isinstance(file, int) and (location := split_path(file)):
         tar, name = location
-        return replace(status_of(tar), size=extent_in(index_of(tar), tar, name).size)
+        return replace(status_of(tar), size=index_of(tar).extent(name).size)
     status = os.stat(file)  # noqa: PTH116
     return Status(status.st_size, (status.st_mtime_ns, status.st_ctime_ns))
 
 
-def index_of(tar: str) -> TarIndex:
-    """Return the index of a tar file, read anew if the file has changed. Raises OSError, and DamagedTarError."""
-    read = READ.get(tar)
-    if not read or read[0] != status_of(tar):
-        with open(tar, "rb") as file:  # noqa: PTH123
-            return index_of_open(tar, file)
-    return raise_if_damaged(read[1])
+def index_of(tar: str, file: BinaryIO | None = None) -> TarIndex:
+    """Return the index of a tar file, read anew if the file has changed. Raises OSError, and DamagedTarError.
 
-
-def index_of_open(tar: str, file: BinaryIO) -> TarIndex:
-    """Return the index of an open tar file, which is not the file at `tar` any more if that was replaced.
-
-    Raises OSError, and DamagedTarError.
+    `file`: the tar file, open; it is not the file at `tar` any more if that was replaced.
     """
-    now = status_of(file.fileno())
+    now = status_of(tar if file is None else file.fileno())
     read = READ.get(tar)
     if not read or read[0] != now:
+        if file is None:
+            with open(tar, "rb") as opened:  # noqa: PTH123
+                return index_of(tar, opened)
         with READING:
             read = READ.get(tar)
             if not read or read[0] != now:
                 read = now, read_index(tar, file)
                 if status_of(file.fileno()) == now:  # else somebody is writing into it
                     READ[tar] = read
-    return raise_if_damaged(read[1])
-
-
-def raise_if_damaged(index: TarIndex | DamagedTarError) -> TarIndex:
-    """Return an index. Raises a new DamagedTarError: an error raised twice would hold both tracebacks."""
-    if isinstance(index, DamagedTarError):
-        raise DamagedTarError(str(index))
-    return index
-
-
-def extent_in(index: TarIndex, tar: str, name: str) -> Extent:
-    """Return where a file lies in a tar file. Raises FileNotFoundError."""
-    if name not in index.extents:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{tar}/{name}")
-    return index.extents[name]
+    if isinstance(read[1], DamagedTarError):
+        raise DamagedTarError(str(read[1]))  # a new one: an error raised twice would hold both tracebacks
+    return read[1]
 
 
 def read_each(tar: str, names: Iterable[str]) -> Iterator[bytes]:
     """Yield the bytes of many files in a tar file, which is opened once. Raises as `read_bytes` does."""
     with open(tar, "rb") as file:  # noqa: PTH123
-        index = index_of_open(tar, file)
+        index = index_of(tar, file)
         for name in names:
-            extent = extent_in(index, tar, name)
+            extent = index.extent(name)
             file.seek(extent.start)
             yield file.read(extent.size)
 
@@ -174,7 +163,7 @@ def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
             raise
         after = f"after {len(extents):,} files" if extents else "from its beginning"
         return DamagedTarError(f"{tar} is damaged {after} ({reason_of(error)}): pack it anew")
-    return TarIndex(extents, (*unusable, *follow(links, extents)))
+    return TarIndex(tar, extents, (*unusable, *follow(links, extents)))
 
 
 def target_of(header: TarInfo, name: str) -> str:
@@ -240,7 +229,7 @@ def read_bytes(path: Path, last: int | None = None) -> bytes:
     tar, name = split_path(path) or (os.fspath(path), "")
     with open(tar, "rb") as file:  # noqa: PTH123
         whole = Extent(0, status_of(file.fileno()).size)
-        extent = extent_in(index_of_open(tar, file), tar, name) if name else whole
+        extent = index_of(tar, file).extent(name) if name else whole
         left_out = 0 if last is None else max(0, extent.size - last)
         file.seek(extent.start + left_out)
         return file.read(extent.size - left_out)

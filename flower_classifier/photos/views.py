@@ -65,6 +65,22 @@ class Preprocessing:
         """
         return 2 * self.resize_size
 
+    def plain_box(self, width: int, height: int) -> Box:
+        """Return the plain view's box in a trimmed photo: left, top, right, bottom in its pixels.
+
+        It rounds as torchvision does: the long side of the resized photo down, the beginning of the centre to even.
+        """
+        short, side = min(width, height), self.crop_size
+        resized_width = int(self.resize_size * width / short)
+        resized_height = int(self.resize_size * height / short)
+        left, top = centre(resized_width, side), centre(resized_height, side)
+        return (
+            left * width / resized_width,
+            top * height / resized_height,
+            (left + side) * width / resized_width,
+            (top + side) * height / resized_height,
+        )
+
     def to_plain(self) -> dict[str, object]:
         """Return what files hold of it: numbers, strings and lists."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
@@ -97,7 +113,7 @@ def open_views(
     cut_out = np.empty((len(views), side, side, 3), np.uint8)
     for i, view in enumerate(views):
         if view < FIRST_RANDOM_VIEW:
-            box, is_mirrored = plain_box(*photo.size, preprocessing), view == 1
+            box, is_mirrored = preprocessing.plain_box(*photo.size), view == 1
         else:
             rng = generator(seed, "view", view, name)
             top, left, height, width = random_crop(photo.height, photo.width, rng)
@@ -135,8 +151,8 @@ def random_crop(height: int, width: int, rng: np.random.Generator) -> tuple[int,
 #    many times wider (antialiasing). Pixels just outside the box count where the photo has them; beyond the photo's
 #    edge there are none, and the weights of the others are scaled to a sum of 1.
 # 4. Rows first, then columns; after each, values are rounded (halves up) and kept within 0 and 255.
-# 5. The plain view's box is `plain_box`: what remains of the photo when its shorter side is resized to R and the
-#    centre S x S is cut out, as the presets of torchvision's weights do. A random view's box is its crop.
+# 5. The plain view's box is `Preprocessing.plain_box`: what remains of the photo when its shorter side is resized to R
+#    and the centre S x S is cut out, as the presets of torchvision's weights do. A random view's box is its crop.
 
 
 def resampled(photo: Image.Image, box: Box, side: int, interpolation: str) -> np.ndarray:
@@ -154,23 +170,6 @@ def resampled(photo: Image.Image, box: Box, side: int, interpolation: str) -> np
     row_box = (left - first_column, 0, right - first_column, region.height)
     rows = region.resize((side, region.height), kind, row_box)
     return np.asarray(rows.resize((side, side), kind, (0, top - first_row, side, bottom - first_row)))
-
-
-def plain_box(width: int, height: int, preprocessing: Preprocessing) -> Box:
-    """Return the plain view's box in a trimmed photo: left, top, right, bottom in its pixels.
-
-    It rounds as torchvision does: the long side of the resized photo down, the beginning of the centre to even.
-    """
-    short, side = min(width, height), preprocessing.crop_size
-    resized_width = int(preprocessing.resize_size * width / short)
-    resized_height = int(preprocessing.resize_size * height / short)
-    left, top = centre(resized_width, side), centre(resized_height, side)
-    return (
-        left * width / resized_width,
-        top * height / resized_height,
-        (left + side) * width / resized_width,
-        (top + side) * height / resized_height,
-    )
 
 
 def trimmed(image: Image.Image) -> Image.Image:

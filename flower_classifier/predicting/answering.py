@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flower_classifier.base.console import clear_bars, note, progress, warn
 from flower_classifier.base.errors import InputError, RunError
@@ -20,12 +19,8 @@ from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_TOP_K
 from flower_classifier.config.predict_options import QuestionConfig
 from flower_classifier.photos.folders import find_photos, is_shard, photos_in, shards_of
 from flower_classifier.photos.images import ImageError
-from flower_classifier.predicting.base_predictor import BasePredictor
-from flower_classifier.predicting.output_formats import AnswerWriter
-from flower_classifier.predicting.prediction import Answer, Verdict
-
-if TYPE_CHECKING:
-    from flower_classifier.predicting.plots import PictureWriter
+from flower_classifier.predicting.base_predictor import Answer, BasePredictor, Verdict
+from flower_classifier.predicting.output_formats import AnswerWriter, PictureWriter
 
 STDIN = Path("-")
 LACKING = "train.py ran with --no_memory, or not to its end"

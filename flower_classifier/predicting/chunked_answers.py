@@ -11,7 +11,6 @@ processes need not talk: whoever finds all parts on the disk puts them together.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -22,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from flower_classifier.base.console import note, progress
 from flower_classifier.base.errors import InputError, RunError
-from flower_classifier.base.files import replaced_whole, sha256_of_file, write_whole
+from flower_classifier.base.files import replaced_whole, sha256_of, sha256_of_file, write_whole
 from flower_classifier.base.text import counted, reason_of
 from flower_classifier.base.torchrun import rank, world_size
 from flower_classifier.config.allowed import SPEC_FILE
@@ -47,6 +46,52 @@ class AnswerChunks:
         self.number = -(-len(photos) // PART)
         self.all = folder / ALL
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one process at a time put files in place. Raises RunError where the file system has no locks."""
+        lock = self.folder / LOCK
+        try:
+            with FileLock(lock, timeout=WAIT_FOR_LOCK):
+                yield
+        except (Timeout, NotImplementedError) as error:
+            reason = reason_of(error)
+            raise RunError(f"{lock} cannot be locked ({reason}): take a folder of another disk") from None
+
+    def manifest(self, config: PredictConfig) -> dict[str, object]:
+        """Return what the answers depend on: the photos' paths, the checkpoint, the options."""
+        checkpoint = config.checkpoint / SPEC_FILE if config.asks_exported else config.checkpoint
+        digests: dict[str, str | None] = {}
+        for name, path in (("checkpoint", checkpoint), ("category_names", config.category_names)):
+            try:
+                digests[f"{name}_sha256"] = sha256_of_file(path) if path else None
+            except OSError as error:
+                raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        return {
+            "format_version": 1,
+            "photos": len(self.photos),
+            "paths_sha256": sha256_of("\0".join(map(str, self.photos)).encode("utf-8", "surrogateescape")),
+            **digests,
+            "photos_in_a_part": PART,
+            **{name: getattr(config, name) for name in ASKED},
+        }
+
+    def keep_manifest(self, manifest: dict[str, object]) -> None:
+        """Write the manifest, or compare it with the one that is there. Raises InputError where they differ."""
+        path = self.folder / MANIFEST
+        if not path.exists():
+            if any(self.folder.glob("*.jsonl")):
+                raise InputError(f"{self.folder} holds other files of answers: give another folder", "output")
+            write_whole(path, (json.dumps(manifest, indent=1) + "\n").encode())
+            return
+        try:
+            before = json.loads(path.read_bytes())
+            differing = sorted(name for name in manifest if before.get(name) != manifest[name])
+        except (ValueError, AttributeError):
+            raise InputError(f"{path} is damaged: give another folder", "output") from None
+        if differing:
+            names = ", ".join(differing)
+            raise InputError(f"{self.folder} holds answers to another question ({names}): give another", "output")
+
     def path(self, index: int) -> Path:
         """Return the file of a part."""
         return self.folder / f"part-{index:05d}.jsonl"
@@ -60,13 +105,28 @@ class AnswerChunks:
         """Return the photos of a part."""
         return self.photos[index * PART : (index + 1) * PART]
 
+    def answer_missing(self, question: AnswerRules, predictor: BasePredictor) -> bool:
+        """Write the answers to this rank's parts that are not there; say whether there were any."""
+        mine = self.missing(range(rank(), self.number, world_size()))
+        with progress(sum(len(self.photos_of(index)) for index in mine), "photos", "photo") as bar:
+            for index in mine:
+                if not self.missing([index]):
+                    continue  # an earlier job's process has done it meanwhile
+                photos = self.photos_of(index)
+                lines = []
+                for photo, answer in zip(photos, predictor.answers(photos, bar, len(self.photos)), strict=True):
+                    outcome = answer if isinstance(answer, ImageError) else question.verdict_on(answer)
+                    lines.append(f"{json_of(photo, outcome)}\n")
+                self.keep(index, lines)
+        return bool(mine)
+
     def keep(self, index: int, lines: Sequence[str]) -> None:
         """Write a part whole or not at all; a surviving process of an earlier job may be writing it too."""
         write_whole(self.path(index), "".join(lines).encode(), writer=f"-{platform.node()[:40]}-{os.getpid()}")
 
     def put_together(self) -> bool:
         """Make one file of all parts, if they are all there and nobody else has done so; say whether it was done."""
-        with locked(self.folder):
+        with self.locked():
             is_last = not self.all.exists() and not self.missing(range(self.number))
             if is_last:
                 with replaced_whole(self.all) as file:
@@ -87,18 +147,6 @@ class AnswerChunks:
         return data
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time put files in place. Raises RunError where the file system has no locks."""
-    try:
-        with FileLock(folder / LOCK, timeout=WAIT_FOR_LOCK):
-            yield
-    except (Timeout, NotImplementedError) as error:
-        raise RunError(
-            f"{folder / LOCK} cannot be locked ({reason_of(error)}): take a folder of another disk"
-        ) from None
-
-
 def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: BasePredictor, folder: Path) -> None:
     """Write the answers to this rank's parts that are not there; put all together if these were the last.
 
@@ -106,13 +154,13 @@ def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: Ba
     that cannot be opened; RunError where the disk refuses.
     """
     question, chunks = AnswerRules(config, predictor, config.neighbours), AnswerChunks(folder, photos)
-    manifest = manifest_of(config, photos)
+    manifest = chunks.manifest(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            keep_manifest(folder, manifest)
+        with chunks.locked():
+            chunks.keep_manifest(manifest)
         try:
-            has_worked = answer_own_parts(chunks, question, predictor)
+            has_worked = chunks.answer_missing(question, predictor)
         except KeyboardInterrupt:
             note(f"the same command goes on after the parts that are in {folder}")
             raise
@@ -132,55 +180,3 @@ def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: Ba
         note(f"{chunks.all}: these answers are there already")
     if bad and world_size() == 1:  # of a job, torchrun would report it as a crash
         raise InputError(f"{bad:,} of {counted(len(photos), 'photo')} could not be opened: {chunks.all} says why")
-
-
-def answer_own_parts(chunks: AnswerChunks, question: AnswerRules, predictor: BasePredictor) -> bool:
-    """Write this rank's parts that are not there; say whether there were any."""
-    mine = chunks.missing(range(rank(), chunks.number, world_size()))
-    with progress(sum(len(chunks.photos_of(index)) for index in mine), "photos", "photo") as bar:
-        for index in mine:
-            if not chunks.missing([index]):
-                continue  # an earlier job's process has done it meanwhile
-            photos = chunks.photos_of(index)
-            lines = []
-            for photo, answer in zip(photos, predictor.answers(photos, bar, len(chunks.photos)), strict=True):
-                outcome = answer if isinstance(answer, ImageError) else question.verdict_on(answer)
-                lines.append(f"{json_of(photo, outcome)}\n")
-            chunks.keep(index, lines)
-    return bool(mine)
-
-
-def manifest_of(config: PredictConfig, photos: Sequence[Path]) -> dict[str, object]:
-    """Return what the answers depend on: the photos' paths, the checkpoint, the options."""
-    checkpoint = config.checkpoint / SPEC_FILE if config.asks_exported else config.checkpoint
-    digests: dict[str, str | None] = {}
-    for name, path in (("checkpoint", checkpoint), ("category_names", config.category_names)):
-        try:
-            digests[f"{name}_sha256"] = sha256_of_file(path) if path else None
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    return {
-        "format_version": 1,
-        "photos": len(photos),
-        "paths_sha256": hashlib.sha256("\0".join(map(str, photos)).encode("utf-8", "surrogateescape")).hexdigest(),
-        **digests,
-        "photos_in_a_part": PART,
-        **{name: getattr(config, name) for name in ASKED},
-    }
-
-
-def keep_manifest(folder: Path, manifest: dict[str, object]) -> None:
-    """Write the manifest, or compare it with the one that is there. Raises InputError where they differ."""
-    path = folder / MANIFEST
-    if not path.exists():
-        if any(folder.glob("*.jsonl")):
-            raise InputError(f"{folder} holds other files of answers: give another folder", "output")
-        write_whole(path, (json.dumps(manifest, indent=1) + "\n").encode())
-        return
-    try:
-        before = json.loads(path.read_bytes())
-        differing = sorted(name for name in manifest if before.get(name) != manifest[name])
-    except (ValueError, AttributeError):
-        raise InputError(f"{path} is damaged: give another folder", "output") from None
-    if differing:
-        raise InputError(f"{folder} holds answers to another question ({', '.join(differing)}): give another", "output")

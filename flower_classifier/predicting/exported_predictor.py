@@ -1,17 +1,23 @@
 """An exported folder, ready to be asked what is in photos: by onnxruntime, without torch.
 
-predictor = ExportedPredictor(load_exported(Path("rose_app")))
+predictor = ExportedPredictor(Path("rose_app"))
 predictor("rose.jpg")[0]          {"class": "74", "name": "rose", "probability": 0.96}
+
+classifier.json holds all that the answers need beside the network itself. It may be untrusted. docs/export.md lists its
+keys. The page reads the same file. The names of model.onnx's inputs and outputs are here; network.js knows the same.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,53 +25,148 @@ from flower_classifier.base.console import Bar
 from flower_classifier.base.errors import NEEDED_BY_EXPORTED, InputError, check_installed
 from flower_classifier.base.files import sha256_of
 from flower_classifier.base.text import reason_of
-from flower_classifier.config.allowed import MODEL_FILE, SPEC_FILE
+from flower_classifier.config.allowed import DEFAULT_RATE, MODEL_FILE, MOST_SCORED, SPEC_FILE, TEMPERATURE
 from flower_classifier.judging.conformal import StrangerTest
+from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.images import ImageError, PhotoSource
-from flower_classifier.photos.views import open_views
-from flower_classifier.predicting.base_predictor import BasePredictor, settled
-from flower_classifier.predicting.export_spec import (
-    DISTANCE,
-    EXPORT_AGAIN,
-    FEATURES,
-    LOGITS,
-    PIXELS,
-    ExportSpec,
-    outputs_of,
-    read_spec,
-)
-from flower_classifier.predicting.prediction import Answer
+from flower_classifier.photos.views import Preprocessing, open_views
+from flower_classifier.predicting.base_predictor import Answer, BasePredictor, settled
 
 if TYPE_CHECKING:
     import onnxruntime
 
+FORMAT_VERSION = 1  # of classifier.json
+EXPORT_AGAIN = "export the checkpoint again"
 BATCH = 8  # photos that the network takes at a time
 ONLY_ERRORS = 3  # of onnxruntime's levels of messages
 
+# Inputs and outputs of model.onnx
+PIXELS = "pixels"  # uint8 (B, S, S, 3): height, width, red-green-blue
+LOGITS = "logits"  # float32 (B, C)
+FEATURES = "features"  # float32 (B, D), what the head sees
+DISTANCE = "distance"  # float32 (B,), from the training photos (strangers.py)
+
+
+def outputs_of(tells_strangers: bool) -> tuple[str, ...]:
+    """Return the outputs' names, in the order of the file; the distance is there where strangers can be told."""
+    return (LOGITS, FEATURES, DISTANCE) if tells_strangers else (LOGITS, FEATURES)
+
 
 @dataclass(frozen=True)
-class Exported:
-    """What an exported folder holds, checked."""
+class ExportSpec:
+    """What model.onnx takes and tells apart, and what its outputs are worth."""
 
-    spec: ExportSpec
-    session: onnxruntime.InferenceSession
+    model_sha256: str  # of model.onnx, in hexadecimal
+    classes: tuple[str, ...]  # class folders, in the order of the logits
+    preprocessing: Preprocessing
+    category_names: dict[str, str] = field(default_factory=dict)  # class folder -> what people call it
+    temperature: float = 1.0  # logits are divided by it before the softmax
+    set_scores: list[float] = field(default_factory=list)  # validation scores for prediction sets, lowest first
+    stranger_scores: list[list[float]] | None = None  # (N, 2), validation scores for out-of-distribution detection
+    # What the network says of a picture of stripes, and how far off a browser may be (onnx_model.pattern_of). One whose
+    # graphics processor says something else runs the network in another way
+    pattern: dict[str, object] = field(default_factory=dict)
+    # What it was made of and with: arch, weights, licence, dtype, opset, versions; nothing is computed by it
+    provenance: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def tells_strangers(self) -> bool:
+        """Whether it has the scores that tell strangers from photos of the classes."""
+        return self.stranger_scores is not None
+
+    def to_plain(self) -> dict[str, object]:
+        """Return what the file holds."""
+        plain = {
+            "format_version": FORMAT_VERSION,
+            "model": {"file": MODEL_FILE, "sha256": self.model_sha256},
+            "classes": list(self.classes),
+            "category_names": self.category_names,
+            "preprocessing": self.preprocessing.to_plain(),
+            "temperature": self.temperature,
+            "set_scores": self.set_scores,
+            "stranger_scores": self.stranger_scores,
+            "stranger_rate": DEFAULT_RATE,  # of the page; predict.py is asked for its own
+            "pattern": self.pattern,
+            "provenance": self.provenance,
+        }
+        return {**plain, "digest": digest_of(plain)}
+
+    def to_text(self) -> bytes:
+        """Return the file's contents."""
+        return (json.dumps(self.to_plain(), indent=1) + "\n").encode()
+
+    @classmethod
+    def from_plain(cls, contents: Mapping[str, Any]) -> ExportSpec:  # Any: a file may hold anything
+        """Make a spec of what a file holds. Raises ValueError, KeyError or TypeError for what makes no sense."""
+        spec = cls(
+            model_sha256=contents["model"]["sha256"],
+            classes=tuple(contents["classes"]),
+            preprocessing=Preprocessing.from_plain(contents["preprocessing"]),
+            category_names=contents["category_names"],
+            temperature=contents["temperature"],
+            set_scores=contents["set_scores"],
+            stranger_scores=contents["stranger_scores"],
+            pattern=contents["pattern"],
+            provenance=contents["provenance"],
+        )
+        spec.check()
+        return spec
+
+    @classmethod
+    def read(cls, folder: Path) -> ExportSpec:
+        """Read an exported folder's classifier.json. Raises InputError where it is missing or damaged."""
+        path = folder / SPEC_FILE
+        try:
+            contents = json.loads(path.read_text(encoding="utf-8"))
+            version = contents["format_version"]
+            if isinstance(version, int) and version > FORMAT_VERSION:
+                raise InputError(f"{path} has format {version}, this program reads up to {FORMAT_VERSION}: update it")
+            if contents.pop("digest") != digest_of(contents):
+                raise ValueError("its digest does not fit")
+            return cls.from_plain(contents)
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing: {EXPORT_AGAIN}") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise InputError(f"{path} is damaged, or was changed ({reason_of(error)}): {EXPORT_AGAIN}") from None
+
+    def check(self) -> None:
+        """Raise ValueError or TypeError where it makes no sense."""
+        names = (*self.classes, *self.category_names, *self.category_names.values(), self.model_sha256)
+        if not all(isinstance(name, str) for name in names) or not isinstance(self.provenance, dict):
+            raise ValueError("names that are no text")
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            raise ValueError("too few classes, or one twice")
+        if not isinstance(self.temperature, float) or not TEMPERATURE.allow(self.temperature):
+            raise ValueError(f"a temperature of {self.temperature}")
+        if not all(isinstance(score, float) and 0 <= score <= 1 for score in self.set_scores):
+            raise ValueError("scores for sets that are no probabilities")
+        if self.set_scores != sorted(self.set_scores):
+            raise ValueError("scores for sets that are not in order")
+        if self.stranger_scores is not None:
+            if not 0 < len(self.stranger_scores) <= MOST_SCORED:
+                raise ValueError("scores for strangers of too few photos, or of too many")
+            if not all(len(pair) == 2 and all(map(math.isfinite, pair)) for pair in self.stranger_scores):
+                raise ValueError("scores for strangers that are no pairs of numbers")
+
+    def check_fits(self, session: onnxruntime.InferenceSession, path: Path) -> None:
+        """Raise InputError where a network's inputs or outputs are not those that the spec tells of."""
+        shapes = {output.name: output.shape for output in session.get_outputs()}
+        side, expected = self.preprocessing.crop_size, outputs_of(self.tells_strangers)
+        inputs = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in session.get_inputs()]
+        takes_pixels = inputs == [(PIXELS, "tensor(uint8)", [side, side, 3])]
+        gives_numbers = all(output.type == "tensor(float)" for output in session.get_outputs())
+        gives_all = set(expected) <= set(shapes) and shapes[LOGITS][1:] == [len(self.classes)]
+        if not (takes_pixels and gives_numbers and gives_all):
+            message = f"{path} is not a network for the {len(self.classes)} classes in {SPEC_FILE}: {EXPORT_AGAIN}"
+            raise InputError(message)
 
 
-def load_exported(folder: Path) -> Exported:
-    """Read an exported folder. Raises InputError for a damaged or incomplete one, RunError without onnxruntime."""
-    spec = read_spec(folder)
-    path = folder / MODEL_FILE
-    try:
-        model = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: {EXPORT_AGAIN}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if sha256_of(model) != spec.model_sha256:
-        raise InputError(f"{path} is damaged, or not the one that {SPEC_FILE} beside it belongs to: {EXPORT_AGAIN}")
-    session = session_of(model, path)
-    check_fits(session, spec, path)
-    return Exported(spec, session)
+def digest_of(plain: Mapping[str, object]) -> str:
+    """Return the SHA-256 of what a spec holds, written without spaces and with its keys in order."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def session_of(model: bytes, path: Path | str) -> onnxruntime.InferenceSession:
@@ -82,25 +183,28 @@ def session_of(model: bytes, path: Path | str) -> onnxruntime.InferenceSession:
         raise InputError(f"onnxruntime cannot run {path} ({reason_of(error)}): {advice}") from None
 
 
-def check_fits(session: onnxruntime.InferenceSession, spec: ExportSpec, path: Path) -> None:
-    """Raise InputError where a network's inputs or outputs are not those that the spec tells of."""
-    shapes = {output.name: output.shape for output in session.get_outputs()}
-    side, expected = spec.preprocessing.crop_size, outputs_of(spec.tells_strangers)
-    inputs = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in session.get_inputs()]
-    takes_pixels = inputs == [(PIXELS, "tensor(uint8)", [side, side, 3])]
-    gives_numbers = all(output.type == "tensor(float)" for output in session.get_outputs())
-    gives_all = set(expected) <= set(shapes) and shapes[LOGITS][1:] == [len(spec.classes)]
-    if not (takes_pixels and gives_numbers and gives_all):
-        raise InputError(f"{path} is not a network for the {len(spec.classes)} classes in {SPEC_FILE}: {EXPORT_AGAIN}")
-
-
 class ExportedPredictor(BasePredictor):
-    """An exported classifier, and the names of its classes."""
+    """An exported folder's classifier, and the names of its classes, by a file of names that people use now.
 
-    def __init__(self, exported: Exported, category_names: Mapping[str, str] | None = None) -> None:
-        self.spec, self.session = exported.spec, exported.session
-        named = replace(self.spec, category_names=dict(category_names)) if category_names else self.spec
-        self.classes, self.names = self.spec.classes, named.names
+    Raises InputError for a damaged or incomplete folder, RunError without onnxruntime.
+    """
+
+    def __init__(self, folder: Path, category_names: Path | None = None) -> None:
+        self.spec = ExportSpec.read(folder)
+        path = folder / MODEL_FILE
+        try:
+            model = path.read_bytes()
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing: {EXPORT_AGAIN}") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        if sha256_of(model) != self.spec.model_sha256:
+            raise InputError(f"{path} is damaged, or not the one that {SPEC_FILE} beside it belongs to: {EXPORT_AGAIN}")
+        self.session = session_of(model, path)
+        self.spec.check_fits(self.session, path)
+        self.classes = self.spec.classes
+        named = load_category_names(category_names, self.classes, self.spec.category_names)
+        self.names = [named.get(name, name) for name in self.classes]
         self.temperature, self.set_scores = self.spec.temperature, self.spec.set_scores
         scores = self.spec.stranger_scores
         self.stranger_test = None if scores is None else StrangerTest(scores)
@@ -117,22 +221,28 @@ class ExportedPredictor(BasePredictor):
             return
         with ThreadPoolExecutor(min(os.cpu_count() or 1, BATCH, len(photos))) as pool:
 
-            def begin(start: int) -> list[Future[np.ndarray]]:
+            def begin(start: int) -> list[Future[np.ndarray | ImageError]]:
                 batch = [settled(photo) for photo in photos[start : start + BATCH]]
                 return [pool.submit(self.view_of, photo) for photo in batch]
 
             opening = begin(0)
             for start in starts:
                 opened, opening = opening, begin(start + BATCH)
-                outcomes = [outcome_of(future) for future in opened]
+                outcomes = [future.result() for future in opened]
                 for answer in self.answered(photos[start : start + BATCH], outcomes):
                     yield answer
                     if bar is not None:
                         bar.update()
 
-    def view_of(self, photo: PhotoSource) -> np.ndarray:
-        """Return the plain view of a photo, uint8 (S, S, 3); the network makes the mirror image itself."""
-        return open_views(photo, self.spec.preprocessing)[0]
+    def view_of(self, photo: PhotoSource) -> np.ndarray | ImageError:
+        """Return the plain view of a photo, uint8 (S, S, 3), or what is wrong with it.
+
+        The network makes the mirror image itself.
+        """
+        try:
+            return open_views(photo, self.spec.preprocessing)[0]
+        except ImageError as error:
+            return error.bare()
 
     def answered(
         self, photos: Sequence[PhotoSource], outcomes: Sequence[np.ndarray | ImageError]
@@ -159,11 +269,3 @@ class ExportedPredictor(BasePredictor):
         if not all(len(values) == len(pixels) and np.isfinite(values).all() for values in outputs.values()):
             raise InputError(f"the network answers with nan or infinity, or too few answers: {EXPORT_AGAIN}")
         return outputs
-
-
-def outcome_of(future: Future[np.ndarray]) -> np.ndarray | ImageError:
-    """Return a view, or what is wrong with the photo."""
-    try:
-        return future.result()
-    except ImageError as error:
-        return error.bare()

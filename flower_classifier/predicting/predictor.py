@@ -29,8 +29,7 @@ from flower_classifier.networks.devices import torch_threads
 from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.images import ImageError, PhotoSource
 from flower_classifier.photos.views import open_views
-from flower_classifier.predicting.base_predictor import BROKEN, BasePredictor, settled
-from flower_classifier.predicting.prediction import Answer, Neighbour
+from flower_classifier.predicting.base_predictor import BROKEN, Answer, BasePredictor, Neighbour, settled
 
 
 class Predictor(BasePredictor):

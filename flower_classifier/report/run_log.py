@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 
 from flower_classifier.base.console import warn
 from flower_classifier.base.errors import RunError
-from flower_classifier.base.options import given_by
+from flower_classifier.base.options import Settings
 from flower_classifier.features.inputs import Timings
 from flower_classifier.report.report_files import Record, Table, append_rows, read_table, write_table, writing
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
@@ -160,12 +159,12 @@ def finish_tensorboard(
     folder: Path,
     epoch: int,
     figures: Mapping[str, Figure],
-    settings: DataclassInstance,
+    settings: Settings,
     evaluations: Mapping[str, Evaluation],
 ) -> None:
     """Add what is known at the end of a run: its pictures, its options, and its results by split, as scalars.
 
-    `settings` is a dataclass, `epoch` the best one, which the results are of. Raises RunError where that fails.
+    `epoch` is the best one, which the results are of. Raises RunError where that fails.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -177,8 +176,7 @@ def finish_tensorboard(
         for name, value in evaluation.results.items()
     }
     options = {
-        name: value if isinstance(value, bool | int | float) else str(value)
-        for name, value in given_by(settings).items()
+        name: value if isinstance(value, bool | int | float) else str(value) for name, value in settings.values.items()
     }
     with writing(folder), SummaryWriter(folder) as writer:
         for name, figure in figures.items():

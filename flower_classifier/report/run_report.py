@@ -23,7 +23,7 @@ import torchvision
 
 import flower_classifier
 from flower_classifier.base.files import sha256_of_file, write_whole
-from flower_classifier.base.options import given_by
+from flower_classifier.base.options import Settings
 from flower_classifier.base.text import counted, percent, photos_of, printable
 from flower_classifier.features.inputs import Inputs, Timings
 from flower_classifier.judging.evaluation import Evaluation
@@ -34,7 +34,6 @@ from flower_classifier.report.report_files import Record, files_of, write_table,
 from flower_classifier.report.run_log import RunLog, table_of
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
     from matplotlib.figure import Figure
 
 
@@ -174,7 +173,7 @@ FORMAT_VERSION = 1
 
 def write_summary(
     folder: Path,
-    settings: DataclassInstance,
+    settings: Settings,
     checkpoint: Path,
     best_epoch: int,
     evaluations: Mapping[str, Evaluation],
@@ -185,7 +184,7 @@ def write_summary(
 ) -> None:
     """Write the summary of a run whole or not at all. Raises RunError where that fails.
 
-    `settings` is the dataclass of its options, `evaluations` are those of the best epoch by split, `inputs` are the
+    `settings` has its options, `evaluations` are those of the best epoch by split, `inputs` are the
     splits, `started` is time.perf_counter() at its beginning. Seconds are those of this process: a run that is resumed
     has more behind it.
     """
@@ -195,7 +194,7 @@ def write_summary(
         digest = sha256_of_file(checkpoint)
     contents = {
         "format_version": FORMAT_VERSION,
-        "settings": given_by(settings),
+        "settings": settings.values,
         "epochs": len(log.rows),
         "best_epoch": best_epoch,
         "results": {split: evaluation.results for split, evaluation in evaluations.items()},

@@ -38,7 +38,7 @@ from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
 from flower_classifier.networks.source import Weights
 from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.download import download
-from flower_classifier.photos.splits import Data, load_splits, without_listed
+from flower_classifier.photos.splits import Data, load_splits
 from flower_classifier.report.report_files import Table
 from flower_classifier.report.run_log import RunLog
 from flower_classifier.training.head_search import OPTIONS, search
@@ -94,7 +94,7 @@ def find_data(config: TrainConfig) -> Data:
         raise InputError(f"{config.data_dir} does not exist; {advice}, or let --download fetch photos of 102 species")
     splits = load_splits(config.data_dir, config.valid_split, config.seed)
     if config.without:
-        splits = without_listed(splits, config.without)
+        splits = splits.without(config.without)
     if config.category_names is None and not config.resume:  # a resumed run has its names
         with contextlib.suppress(OSError, ValueError):  # it is only a hint
             if set(splits.classes) <= json.loads(FLOWER_NAMES.read_text(encoding="utf-8")).keys():
