@@ -32,7 +32,7 @@ from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, eval_inputs, prepare_inputs
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation, evaluate_on, result_lines
+from flower_classifier.judging.evaluation import Evaluation, evaluate_on
 from flower_classifier.networks import checkpoint as checkpoints
 from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier, new_classifier
@@ -123,7 +123,7 @@ class Results(Diagnosis):
         return self.evaluation.accuracy
 
     def __repr__(self) -> str:
-        return result_lines(self.split, self.evaluation)
+        return self.evaluation.result_lines(self.split)
 
 
 def build_model(
@@ -338,9 +338,8 @@ def show_reliability(results: Results) -> Image.Image:
 def show_mistakes(results: Results) -> Image.Image | None:
     """Return a picture of the wrong answers with the highest probabilities, or None where there are none."""
     from flower_classifier.report.figures import image_of
-    from flower_classifier.report.run_report import draw_most_confident
 
-    figure = draw_most_confident(results)
+    figure = results.draw_most_confident()
     return image_of(figure) if figure else None
 
 

@@ -37,8 +37,8 @@ from flower_classifier.features.inputs import AllInputs, Schedule
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.job import leading
 from flower_classifier.report.report_files import is_there, reports_on, write_table
-from flower_classifier.report.run_log import RunLog, finish_tensorboard
-from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history, write_summary
+from flower_classifier.report.run_log import RunLog
+from flower_classifier.report.run_report import Diagnosis, write_summary
 from flower_classifier.studies.dry_run import dry_run
 from flower_classifier.studies.left_out_classes import can_leave_out, leave_classes_out
 from flower_classifier.training import steps
@@ -116,7 +116,7 @@ def write_report(
     """Leave tables and pictures of the run in its folder."""
     folder, train, checkpoint = run_folder.folder, inputs.train, state.best_checkpoint()
     split, best_epoch = inputs.judged.split.name, state.best.row["epoch"]
-    figures = write_history(folder, log.rows, best_epoch, state.finished.began)
+    figures = log.finish_history(best_epoch, state.finished.began)
     counts = Counter(train.labels.tolist())
     diagnosis = Diagnosis(
         split,
@@ -127,12 +127,12 @@ def write_report(
         checkpoint.trust.set_scores,
         class_sizes=[counts[label] for label in range(len(checkpoint.classes))],
     )
-    figures |= write_diagnosis(folder, diagnosis)
+    figures |= diagnosis.write(folder)
     if checkpoint.trust.stranger_scores is not None and state.classifier.starts_frozen and can_leave_out(*inputs):
         schedule = Schedule(len(train.ready), min(best_epoch, config.epochs))  # of the views that are there
         write_table(folder / "strangers.csv", leave_classes_out(*inputs, schedule))
     if config.tensorboard:
-        finish_tensorboard(folder / "tensorboard", best_epoch, figures, config, evaluations)
+        log.finish_tensorboard(best_epoch, figures, config, evaluations)
     note(f"tables and pictures of it: {folder}")
 
 

@@ -19,7 +19,7 @@ from flower_classifier.base.console import progress
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.judging.strangers import SHRINKAGE, Clusters, auroc, strangeness, stranger_scores
+from flower_classifier.judging.strangers import SHRINKAGE, Clusters, auroc, stranger_scores
 from flower_classifier.networks.checkpoint import load_checkpoint
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.feature_bank import remember
@@ -155,7 +155,7 @@ def test_either_kind_of_evidence_is_enough():
     stranger_test = StrangerTest(stranger_scores(memory, valid[0], Evaluation(logits, torch.tensor(valid[1]))))
 
     def p_known(feature, probabilities):
-        return stranger_test.p_value(strangeness(Clusters(memory), feature[None], probabilities[None])[0])
+        return stranger_test.p_value(Clusters(memory).strangeness(feature[None], probabilities[None])[0])
 
     near, far = features[0], torch.linspace(-3, 3, 20)
     sure, undecided = torch.tensor([0.996, 0.001, 0.001, 0.001, 0.001]), torch.full((5,), 0.2)

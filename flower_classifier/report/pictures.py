@@ -89,7 +89,7 @@ def draw_prediction(
         room = figure.get_figwidth() - 2 * MARGIN if free else photo_width + GAP - 0.1
         top = bottom + height - photo_height - 0.07
         phrases = [f"bright: what speaks for {likeliest[0][0]}"]
-        phrases += [] if shows_all(heatmap) else ["frame: what the network sees"]
+        phrases += [] if heatmap.shows_all else ["frame: what the network sees"]
         lines = ["; ".join(phrases)] if room > PHOTO_BOX[0] else phrases
         for row, line in enumerate(lines):
             write_line(figure, line, MARGIN, top - 0.16 * row, room, SMALL, FAINT)
@@ -173,16 +173,11 @@ def draw_heatmap(axes: Axes, heatmap: Heatmap) -> None:
     limits = axes.get_xlim(), axes.get_ylim()
     heat = np.asarray(values).clip(0, 1)
     axes.imshow(heat, "inferno", alpha=0.15 + 0.55 * heat, extent=extent, vmin=0, vmax=1)
-    if not shows_all(heatmap):
+    if not heatmap.shows_all:
         corner, sides = (extent[0], extent[3]), (extent[1] - extent[0], extent[2] - extent[3])
         frame = axes.add_patch(Rectangle(corner, *sides, fill=False, edgecolor="white", linewidth=1.2))
         frame.set_path_effects([withStroke(linewidth=2.4, foreground=INK)])  # to be seen on a white photo, too
     axes.set(xlim=limits[0], ylim=limits[1])
-
-
-def shows_all(heatmap: Heatmap) -> bool:
-    """Say whether the network sees all of the photo, or all that anybody could make out."""
-    return all(abs(side - edge) < 0.005 for side, edge in zip(heatmap.box, (0, 0, 1, 1), strict=True))
 
 
 def draw_bars(axes: Axes, likeliest: Sequence[tuple[str, float]]) -> None:

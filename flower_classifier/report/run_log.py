@@ -63,6 +63,11 @@ class RunLog:
             with contextlib.suppress(OSError):  # write_points has reported the error
                 self.writer.close()
 
+    @property
+    def table(self) -> Table:
+        """The rows of history.csv, header first."""
+        return [list(self.rows[0]), *(list(row.values()) for row in self.rows)]
+
     def add(self, row: Row, seconds: Timings) -> None:
         """Add a finished epoch."""
         self.rows.append({**row, **timings_columns(seconds)})
@@ -103,7 +108,7 @@ class RunLog:
     def write_table(self, new: Sequence[Record]) -> None:
         """Write the rows to history.csv."""
         if self.path and not self.written:
-            write_table(self.path, table_of(self.rows))
+            write_table(self.path, self.table)
         elif self.path:
             append_rows(self.path, [row.values() for row in new])
 
@@ -127,6 +132,50 @@ class RunLog:
                         self.writer.add_scalar(key, value, row["epoch"])
             self.writer.flush()
 
+    def finish_history(self, best_epoch: int, began: int | None = None) -> dict[str, Figure]:
+        """Write all epochs as a table and as curves; return the figure by its name.
+
+        `began`: the number of epochs after which fine-tuning began, where it did.
+        Raises RunError where a file cannot be written.
+        """
+        from flower_classifier.report.charts import draw_curves
+        from flower_classifier.report.figures import save_figure
+
+        write_table(self.folder / "history.csv", self.table)
+        curves = draw_curves(self.rows, best_epoch, began)
+        save_figure(curves, self.folder / "curves.png")
+        return {"curves": curves}
+
+    def finish_tensorboard(
+        self,
+        epoch: int,
+        figures: Mapping[str, Figure],
+        settings: DataclassInstance,
+        evaluations: Mapping[str, Evaluation],
+    ) -> None:
+        """Add what is known at the end of a run: its pictures, its options, and its results by split, as scalars.
+
+        `settings` is a dataclass, `epoch` the best one, which the results are of. Raises RunError where that fails.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        from flower_classifier.report.figures import pixels_of
+
+        folder = self.folder / "tensorboard"
+        results = {
+            f"{split}/{name}": float(value)
+            for split, evaluation in evaluations.items()
+            for name, value in evaluation.results.items()
+        }
+        options = {
+            name: value if isinstance(value, bool | int | float) else str(value)
+            for name, value in given_by(settings).items()
+        }
+        with writing(folder), SummaryWriter(folder) as writer:
+            for name, figure in figures.items():
+                writer.add_image(name, pixels_of(figure)[:, :, :3], epoch, dataformats="HWC")
+            writer.add_hparams(options, results, run_name=".", global_step=epoch)
+
 
 def timings_columns(seconds: Timings) -> dict[str, float]:
     """Return the columns of history.csv that hold an epoch's seconds."""
@@ -146,41 +195,3 @@ def with_seconds(history: Sequence[Row], table: Sequence[Mapping[str, str]]) -> 
         same = all(row.get(name) == str(value) for name, value in epoch.items())
         rows.append({**epoch, **{name: (row.get(name) or "") if same else "" for name in timings_columns(Timings())}})
     return rows
-
-
-def table_of(rows: Sequence[Record]) -> list[list[object]]:
-    """Return the rows of history.csv, header first."""
-    return [list(rows[0]), *(list(row.values()) for row in rows)]
-
-
-# ---------------------------------------------------------------------------------------------------------- tensorboard
-
-
-def finish_tensorboard(
-    folder: Path,
-    epoch: int,
-    figures: Mapping[str, Figure],
-    settings: DataclassInstance,
-    evaluations: Mapping[str, Evaluation],
-) -> None:
-    """Add what is known at the end of a run: its pictures, its options, and its results by split, as scalars.
-
-    `settings` is a dataclass, `epoch` the best one, which the results are of. Raises RunError where that fails.
-    """
-    from torch.utils.tensorboard import SummaryWriter
-
-    from flower_classifier.report.figures import pixels_of
-
-    results = {
-        f"{split}/{name}": float(value)
-        for split, evaluation in evaluations.items()
-        for name, value in evaluation.results.items()
-    }
-    options = {
-        name: value if isinstance(value, bool | int | float) else str(value)
-        for name, value in given_by(settings).items()
-    }
-    with writing(folder), SummaryWriter(folder) as writer:
-        for name, figure in figures.items():
-            writer.add_image(name, pixels_of(figure)[:, :, :3], epoch, dataformats="HWC")
-        writer.add_hparams(options, results, run_name=".", global_step=epoch)

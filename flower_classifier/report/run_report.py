@@ -30,8 +30,8 @@ from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.devices import device_name
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.photos.tar_files import is_tar_name
-from flower_classifier.report.report_files import Record, files_of, write_table, writing
-from flower_classifier.report.run_log import RunLog, table_of
+from flower_classifier.report.report_files import files_of, write_table, writing
+from flower_classifier.report.run_log import RunLog
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -60,93 +60,80 @@ class Diagnosis:
         chose = " (they chose the epoch)" if self.split == "valid" else ""
         return photos_of(self.split, len(self.evaluation)) + chose
 
+    def write(self, folder: Path) -> dict[str, Figure]:
+        """Write what an evaluation found, instead of what an earlier one left there; return the figures by name.
 
-def write_history(folder: Path, rows: Sequence[Record], best_epoch: int, began: int | None = None) -> dict[str, Figure]:
-    """Write the epochs' numbers and seconds (RunLog.rows) as a table and as curves; return the figure by its name.
+        Raises RunError where a file cannot be written.
+        """
+        from flower_classifier.judging.calibration import set_table
+        from flower_classifier.report.charts import draw_confusion, draw_reliability
+        from flower_classifier.report.figures import save_figure
 
-    `began`: the number of epochs after which fine-tuning began, where it did.
-    Raises RunError where a file cannot be written.
-    """
-    from flower_classifier.report.charts import draw_curves
+        with writing(folder):
+            for name in files_of("evaluation"):
+                (folder / name).unlink(missing_ok=True)
+        evaluation, names = self.evaluation, [printable(name) for name in self.names]
+        write_table(folder / "per_class.csv", self.per_class())
+        photos = zip(self.classes, evaluation.confusion.tolist(), strict=True)  # of a true class, by predicted one
+        matrix = [["class", *self.classes], *([name, *counts] for name, counts in photos)]
+        write_table(folder / "confusion_matrix.csv", matrix)
+        write_table(folder / "mistakes.csv", self.all_mistakes())
+        if self.set_scores:
+            write_table(folder / "sets.csv", set_table(evaluation, self.set_scores, self.class_sizes))
+        figures = {
+            "confusion_matrix": draw_confusion(evaluation, names, self.judged),
+            "reliability": draw_reliability(evaluation, self.judged),
+        }
+        if mistakes := self.draw_most_confident():
+            figures["mistakes"] = mistakes
+        for name, figure in figures.items():
+            save_figure(figure, folder / f"{name}.png")
+        return figures
 
-    write_table(folder / "history.csv", table_of(rows))
-    return save_all(folder, {"curves": draw_curves(rows, best_epoch, began)})
+    def per_class(self) -> Iterator[list[object]]:
+        """Yield the rows of per_class.csv, header first. A class without photos has no accuracy."""
+        yield ["class", "name", "photos", "accuracy", "most_frequent_mistake", "times"]
+        classes, names, evaluation = self.classes, self.names, self.evaluation
+        most_frequent: dict[int, list[object]] = {}
+        for true, predicted, times in evaluation.confused_pairs:  # most frequent first
+            most_frequent.setdefault(true, [names[predicted], times])
+        for index, counts in enumerate(evaluation.confusion):
+            photos, right = int(counts.sum()), int(counts[index])
+            accuracy = round(right / photos, 4) if photos else ""
+            yield [classes[index], names[index], photos, accuracy, *most_frequent.get(index, ["", 0])]
 
+    def all_mistakes(self) -> Iterator[list[object]]:
+        """Yield the rows of mistakes.csv, header first: the photos that are predicted wrong, most confident first."""
+        yield ["path", "true_class", "true_name", "predicted_class", "predicted_name", "probability"]
+        classes, names, evaluation = self.classes, self.names, self.evaluation
+        labels, predicted = evaluation.labels.tolist(), evaluation.predicted.tolist()
+        confidence = evaluation.confidence.tolist()
+        for index in evaluation.mistakes:
+            true, wrong = labels[index], predicted[index]
+            yield [self.photos[index], classes[true], names[true], classes[wrong], names[wrong], confidence[index]]
 
-def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> dict[str, Figure]:
-    """Write what an evaluation found, instead of what an earlier one left there; return the figures by name.
+    def draw_most_confident(self) -> Figure | None:
+        """Draw the wrong predictions with the highest probabilities; return None where there are none.
 
-    Raises RunError where a file cannot be written.
-    """
-    from flower_classifier.judging.calibration import set_table
-    from flower_classifier.report.charts import draw_confusion, draw_reliability
+        Each photo has its predicted class below it, that class's probability, and its true class.
+        """
+        from flower_classifier.report.pictures import Cell, draw_sheet
 
-    with writing(folder):
-        for name in files_of("evaluation"):
-            (folder / name).unlink(missing_ok=True)
-    evaluation, names = diagnosis.evaluation, [printable(name) for name in diagnosis.names]
-    write_table(folder / "per_class.csv", per_class(diagnosis))
-    photos = zip(diagnosis.classes, evaluation.confusion.tolist(), strict=True)  # of a true class, by predicted one
-    matrix = [["class", *diagnosis.classes], *([name, *counts] for name, counts in photos)]
-    write_table(folder / "confusion_matrix.csv", matrix)
-    write_table(folder / "mistakes.csv", all_mistakes(diagnosis))
-    if diagnosis.set_scores:
-        write_table(folder / "sets.csv", set_table(evaluation, diagnosis.set_scores, diagnosis.class_sizes))
-    figures = {
-        "confusion_matrix": draw_confusion(evaluation, names, diagnosis.judged),
-        "reliability": draw_reliability(evaluation, diagnosis.judged),
-    }
-    if mistakes := draw_most_confident(diagnosis):
-        figures["mistakes"] = mistakes
-    return save_all(folder, figures)
-
-
-def per_class(diagnosis: Diagnosis) -> Iterator[list[object]]:
-    """Yield the rows of per_class.csv, header first. A class without photos has no accuracy."""
-    yield ["class", "name", "photos", "accuracy", "most_frequent_mistake", "times"]
-    classes, names, evaluation = diagnosis.classes, diagnosis.names, diagnosis.evaluation
-    most_frequent: dict[int, list[object]] = {}
-    for true, predicted, times in evaluation.confused_pairs:  # most frequent first
-        most_frequent.setdefault(true, [names[predicted], times])
-    for index, counts in enumerate(evaluation.confusion):
-        photos, right = int(counts.sum()), int(counts[index])
-        accuracy = round(right / photos, 4) if photos else ""
-        yield [classes[index], names[index], photos, accuracy, *most_frequent.get(index, ["", 0])]
-
-
-def all_mistakes(diagnosis: Diagnosis) -> Iterator[list[object]]:
-    """Yield the rows of mistakes.csv, header first: the photos that are predicted wrong, most confident first."""
-    yield ["path", "true_class", "true_name", "predicted_class", "predicted_name", "probability"]
-    classes, names, evaluation = diagnosis.classes, diagnosis.names, diagnosis.evaluation
-    labels, predicted = evaluation.labels.tolist(), evaluation.predicted.tolist()
-    confidence = evaluation.confidence.tolist()
-    for index in evaluation.mistakes:
-        true, wrong = labels[index], predicted[index]
-        yield [diagnosis.photos[index], classes[true], names[true], classes[wrong], names[wrong], confidence[index]]
-
-
-def draw_most_confident(diagnosis: Diagnosis) -> Figure | None:
-    """Draw the wrong predictions with the highest probabilities; return None where there are none.
-
-    Each photo has its predicted class below it, that class's probability, and its true class.
-    """
-    from flower_classifier.report.pictures import Cell, draw_sheet
-
-    names = [printable(name) for name in diagnosis.names]
-    evaluation, cells = diagnosis.evaluation, []
-    labels, predicted = evaluation.labels.tolist(), evaluation.predicted.tolist()
-    confidence = evaluation.confidence.tolist()
-    for index in evaluation.mistakes[:MOST_MISTAKES]:
-        path, true = diagnosis.photos[index], labels[index]
-        with contextlib.suppress(ImageError):  # the photo has gone since; the numbers stay true
-            photo, file = load_image(path, PHOTO_SIDE), printable(short_path(path, diagnosis.classes[true]))
-            remark = f"{names[predicted[index]]}  {percent(confidence[index], digits=0)}"
-            cells.append(Cell(photo, remark, f"true class: {names[true]}", file))
-    if not cells:
-        return None
-    count = len(evaluation.mistakes)
-    prefix = f"the {len(cells)} most confident of " if len(cells) < count else ""
-    return draw_sheet(cells, f"{diagnosis.judged}: {prefix}{counted(count, 'mistake')}")
+        names = [printable(name) for name in self.names]
+        evaluation, cells = self.evaluation, []
+        labels, predicted = evaluation.labels.tolist(), evaluation.predicted.tolist()
+        confidence = evaluation.confidence.tolist()
+        for index in evaluation.mistakes[:MOST_MISTAKES]:
+            path, true = self.photos[index], labels[index]
+            with contextlib.suppress(ImageError):  # the photo has gone since; the numbers stay true
+                photo, file = load_image(path, PHOTO_SIDE), printable(short_path(path, self.classes[true]))
+                remark = f"{names[predicted[index]]}  {percent(confidence[index], digits=0)}"
+                cells.append(Cell(photo, remark, f"true class: {names[true]}", file))
+        if not cells:
+            return None
+        count = len(evaluation.mistakes)
+        prefix = f"the {len(cells)} most confident of " if len(cells) < count else ""
+        return draw_sheet(cells, f"{self.judged}: {prefix}{counted(count, 'mistake')}")
 
 
 def short_path(path: Path, class_name: str) -> str:
@@ -155,15 +142,6 @@ def short_path(path: Path, class_name: str) -> str:
     tars = (depth for depth, name in enumerate(above, start=1) if is_tar_name(name))
     depth = next(tars, above.index(class_name) + 1 if class_name in above else 1)
     return "/".join(path.parts[-1 - depth :])
-
-
-def save_all(folder: Path, figures: dict[str, Figure]) -> dict[str, Figure]:
-    """Save each figure under its name, and return them."""
-    from flower_classifier.report.figures import save_figure
-
-    for name, figure in figures.items():
-        save_figure(figure, folder / f"{name}.png")
-    return figures
 
 
 # --------------------------------------------------------------------------------------------------------- summary.json

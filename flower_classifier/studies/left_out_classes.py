@@ -19,7 +19,7 @@ from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.judging.evaluation import Evaluation, feature_reader
-from flower_classifier.judging.strangers import Clusters, auroc, strangeness, stranger_scores
+from flower_classifier.judging.strangers import Clusters, auroc, stranger_scores
 from flower_classifier.networks.feature_bank import FeatureBank, balanced_sample, remember_nameless
 from flower_classifier.training.heads import FoldHeads
 
@@ -80,7 +80,7 @@ def judge(memory: FeatureBank, seen: Sequence[tuple[torch.Tensor, Evaluation, to
     temperature = calibrate(answers)
     scores = stranger_scores(memory, features[is_known], answers.at(temperature))
     stranger_test, clusters = StrangerTest(scores), Clusters(memory)
-    all_scores = [strangeness(clusters, rows, split.at(temperature).probabilities) for rows, split, _ in seen]
+    all_scores = [clusters.strangeness(rows, split.at(temperature).probabilities) for rows, split, _ in seen]
     known = all_scores[-1][seen[-1][2]]  # (N, 2)
     strangers = torch.cat([scores[~is_known] for scores, (_, _, is_known) in zip(all_scores, seen, strict=True)])
     p_known, p_strangers = (

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 import torch
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.judging.calibration import calibrate, true_class_scores
+from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Row, Trust, what_to_do
 from flower_classifier.networks.safe_files import Plain
@@ -84,7 +84,7 @@ class Best:
         if self.measured or not self.valid:
             return self.measured or Trust()
         temperature = calibrate(self.valid)
-        return Trust(temperature, true_class_scores(self.valid.at(temperature)))
+        return Trust(temperature, self.valid.at(temperature).true_class_scores)
 
 
 @dataclass(frozen=True)

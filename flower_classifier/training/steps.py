@@ -27,7 +27,7 @@ from flower_classifier.features.inputs import (
     prepare_inputs,
 )
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation, evaluate_on, feature_reader, result_lines
+from flower_classifier.judging.evaluation import Evaluation, evaluate_on, feature_reader
 from flower_classifier.judging.strangers import stranger_scores
 from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Row
@@ -322,7 +322,7 @@ def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_fold
     """Print which epoch the checkpoint holds, what it is worth, and where it is; say how earlier runs compare."""
     best = state.best.row
     print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
-    print(result_lines(judged, evaluation))
+    print(evaluation.result_lines(judged))
     print(f"checkpoint: {printable(str(run_folder.checkpoint_path))}", flush=True)
     if state.is_fine_tuning and state.best.learns == "head":
         note("fine-tuning made nothing better: the checkpoint holds the best epoch of the head")
