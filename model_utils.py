@@ -33,7 +33,6 @@ from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, eval_inputs, prepare_inputs
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation, evaluate_on
-from flower_classifier.networks import checkpoint as checkpoints
 from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier, new_classifier
 from flower_classifier.networks.devices import choose_device
@@ -260,7 +259,7 @@ def save_checkpoint(model: Model, path: str | Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the folder {path.parent}: {error.strerror}") from error
-    checkpoints.save_checkpoint(path, model.checkpoint)
+    model.checkpoint.save(path)
 
 
 def load_checkpoint(path: str | Path, gpu: bool = False) -> Model:
@@ -269,7 +268,7 @@ def load_checkpoint(path: str | Path, gpu: bool = False) -> Model:
     Raises InputError for a file that is no such checkpoint.
     """
     with speaking():
-        saved = checkpoints.load_checkpoint(Path(path))
+        saved = Checkpoint.load(Path(path))
         frozen = place(saved.classifier, choose_device(gpu))
     return Model(saved.classifier, frozen, saved)
 

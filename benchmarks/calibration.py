@@ -31,7 +31,7 @@ from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.calibration import best_temperature, calibrate
 from flower_classifier.judging.evaluation import Evaluation, evaluate
-from flower_classifier.networks.classifier import ModelConfig, build_head, new_classifier
+from flower_classifier.networks.classifier import ModelConfig, new_classifier
 from flower_classifier.networks.devices import choose_device, seed_torch
 from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import Split, load_splits
@@ -142,7 +142,7 @@ def train_head(
     """Train on views (V, N, D) as train.py does; return the best epoch's answers to validation photos and the rest."""
     seed_torch(seed)
     classes = int(labels.max()) + 1
-    head = build_head(ModelConfig("none", (DEFAULT_HIDDEN_UNITS,), 0.2, classes, learns="head"), rows.shape[2])
+    head = ModelConfig("none", (DEFAULT_HIDDEN_UNITS,), 0.2, classes, learns="head").build_head(rows.shape[2])
     recipe = Recipe(epochs, 0.001, BATCH_SIZE, len(rows), seed)
     optimizer, average = recipe.optimizer(head), AveragedModel(head, multi_avg_fn=average_in)
     best: tuple[tuple[float, float], Evaluation, Evaluation] | None = None

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from flower_classifier.judging import strangers
 from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.judging.strangers import Clusters, auroc
-from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.photos.demo import draw_dataset
 from flower_classifier.predicting.predictor import Predictor
 
@@ -172,7 +172,7 @@ def main() -> None:
                     part_of(options.flowers, Path(folder) / "part", known, per_class)
                     own = (Path(folder) / "part", *weights_of(arch, options), "--seed", seed, "--no_report")
                     run("train.py", *own, "--cache_dir", f"{folder}/cache", "--save_dir", f"{folder}/run")
-                    predictor = Predictor(load_checkpoint(Path(folder) / "run" / "checkpoint.pth"), torch.device("cpu"))
+                    predictor = Predictor(Checkpoint.load(Path(folder) / "run" / "checkpoint.pth"), torch.device("cpu"))
                     far = {kind: Looked(predictor, photos) for kind, photos in kinds.items()}
                     for row in judged(options, predictor, known, far):
                         rows[row["share"]].append(row)

@@ -20,7 +20,7 @@ from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.judging.strangers import SHRINKAGE, Clusters, auroc, stranger_scores
-from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.feature_bank import remember
 from flower_classifier.networks.frozen_backbone import place
@@ -49,7 +49,7 @@ def checkpoint(flowers, tmp_path_factory):
 def stranger(flowers, checkpoint):
     """The photo that is least like the validation photos, and its p-value: a network with random weights has its own
     idea of strange."""
-    predictor = Predictor(load_checkpoint(checkpoint), torch.device("cpu"))
+    predictor = Predictor(Checkpoint.load(checkpoint), torch.device("cpu"))
     photos = sorted((flowers / "train").rglob("*.jpg"))
     return min((predictor.p_known(answer), answer.photo) for answer in predictor.answers(photos))[::-1]
 
@@ -57,7 +57,7 @@ def stranger(flowers, checkpoint):
 @pytest.fixture(scope="module")
 def familiar(flowers, checkpoint):
     """The photo that is most like the validation photos."""
-    predictor = Predictor(load_checkpoint(checkpoint), torch.device("cpu"))
+    predictor = Predictor(Checkpoint.load(checkpoint), torch.device("cpu"))
     photos = sorted((flowers / "train").rglob("*.jpg"))
     return max((predictor.p_known(answer), answer.photo) for answer in predictor.answers(photos))[1]
 
@@ -178,7 +178,7 @@ def test_auroc_counts_pairs():
 
 def check_scores(path, flowers):
     """Compare a checkpoint's scores with those of predictions of the validation photos."""
-    saved = load_checkpoint(path)
+    saved = Checkpoint.load(path)
     predictor = Predictor(saved, torch.device("cpu"))
     answers = list(predictor.answers(sorted((flowers / "valid").rglob("*.jpg"))))
     features = torch.from_numpy(np.stack([answer.features for answer in answers]))

@@ -20,7 +20,7 @@ from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.judging.evaluation import Evaluation, feature_reader
 from flower_classifier.judging.strangers import Clusters, auroc, stranger_scores
-from flower_classifier.networks.feature_bank import FeatureBank, balanced_sample, remember_nameless
+from flower_classifier.networks.feature_bank import FeatureBank, balanced_sample, remember
 from flower_classifier.training.heads import FoldHeads
 
 ROUNDS = 5
@@ -53,7 +53,7 @@ def leave_classes_out(train: Inputs, valid: Inputs, test: Inputs | None, schedul
     cells = []
     for index, mask in enumerate(class_mask):
         photos = heads.photos[index].nonzero()[:, 0].tolist()
-        memory = remember_nameless(feature_reader(nn.Identity(), train, photos), labels[photos].tolist())
+        memory = remember(feature_reader(nn.Identity(), train, photos), labels[photos].tolist())
         seen = []
         for inputs, features in judged:
             logits = heads.logits_by(torch.full((len(features),), index), inputs)

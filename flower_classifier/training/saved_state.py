@@ -25,11 +25,6 @@ def epoch_line(row: Row, epochs: int) -> str:
     )
 
 
-def epoch_key(row: Row) -> tuple[float, float]:
-    """Order epochs: by validation accuracy, equal ones by lower validation loss."""
-    return row["valid_accuracy"], -row["valid_loss"]
-
-
 @dataclass(frozen=True)
 class Identity:
     """The model and the data of a run: what must be the same for its numbers to mean anything when it is resumed."""
@@ -77,6 +72,11 @@ class Best:
     learns: str = "head"  # what had learned when it was reached
     results: Plain = field(default_factory=dict)  # what it is worth, by split, once that is known
     measured: Trust | None = None  # what an earlier process, or the end of this run, measured
+
+    @property
+    def key(self) -> tuple[float, float]:
+        """By which epochs are compared: the validation accuracy, and of equal ones the lower validation loss."""
+        return self.row["valid_accuracy"], -self.row["valid_loss"]
 
     @functools.cached_property
     def trust(self) -> Trust:

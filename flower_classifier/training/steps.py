@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.classifier import Classifier, new_classifier
 from flower_classifier.networks.devices import PRECISION, choose_device
-from flower_classifier.networks.feature_bank import FeatureBank, balanced_sample, capacity, remember
+from flower_classifier.networks.feature_bank import balanced_sample, capacity, remember
 from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
 from flower_classifier.networks.source import Weights
 from flower_classifier.photos.category_names import load_category_names
@@ -44,7 +43,7 @@ from flower_classifier.report.run_log import RunLog
 from flower_classifier.training.head_search import OPTIONS, search
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced, second_recipe
-from flower_classifier.training.run_folder import RunFolder, best_earlier
+from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.saved_state import Finished, Identity, epoch_line
 from flower_classifier.training.state import TrainState
 
@@ -152,23 +151,18 @@ def go_on(config: TrainConfig, run_folder: RunFolder, state: TrainState, saved: 
     """Go on from what an earlier run has saved. Raises InputError if that is not possible."""
     second = None
     if saved.began is not None:
-        check_settled(config, saved)
+        settled = {**{name: saved.settings[name] for name in SETTLED}, "unfreeze": saved.unfreeze}
+        for name, before in settled.items():
+            now = getattr(config, name)
+            if config.is_given(name) and now != before:
+                change = f"was {before}, now {now}, but the network is being fine-tuned already"
+                raise InputError(f"{change}: put that back, or start a new run", name)
         same = replace(config, unfreeze=saved.unfreeze)
         second = second_recipe(same, state.recipe, state.classifier, saved.began)
     run_folder.go_on(state, saved, second)
     report_resumed(config, state, saved)
     if config.no_memory:
         state.keep_feature_bank(None)
-
-
-def check_settled(config: TrainConfig, saved: Finished) -> None:
-    """Raise InputError for an option that came too late: the network is being fine-tuned already."""
-    settled = {**{name: saved.settings[name] for name in SETTLED}, "unfreeze": saved.unfreeze}
-    for name, before in settled.items():
-        now = getattr(config, name)
-        if config.is_given(name) and now != before:
-            change = f"was {before}, now {now}, but the network is being fine-tuned already"
-            raise InputError(f"{change}: put that back, or start a new run", name)
 
 
 def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> None:
@@ -191,22 +185,13 @@ def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> N
 def read_photos(config: TrainConfig, run_folder: RunFolder, data: Data, built: Built, state: TrainState) -> AllInputs:
     """Run the frozen backbone over what the first epoch needs; return the inputs of all splits.
 
-    Further views wait for the epochs that use them.
+    Further views wait for the epochs that use them. Photos that cannot be opened are listed in a file of the run.
+    Raises UnusablePhotosError for them without --skip_bad, InputError where a split or a class has no photo left.
     """
     bad_limit = config.bad_limit if config.skip_bad else 1.0  # else all that are bad are listed
     inputs = prepare_inputs(
         built.frozen, data.splits, config.seed, open_cache(config), state.recipe.schedule, bad_limit
     )
-    check_bad_photos(config, run_folder, data.classes, inputs)
-    weigh_classes(config, state, inputs.train)
-    return inputs
-
-
-def check_bad_photos(config: TrainConfig, run_folder: RunFolder, classes: Sequence[str], inputs: AllInputs) -> None:
-    """List the photos that cannot be opened in a file of the run, and refuse to train without them, unless asked to.
-
-    Raises UnusablePhotosError without --skip_bad, and InputError where a split or a class has no photo left.
-    """
     errors = [error for split in inputs.splits for error in split.errors]
     run_folder.list_bad([str(error) for error in errors])
     listed = f"listed in {run_folder.bad_path}"
@@ -214,7 +199,9 @@ def check_bad_photos(config: TrainConfig, run_folder: RunFolder, classes: Sequen
         raise UnusablePhotosError(errors, f"repair or remove them, or add --skip_bad (all are {listed})")
     if errors:
         warn(f"going on without {counted(len(errors), 'photo')} that cannot be opened, {listed}")
-    check_photos_left(classes, *inputs)
+    check_photos_left(data.classes, *inputs)
+    weigh_classes(config, state, inputs.train)
+    return inputs
 
 
 def open_cache(config: TrainConfig) -> FeatureCache | None:
@@ -304,18 +291,15 @@ def keep_feature_bank(state: TrainState, train: Inputs, valid: Inputs, on_valid:
     """
     trust = state.best.trust
     if trust.stranger_scores is None:
-        bank = trust.feature_bank or bank_of(state, train)
+        bank = trust.feature_bank
+        if bank is None:  # remember as many of the training photos as there is room for
+            photos, labels = [train.split.photos[index] for index in train.used], train.labels.tolist()
+            axes, count = capacity(state.classifier.feature_width, photos)
+            indices = balanced_sample(labels, count)
+            sample = [labels[index] for index in indices], [photos[index] for index in indices]
+            bank = remember(feature_reader(state.learner, train, indices), *sample, axes)
         features = feature_reader(state.learner, valid, range(len(valid.used)))(range(len(valid.used)))
         state.keep_feature_bank(bank, stranger_scores(bank, features, on_valid.at(trust.temperature)))
-
-
-def bank_of(state: TrainState, train: Inputs) -> FeatureBank:
-    """Return what there is room to remember of the training photos."""
-    photos, labels = [train.split.photos[index] for index in train.used], train.labels.tolist()
-    axes, count = capacity(state.classifier.feature_width, photos)
-    indices = balanced_sample(labels, count)
-    sample = [labels[index] for index in indices], [photos[index] for index in indices]
-    return remember(feature_reader(state.learner, train, indices), *sample, axes)
 
 
 def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_folder: RunFolder) -> None:
@@ -326,7 +310,7 @@ def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_fold
     print(f"checkpoint: {printable(str(run_folder.checkpoint_path))}", flush=True)
     if state.is_fine_tuning and state.best.learns == "head":
         note("fine-tuning made nothing better: the checkpoint holds the best epoch of the head")
-    earlier = best_earlier(run_folder.folder, state.identity.valid)
+    earlier = run_folder.best_earlier(state.identity.valid)
     if earlier and not earlier.comparable:
         note(f"an earlier run reached {earlier.accuracy:.2%} on other validation photos: {earlier.checkpoint}")
     elif earlier and earlier.accuracy > best["valid_accuracy"]:
