@@ -293,8 +293,7 @@ def show_prediction(
     With `heatmap`, regions that speak for the likeliest class are bright. Raises ImageError for a photo that cannot be
     opened.
     """
-    from flower_classifier.report.figures import image_of
-    from flower_classifier.report.pictures import draw_prediction
+    from flower_classifier.report.figures import draw_prediction, image_of
 
     probabilities, classes = predict(image, model, topk)
     photo = load_image(image, PHOTO_SIDE)

@@ -117,7 +117,7 @@ class Diagnosis:
 
         Each photo has its predicted class below it, that class's probability, and its true class.
         """
-        from flower_classifier.report.pictures import Cell, draw_sheet
+        from flower_classifier.report.figures import Cell, draw_sheet
 
         names = [printable(name) for name in self.names]
         evaluation, cells = self.evaluation, []
