@@ -30,8 +30,7 @@ from flower_classifier.base.errors import RunError
 from flower_classifier.base.text import megabytes, printable
 from flower_classifier.config.allowed import MODEL_FILE
 from flower_classifier.export.bundle import check_place, files_of, spec_of, write_folder
-from flower_classifier.export.onnx_model import WholeNetwork, compare, onnx_of
-from flower_classifier.export.quantized import in_8_bits
+from flower_classifier.export.onnx_model import WholeNetwork, compare, in_8_bits, onnx_of
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.photos.category_names import load_category_names
 

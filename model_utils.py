@@ -42,7 +42,7 @@ from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import Preprocessing
 from flower_classifier.predicting.base_predictor import BROKEN
 from flower_classifier.predicting.predictor import Predictor
-from flower_classifier.report.run_report import Diagnosis
+from flower_classifier.report.diagnosis import Diagnosis
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced
 from flower_classifier.training.saved_state import epoch_line

@@ -36,9 +36,9 @@ from flower_classifier.doctor.doctor import run_doctor
 from flower_classifier.features.inputs import AllInputs, Schedule
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.job import leading
+from flower_classifier.report.diagnosis import Diagnosis
 from flower_classifier.report.report_files import is_there, reports_on, write_table
 from flower_classifier.report.run_log import RunLog
-from flower_classifier.report.run_report import Diagnosis, write_summary
 from flower_classifier.studies.dry_run import dry_run
 from flower_classifier.studies.left_out_classes import can_leave_out, leave_classes_out
 from flower_classifier.training import steps
@@ -100,9 +100,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
         if not config.no_report:
             write_report(config, run_folder, state, log, inputs, evaluations)
         checkpoint, best = run_folder.checkpoint_path, state.best.row["epoch"]
-        write_summary(
-            run_folder.folder, config, checkpoint, best, evaluations, data.classes, inputs.splits, log, started
-        )
+        log.write_summary(config, checkpoint, best, evaluations, data.classes, inputs.splits, started)
 
 
 def write_report(

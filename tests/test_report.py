@@ -16,8 +16,8 @@ import predict
 import train
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.report.charts import MARKS, draw_confusion, draw_curves
+from flower_classifier.report.diagnosis import Diagnosis
 from flower_classifier.report.report_files import REPORT_FILES, files_of
-from flower_classifier.report.run_report import Diagnosis
 
 PICTURES = [file.name for file in REPORT_FILES if file.is_picture and file.part != "tuning"]
 SECONDS = ("reading_seconds", "computing_seconds", "training_seconds")

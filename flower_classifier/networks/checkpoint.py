@@ -16,17 +16,11 @@ import torch
 
 from flower_classifier.base.errors import InputError
 from flower_classifier.config.allowed import MOST_SCORED, TEMPERATURE
+from flower_classifier.networks import safe_files
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import Classifier, ModelConfig
 from flower_classifier.networks.feature_bank import FeatureBank
-from flower_classifier.networks.safe_files import (
-    Plain,
-    check_digest,
-    errors_as_input_error,
-    kind_of_contents,
-    read_tensors,
-    write_atomically,
-)
+from flower_classifier.networks.safe_files import Plain
 from flower_classifier.networks.source import black_picture
 from flower_classifier.photos.views import Preprocessing
 
@@ -171,7 +165,7 @@ class Checkpoint:
 
         Raises RunError where the disk refuses; the file that was there before is then untouched.
         """
-        write_atomically(path, self.to_plain())
+        safe_files.write_atomically(path, self.to_plain())
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
@@ -179,15 +173,15 @@ class Checkpoint:
 
         Raises InputError for a file that is not as train.py wrote it.
         """
-        contents = read_tensors(path)
+        contents = safe_files.read_tensors(path)
         version = contents.get("format_version")
         if not isinstance(version, int) or "state_dict" not in contents:
-            kind = kind_of_contents(path, contents) or "it holds something else"
+            kind = safe_files.kind_of_contents(path, contents) or "it holds something else"
             raise InputError(f"{path} is no checkpoint that train.py wrote: {kind}")
         if version != FORMAT_VERSION:
             raise InputError(f"{path} has format {version}, this program reads {FORMAT_VERSION}: {what_to_do(version)}")
-        check_digest(path, contents)
-        with errors_as_input_error(path):
+        safe_files.check_digest(path, contents)
+        with safe_files.errors_as_input_error(path):
             checkpoint = cls.from_plain(contents)
             classifier, arch, side = checkpoint.classifier, checkpoint.model.arch, checkpoint.preprocessing.crop_size
             if checkpoint.trust.feature_bank:

@@ -13,8 +13,8 @@ from flower_classifier.photos.splits import load_labelled
 from flower_classifier.predicting.answering import report_failures
 from flower_classifier.predicting.base_predictor import BROKEN
 from flower_classifier.predicting.predictor import Predictor
+from flower_classifier.report.diagnosis import Diagnosis
 from flower_classifier.report.report_files import report_identity, write_facts
-from flower_classifier.report.run_report import Diagnosis
 
 
 def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report: Path, output_format: str) -> None:

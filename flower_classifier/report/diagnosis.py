@@ -1,40 +1,20 @@
-"""What a run or an evaluation leaves for people: tables and pictures, in a folder. `report_files.py` lists them.
-
-summary.json is a whole run in one file, for programs that compare runs. It is written last of all, with --no_report
-too. So a run that has one has ended well, and its checkpoint is there.
-"""
+"""What an evaluation leaves for people: tables and pictures, in a folder. `report_files.py` lists them."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import platform
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import PIL
-import torch
-import torchvision
-
-import flower_classifier
-from flower_classifier.base.files import sha256_of_file, write_whole
-from flower_classifier.base.options import given_by
 from flower_classifier.base.text import counted, percent, photos_of, printable
-from flower_classifier.features.inputs import Inputs, Timings
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.networks.devices import device_name
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.photos.tar_files import is_tar_name
 from flower_classifier.report.report_files import files_of, write_table, writing
-from flower_classifier.report.run_log import RunLog
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
     from matplotlib.figure import Figure
 
 
@@ -142,75 +122,3 @@ def short_path(path: Path, class_name: str) -> str:
     tars = (depth for depth, name in enumerate(above, start=1) if is_tar_name(name))
     depth = next(tars, above.index(class_name) + 1 if class_name in above else 1)
     return "/".join(path.parts[-1 - depth :])
-
-
-# --------------------------------------------------------------------------------------------------------- summary.json
-
-
-FORMAT_VERSION = 1
-
-
-def write_summary(
-    folder: Path,
-    settings: DataclassInstance,
-    checkpoint: Path,
-    best_epoch: int,
-    evaluations: Mapping[str, Evaluation],
-    classes: Sequence[str],
-    inputs: Sequence[Inputs],
-    log: RunLog,
-    started: float,
-) -> None:
-    """Write the summary of a run whole or not at all. Raises RunError where that fails.
-
-    `settings` is the dataclass of its options, `evaluations` are those of the best epoch by split, `inputs` are the
-    splits, `started` is time.perf_counter() at its beginning. Seconds are those of this process: a run that is resumed
-    has more behind it.
-    """
-    read, frozen = sum((split_inputs.seconds for split_inputs in inputs), Timings()), inputs[0].frozen
-    spent = {**asdict(replace(read, training=log.training)), "run": time.perf_counter() - started}
-    with writing(checkpoint):
-        digest = sha256_of_file(checkpoint)
-    contents = {
-        "format_version": FORMAT_VERSION,
-        "settings": given_by(settings),
-        "epochs": len(log.rows),
-        "best_epoch": best_epoch,
-        "results": {split: evaluation.results for split, evaluation in evaluations.items()},
-        "seconds": {name: round(value, 3) for name, value in spent.items()},
-        "versions": {  # of what the numbers depend on
-            "flower_classifier": flower_classifier.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-        },
-        "machine": {  # what the seconds, and the last bits of the numbers, depend on
-            "device": frozen.device.type,
-            "name": device_name(frozen.device),
-            "threads": torch.get_num_threads(),
-            "precision": frozen.precision_name,
-            "system": platform.platform(),
-        },
-        "data": {
-            "classes": len(classes),
-            "photos": {split_inputs.split.name: len(split_inputs.used) for split_inputs in inputs},
-            "left_out": [photo for split_inputs in inputs for photo in split_inputs.left_out],
-        },
-        "checkpoint": {"file": str(checkpoint), "sha256": digest},
-    }
-    path = folder / "summary.json"
-    with writing(path):
-        write_whole(path, f"{json.dumps(plain(contents), indent=2, allow_nan=False)}\n".encode())
-
-
-def plain(value: object) -> object:
-    """Return what JSON has for a value: text for a path, a list for a tuple, null for nan and infinity."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
