@@ -222,7 +222,7 @@ def train_model(
             else:
                 load_learned(state.learner, before)
         assert state.best.valid is not None  # this process has trained the best epoch
-        keep_feature_bank(state, train, valid, state.best.valid)
+        keep_feature_bank(state, inputs, state.best.valid)
         model.take(state.best_checkpoint())
     best = state.best.row
     print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")

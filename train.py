@@ -92,7 +92,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
             steps.train_epochs(state, inputs, run_folder, log)
         evaluations = steps.judge_best(state, inputs)
         if not config.no_memory:
-            steps.keep_feature_bank(state, inputs.train, inputs.valid, evaluations["valid"])
+            steps.keep_feature_bank(state, inputs, evaluations["valid"])
 
     split = inputs.judged.split.name
     steps.report_best(state, split, evaluations[split], run_folder)

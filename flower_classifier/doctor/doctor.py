@@ -22,7 +22,7 @@ from flower_classifier.base.files import check_writable
 from flower_classifier.base.text import reason_of
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.doctor.findings import KINDS, TABLE, Finding, summary_of, write_findings
-from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats, image_stats
+from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats
 from flower_classifier.doctor.second_opinion import SCHEDULE, Opinion, memory_of_all, second_opinion
 from flower_classifier.doctor.twins import find_twins, groups_of
 from flower_classifier.features.extraction import ordered_parallel_map
@@ -206,7 +206,7 @@ def examine(
 def try_to_measure(ref: PhotoRef) -> ImageStats | ImageError:
     """Measure a photo's pixels; return the error where it can no longer be opened."""
     try:
-        return image_stats(ref.path)
+        return ImageStats.of(ref.path)
     except ImageError as error:
         return error.bare()
     except OSError as error:  # the file vanished between two reads

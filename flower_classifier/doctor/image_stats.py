@@ -1,6 +1,6 @@
 """What is measured on a photo's pixels alone: its size, brightness, contrast and sharpness, and a thumbnail.
 
-stats = image_stats(path)
+stats = ImageStats.of(path)
 likeness(stats.thumbnail, other.thumbnail)      1 for the same photo, even resized, cropped a little or mirrored
 """
 
@@ -38,19 +38,19 @@ class ImageStats:
     sharpness: float  # by the variance of the Laplacian: Pech-Pacheco et al. 2000
     thumbnail: np.ndarray  # (THUMBNAIL, THUMBNAIL) of uint8: the whole photo in grey, squeezed into a square
 
-
-def image_stats(path: Path) -> ImageStats:
-    """Measure a photo's pixels. Raises ImageError for one that cannot be opened."""
-    image = load_image(path, SIDE)
-    if min(image.size) > SIDE:
-        scale = SIDE / min(image.size)
-        image = image.resize([max(SIDE, round(side * scale)) for side in image.size], Image.Resampling.BOX)
-    grey = image.convert("L")
-    dark, bright = np.percentile(np.asarray(image).max(axis=2), (5, 95)) / 255
-    thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
-    return ImageStats(
-        upright_size(path), float(bright), float(bright - dark), sharpness(np.asarray(grey, np.float32)), thumbnail
-    )
+    @classmethod
+    def of(cls, path: Path) -> ImageStats:
+        """Measure a photo's pixels. Raises ImageError for one that cannot be opened."""
+        image = load_image(path, SIDE)
+        if min(image.size) > SIDE:
+            scale = SIDE / min(image.size)
+            image = image.resize([max(SIDE, round(side * scale)) for side in image.size], Image.Resampling.BOX)
+        grey = image.convert("L")
+        dark, bright = np.percentile(np.asarray(image).max(axis=2), (5, 95)) / 255
+        thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+        return cls(
+            upright_size(path), float(bright), float(bright - dark), sharpness(np.asarray(grey, np.float32)), thumbnail
+        )
 
 
 def sharpness(values: np.ndarray) -> float:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from flower_classifier.doctor.image_stats import likeness
 from flower_classifier.photos.splits import PhotoRef, alike
@@ -58,7 +57,7 @@ def near_pairs(features: torch.Tensor) -> list[tuple[int, int]]:
 
     Each pair comes once; the pairs are sorted. `features`: (N, D), of mean 0.
     """
-    unit = F.normalize(features, dim=1)
+    unit = torch.nn.functional.normalize(features, dim=1)
     pairs: set[tuple[int, int]] = set()
     for block in torch.arange(len(unit)).split(BLOCK):
         similar = unit[block] @ unit.T  # (B, N)

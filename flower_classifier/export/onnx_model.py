@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from flower_classifier.base.console import note, progress
 from flower_classifier.base.errors import InputError, RunError
@@ -229,7 +228,7 @@ class Distance(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Take features to distances."""
-        points = (F.normalize(features, dim=1) - self.origin) @ self.axes  # (B, K)
+        points = (torch.nn.functional.normalize(features, dim=1) - self.origin) @ self.axes  # (B, K)
         to_classes = ((points @ self.to_class)[:, None] - self.means).square().sum(dim=2)  # (B, C)
         to_all = ((points - self.centre) @ self.to_all).square().sum(dim=1)
         return to_classes.amin(dim=1) - to_all

@@ -110,7 +110,9 @@ def set_table(
     judge_themselves = len(same) == len(scores) and all(abs(a - b) < SAME for a, b in zip(same, scores, strict=True))
     for level in LEVELS:
         if judge_themselves:
-            least = evaluation.chosen_by_others(lambda deciding: least_probability(deciding.true_class_scores, level))  # noqa: B023 -- called at once
+            least = evaluation.chosen_by_others(
+                lambda deciding: least_probability(deciding.true_class_scores, level)  # noqa: B023 -- called at once
+            )
             calibration_photos = len(evaluation) * (FOLDS - 1) // FOLDS
         else:
             least = torch.tensor(least_probability(scores, level), dtype=torch.float64)

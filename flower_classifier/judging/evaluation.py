@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from flower_classifier.base.text import photos_of
 from flower_classifier.config.allowed import MOST_SCORED
@@ -90,7 +89,7 @@ class Evaluation:
     @functools.cached_property
     def loss(self) -> float:
         """Mean cross-entropy, in nats."""
-        return F.cross_entropy(self.scaled, self.labels).item()
+        return torch.nn.functional.cross_entropy(self.scaled, self.labels).item()
 
     @functools.cached_property
     def accuracy(self) -> float:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from flower_classifier.base.console import progress
 from flower_classifier.config.allowed import DEFAULT_RATE
@@ -49,11 +48,11 @@ def leave_classes_out(train: Inputs, valid: Inputs, test: Inputs | None, schedul
     for inputs in (valid, test):
         if inputs:
             every = range(len(inputs.used))
-            judged.append((inputs, feature_reader(nn.Identity(), inputs, every)(every)))
+            judged.append((inputs, feature_reader(torch.nn.Identity(), inputs, every)(every)))
     cells = []
     for index, mask in enumerate(class_mask):
         photos = heads.photos[index].nonzero()[:, 0].tolist()
-        memory = remember(feature_reader(nn.Identity(), train, photos), labels[photos].tolist())
+        memory = remember(feature_reader(torch.nn.Identity(), train, photos), labels[photos].tolist())
         seen = []
         for inputs, features in judged:
             logits = heads.logits_by(torch.full((len(features),), index), inputs)

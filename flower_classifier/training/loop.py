@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from flower_classifier.base.console import progress, watched
 from flower_classifier.base.errors import RunError, is_out_of_memory
@@ -21,7 +20,7 @@ from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.devices import halve, seed_torch, threads_for, torch_threads
 from flower_classifier.training.ddp import Alone, learner_of
 from flower_classifier.training.recipe import Recipe
-from flower_classifier.training.state import TrainState
+from flower_classifier.training.state import Average, TrainState
 
 STEPS_UNSEEN = 50  # from one check that the loss is finite to the next
 
@@ -70,7 +69,7 @@ def train_one_epoch(
     learner: Alone,
     batches: Iterable[Batch],
     optimizer: torch.optim.Optimizer,
-    average: AveragedModel,
+    average: Average,
     recipe: Recipe,
     epoch: int = 1,
     samples: int = 1,

@@ -17,14 +17,7 @@ from flower_classifier.base.signals import signals_held
 from flower_classifier.base.text import counted, printable
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import (
-    AllInputs,
-    Inputs,
-    Timings,
-    UnusablePhotosError,
-    check_photos_left,
-    prepare_inputs,
-)
+from flower_classifier.features.inputs import AllInputs, Timings, UnusablePhotosError, check_photos_left, prepare_inputs
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation, evaluate_on, feature_reader
 from flower_classifier.judging.strangers import stranger_scores
@@ -200,7 +193,7 @@ def read_photos(config: TrainConfig, run_folder: RunFolder, data: Data, built: B
     if errors:
         warn(f"going on without {counted(len(errors), 'photo')} that cannot be opened, {listed}")
     check_photos_left(data.classes, *inputs)
-    weigh_classes(config, state, inputs.train)
+    weigh_classes(config, state, inputs)
     return inputs
 
 
@@ -209,10 +202,10 @@ def open_cache(config: TrainConfig) -> FeatureCache | None:
     return None if config.no_cache else FeatureCache(config.cache_dir, limit=config.cache_limit * 1e9)
 
 
-def weigh_classes(config: TrainConfig, state: TrainState, train: Inputs) -> None:
+def weigh_classes(config: TrainConfig, state: TrainState, inputs: AllInputs) -> None:
     """Let every class count the same, by the photos that can be opened, if that is asked for."""
     if config.class_weights == "balanced":
-        state.recipe = replace(state.recipe, class_weights=balanced(train.labels.tolist(), len(state.classes)))
+        state.recipe = replace(state.recipe, class_weights=balanced(inputs.train.labels.tolist(), len(state.classes)))
 
 
 def tune(
@@ -228,7 +221,7 @@ def tune(
     state.classifier.renew_head(settings.hidden_units, settings.dropout, config.seed)
     tuned = replace(config, **outcome.chosen.options)
     state = start_state(tuned, data, built)
-    weigh_classes(tuned, state, inputs.train)
+    weigh_classes(tuned, state, inputs)
     return tuned, state, list(outcome.table())
 
 
@@ -284,11 +277,12 @@ def judge_best(state: TrainState, inputs: AllInputs) -> dict[str, Evaluation]:
     return evaluations
 
 
-def keep_feature_bank(state: TrainState, train: Inputs, valid: Inputs, on_valid: Evaluation) -> None:
+def keep_feature_bank(state: TrainState, inputs: AllInputs, on_valid: Evaluation) -> None:
     """Let the checkpoint remember the training photos, as the best epoch's network sees them, and tell strangers.
 
     `on_valid`: its answers to the validation photos.
     """
+    train, valid, _ = inputs
     trust = state.best.trust
     if trust.stranger_scores is None:
         bank = trust.feature_bank
