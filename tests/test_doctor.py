@@ -12,9 +12,8 @@ from support import QUICK
 
 import train
 from flower_classifier.doctor.findings import KINDS
-from flower_classifier.doctor.image_stats import ImageStats, likeness
+from flower_classifier.doctor.image_stats import ImageStats, find_twins, groups_of, likeness, near_pairs
 from flower_classifier.doctor.second_opinion import fold_of_each_photo
-from flower_classifier.doctor.twins import find_twins, groups_of, near_pairs
 from flower_classifier.photos.demo import draw_dataset
 from flower_classifier.photos.splits import PhotoRef, Split
 from flower_classifier.report.report_files import read_table
@@ -316,7 +315,7 @@ def test_a_look_measures_what_a_person_sees(tmp_path):
 
 
 def test_near_pairs_are_those_of_a_search_through_all(monkeypatch):
-    monkeypatch.setattr("flower_classifier.doctor.twins.BLOCK", 7)
+    monkeypatch.setattr("flower_classifier.doctor.image_stats.BLOCK", 7)
     features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
     unit = (features / features.norm(dim=1, keepdim=True)).numpy()
     cosines = unit @ unit.T

@@ -22,9 +22,8 @@ from flower_classifier.base.files import check_writable
 from flower_classifier.base.text import reason_of
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.doctor.findings import KINDS, TABLE, Finding, summary_of, write_findings
-from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats
+from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats, find_twins, groups_of
 from flower_classifier.doctor.second_opinion import SCHEDULE, Opinion, memory_of_all, second_opinion
-from flower_classifier.doctor.twins import find_twins, groups_of
 from flower_classifier.features.extraction import ordered_parallel_map
 from flower_classifier.features.inputs import Inputs, check_photos_left, prepare_inputs
 from flower_classifier.photos.images import ImageError
