@@ -29,9 +29,8 @@ from flower_classifier.base.errors import RunError
 from flower_classifier.base.text import megabytes, printable
 from flower_classifier.config.allowed import MODEL_FILE
 from flower_classifier.export.bundle import check_place, files_of, spec_of, write_folder
-from flower_classifier.export.onnx_model import WholeNetwork, compare, onnx_of
-from flower_classifier.export.quantized import in_8_bits
-from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
+from flower_classifier.export.onnx_model import WholeNetwork, compare, in_8_bits, onnx_of
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.photos.category_names import load_category_names
 
 
@@ -40,7 +39,7 @@ def run(config: ExportConfig) -> None:
     folder = config.folder.resolve()
     title = printable(config.title or folder.name.replace("_", " "))
     check_place(folder)
-    checkpoint = load_checkpoint(config.checkpoint)
+    checkpoint = Checkpoint.load(config.checkpoint)
     names = load_category_names(config.category_names, checkpoint.classes, checkpoint.category_names)
     checkpoint = replace(checkpoint, category_names=names)
     model = checked_model(checkpoint)

@@ -32,8 +32,7 @@ from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, eval_inputs, prepare_inputs
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation, evaluate_on, result_lines
-from flower_classifier.networks import checkpoint as checkpoints
+from flower_classifier.judging.evaluation import Evaluation, evaluate_on
 from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier, new_classifier
 from flower_classifier.networks.devices import choose_device
@@ -43,7 +42,7 @@ from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import Preprocessing
 from flower_classifier.predicting.base_predictor import BROKEN
 from flower_classifier.predicting.predictor import Predictor
-from flower_classifier.report.run_report import Diagnosis
+from flower_classifier.report.diagnosis import Diagnosis
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced
 from flower_classifier.training.saved_state import epoch_line
@@ -123,7 +122,7 @@ class Results(Diagnosis):
         return self.evaluation.accuracy
 
     def __repr__(self) -> str:
-        return result_lines(self.split, self.evaluation)
+        return self.evaluation.result_lines(self.split)
 
 
 def build_model(
@@ -223,7 +222,7 @@ def train_model(
             else:
                 load_learned(state.learner, before)
         assert state.best.valid is not None  # this process has trained the best epoch
-        keep_feature_bank(state, train, valid, state.best.valid)
+        keep_feature_bank(state, inputs, state.best.valid)
         model.take(state.best_checkpoint())
     best = state.best.row
     print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
@@ -260,7 +259,7 @@ def save_checkpoint(model: Model, path: str | Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the folder {path.parent}: {error.strerror}") from error
-    checkpoints.save_checkpoint(path, model.checkpoint)
+    model.checkpoint.save(path)
 
 
 def load_checkpoint(path: str | Path, gpu: bool = False) -> Model:
@@ -269,7 +268,7 @@ def load_checkpoint(path: str | Path, gpu: bool = False) -> Model:
     Raises InputError for a file that is no such checkpoint.
     """
     with speaking():
-        saved = checkpoints.load_checkpoint(Path(path))
+        saved = Checkpoint.load(Path(path))
         frozen = place(saved.classifier, choose_device(gpu))
     return Model(saved.classifier, frozen, saved)
 
@@ -294,8 +293,7 @@ def show_prediction(
     With `heatmap`, regions that speak for the likeliest class are bright. Raises ImageError for a photo that cannot be
     opened.
     """
-    from flower_classifier.report.figures import image_of
-    from flower_classifier.report.pictures import draw_prediction
+    from flower_classifier.report.figures import draw_prediction, image_of
 
     probabilities, classes = predict(image, model, topk)
     photo = load_image(image, PHOTO_SIDE)
@@ -338,9 +336,8 @@ def show_reliability(results: Results) -> Image.Image:
 def show_mistakes(results: Results) -> Image.Image | None:
     """Return a picture of the wrong answers with the highest probabilities, or None where there are none."""
     from flower_classifier.report.figures import image_of
-    from flower_classifier.report.run_report import draw_most_confident
 
-    figure = draw_most_confident(results)
+    figure = results.draw_most_confident()
     return image_of(figure) if figure else None
 
 

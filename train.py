@@ -35,9 +35,9 @@ from flower_classifier.doctor.doctor import run_doctor
 from flower_classifier.features.inputs import AllInputs, Schedule
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.job import leading
+from flower_classifier.report.diagnosis import Diagnosis
 from flower_classifier.report.report_files import is_there, reports_on, write_table
-from flower_classifier.report.run_log import RunLog, finish_tensorboard
-from flower_classifier.report.run_report import Diagnosis, write_diagnosis, write_history, write_summary
+from flower_classifier.report.run_log import RunLog
 from flower_classifier.studies.dry_run import dry_run
 from flower_classifier.studies.left_out_classes import can_leave_out, leave_classes_out
 from flower_classifier.training import steps
@@ -91,7 +91,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
             steps.train_epochs(state, inputs, run_folder, log)
         evaluations = steps.judge_best(state, inputs)
         if not config.no_memory:
-            steps.keep_feature_bank(state, inputs.train, inputs.valid, evaluations["valid"])
+            steps.keep_feature_bank(state, inputs, evaluations["valid"])
 
     split = inputs.judged.split.name
     steps.report_best(state, split, evaluations[split], run_folder)
@@ -99,9 +99,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
         if not config.no_report:
             write_report(config, run_folder, state, log, inputs, evaluations)
         checkpoint, best = run_folder.checkpoint_path, state.best.row["epoch"]
-        write_summary(
-            run_folder.folder, config, checkpoint, best, evaluations, data.classes, inputs.splits, log, started
-        )
+        log.write_summary(config, checkpoint, best, evaluations, data.classes, inputs.splits, started)
 
 
 def write_report(
@@ -115,7 +113,7 @@ def write_report(
     """Leave tables and pictures of the run in its folder."""
     folder, train, checkpoint = run_folder.folder, inputs.train, state.best_checkpoint()
     split, best_epoch = inputs.judged.split.name, state.best.row["epoch"]
-    figures = write_history(folder, log.rows, best_epoch, state.finished.began)
+    figures = log.finish_history(best_epoch, state.finished.began)
     counts = Counter(train.labels.tolist())
     diagnosis = Diagnosis(
         split,
@@ -126,12 +124,12 @@ def write_report(
         checkpoint.trust.set_scores,
         class_sizes=[counts[label] for label in range(len(checkpoint.classes))],
     )
-    figures |= write_diagnosis(folder, diagnosis)
+    figures |= diagnosis.write(folder)
     if checkpoint.trust.stranger_scores is not None and state.classifier.starts_frozen and can_leave_out(*inputs):
         schedule = Schedule(len(train.ready), min(best_epoch, config.epochs))  # of the views that are there
         write_table(folder / "strangers.csv", leave_classes_out(*inputs, schedule))
     if config.tensorboard:
-        finish_tensorboard(folder / "tensorboard", best_epoch, figures, config, evaluations)
+        log.finish_tensorboard(best_epoch, figures, config, evaluations)
     note(f"tables and pictures of it: {folder}")
 
 

@@ -29,9 +29,9 @@ from flower_classifier.config.allowed import DEFAULT_HIDDEN_UNITS
 from flower_classifier.features.batches import Batch, batches
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, Schedule
-from flower_classifier.judging.calibration import best_temperature, calibrate, cross_fitted
+from flower_classifier.judging.calibration import best_temperature, calibrate
 from flower_classifier.judging.evaluation import Evaluation, evaluate
-from flower_classifier.networks.classifier import ModelConfig, build_head, new_classifier
+from flower_classifier.networks.classifier import ModelConfig, new_classifier
 from flower_classifier.networks.devices import choose_device, seed_torch
 from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import Split, load_splits
@@ -74,7 +74,7 @@ def one_standard_error(valid: Evaluation) -> float:
         return 1.0
     before, after = (
         F.cross_entropy(one.scaled, one.labels, reduction="none")  # (N,)
-        for one in (valid, cross_fitted(valid, best_temperature))
+        for one in (valid, valid.cross_fitted(best_temperature))
     )
     gains = before - after
     return best_temperature(valid) if gains.mean() > gains.std() / math.sqrt(len(valid)) else 1.0
@@ -82,7 +82,7 @@ def one_standard_error(valid: Evaluation) -> float:
 
 def both_fall(valid: Evaluation) -> float:
     """Return the best temperature where cross-validation lowers calibration error and loss, by however little."""
-    held_out = cross_fitted(valid, best_temperature)
+    held_out = valid.cross_fitted(best_temperature)
     helps = held_out.calibration_error < valid.calibration_error and held_out.loss < valid.loss
     return best_temperature(valid) if helps and valid.mistakes else 1.0
 
@@ -142,7 +142,7 @@ def train_head(
     """Train on views (V, N, D) as train.py does; return the best epoch's answers to validation photos and the rest."""
     seed_torch(seed)
     classes = int(labels.max()) + 1
-    head = build_head(ModelConfig("none", (DEFAULT_HIDDEN_UNITS,), 0.2, classes, learns="head"), rows.shape[2])
+    head = ModelConfig("none", (DEFAULT_HIDDEN_UNITS,), 0.2, classes, learns="head").build_head(rows.shape[2])
     recipe = Recipe(epochs, 0.001, BATCH_SIZE, len(rows), seed)
     optimizer, average = recipe.optimizer(head), AveragedModel(head, multi_avg_fn=average_in)
     best: tuple[tuple[float, float], Evaluation, Evaluation] | None = None

@@ -27,7 +27,7 @@ from browser import CAMERA, SHOWN_FRAME, Host, ask, browser, hosted, open_page, 
 from PIL import Image
 
 import flower_classifier as fc
-from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.photos.folders import find_photos
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import open_views
@@ -41,7 +41,7 @@ CAMERA_SECONDS = 240
 
 def shares_of_torch(checkpoint: Path, photos: Sequence[Path]) -> np.ndarray:
     """Return the probabilities (N, C) by plain torch in float32."""
-    loaded = load_checkpoint(checkpoint)
+    loaded = Checkpoint.load(checkpoint)
     rows = []
     for photo in photos:
         pixels = torch.from_numpy(open_views(photo, loaded.preprocessing, loaded.model.answer_views))

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.export import onnx_model
 from flower_classifier.export.onnx_model import WholeNetwork, drawn_photos, onnx_of
-from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.predicting.exported_predictor import LOGITS, PIXELS, session_of
 
 OPSETS = (18, 20, 22, 23)
@@ -48,7 +48,7 @@ def ways_of(checkpoint: Checkpoint) -> dict[str, bytes]:
 def main() -> None:
     """Print a table for each checkpoint."""
     for path in map(Path, sys.argv[1:]):
-        checkpoint = load_checkpoint(path)
+        checkpoint = Checkpoint.load(path)
         ways, pixels = ways_of(checkpoint), drawn_photos(checkpoint.preprocessing)
         loads, runs, found = {}, {}, {}
         for _ in range(ROUNDS):

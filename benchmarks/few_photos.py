@@ -25,7 +25,7 @@ from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import PLAIN_VIEW, Inputs, Schedule
 from flower_classifier.judging.evaluation import evaluate
 from flower_classifier.networks.checkpoint import Row
-from flower_classifier.networks.classifier import Classifier, ModelConfig, build_head, new_classifier
+from flower_classifier.networks.classifier import Classifier, ModelConfig, new_classifier
 from flower_classifier.networks.devices import choose_device, seed_torch
 from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.networks.source import Backbone
@@ -92,7 +92,7 @@ def learn(parts: tuple[Split, Split, Split], inputs_of: InputsOf, recipe: Recipe
     seed_torch(recipe.seed, "head")
     backbone = Backbone(nn.Identity(), width, train.frozen.preprocessing)
     state = TrainState(
-        Classifier(model, backbone, build_head(model, width)),
+        Classifier(model, backbone, model.build_head(width)),
         recipe,
         range(model.num_classes),
     )

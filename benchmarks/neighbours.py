@@ -22,7 +22,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.base.process import keep_freed_memory
-from flower_classifier.networks.classifier import ModelConfig, build_head
+from flower_classifier.networks.classifier import ModelConfig
 from flower_classifier.networks.devices import threads_for
 from flower_classifier.training import loop
 from flower_classifier.training.ddp import Alone
@@ -62,7 +62,7 @@ class Steps:
 
     def __init__(self, width: int, hidden_units: tuple[int, ...], batch_size: int) -> None:
         torch.manual_seed(0)
-        self.head = build_head(ModelConfig("random", hidden_units, 0.2, CLASSES, "head"), width)
+        self.head = ModelConfig("random", hidden_units, 0.2, CLASSES, "head").build_head(width)
         self.batch = torch.randn(batch_size, width), torch.randint(CLASSES, (batch_size,))
         self.recipe = Recipe(epochs=1, learning_rate=0.001, batch_size=batch_size, views=1, seed=0)
         self.optimizer, self.average = self.recipe.optimizer(self.head), Average(self.head)
@@ -114,7 +114,7 @@ def main() -> None:
 
 def layers_of(width: int, units: tuple[int, ...]) -> list[nn.Linear]:
     """Return a head's linear layers."""
-    head = build_head(ModelConfig("random", units, 0.0, CLASSES, "head"), width)
+    head = ModelConfig("random", units, 0.0, CLASSES, "head").build_head(width)
     return [layer for layer in head if isinstance(layer, nn.Linear)]
 
 

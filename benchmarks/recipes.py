@@ -22,7 +22,7 @@ from flower_classifier.base.text import counted
 from flower_classifier.features.batches import to_learner
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, Schedule, prepare_inputs
-from flower_classifier.networks.classifier import ModelConfig, build_head, new_classifier
+from flower_classifier.networks.classifier import ModelConfig, new_classifier
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import load_splits
@@ -70,7 +70,7 @@ def train_head(
     torch.manual_seed(seed)
     rows, labels = views[0]
     model = ModelConfig("none", (hidden_units,), dropout, int(labels.max()) + 1, learns="head")
-    head = build_head(model, rows.shape[1])
+    head = model.build_head(rows.shape[1])
     optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=weight_decay, fused=True)
     averaged = AveragedModel(head, multi_avg_fn=average_in)
     steps = math.ceil(len(labels) / BATCH_SIZE)

@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.judging import strangers
 from flower_classifier.judging.conformal import StrangerTest
-from flower_classifier.judging.strangers import Clusters, auroc, strangeness
-from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.judging.strangers import Clusters, auroc
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.photos.demo import draw_dataset
 from flower_classifier.predicting.predictor import Predictor
 
@@ -118,7 +118,7 @@ class Looked:
 
     def scores(self, clusters: Clusters, stranger_test: StrangerTest) -> dict[str, torch.Tensor]:
         """Return the scores of the parts and of both, higher for strangers."""
-        scores = strangeness(clusters, self.features, self.probabilities)
+        scores = clusters.strangeness(self.features, self.probabilities)
         p_known = torch.tensor([stranger_test.p_value(score) for score in scores], dtype=torch.float64)
         return {"both": -p_known, "probability": scores[:, 0], "distance": scores[:, 1]}
 
@@ -139,7 +139,7 @@ def judged(options: argparse.Namespace, predictor: Predictor, known: set[str], f
     for share in SHARES if options.choice else (strangers.SHRINKAGE,):
         strangers.SHRINKAGE = share
         clusters = Clusters(predictor.feature_bank)
-        reference = strangeness(clusters, valid.features, valid.probabilities)
+        reference = clusters.strangeness(valid.features, valid.probabilities)
         stranger_test = StrangerTest(reference)
         of_known = familiar.scores(clusters, stranger_test)
         row: dict = {"share": share, "false alarms": (of_known["both"] >= -0.05).double().mean().item()}
@@ -172,7 +172,7 @@ def main() -> None:
                     part_of(options.flowers, Path(folder) / "part", known, per_class)
                     own = (Path(folder) / "part", *weights_of(arch, options), "--seed", seed, "--no_report")
                     run("train.py", *own, "--cache_dir", f"{folder}/cache", "--save_dir", f"{folder}/run")
-                    predictor = Predictor(load_checkpoint(Path(folder) / "run" / "checkpoint.pth"), torch.device("cpu"))
+                    predictor = Predictor(Checkpoint.load(Path(folder) / "run" / "checkpoint.pth"), torch.device("cpu"))
                     far = {kind: Looked(predictor, photos) for kind, photos in kinds.items()}
                     for row in judged(options, predictor, known, far):
                         rows[row["share"]].append(row)

@@ -45,7 +45,7 @@ def load(path: str | Path, gpu: bool = False, category_names: str | Path | None 
         raise InputError(f"{path} is a folder that export.py did not write")
     check_installed(NEEDED)
     try:
-        from flower_classifier.networks.checkpoint import load_checkpoint
+        from flower_classifier.networks.checkpoint import Checkpoint
         from flower_classifier.networks.devices import choose_device
         from flower_classifier.predicting.predictor import Predictor
     except ModuleNotFoundError as error:
@@ -53,6 +53,6 @@ def load(path: str | Path, gpu: bool = False, category_names: str | Path | None 
             raise
         reason = "this copy of the package, in an exported folder, reads such folders alone"
         raise InputError(f"{path}: {reason}") from None
-    checkpoint = load_checkpoint(path)
+    checkpoint = Checkpoint.load(path)
     stored = load_category_names(names, checkpoint.classes, checkpoint.category_names)
     return Predictor(checkpoint, choose_device(gpu), stored)

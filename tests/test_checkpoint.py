@@ -20,7 +20,7 @@ from torch import nn
 
 import predict
 from flower_classifier.base.errors import InputError, RunError
-from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.safe_files import check_digest, read_tensors, to_cpu, write_atomically
 from flower_classifier.networks.source import read_weights_file
 from flower_classifier.photos.views import Preprocessing
@@ -32,7 +32,7 @@ def contents(trained):
 
 
 def test_a_checkpoint_comes_back_whole(trained):
-    checkpoint = load_checkpoint(trained / "checkpoint.pth")
+    checkpoint = Checkpoint.load(trained / "checkpoint.pth")
     assert checkpoint.classes == ("49", "51", "54", "74", "78", "91")
     assert checkpoint.category_names["74"] == "rose"
     assert checkpoint.classifier.preprocessing == Preprocessing(32, 32, (0.5,) * 3, (0.5,) * 3, "bilinear")
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused(contents, tmp_path, change, said):
     change(contents)
     write_atomically(tmp_path / "changed.pth", contents)
     with pytest.raises(InputError, match=said):
-        load_checkpoint(tmp_path / "changed.pth")
+        Checkpoint.load(tmp_path / "changed.pth")
 
 
 @pytest.mark.parametrize(("resize", "crop"), [(1, 1), (31, 31), (256, 223), (2048, 2048)])
@@ -128,10 +128,10 @@ def test_a_small_file_that_names_a_large_network_takes_no_memory(contents, tmp_p
     code = (
         "import re, sys; from pathlib import Path\n"
         "from flower_classifier.base.errors import InputError\n"
-        "from flower_classifier.networks.checkpoint import load_checkpoint\n"
+        "from flower_classifier.networks.checkpoint import Checkpoint\n"
         "def most(): return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
         "before = most()\n"
-        "try: load_checkpoint(Path(sys.argv[1]))\n"
+        "try: Checkpoint.load(Path(sys.argv[1]))\n"
         "except InputError as error: print(error)\n"
         "print(most() - before)"
     )
@@ -151,7 +151,7 @@ def outcome(path):
     try:
         contents = read_tensors(path)
         check_digest(path, contents)
-        load_checkpoint(path)
+        Checkpoint.load(path)
     except InputError as error:
         assert len(str(error).splitlines()) == 1
         return str(error)
@@ -273,18 +273,18 @@ def test_files_of_other_kinds_are_refused(trained, tmp_path):
     for name, data in {"empty": b"", "text": b"hello", "half": whole[: len(whole) // 2], "cut": whole[:-1]}.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(InputError, match=f"{name} is no checkpoint"):
-            load_checkpoint(tmp_path / name)
+            Checkpoint.load(tmp_path / name)
     with tarfile.open(tmp_path / "tar.pth", "w") as archive:  # torch's own format, long ago
         for name in ("sys_info", "pickle", "storages", "tensors"):
             archive.addfile(tarfile.TarInfo(name))
     with pytest.raises(InputError, match=r"tar\.pth is no checkpoint"):
-        load_checkpoint(tmp_path / "tar.pth")
+        Checkpoint.load(tmp_path / "tar.pth")
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
     with pytest.raises(InputError, match="holds a Tensor"):
-        load_checkpoint(tmp_path / "tensor.pth")
+        Checkpoint.load(tmp_path / "tensor.pth")
     torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "others.pth")
     with pytest.raises(InputError, match="no checkpoint that train"):
-        load_checkpoint(tmp_path / "others.pth")
+        Checkpoint.load(tmp_path / "others.pth")
 
 
 class Net(nn.Module):

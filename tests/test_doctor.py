@@ -12,9 +12,8 @@ from support import QUICK, TINY
 
 import train
 from flower_classifier.doctor.findings import KINDS
-from flower_classifier.doctor.image_stats import image_stats, likeness
+from flower_classifier.doctor.image_stats import ImageStats, find_twins, groups_of, likeness, near_pairs
 from flower_classifier.doctor.second_opinion import fold_of_each_photo
-from flower_classifier.doctor.twins import find_twins, groups_of, near_pairs
 from flower_classifier.photos.demo import draw_dataset
 from flower_classifier.photos.splits import PhotoRef, Split
 from flower_classifier.report.report_files import read_table
@@ -286,35 +285,37 @@ def test_likeness_knows_a_photo_again_however_it_was_saved(tmp_path, finely):
         "cut": photo.crop((13, 7, 13 + 360, 7 + 270)),
         "cut and mirrored": ImageOps.mirror(photo.crop((40, 0, 400, 270))),
     }
-    own = image_stats(tmp_path / "one.png").thumbnail
+    own = ImageStats.of(tmp_path / "one.png").thumbnail
     for name, picture in changed.items():
         picture.save(tmp_path / "other.jpg", quality=70)
-        other = image_stats(tmp_path / "other.jpg").thumbnail
+        other = ImageStats.of(tmp_path / "other.jpg").thumbnail
         least = 0.97 if finely or "cut" not in name else 0.8
         assert likeness(own, other, finely) > least, name
         assert likeness(other, own, finely) == pytest.approx(likeness(own, other, finely), abs=1e-4)
-    others = [image_stats(tmp_path / "two.png").thumbnail for seed in range(2, 8) if scene(tmp_path / "two.png", seed)]
+    others = [
+        ImageStats.of(tmp_path / "two.png").thumbnail for seed in range(2, 8) if scene(tmp_path / "two.png", seed)
+    ]
     assert max(likeness(own, other, finely) for other in others) < 0.9
     assert likeness(own, np.zeros_like(own), finely) == 0  # of one colour
 
 
 def test_a_look_measures_what_a_person_sees(tmp_path):
     photo = scene(tmp_path / "one.png", 1)
-    plain = image_stats(tmp_path / "one.png")
+    plain = ImageStats.of(tmp_path / "one.png")
     assert plain.size == (320, 240)
     assert plain.brightness == pytest.approx(np.percentile(np.asarray(photo).max(axis=2), 95) / 255, abs=0.01)
     photo.filter(ImageFilter.GaussianBlur(4)).save(tmp_path / "blurred.png")
-    assert image_stats(tmp_path / "blurred.png").sharpness < plain.sharpness - 3
+    assert ImageStats.of(tmp_path / "blurred.png").sharpness < plain.sharpness - 3
     photo.point(lambda level: level // 8).save(tmp_path / "dark.png")
-    assert image_stats(tmp_path / "dark.png").brightness == pytest.approx(plain.brightness / 8, abs=0.01)
+    assert ImageStats.of(tmp_path / "dark.png").brightness == pytest.approx(plain.brightness / 8, abs=0.01)
     photo.point(lambda level: 120 + level // 16).save(tmp_path / "flat.png")
-    assert image_stats(tmp_path / "flat.png").contrast < 0.08
+    assert ImageStats.of(tmp_path / "flat.png").contrast < 0.08
     Image.new("RGB", (1, 900)).save(tmp_path / "line.png")
-    assert image_stats(tmp_path / "line.png").size == (1, 900)
+    assert ImageStats.of(tmp_path / "line.png").size == (1, 900)
 
 
 def test_near_pairs_are_those_of_a_search_through_all(monkeypatch):
-    monkeypatch.setattr("flower_classifier.doctor.twins.BLOCK", 7)
+    monkeypatch.setattr("flower_classifier.doctor.image_stats.BLOCK", 7)
     features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
     unit = (features / features.norm(dim=1, keepdim=True)).numpy()
     cosines = unit @ unit.T
@@ -335,7 +336,7 @@ def test_features_and_thumbnails_must_agree(tmp_path):
     for photo, seed in zip(split.photos, (1, 1, 2), strict=True):
         scene(tmp_path / photo, seed).save(tmp_path / photo, compress_level=1 + (photo == "b.png"))
     places = [PhotoRef(split, index) for index in range(3)]
-    thumbnails = [image_stats(place.path).thumbnail for place in places]
+    thumbnails = [ImageStats.of(place.path).thumbnail for place in places]
     near, far = torch.tensor([[1.0, 0], [1, 0.1], [-1, 0]]), torch.tensor([[1.0, 0], [-1, 0.1], [0.9, 0]])
     assert list(find_twins(places, near, thumbnails)) == [(0, 1)]
     assert find_twins(places, far, thumbnails) == {}

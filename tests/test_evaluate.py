@@ -16,7 +16,7 @@ from support import QUICK
 
 import predict
 import train
-from flower_classifier.networks.checkpoint import load_checkpoint, save_checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.report.report_files import REPORT_FILES, files_of
 
 REPORT = sorted(files_of("evaluation") + files_of("result"))
@@ -69,8 +69,8 @@ def test_evaluating_prints_what_training_printed(run, result, flowers, tmp_path)
 
 @pytest.mark.parametrize("temperature", [1.0, 0.25])
 def test_the_numbers_are_those_of_numpy_on_the_answers_to_single_photos(run, checkpoint, flowers, temperature):
-    loaded = load_checkpoint(checkpoint)
-    save_checkpoint(checkpoint, replace(loaded, trust=replace(loaded.trust, temperature=temperature)))
+    loaded = Checkpoint.load(checkpoint)
+    replace(loaded, trust=replace(loaded.trust, temperature=temperature)).save(checkpoint)
     rows = answers(run, flowers / "test", checkpoint)
     right = np.array([likeliest[0] == true for true, likeliest, _ in rows])
     confidence = np.array([shares[0] for _, _, shares in rows])
@@ -106,7 +106,7 @@ def test_programs_get_the_numbers_as_an_object_which_the_report_keeps(run, resul
         "accuracy": pytest.approx(people["accuracy"] / 100, abs=5e-5),
         "top_5_accuracy": pytest.approx(people["top-5 accuracy"] / 100, abs=5e-5),
         "calibration_error": written["calibration_error"],
-        "temperature": load_checkpoint(checkpoint).trust.temperature,
+        "temperature": Checkpoint.load(checkpoint).trust.temperature,
     }
 
 
@@ -146,7 +146,7 @@ def test_the_table_counts_the_answers_by_class(run, checkpoint, flowers):
     outcome = run(predict, flowers / "valid", checkpoint, "--evaluate")
     assert outcome.err.endswith(f"tables and pictures of it: {checkpoint.parent / 'evaluation' / 'valid'}\n")
     assert outcome.out.startswith("18 validation photos ")
-    loaded, predicted = load_checkpoint(checkpoint), Counter()
+    loaded, predicted = Checkpoint.load(checkpoint), Counter()
     for line in run(predict, flowers / "valid", checkpoint, "--format", "jsonl", "--top_k", 1).out.splitlines():
         record = json.loads(line)
         predicted[record["path"].split("/")[-2], record["predictions"][0]["class"]] += 1
@@ -232,9 +232,9 @@ def test_where_no_photo_can_be_opened_there_is_no_result(run, checkpoint, tmp_pa
 
 
 def test_broken_weights_are_said_to_be_broken(run, checkpoint, flowers):
-    loaded = load_checkpoint(checkpoint)
+    loaded = Checkpoint.load(checkpoint)
     loaded.classifier.head[-1].bias.data[0] = float("nan")
-    save_checkpoint(checkpoint, loaded)
+    loaded.save(checkpoint)
     for extra in ((), ("--evaluate",)):
         outcome = run(predict, flowers / "test", checkpoint, *extra)
         assert (outcome.code, outcome.out, outcome.err.count("its weights are broken")) == (2, "", 1)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flower_classifier.judging.calibration import best_temperature, calibrate, cross_validated
-from flower_classifier.judging.evaluation import BINS, FOLDS, Evaluation, result_lines
+from flower_classifier.judging.evaluation import BINS, FOLDS, Evaluation
 
 
 def drawn(number=600, classes=7, scale=1.0, seed=0):
@@ -185,13 +185,13 @@ def test_the_summary_tells_how_far_to_believe_in_numbers_of_numpy(number, classe
     else:
         assert about_90.sum() < 50
         clause = f"{confidence.mean():.0%} sure on average, right {right.mean():.0%} of the time"
-    first, second = result_lines("test", photos).splitlines()
+    first, second = photos.result_lines("test").splitlines()
     assert first.startswith(f"{number} test photos   loss {losses_of(shares, labels).mean():.4f}   accuracy ")
     assert second == clause
-    first, second = result_lines("valid", photos).splitlines()
+    first, second = photos.result_lines("valid").splitlines()
     assert first.startswith(f"{number} validation photos   loss ")
     assert second == f"{clause}; the epoch was chosen on validation photos"
-    assert result_lines("", photos).startswith(f"{number} photos   loss ")
+    assert photos.result_lines("").startswith(f"{number} photos   loss ")
 
 
 def test_photos_that_are_all_right_say_nothing_of_a_temperature():

@@ -13,7 +13,7 @@ import flower_classifier as fc
 import predict
 from flower_classifier.export.onnx_model import WholeNetwork
 from flower_classifier.judging.strangers import Clusters
-from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.photos.views import open_views
 
 KINDS = {"trained": "exported", "trained_on_features": "exported_features"}
@@ -39,7 +39,7 @@ def outputs_of(folder, pixels):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_network_computes_what_plain_torch_does(request, some, kind):
     """Logits and features in float32, and the distance by the formula in float64; for one photo and for all."""
-    checkpoint = load_checkpoint(request.getfixturevalue(kind) / "checkpoint.pth")
+    checkpoint = Checkpoint.load(request.getfixturevalue(kind) / "checkpoint.pth")
     pixels = np.concatenate([open_views(photo, checkpoint.preprocessing) for photo in some])
     with torch.inference_mode():
         features = checkpoint.classifier.features(torch.from_numpy(pixels).permute(0, 3, 1, 2))
@@ -56,7 +56,7 @@ def test_the_network_computes_what_plain_torch_does(request, some, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_tensor_of_the_network_can_have_an_operations_name(request, kind):
     """Which have no dot: with onnxscript 0.5 the file had two values called `mean`, and onnxruntime refused it."""
-    network = WholeNetwork(load_checkpoint(request.getfixturevalue(kind) / "checkpoint.pth"))
+    network = WholeNetwork(Checkpoint.load(request.getfixturevalue(kind) / "checkpoint.pth"))
     assert [name for name in network.state_dict() if "." not in name] == []
 
 
@@ -64,7 +64,7 @@ def test_no_tensor_of_the_network_can_have_an_operations_name(request, kind):
 def test_a_mirrored_answer_is_the_mean_over_both_views(train_into, run, flowers, some, tmp_path):
     train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1, "--mirror", "--no_report")
     assert run(export, tmp_path / "checkpoint.pth", tmp_path / "app").code == 0
-    checkpoint = load_checkpoint(tmp_path / "checkpoint.pth")
+    checkpoint = Checkpoint.load(tmp_path / "checkpoint.pth")
     views = torch.from_numpy(open_views(some[0], checkpoint.preprocessing, (0, 1))).permute(0, 3, 1, 2)
     with torch.inference_mode():
         expected = checkpoint.classifier(views).mean(dim=0)
@@ -94,7 +94,7 @@ def answers(photos, save_dir):
 @pytest.mark.slow
 def test_a_fine_tuned_network_is_exported_as_it_has_become(run, fine_tuned, some, tmp_path):
     assert run(export, fine_tuned / "checkpoint.pth", tmp_path / "app").code == 0
-    checkpoint = load_checkpoint(fine_tuned / "checkpoint.pth")
+    checkpoint = Checkpoint.load(fine_tuned / "checkpoint.pth")
     assert checkpoint.model.learns == "last"
     pixels = np.concatenate([open_views(photo, checkpoint.preprocessing) for photo in some[:6]])
     with torch.inference_mode():

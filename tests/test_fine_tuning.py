@@ -22,7 +22,7 @@ import predict
 import train
 from flower_classifier.features.batches import fresh_batches
 from flower_classifier.features.inputs import prepare_inputs
-from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.photos.splits import load_splits
@@ -128,7 +128,7 @@ def test_the_last_layers_learn_or_all_and_the_norms_keep_their_statistics(train_
 
 def test_what_it_reports_is_what_the_checkpoint_answers(run, flowers, fine_tuned):
     """Also in plain torch and float32, without what makes the network fast."""
-    saved = load_checkpoint(fine_tuned / "checkpoint.pth")
+    saved = Checkpoint.load(fine_tuned / "checkpoint.pth")
     assert saved.model.learns == "last"
     photos = sorted((flowers / "test").rglob("*.jpg"))
     outcome = run(predict, *photos, fine_tuned / "checkpoint.pth", "--top_k", 1)

@@ -17,7 +17,7 @@ import model_utils
 import predict
 import train
 from data_utils import load_data
-from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.feature_bank import MOST_BYTES, balanced_sample, capacity, remember
 from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.predicting.predictor import Predictor
@@ -110,7 +110,7 @@ def test_a_sample_has_as_many_of_each_class_as_there_are():
 
 def test_it_remembers_photos_as_a_prediction_sees_them(flowers, remembering):
     """Whatever has learned, to the digits that bfloat16 has."""
-    saved = load_checkpoint(remembering)
+    saved = Checkpoint.load(remembering)
     assert saved.model.learns == ("last" if "fine_tune" in saved.training else saved.model.learns)
     memory, predictor = saved.trust.feature_bank, Predictor(saved, torch.device("cpu"))
     assert memory.photos == [str(path.relative_to(flowers)) for path in sorted((flowers / "train").rglob("*.jpg"))]

@@ -12,7 +12,7 @@ import model_utils
 import predict
 import train
 from data_utils import load_data
-from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import open_views
@@ -28,7 +28,7 @@ def mirrored(request, flowers, tmp_path_factory):
 
 
 def test_an_answer_is_the_mean_of_the_logits_of_both(run, flowers, mirrored):
-    saved = load_checkpoint(mirrored / "checkpoint.pth")
+    saved = Checkpoint.load(mirrored / "checkpoint.pth")
     for photo in sorted((flowers / "test").rglob("*_000.jpg")):
         outcome = run(predict, photo, mirrored / "checkpoint.pth", "--top_k", 6)
         plain = open_views(photo, saved.preprocessing)[0]  # (S, S, 3)

@@ -14,9 +14,9 @@ from support import read
 import predict
 import train
 from flower_classifier.config.allowed import MOST_SCORED
-from flower_classifier.judging.calibration import LEVELS, coverage, least_for, true_class_scores
+from flower_classifier.judging.calibration import LEVELS
 from flower_classifier.judging.conformal import least_probability, members
-from flower_classifier.judging.evaluation import Evaluation, chosen_by_others
+from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.training.saved_state import Best
 
@@ -59,8 +59,8 @@ def test_sets_keep_the_promise_however_far_off_the_probabilities_are(level, shar
     shares = []
     for seed in range(300):
         deciding, others = drawn(60, 8, 2 * seed, sharper), drawn(200, 8, 2 * seed + 1, sharper)
-        least = torch.tensor(least_probability(true_class_scores(deciding), level), dtype=torch.float64)
-        shares.append(coverage(others, least)[0].double().mean().item())
+        least = torch.tensor(least_probability(deciding.true_class_scores, level), dtype=torch.float64)
+        shares.append(others.set_coverage(least)[0].double().mean().item())
     error = np.std(shares) / math.sqrt(len(shares))
     assert np.mean(shares) > level / 100 - 3 * error
     if sharper <= 1:  # else the likeliest class alone may be enough
@@ -77,14 +77,14 @@ def test_a_set_holds_the_likeliest_class_and_every_one_that_is_likely_enough():
 def test_photos_that_decide_are_judged_by_those_of_other_folds():
     valid = drawn(50, 5, 0)
     true = valid.probabilities[torch.arange(50), valid.labels]
-    found = chosen_by_others(valid, least_for(80))
+    found = valid.chosen_by_others(lambda deciding: least_probability(deciding.true_class_scores, 80))
     for index in range(50):
         others = [true[other].item() for other in range(50) if other % 5 != index % 5]
         assert found[index] == sorted(others)[7]  # floor(41 * 0.2) = 8 of the 40 may be outside
 
 
 def test_a_checkpoint_keeps_so_many_scores_and_no_more():
-    scores = true_class_scores(drawn(3 * MOST_SCORED, 3, 0))
+    scores = drawn(3 * MOST_SCORED, 3, 0).true_class_scores
     assert len(scores) == MOST_SCORED
     assert scores == sorted(scores)
     photos = drawn(3 * MOST_SCORED, 3, 0)

@@ -17,8 +17,8 @@ from flower_classifier.base.errors import InputError
 from flower_classifier.config.allowed import TEMPERATURE
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.networks.backbones import source_of
-from flower_classifier.networks.checkpoint import Checkpoint, Trust, load_checkpoint
-from flower_classifier.networks.classifier import Classifier, ModelConfig, build_head
+from flower_classifier.networks.checkpoint import Checkpoint, Trust
+from flower_classifier.networks.classifier import Classifier, ModelConfig
 from flower_classifier.networks.safe_files import check_digest, read_tensors, write_atomically
 from flower_classifier.photos.images import ImageError, load_image, photo_formats
 
@@ -94,13 +94,13 @@ def small(tmp_path_factory, trained):
     contents = torch.load(trained / "checkpoint.pth", weights_only=True)
     path = tmp_path_factory.mktemp("small") / "checkpoint.pth"
     write_atomically(path, {**contents, "history": contents["history"][:1]})
-    return path.read_bytes(), load_checkpoint(path).classifier.state_dict()
+    return path.read_bytes(), Checkpoint.load(path).classifier.state_dict()
 
 
 def load_or_refuse(path, data, state):
     path.write_bytes(data)
     try:
-        checkpoint = load_checkpoint(path)
+        checkpoint = Checkpoint.load(path)
     except InputError as error:
         assert len(str(error).splitlines()) == 1
     else:
@@ -130,7 +130,7 @@ def test_a_checkpoint_of_whatever_the_options_allow_is_read_again(tmp_path, chos
     model = ModelConfig("cnn", config.hidden_units, config.dropout, 2, "all")
     with torch.device("meta"):
         backbone = source_of("cnn").build("cnn", preprocessing)
-        tensors = Classifier(model, backbone, build_head(model, backbone.width)).state_dict()
+        tensors = Classifier(model, backbone, model.build_head(backbone.width)).state_dict()
     training = {name: getattr(config, name) for name in ("seed", "learning_rate", "batch_size", "views", "epochs")}
     for temperature in (TEMPERATURE.least, TEMPERATURE.most):
         written = Checkpoint(model, preprocessing, ("a", "b"), tensors, {}, training, [], Trust(float(temperature)))
@@ -147,7 +147,7 @@ def test_arbitrary_bytes_are_no_checkpoint(tmp_path, data):
     path = tmp_path / "checkpoint.pth"
     path.write_bytes(data)
     with pytest.raises(InputError):
-        load_checkpoint(path)
+        Checkpoint.load(path)
 
 
 @given(data=st.data())

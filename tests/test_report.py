@@ -16,8 +16,8 @@ import predict
 import train
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.report.charts import MARKS, draw_confusion, draw_curves
+from flower_classifier.report.diagnosis import Diagnosis
 from flower_classifier.report.report_files import REPORT_FILES, files_of
-from flower_classifier.report.run_report import Diagnosis, draw_most_confident, write_diagnosis
 
 PICTURES = [file.name for file in REPORT_FILES if file.is_picture and file.part != "tuning"]
 SECONDS = ("reading_seconds", "computing_seconds", "training_seconds")
@@ -67,7 +67,7 @@ def test_a_run_leaves_the_files_of_the_list(reported):
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("charts, pictures, figures", ["torch"]),
+        ("charts, figures", ["torch"]),
         ("report_files", ["torch", "matplotlib"]),
         ("run_log", ["matplotlib", "tensorboard"]),
     ],
@@ -169,7 +169,7 @@ def diagnosis(number, name="the flower of a rather long name, number {}, von der
 )
 @pytest.mark.parametrize("name", ["the flower of a rather long name, number {}, von der Wiese", "{}"])
 def test_a_confusion_matrix_has_room_for_any_number_of_classes_and_long_names(tmp_path, number, name):
-    figure = write_diagnosis(tmp_path, diagnosis(number, name))["confusion_matrix"]
+    figure = diagnosis(number, name).write(tmp_path)["confusion_matrix"]
     assert Image.open(tmp_path / "confusion_matrix.png").width == 1200
     assert keeps_a_margin(tmp_path / "confusion_matrix.png")
     texts = texts_of(figure)
@@ -250,13 +250,13 @@ def test_photos_of_one_name_are_told_apart_by_their_folders(tmp_path):
         Image.new("RGB", (20, 20)).save(photo)
     logits = torch.tensor([[0.0, 3.0], [2.0, 0.0], [1.0, 0.0]])
     made = Diagnosis("test", Evaluation(logits, torch.tensor([0, 1, 1])), photos, ["rose", "tulip"], ["Rose", "Tulpe"])
-    texts = [text.get_text() for text in texts_of(draw_most_confident(made))]
+    texts = [text.get_text() for text in texts_of(made.draw_most_confident())]
     assert [text for text in texts if "/" in text] == ["rose/1.jpg", "tulip/1.jpg", "tulip/deep/1.jpg"]
 
 
 def test_a_mistakes_picture_of_an_earlier_evaluation_does_not_stay(tmp_path):
     (tmp_path / "mistakes.png").write_bytes(b"of an earlier run")
-    write_diagnosis(tmp_path, diagnosis(3))
+    diagnosis(3).write(tmp_path)
     assert not (tmp_path / "mistakes.png").exists()
 
 

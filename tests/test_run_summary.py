@@ -19,7 +19,7 @@ from waiting import LIMIT
 from warm import WarmPopen
 
 from flower_classifier.report.report_files import REPORT_FILES
-from flower_classifier.report.run_report import plain
+from flower_classifier.report.run_log import plain
 
 PICTURES = [file.name for file in REPORT_FILES if file.is_picture and file.part != "tuning"]
 

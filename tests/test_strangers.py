@@ -19,8 +19,8 @@ from flower_classifier.base.console import progress
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.judging.strangers import SHRINKAGE, Clusters, auroc, strangeness, stranger_scores
-from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.judging.strangers import SHRINKAGE, Clusters, auroc, stranger_scores
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.feature_bank import remember
 from flower_classifier.networks.frozen_backbone import place
@@ -48,7 +48,7 @@ def checkpoint(flowers, tmp_path_factory):
 def stranger(flowers, checkpoint):
     """The photo that is least like the validation photos, and its p-value: a network with random weights has its own
     idea of strange."""
-    predictor = Predictor(load_checkpoint(checkpoint), torch.device("cpu"))
+    predictor = Predictor(Checkpoint.load(checkpoint), torch.device("cpu"))
     photos = sorted((flowers / "train").rglob("*.jpg"))
     return min((predictor.p_known(answer), answer.photo) for answer in predictor.answers(photos))[::-1]
 
@@ -56,7 +56,7 @@ def stranger(flowers, checkpoint):
 @pytest.fixture(scope="module")
 def familiar(flowers, checkpoint):
     """The photo that is most like the validation photos."""
-    predictor = Predictor(load_checkpoint(checkpoint), torch.device("cpu"))
+    predictor = Predictor(Checkpoint.load(checkpoint), torch.device("cpu"))
     photos = sorted((flowers / "train").rglob("*.jpg"))
     return max((predictor.p_known(answer), answer.photo) for answer in predictor.answers(photos))[1]
 
@@ -154,7 +154,7 @@ def test_either_kind_of_evidence_is_enough():
     stranger_test = StrangerTest(stranger_scores(memory, valid[0], Evaluation(logits, torch.tensor(valid[1]))))
 
     def p_known(feature, probabilities):
-        return stranger_test.p_value(strangeness(Clusters(memory), feature[None], probabilities[None])[0])
+        return stranger_test.p_value(Clusters(memory).strangeness(feature[None], probabilities[None])[0])
 
     near, far = features[0], torch.linspace(-3, 3, 20)
     sure, undecided = torch.tensor([0.996, 0.001, 0.001, 0.001, 0.001]), torch.full((5,), 0.2)
@@ -177,7 +177,7 @@ def test_auroc_counts_pairs():
 
 def check_scores(path, flowers):
     """Compare a checkpoint's scores with those of predictions of the validation photos."""
-    saved = load_checkpoint(path)
+    saved = Checkpoint.load(path)
     predictor = Predictor(saved, torch.device("cpu"))
     answers = list(predictor.answers(sorted((flowers / "valid").rglob("*.jpg"))))
     features = torch.from_numpy(np.stack([answer.features for answer in answers]))

@@ -4,12 +4,12 @@ import pytest
 import torch
 from support import TINY, read, run_program, same
 
-from flower_classifier.networks.classifier import ModelConfig, build_head, new_classifier
+from flower_classifier.networks.classifier import ModelConfig, new_classifier
 from flower_classifier.networks.devices import threads_for, torch_threads
 
 
 def head(width, *hidden_units):
-    return build_head(ModelConfig("any", hidden_units, 0.2, 102, "head"), width)
+    return ModelConfig("any", hidden_units, 0.2, 102, "head").build_head(width)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.judging.heatmap import find_heatmap
 from flower_classifier.networks import timm_models
 from flower_classifier.networks.backbones import load_backbone, resolve_arch, source_of
-from flower_classifier.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.frozen_backbone import place
 from flower_classifier.networks.safe_files import write_atomically
@@ -44,10 +44,10 @@ READ_OFFLINE = """
 import socket, sys, torch
 socket.socket = socket.getaddrinfo = None  # the network is unreachable
 from pathlib import Path
-from flower_classifier.networks.checkpoint import load_checkpoint
+from flower_classifier.networks.checkpoint import Checkpoint
 folder, *names = sys.argv[1:]
 for name in names:
-    checkpoint = load_checkpoint(Path(folder, name + ".pth"))
+    checkpoint = Checkpoint.load(Path(folder, name + ".pth"))
     side = checkpoint.preprocessing.crop_size
     pixels = torch.load(Path(folder, "pixels"), weights_only=True)[:, :, :side, :side]
     with torch.inference_mode():
@@ -135,7 +135,7 @@ def test_checkpoints_of_every_family_are_read_offline_in_a_fresh_process_with_th
     expected = {}
     for name in FAMILIES:
         classifier, _ = new_classifier(f"timm/{name}", 5, "none")
-        save_checkpoint(tmp_path / f"{name}.pth", checkpoint_of(classifier))
+        checkpoint_of(classifier).save(tmp_path / f"{name}.pth")
         side = classifier.preprocessing.crop_size
         with torch.inference_mode():
             expected[name] = classifier(pixels[:, :, :side, :side])
@@ -244,8 +244,8 @@ def test_position_embeddings_are_resampled_once_for_another_size(tmp_path):
     classifier, _ = new_classifier("timm/vit_tiny_patch16_384", 3, str(tmp_path / "large.safetensors"), image_size=224)
     expected = resample_abs_pos_embed(state["pos_embed"], [14, 14], [24, 24])
     torch.testing.assert_close(classifier.backbone.model.pos_embed.data, expected)
-    save_checkpoint(tmp_path / "c.pth", checkpoint_of(classifier))
-    again = load_checkpoint(tmp_path / "c.pth").classifier
+    checkpoint_of(classifier).save(tmp_path / "c.pth")
+    again = Checkpoint.load(tmp_path / "c.pth").classifier
     assert torch.equal(again.backbone.model.pos_embed, classifier.backbone.model.pos_embed)
 
 

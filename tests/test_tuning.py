@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import train
-from flower_classifier.networks.classifier import ModelConfig, new_head
+from flower_classifier.networks.classifier import ModelConfig
 from flower_classifier.studies import dry_run
 from flower_classifier.training import head_search
 from flower_classifier.training.ddp import Alone
@@ -52,13 +52,13 @@ def test_heads_in_a_stack_learn_what_each_learns_alone(units, weights):
         )
         for rate, decay, smoothing in ((0.01, 0.0, 0.0), (0.1, 1.0, 0.0), (0.003, 0.3, 0.2))
     ]
-    stack = HeadStack(new_head(config, 6, 0), settings, CPU)
+    stack = HeadStack(config.build_head(6, 0), settings, CPU)
     for inputs, labels in data:
         stack.step(inputs, labels)
     inputs, labels = torch.randn(20, 6), torch.randint(3, (20,))
     losses, hits = stack.losses_and_hits([inputs], labels, [1.0, 0.5])
     for index, one in enumerate(settings):
-        head = new_head(config, 6, 0)
+        head = config.build_head(6, 0)
         average = AveragedModel(head, multi_avg_fn=torch.no_grad()(average_in))
         train_one_epoch(Alone(head), data, one.recipe.optimizer(head), average, one.recipe)
         logits = average.module(inputs).detach()
@@ -72,13 +72,13 @@ def test_heads_that_cannot_share_batches_are_not_stacked():
     config = ModelConfig("squeezenet1_1", (), 0.0, 3, "head")
     settings = [HeadSettings((), 0.0, recipe(batch_size=size)) for size in (8, 16)]
     with pytest.raises(ValueError, match="the same batches"):
-        HeadStack(new_head(config, 6, 0), settings, CPU)
+        HeadStack(config.build_head(6, 0), settings, CPU)
 
 
 def test_dropout_differs_from_head_to_head():
     """Half the hidden values of one head are dropped, none of the other's, and the sums keep their size."""
     config = ModelConfig("squeezenet1_1", (40,), 0.0, 2, "head")
-    stack = HeadStack(new_head(config, 3, 0), [HeadSettings((40,), dropout, recipe()) for dropout in (0.0, 0.5)], CPU)
+    stack = HeadStack(config.build_head(3, 0), [HeadSettings((40,), dropout, recipe()) for dropout in (0.0, 0.5)], CPU)
     inputs = torch.randn(1, 3)
     plain = stack.logits(stack.stacked, inputs).detach()
     torch.manual_seed(0)

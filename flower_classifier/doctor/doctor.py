@@ -22,9 +22,8 @@ from flower_classifier.base.files import check_writable
 from flower_classifier.base.text import reason_of
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.doctor.findings import KINDS, TABLE, Finding, summary_of, write_findings
-from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats, image_stats
+from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats, find_twins, groups_of
 from flower_classifier.doctor.second_opinion import SCHEDULE, Opinion, memory_of_all, second_opinion
-from flower_classifier.doctor.twins import find_twins, groups_of
 from flower_classifier.features.extraction import ordered_parallel_map
 from flower_classifier.features.inputs import Inputs, check_photos_left, prepare_inputs
 from flower_classifier.photos.images import ImageError
@@ -61,6 +60,99 @@ class Examined:
         other_class = "" if twin is None else self.classes[self.refs[twin].label]
         return Finding(ref.photo, kind, score, suggestion, twin_photo, self.classes[ref.label], other_class)
 
+    def about_twins(self) -> Iterator[Finding]:
+        """For each group of duplicates, report every photo but the one to keep, beside that one.
+
+        A test photo is kept rather than a validation photo, and that rather than a training photo; within a split, the
+        one that looks most like its class.
+        """
+        opinion, order = self.opinion, {"train": 0, "valid": 1, "test": 2}
+        sureness = opinion.logits.log_softmax(dim=1).gather(1, opinion.labels[:, None])[:, 0].tolist()
+        for group in groups_of(self.twins):
+            *duplicates, best = sorted(group, key=lambda index: (order[self.refs[index].split.name], sureness[index]))
+            best_ref = self.refs[best]
+            for index in duplicates:
+                ref = self.refs[index]
+                score = max(value for pair, value in self.twins.items() if index in pair)
+                if ref.split is not best_ref.split:
+                    yield self.finding(index, "leak", score, f"keep the {best_ref.split.spoken} photo alone", best)
+                if ref.label != best_ref.label:
+                    advice = f"{self.names[ref.label]} or {self.names[best_ref.label]}?"
+                    yield self.finding(index, "two_labels", score, advice, best)
+                elif ref.split is best_ref.split:
+                    yield self.finding(index, "same_photo", score, "keep one of the two", best)
+
+    def leaks(self) -> Iterator[str]:
+        """Say, for each split with twins among the training photos, what they do to its accuracy."""
+        is_training, learned = self.opinion.is_training.tolist(), set()
+        right = (self.opinion.as_trained == self.opinion.labels).double()
+        for pair in self.twins:
+            for index, twin in (pair, pair[::-1]):
+                if is_training[twin] and not is_training[index]:
+                    learned.add(index)
+        for name in dict.fromkeys(ref.split.spoken for ref in self.refs):
+            in_split = [index for index, ref in enumerate(self.refs) if ref.split.spoken == name]
+            unleaked = [index for index in in_split if index not in learned]
+            if len(unleaked) < len(in_split) and unleaked:
+                accuracy, without = right[in_split].mean().item(), right[unleaked].mean().item()
+                spoken = f"{len(in_split) - len(unleaked):,} {name} photos are among the training photos"
+                yield f"{spoken}; accuracy of a linear head {accuracy:.1%} with them, {without:.1%} without"
+
+    def about_labels(self) -> Iterator[Finding]:
+        """Yield a finding for each photo that looks much more like another class, and for each far from every class.
+
+        Only of classes with enough training photos to judge a photo by.
+        """
+        opinion = self.opinion
+        sizes = torch.bincount(opinion.labels[opinion.is_training], minlength=len(self.classes))
+        is_judged = sizes[opinion.labels] >= FEWEST_OF_A_CLASS  # bool (N,)
+        rivals, powers = opinion.rivals
+        for index in ((powers >= math.log10(LEAST_TIMES)) & is_judged).nonzero()[:, 0].tolist():
+            rival, ref = int(rivals[index]), self.refs[index]
+            advice, rival_folder = f"looks like {self.names[rival]}", self.classes[rival]
+            label_folder = self.classes[ref.label]
+            yield Finding(
+                ref.photo, "label", powers[index].item(), advice, f"{rival_folder}/", label_folder, rival_folder
+            )
+        judged = is_judged.nonzero()[:, 0].tolist()
+        for row, score in beyond(opinion.distances.numpy()[judged], LEAST_OF_DISTANCES):
+            yield self.finding(judged[row], "outlier", score, "is it one of the classes at all?")
+
+    def about_pixels(self) -> Iterator[Finding]:
+        """Yield findings about photos that show little, by their pixels."""
+        opened = [(index, stats) for index, stats in enumerate(self.measured) if not isinstance(stats, ImageError)]
+        for row, score in beyond(-np.array([stats.sharpness for _, stats in opened]), LEAST_OF_SHARPNESS):
+            yield self.finding(opened[row][0], "blurry", score, "is it sharp enough to tell?")
+        for index, stats in opened:
+            shorter, longer = sorted(stats.size)
+            if stats.brightness < DARK:
+                yield self.finding(index, "dark", 1 - stats.brightness, "is it bright enough to tell?")
+            elif stats.contrast < FLAT:  # a dark photo always is: report it once
+                yield self.finding(index, "washed_out", 1 - stats.contrast, "does it show anything?")
+            if shorter * ENLARGED < self.crop_size:
+                advice = f"{stats.size[0]} x {stats.size[1]} pixels; seen at {self.crop_size}"
+                yield self.finding(index, "tiny", self.crop_size / shorter, advice)
+            if longer > NARROW * shorter:
+                yield self.finding(index, "narrow", longer / shorter, "cut it to what it shows")
+
+    def about_classes(self) -> Iterator[Finding]:
+        """Yield findings about classes with few photos, and about pairs that look alike."""
+        opinion, classes = self.opinion, self.classes
+        labels = opinion.labels[opinion.is_training]
+        sizes = torch.bincount(labels, minlength=len(classes)).tolist()
+        for name, size in zip(classes, sizes, strict=True):
+            if size < SMALL_CLASS:
+                yield Finding(f"{name}/", "small_class", SMALL_CLASS - size, f"{size} training photos", class_name=name)
+        pairs = zip(labels.tolist(), opinion.predicted[opinion.is_training].tolist(), strict=True)
+        confused = Counter(tuple(sorted(pair)) for pair in pairs if pair[0] != pair[1])
+        for (first, second), times in confused.items():
+            if (share := times / (sizes[first] + sizes[second])) >= CONFUSED:
+                advice = f"{self.names[first]} and {self.names[second]}: are they one class?"
+                folder, similar_folder = classes[first], classes[second]
+                yield Finding(
+                    f"{folder}/", "alike_classes", share, advice, f"{similar_folder}/", folder, similar_folder
+                )
+
 
 def run_doctor(config: TrainConfig) -> None:
     """Print what may be wrong with the photos; leave a table and sheets of it in --save_dir."""
@@ -73,7 +165,7 @@ def run_doctor(config: TrainConfig) -> None:
     check_photos_left(data.classes, *inputs)
     examined, findings = examine(inputs, data.classes, data.names, built.frozen.preprocessing.crop_size)
     photos = sum(map(len, data.splits.parts))
-    print(summary_of(findings, photos, len(data.classes), list(leaks(examined))), flush=True)
+    print(summary_of(findings, photos, len(data.classes), list(examined.leaks())), flush=True)
     write_findings(folder, data.splits.train.root, findings, data.category_names)
     note(f"all of it, and sheets of the photos: {folder}")
 
@@ -104,8 +196,8 @@ def examine(
         Finding(ref.photo, "unreadable", 1, str(error).removeprefix(f"cannot open {ref.path}: "))
         for ref, error in errors
     ]
-    for find in (about_twins, about_labels, about_pixels, about_classes):
-        findings += find(examined)
+    for find in (examined.about_twins, examined.about_labels, examined.about_pixels, examined.about_classes):
+        findings += find()
     order = {kind.name: rank for rank, kind in enumerate(KINDS)}
     return examined, sorted(findings, key=lambda finding: (order[finding.kind], -finding.score, finding.path))
 
@@ -113,70 +205,11 @@ def examine(
 def try_to_measure(ref: PhotoRef) -> ImageStats | ImageError:
     """Measure a photo's pixels; return the error where it can no longer be opened."""
     try:
-        return image_stats(ref.path)
+        return ImageStats.of(ref.path)
     except ImageError as error:
         return error.bare()
     except OSError as error:  # the file vanished between two reads
         return ImageError(f"cannot open {ref.path}: {reason_of(error)}")
-
-
-def about_twins(examined: Examined) -> Iterator[Finding]:
-    """For each group of duplicates, report every photo but the one to keep, beside that one.
-
-    A test photo is kept rather than a validation photo, and that rather than a training photo; within a split, the one
-    that looks most like its class.
-    """
-    opinion, order = examined.opinion, {"train": 0, "valid": 1, "test": 2}
-    sureness = opinion.logits.log_softmax(dim=1).gather(1, opinion.labels[:, None])[:, 0].tolist()
-    for group in groups_of(examined.twins):
-        *duplicates, best = sorted(group, key=lambda index: (order[examined.refs[index].split.name], sureness[index]))
-        best_ref = examined.refs[best]
-        for index in duplicates:
-            ref = examined.refs[index]
-            score = max(value for pair, value in examined.twins.items() if index in pair)
-            if ref.split is not best_ref.split:
-                yield examined.finding(index, "leak", score, f"keep the {best_ref.split.spoken} photo alone", best)
-            if ref.label != best_ref.label:
-                advice = f"{examined.names[ref.label]} or {examined.names[best_ref.label]}?"
-                yield examined.finding(index, "two_labels", score, advice, best)
-            elif ref.split is best_ref.split:
-                yield examined.finding(index, "same_photo", score, "keep one of the two", best)
-
-
-def leaks(examined: Examined) -> Iterator[str]:
-    """Say, for each split with twins among the training photos, what they do to its accuracy."""
-    is_training, learned = examined.opinion.is_training.tolist(), set()
-    right = (examined.opinion.as_trained == examined.opinion.labels).double()
-    for pair in examined.twins:
-        for index, twin in (pair, pair[::-1]):
-            if is_training[twin] and not is_training[index]:
-                learned.add(index)
-    for name in dict.fromkeys(ref.split.spoken for ref in examined.refs):
-        in_split = [index for index, ref in enumerate(examined.refs) if ref.split.spoken == name]
-        unleaked = [index for index in in_split if index not in learned]
-        if len(unleaked) < len(in_split) and unleaked:
-            accuracy, without = right[in_split].mean().item(), right[unleaked].mean().item()
-            spoken = f"{len(in_split) - len(unleaked):,} {name} photos are among the training photos"
-            yield f"{spoken}; accuracy of a linear head {accuracy:.1%} with them, {without:.1%} without"
-
-
-def about_labels(examined: Examined) -> Iterator[Finding]:
-    """Yield a finding for each photo that looks much more like another class, and for each far from every class.
-
-    Only of classes with enough training photos to judge a photo by.
-    """
-    opinion = examined.opinion
-    sizes = torch.bincount(opinion.labels[opinion.is_training], minlength=len(examined.classes))
-    is_judged = sizes[opinion.labels] >= FEWEST_OF_A_CLASS  # bool (N,)
-    rivals, powers = opinion.rivals
-    for index in ((powers >= math.log10(LEAST_TIMES)) & is_judged).nonzero()[:, 0].tolist():
-        rival, ref = int(rivals[index]), examined.refs[index]
-        advice, rival_folder = f"looks like {examined.names[rival]}", examined.classes[rival]
-        label_folder = examined.classes[ref.label]
-        yield Finding(ref.photo, "label", powers[index].item(), advice, f"{rival_folder}/", label_folder, rival_folder)
-    judged = is_judged.nonzero()[:, 0].tolist()
-    for row, score in beyond(opinion.distances.numpy()[judged], LEAST_OF_DISTANCES):
-        yield examined.finding(judged[row], "outlier", score, "is it one of the classes at all?")
 
 
 def beyond(values: np.ndarray, least_width: float) -> Iterator[tuple[int, float]]:
@@ -187,38 +220,3 @@ def beyond(values: np.ndarray, least_width: float) -> Iterator[tuple[int, float]
     widths = (values - high) / max(high - low, least_width)
     for index in np.nonzero(widths > FAR_OUT)[0]:
         yield int(index), float(widths[index])
-
-
-def about_pixels(examined: Examined) -> Iterator[Finding]:
-    """Yield findings about photos that show little, by their pixels."""
-    opened = [(index, stats) for index, stats in enumerate(examined.measured) if not isinstance(stats, ImageError)]
-    for row, score in beyond(-np.array([stats.sharpness for _, stats in opened]), LEAST_OF_SHARPNESS):
-        yield examined.finding(opened[row][0], "blurry", score, "is it sharp enough to tell?")
-    for index, stats in opened:
-        shorter, longer = sorted(stats.size)
-        if stats.brightness < DARK:
-            yield examined.finding(index, "dark", 1 - stats.brightness, "is it bright enough to tell?")
-        elif stats.contrast < FLAT:  # a dark photo always is: report it once
-            yield examined.finding(index, "washed_out", 1 - stats.contrast, "does it show anything?")
-        if shorter * ENLARGED < examined.crop_size:
-            advice = f"{stats.size[0]} x {stats.size[1]} pixels; seen at {examined.crop_size}"
-            yield examined.finding(index, "tiny", examined.crop_size / shorter, advice)
-        if longer > NARROW * shorter:
-            yield examined.finding(index, "narrow", longer / shorter, "cut it to what it shows")
-
-
-def about_classes(examined: Examined) -> Iterator[Finding]:
-    """Yield findings about classes with few photos, and about pairs that look alike."""
-    opinion, classes = examined.opinion, examined.classes
-    labels = opinion.labels[opinion.is_training]
-    sizes = torch.bincount(labels, minlength=len(classes)).tolist()
-    for name, size in zip(classes, sizes, strict=True):
-        if size < SMALL_CLASS:
-            yield Finding(f"{name}/", "small_class", SMALL_CLASS - size, f"{size} training photos", class_name=name)
-    pairs = zip(labels.tolist(), opinion.predicted[opinion.is_training].tolist(), strict=True)
-    confused = Counter(tuple(sorted(pair)) for pair in pairs if pair[0] != pair[1])
-    for (first, second), times in confused.items():
-        if (share := times / (sizes[first] + sizes[second])) >= CONFUSED:
-            advice = f"{examined.names[first]} and {examined.names[second]}: are they one class?"
-            folder, similar_folder = classes[first], classes[second]
-            yield Finding(f"{folder}/", "alike_classes", share, advice, f"{similar_folder}/", folder, similar_folder)

@@ -1,19 +1,26 @@
-"""What is measured on a photo's pixels alone: its size, brightness, contrast and sharpness, and a thumbnail.
+"""What is measured on a photo's pixels alone (size, brightness, contrast, sharpness), and which photos are one.
 
-stats = image_stats(path)
-likeness(stats.thumbnail, other.thumbnail)      1 for the same photo, even resized, cropped a little or mirrored
+    stats = ImageStats.of(path)
+    likeness(stats.thumbnail, other.thumbnail)      1 for the same photo, even resized, cropped a little or mirrored
+
+The same photo may be there twice: byte for byte, or saved again, resized, mirrored or cut a little. Features alone
+would call two photos of one rose the same; thumbnails alone, two petals on a dark ground. Where both agree, it is one
+photo.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from flower_classifier.photos.images import load_image, upright_size
+from flower_classifier.photos.splits import PhotoRef, alike
 
 SIDE = 256  # pixels of the shorter side that brightness, contrast and sharpness are measured at
 LEAST = 1e-3  # added to variances, in squared levels: so a picture of one colour counts as sharp
@@ -38,19 +45,19 @@ class ImageStats:
     sharpness: float  # by the variance of the Laplacian: Pech-Pacheco et al. 2000
     thumbnail: np.ndarray  # (THUMBNAIL, THUMBNAIL) of uint8: the whole photo in grey, squeezed into a square
 
-
-def image_stats(path: Path) -> ImageStats:
-    """Measure a photo's pixels. Raises ImageError for one that cannot be opened."""
-    image = load_image(path, SIDE)
-    if min(image.size) > SIDE:
-        scale = SIDE / min(image.size)
-        image = image.resize([max(SIDE, round(side * scale)) for side in image.size], Image.Resampling.BOX)
-    grey = image.convert("L")
-    dark, bright = np.percentile(np.asarray(image).max(axis=2), (5, 95)) / 255
-    thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
-    return ImageStats(
-        upright_size(path), float(bright), float(bright - dark), sharpness(np.asarray(grey, np.float32)), thumbnail
-    )
+    @classmethod
+    def of(cls, path: Path) -> ImageStats:
+        """Measure a photo's pixels. Raises ImageError for one that cannot be opened."""
+        image = load_image(path, SIDE)
+        if min(image.size) > SIDE:
+            scale = SIDE / min(image.size)
+            image = image.resize([max(SIDE, round(side * scale)) for side in image.size], Image.Resampling.BOX)
+        grey = image.convert("L")
+        dark, bright = np.percentile(np.asarray(image).max(axis=2), (5, 95)) / 255
+        thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+        return cls(
+            upright_size(path), float(bright), float(bright - dark), sharpness(np.asarray(grey, np.float32)), thumbnail
+        )
 
 
 def sharpness(values: np.ndarray) -> float:
@@ -110,3 +117,61 @@ def averaging(begin: float, side: float) -> np.ndarray:
     pixels = np.arange(THUMBNAIL)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     return (overlap.clip(0) / (edges[1:] - edges[:-1])[:, None]).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------------- the same photo twice
+
+
+NEAREST = 3  # each photo is compared with this many photos, those with the most similar features
+LEAST_COSINE = 0.6  # between the centred features
+LEAST_ROUGHLY, LEAST_FINELY = 0.8, 0.965  # least likeness of the thumbnails, by few crops first and then by many
+BLOCK = 1_024  # photos whose similarities to all others are in memory at a time
+
+
+def find_twins(
+    refs: Sequence[PhotoRef], features: torch.Tensor, thumbnails: Sequence[np.ndarray]
+) -> dict[tuple[int, int], float]:
+    """Return the pairs of duplicates among N photos, by their centred features (N, D) and their thumbnails.
+
+    A pair is the indices of two photos that are one; beside it is how alike they are, 1 for the same bytes.
+    """
+    index_of = {id(ref): index for index, ref in enumerate(refs)}
+    twins: dict[tuple[int, int], float] = {}
+    for original, *copies in alike(refs):
+        for copy in copies:
+            twins[index_of[id(original)], index_of[id(copy)]] = 1.0
+    for first, second in near_pairs(features):
+        if (first, second) not in twins and likeness(thumbnails[first], thumbnails[second]) >= LEAST_ROUGHLY:
+            closely = likeness(thumbnails[first], thumbnails[second], finely=True)
+            if closely >= LEAST_FINELY:
+                twins[first, second] = closely
+    return twins
+
+
+def groups_of(twins: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Return the groups of photos that twins link, as ascending indices."""
+    group_of: dict[int, list[int]] = {}
+    for pair in twins:
+        group, absorbed = (group_of.setdefault(index, [index]) for index in pair)
+        if group is not absorbed:
+            group += absorbed
+            group_of |= dict.fromkeys(absorbed, group)
+    unique = {id(group): sorted(group) for group in group_of.values()}
+    return sorted(unique.values())
+
+
+def near_pairs(features: torch.Tensor) -> list[tuple[int, int]]:
+    """Return the pairs of photos where one is among the NEAREST to the other and their cosine is at least LEAST_COSINE.
+
+    Each pair comes once; the pairs are sorted. `features`: (N, D), of mean 0.
+    """
+    unit = torch.nn.functional.normalize(features, dim=1)
+    pairs: set[tuple[int, int]] = set()
+    for block in torch.arange(len(unit)).split(BLOCK):
+        similar = unit[block] @ unit.T  # (B, N)
+        similar[torch.arange(len(block)), block] = -2  # not to itself
+        nearest = similar.topk(min(NEAREST, len(unit) - 1))
+        for row, column in (nearest.values >= LEAST_COSINE).nonzero().tolist():
+            first, second = block[row].item(), nearest.indices[row, column].item()
+            pairs.add((min(first, second), max(first, second)))
+    return sorted(pairs)

@@ -20,7 +20,7 @@ from flower_classifier.base.console import progress
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.evaluation import FOLDS, feature_reader
 from flower_classifier.judging.strangers import Clusters
-from flower_classifier.networks.feature_bank import FeatureBank, remember_nameless
+from flower_classifier.networks.feature_bank import FeatureBank, remember
 from flower_classifier.training.heads import FoldHeads
 
 SCHEDULE = Schedule(views=2, epochs=20)  # the heads learn from the photos and their mirror images, in turn
@@ -116,4 +116,4 @@ def memory_of_all(splits: Sequence[Inputs]) -> FeatureBank:
             begin += size
         return torch.cat(features)
 
-    return remember_nameless(features_at, labels.tolist())
+    return remember(features_at, labels.tolist())

@@ -7,14 +7,14 @@ they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
 from flower_classifier.config.allowed import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from flower_classifier.judging.conformal import least_probability
-from flower_classifier.judging.evaluation import FOLDS, Evaluation, chosen_by_others, thinned
+from flower_classifier.judging.evaluation import FOLDS, Evaluation
 
 STANDARD_ERRORS = 2  # by which confidence and accuracy must differ: less is chance in 95 of 100 good classifiers
 LEAST = 5  # answers that are right, and answers that are wrong: fewer can be one draw's bad luck
@@ -37,7 +37,7 @@ def calibrate(valid: Evaluation) -> float:
     chance = (confidence * (1 - confidence)).sum().sqrt()
     if not (LEAST <= wrong <= len(valid) - LEAST and gap.abs() > STANDARD_ERRORS * chance):
         return 1.0
-    held_out = cross_fitted(valid, best_temperature)
+    held_out = valid.cross_fitted(best_temperature)
     helps = held_out.calibration_error < valid.calibration_error and held_out.loss < valid.loss
     return best_temperature(valid) if helps else 1.0
 
@@ -50,12 +50,7 @@ def cross_validated(valid: Evaluation, temperature: float) -> Evaluation:
     """
     if temperature == 1:
         return valid.at(1.0)
-    return replace(cross_fitted(valid, calibrate), temperature=temperature)
-
-
-def cross_fitted(valid: Evaluation, choose: Callable[[Evaluation], float]) -> Evaluation:
-    """Return the photos, each at the temperature that `choose` finds for the photos of the other folds."""
-    return replace(valid, others_temperatures=chosen_by_others(valid.at(1.0), choose))
+    return replace(valid.cross_fitted(calibrate), temperature=temperature)
 
 
 def best_temperature(valid: Evaluation) -> float:
@@ -81,36 +76,11 @@ def best_temperature(valid: Evaluation) -> float:
     return 1 / inverse
 
 
-# -------------------------------------------------------------------------------------------- scores of prediction sets
+# -------------------------------------------------------------------------------------------- prediction sets: sets.csv
 
 
 LEVELS = (80.0, 90.0, 95.0, 99.0)  # percent, that a report looks at
 SAME = 1e-6  # difference of two probabilities, of the same photo on the same device
-
-
-def true_class_scores(valid: Evaluation) -> list[float]:
-    """Return the probability of each validation photo's true class, lowest first."""
-    return thinned(valid.probabilities.gather(1, valid.labels[:, None])[:, 0].sort().values).tolist()
-
-
-def least_for(level: float) -> Callable[[Evaluation], float]:
-    """Return a function that computes `least_probability` from validation photos."""
-    return lambda valid: least_probability(true_class_scores(valid), level)
-
-
-def coverage(evaluation: Evaluation, least: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return whether each photo's set holds its true class, bool (N,), and how many classes it has, int64 (N,).
-
-    `least`: the probability from which on a class is in the set, (N,) or a scalar.
-    """
-    in_set = evaluation.probabilities >= least.reshape(-1, 1)  # (N, C)
-    in_set[torch.arange(len(evaluation)), evaluation.predicted] = True
-    return in_set.gather(1, evaluation.labels[:, None])[:, 0], in_set.sum(dim=1)
-
-
-# ------------------------------------------------------------------------------------------------------------- sets.csv
-
-
 ALL = "all classes"
 MUCH_LARGER = 2  # times the smallest class: then it is worth a look whether sets are as good for both
 
@@ -128,18 +98,26 @@ def set_table(
     """
     yield ["level", "photos_of", "photos", "coverage", "expected_spread", "mean_size", "share_of_one_class"]
     every = torch.ones(len(evaluation), dtype=torch.bool)
-    groups = {ALL: every, **thirds(evaluation, class_sizes)}
+    groups = {ALL: every}
+    if class_sizes is not None and max(class_sizes) >= MUCH_LARGER * min(class_sizes):
+        training = torch.tensor(class_sizes)[evaluation.labels]  # (N,): training photos of each photo's class
+        low, high = training.double().quantile(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
+        thirds = {"small classes": training <= low, "middle classes": (training > low) & (training <= high)}
+        thirds["large classes"] = training > high
+        groups |= {name: third for name, third in thirds.items() if third.any()}
     # On another device the probabilities may differ; then the photos count as other ones
-    same = true_class_scores(evaluation)
+    same = evaluation.true_class_scores
     judge_themselves = len(same) == len(scores) and all(abs(a - b) < SAME for a, b in zip(same, scores, strict=True))
     for level in LEVELS:
         if judge_themselves:
-            least = chosen_by_others(evaluation, least_for(level))
+            least = evaluation.chosen_by_others(
+                lambda deciding: least_probability(deciding.true_class_scores, level)  # noqa: B023 -- called at once
+            )
             calibration_photos = len(evaluation) * (FOLDS - 1) // FOLDS
         else:
             least = torch.tensor(least_probability(scores, level), dtype=torch.float64)
             calibration_photos = len(scores)
-        holds, sizes = coverage(evaluation, least)
+        holds, sizes = evaluation.set_coverage(least)
         variance = level / 100 * (1 - level / 100) * (1 / (calibration_photos + 2) + 1 / len(evaluation))
         for name, group in groups.items():
             share, mean = holds[group].double().mean().item(), sizes[group].double().mean().item()
@@ -147,14 +125,3 @@ def set_table(
             single = (sizes[group] == 1).double().mean().item()
             photos = int(group.sum())
             yield [f"{level:g}", name, photos, round(share, 4), error, round(mean, 4), round(single, 4)]
-
-
-def thirds(evaluation: Evaluation, class_sizes: Sequence[int] | None) -> dict[str, torch.Tensor]:
-    """Return which photos (N,) belong to classes with few, more and most training photos, where these differ much."""
-    if class_sizes is None or max(class_sizes) < MUCH_LARGER * min(class_sizes):
-        return {}
-    sizes = torch.tensor(class_sizes)[evaluation.labels]  # (N,)
-    low, high = sizes.double().quantile(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
-    groups = {"small classes": sizes <= low, "middle classes": (sizes > low) & (sizes <= high)}
-    groups["large classes"] = sizes > high
-    return {name: group for name, group in groups.items() if group.any()}

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from flower_classifier.base.text import photos_of
 from flower_classifier.config.allowed import MOST_SCORED
@@ -90,7 +89,7 @@ class Evaluation:
     @functools.cached_property
     def loss(self) -> float:
         """Mean cross-entropy, in nats."""
-        return F.cross_entropy(self.scaled, self.labels).item()
+        return torch.nn.functional.cross_entropy(self.scaled, self.labels).item()
 
     @functools.cached_property
     def accuracy(self) -> float:
@@ -157,6 +156,59 @@ class Evaluation:
         by_confidence = self.confidence.argsort(descending=True, stable=True)
         return by_confidence[~self.right[by_confidence]].tolist()
 
+    def chosen_by_others(self, choose: Callable[[Evaluation], float]) -> torch.Tensor:
+        """Return for each photo the value that `choose` finds for the photos of the other folds, float64 (N,).
+
+        Photos that chose a value cannot say how good it is.
+        """
+        folds = torch.arange(len(self)) % FOLDS  # photos come class by class: each fold gets some of every class
+        values = torch.empty(len(self), dtype=torch.float64)
+        for fold in range(FOLDS):
+            values[folds == fold] = choose(self.of(folds != fold))
+        return values
+
+    def cross_fitted(self, choose: Callable[[Evaluation], float]) -> Evaluation:
+        """Return the photos, each at the temperature that `choose` finds for the photos of the other folds."""
+        return replace(self, others_temperatures=self.at(1.0).chosen_by_others(choose))
+
+    @property
+    def true_class_scores(self) -> list[float]:
+        """The probability of each photo's true class, lowest first, of validation photos: what a checkpoint keeps."""
+        return thinned(self.probabilities.gather(1, self.labels[:, None])[:, 0].sort().values).tolist()
+
+    def set_coverage(self, least: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return whether each photo's set holds its true class, bool (N,), and how many classes it has, int64 (N,).
+
+        `least`: the probability from which on a class is in the set, (N,) or a scalar.
+        """
+        in_set = self.probabilities >= least.reshape(-1, 1)  # (N, C)
+        in_set[torch.arange(len(self)), self.predicted] = True
+        return in_set.gather(1, self.labels[:, None])[:, 0], in_set.sum(dim=1)
+
+    def result_lines(self, split: str) -> str:
+        """Return two lines for people: what a classifier is worth on a split, and how far they can believe it.
+
+        The second compares how sure it is with how often it is right: of the answers with a confidence of about 90 %,
+        where there are ENOUGH of them, else of all.
+        """
+        results = [f"loss {self.loss:.4f}", f"accuracy {self.accuracy:.2%}"]
+        if self.logits.shape[1] > TOP:
+            results.append(f"top-{TOP} accuracy {self.top_accuracy:.2%}")
+        least, below = ABOUT_90
+        about_90 = (self.confidence >= least) & (self.confidence < below)  # (N,)
+        photos = int(about_90.sum())
+        if photos >= ENOUGH:
+            right = self.right[about_90].double().mean().item()
+            believed = f"answers of about 90% are right {right:.0%} of the time ({photos:,} photos)"
+        else:
+            sure = self.confidence.mean().item()
+            believed = f"{sure:.0%} sure on average, right {self.accuracy:.0%} of the time"
+        if self.is_cross_validated:
+            believed += "; cross-validated"
+        if split == "valid":
+            believed += "; the epoch was chosen on validation photos"
+        return "   ".join([photos_of(split, len(self)), *results]) + "\n" + believed
+
 
 @torch.inference_mode()
 def evaluate(learner: nn.Module, batches: Iterable[Batch]) -> Evaluation:
@@ -170,18 +222,6 @@ def evaluate(learner: nn.Module, batches: Iterable[Batch]) -> Evaluation:
     return evaluation
 
 
-def chosen_by_others(evaluation: Evaluation, choose: Callable[[Evaluation], float]) -> torch.Tensor:
-    """Return for each photo the value that `choose` finds for the photos of the other folds, float64 (N,).
-
-    Photos that chose a value cannot say how good it is.
-    """
-    folds = torch.arange(len(evaluation)) % FOLDS  # photos come class by class: each fold gets some of every class
-    values = torch.empty(len(evaluation), dtype=torch.float64)
-    for fold in range(FOLDS):
-        values[folds == fold] = choose(evaluation.of(folds != fold))
-    return values
-
-
 def thinned(scores: torch.Tensor) -> torch.Tensor:
     """Return those scores (N, …) of validation photos that a checkpoint keeps: at most MOST_SCORED, evenly spread.
 
@@ -191,31 +231,6 @@ def thinned(scores: torch.Tensor) -> torch.Tensor:
     if len(scores) <= MOST_SCORED:
         return scores
     return scores[torch.linspace(0, len(scores) - 1, MOST_SCORED).long()]
-
-
-def result_lines(split: str, evaluation: Evaluation) -> str:
-    """Return two lines for people: what a classifier is worth on a split, and how far they can believe it.
-
-    The second compares how sure it is with how often it is right: of the answers with a confidence of about 90 %, where
-    there are ENOUGH of them, else of all.
-    """
-    results = [f"loss {evaluation.loss:.4f}", f"accuracy {evaluation.accuracy:.2%}"]
-    if evaluation.logits.shape[1] > TOP:
-        results.append(f"top-{TOP} accuracy {evaluation.top_accuracy:.2%}")
-    least, below = ABOUT_90
-    about_90 = (evaluation.confidence >= least) & (evaluation.confidence < below)  # (N,)
-    photos = int(about_90.sum())
-    if photos >= ENOUGH:
-        right = evaluation.right[about_90].double().mean().item()
-        believed = f"answers of about 90% are right {right:.0%} of the time ({photos:,} photos)"
-    else:
-        sure = evaluation.confidence.mean().item()
-        believed = f"{sure:.0%} sure on average, right {evaluation.accuracy:.0%} of the time"
-    if evaluation.is_cross_validated:
-        believed += "; cross-validated"
-    if split == "valid":
-        believed += "; the epoch was chosen on validation photos"
-    return "   ".join([photos_of(split, len(evaluation)), *results]) + "\n" + believed
 
 
 # ------------------------------------------------------------------------------------------------ as predict.py answers

@@ -17,7 +17,7 @@ from torch import nn
 
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import Classifier
-from flower_classifier.photos.views import Preprocessing, centre, trimmed_size
+from flower_classifier.photos.views import centre, trimmed_size
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Heatmap:
 
     values: np.ndarray  # float32 (h, w), 0 to 1
     box: tuple[float, float, float, float]  # left, top, right, bottom, as shares of the photo's width and height
+
+    @property
+    def shows_all(self) -> bool:
+        """Whether the network sees all of the photo, or all that anybody could make out."""
+        return all(abs(side - edge) < 0.005 for side, edge in zip(self.box, (0, 0, 1, 1), strict=True))
 
 
 def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size: tuple[int, int]) -> Heatmap | None:
@@ -53,10 +58,13 @@ def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size:
         logit = classifier(batch)[0, label]
         (gradient,) = torch.autograd.grad(logit, maps[-1])  # (1, C, h, w)
     values = (maps[-1] * gradient).sum(dim=1).clamp(min=0)[0].detach().float().cpu()  # (h, w)
-    return Heatmap(
-        (values / values.max().clamp(min=torch.finfo(values.dtype).tiny)).numpy(),
-        seen_box(classifier.preprocessing, *size),
-    )
+    values = values / values.max().clamp(min=torch.finfo(values.dtype).tiny)
+    width, height = size  # and what of it the plain view shows, as shares of both
+    trimmed_width, trimmed_height = trimmed_size(width, height)
+    across, down = centre(width, trimmed_width), centre(height, trimmed_height)  # trimmed at each side
+    left, top, right, bottom = classifier.preprocessing.plain_box(trimmed_width, trimmed_height)
+    box = (across + left) / width, (down + top) / height, (across + right) / width, (down + bottom) / height
+    return Heatmap(values.numpy(), box)
 
 
 @torch.no_grad()
@@ -79,11 +87,3 @@ def last_feature_map(classifier: Classifier, batch: torch.Tensor) -> nn.Module |
             hooks.enter_context(module.register_forward_hook(record))
         classifier.features(batch)
     return modules[-1] if modules else None
-
-
-def seen_box(preprocessing: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
-    """Return what the plain view shows: left, top, right, bottom, as shares of the photo's width and height."""
-    trimmed_width, trimmed_height = trimmed_size(width, height)
-    across, down = centre(width, trimmed_width), centre(height, trimmed_height)  # trimmed at each side
-    left, top, right, bottom = preprocessing.plain_box(trimmed_width, trimmed_height)
-    return (across + left) / width, (down + top) / height, (across + right) / width, (down + bottom) / height

@@ -1,7 +1,7 @@
 """Does a photo show any class that training knew? Two kinds of evidence say how unlike the classes it is.
 
     clusters = Clusters(checkpoint.trust.feature_bank)
-    strangeness(clusters, features, probabilities)        (N, 2), for StrangerTest.p_value
+    clusters.strangeness(features, probabilities)        (N, 2), for StrangerTest.p_value
 
 A stranger betrays itself in one of two ways. One that is much like the classes, such as another flower, makes the
 probabilities undecided. One that is like none of them, such as an ant or a screenshot, may well get a high probability,
@@ -56,6 +56,15 @@ class Clusters:
             distances.append(to_nearest - to_all)
         return torch.cat(distances)
 
+    def strangeness(self, features: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+        """Return how strange photos are by either kind of evidence, float64 (N, 2): higher is stranger.
+
+        `features` (N, D) and `probabilities` (N, C), as in a prediction. A third kind, or another order, needs new
+        versions of the formats of checkpoint.pth and last.pth.
+        """
+        doubts = -probabilities.double().amax(dim=1)
+        return torch.stack([doubts, self.distances(features)], dim=1)
+
 
 def whitening(deviations: torch.Tensor) -> torch.Tensor:
     """Return W (K, K) with which |x W| is the Mahalanobis distance of x (K,) by the deviations' covariance, shrunken.
@@ -68,19 +77,9 @@ def whitening(deviations: torch.Tensor) -> torch.Tensor:
     return torch.linalg.inv(torch.linalg.cholesky(shrunken)).T
 
 
-def strangeness(clusters: Clusters, features: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
-    """Return how strange photos are by either kind of evidence, float64 (N, 2): higher is stranger.
-
-    `features` (N, D) and `probabilities` (N, C), as in a prediction. A third kind, or another order, needs new versions
-    of the formats of checkpoint.pth and last.pth.
-    """
-    doubts = -probabilities.double().amax(dim=1)
-    return torch.stack([doubts, clusters.distances(features)], dim=1)
-
-
 def stranger_scores(memory: FeatureBank, features: torch.Tensor, valid: Evaluation) -> torch.Tensor:
     """Return the scores that a checkpoint keeps, of validation photos with these features (N, D)."""
-    return thinned(strangeness(Clusters(memory), features, valid.probabilities))
+    return thinned(Clusters(memory).strangeness(features, valid.probabilities))
 
 
 def auroc(known_scores: torch.Tensor, strange_scores: torch.Tensor) -> float:

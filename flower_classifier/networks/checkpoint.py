@@ -15,18 +15,12 @@ from typing import TypedDict
 import torch
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.config.allowed import DROPOUT, LAYER_WIDTH, MOST_LAYERS, MOST_SCORED, TEMPERATURE
+from flower_classifier.config.allowed import MOST_SCORED, TEMPERATURE
+from flower_classifier.networks import safe_files
 from flower_classifier.networks.backbones import source_of
-from flower_classifier.networks.classifier import LEARNS, Classifier, ModelConfig, build_head
+from flower_classifier.networks.classifier import Classifier, ModelConfig
 from flower_classifier.networks.feature_bank import FeatureBank
-from flower_classifier.networks.safe_files import (
-    Plain,
-    check_digest,
-    errors_as_input_error,
-    kind_of_contents,
-    read_tensors,
-    write_atomically,
-)
+from flower_classifier.networks.safe_files import Plain
 from flower_classifier.networks.source import black_picture
 from flower_classifier.photos.views import Preprocessing
 
@@ -112,7 +106,7 @@ class Checkpoint:
         """
         backbone = source_of(self.model.arch).build_empty(self.model.arch, self.preprocessing)
         with torch.device("meta"):
-            classifier = Classifier(self.model, backbone, build_head(self.model, backbone.width))
+            classifier = Classifier(self.model, backbone, self.model.build_head(backbone.width))
         state = classifier.state_dict()
         for name, tensor in state.items():
             if name in self.tensors and self.tensors[name].dtype != tensor.dtype:
@@ -151,9 +145,13 @@ class Checkpoint:
             raise ValueError("class_to_idx does not count from 0")
         if not all(isinstance(name, str) for name in (*classes, *names, *names.values())):
             raise ValueError("names that are no text")
+        model, preprocessing = ModelConfig.from_plain(contents), Preprocessing.from_plain(contents["preprocessing"])
+        if not source_of(model.arch).takes(model.arch, preprocessing):  # the first photo would show it too late
+            sizes = f"{preprocessing.crop_size} pixels out of {preprocessing.resize_size}"
+            raise ValueError(f"{model.arch} takes no pictures of {sizes}")
         return cls(
-            model=model_of(contents),
-            preprocessing=preprocessing_of(contents),
+            model=model,
+            preprocessing=preprocessing,
             classes=tuple(classes),
             tensors=contents["state_dict"],
             category_names=names,
@@ -162,68 +160,38 @@ class Checkpoint:
             trust=Trust.from_plain(contents),
         )
 
+    def save(self, path: Path) -> None:
+        """Write it into a file, whole or not at all.
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all.
+        Raises RunError where the disk refuses; the file that was there before is then untouched.
+        """
+        safe_files.write_atomically(path, self.to_plain())
 
-    Raises RunError where the disk refuses; the file that was there before is then untouched.
-    """
-    write_atomically(path, checkpoint.to_plain())
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read a checkpoint, build its classifier, and try that where its pictures have a size not its own.
 
-
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, build its classifier, and try that where its pictures have a size not its own.
-
-    Raises InputError for a file that is not as train.py wrote it.
-    """
-    contents = read_tensors(path)
-    version = contents.get("format_version")
-    if not isinstance(version, int) or "state_dict" not in contents:
-        kind = kind_of_contents(path, contents) or "it holds something else"
-        raise InputError(f"{path} is no checkpoint that train.py wrote: {kind}")
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path} has format {version}, this program reads {FORMAT_VERSION}: {what_to_do(version)}")
-    check_digest(path, contents)
-    with errors_as_input_error(path):
-        checkpoint = Checkpoint.from_plain(contents)
-        classifier, arch, side = checkpoint.classifier, checkpoint.model.arch, checkpoint.preprocessing.crop_size
-        if checkpoint.trust.feature_bank:
-            checkpoint.trust.feature_bank.check(classifier.feature_width, len(checkpoint.classes))
-        if side != source_of(arch).weights(arch, "none", None).preprocessing.crop_size:
-            with torch.inference_mode():
-                classifier(black_picture(classifier, side, torch.uint8))
-    return checkpoint
+        Raises InputError for a file that is not as train.py wrote it.
+        """
+        contents = safe_files.read_tensors(path)
+        version = contents.get("format_version")
+        if not isinstance(version, int) or "state_dict" not in contents:
+            kind = safe_files.kind_of_contents(path, contents) or "it holds something else"
+            raise InputError(f"{path} is no checkpoint that train.py wrote: {kind}")
+        if version != FORMAT_VERSION:
+            raise InputError(f"{path} has format {version}, this program reads {FORMAT_VERSION}: {what_to_do(version)}")
+        safe_files.check_digest(path, contents)
+        with safe_files.errors_as_input_error(path):
+            checkpoint = cls.from_plain(contents)
+            classifier, arch, side = checkpoint.classifier, checkpoint.model.arch, checkpoint.preprocessing.crop_size
+            if checkpoint.trust.feature_bank:
+                checkpoint.trust.feature_bank.check(classifier.feature_width, len(checkpoint.classes))
+            if side != source_of(arch).weights(arch, "none", None).preprocessing.crop_size:
+                with torch.inference_mode():
+                    classifier(black_picture(classifier, side, torch.uint8))
+        return checkpoint
 
 
 def what_to_do(version: int, current: int = FORMAT_VERSION) -> str:
     """Say what helps against a file of another format."""
     return "update the program" if version > current else "an earlier version wrote it; train again"
-
-
-def model_of(contents: Plain) -> ModelConfig:
-    """Return what the model is made of. Raises ValueError for what no model has."""
-    arch, hidden_units = contents["arch"], tuple(contents["hidden_units"])
-    if len(hidden_units) > MOST_LAYERS:
-        raise ValueError(f"{len(hidden_units)} hidden layers")
-    if not all(type(width) is int and LAYER_WIDTH.allow(width) for width in hidden_units):
-        raise ValueError("hidden layers of impossible widths")
-    learns, mirror = contents["learns"], contents["mirror"]
-    if not DROPOUT.allow(contents["dropout"]):
-        raise ValueError(f"a dropout of {contents['dropout']}")
-    if type(mirror) is not bool:
-        raise ValueError(f"mirror is {mirror!r}")
-    if learns not in LEARNS:
-        raise ValueError(f"learns is {learns!r}")
-    return ModelConfig(arch, hidden_units, contents["dropout"], len(contents["class_to_idx"]), learns, mirror)
-
-
-def preprocessing_of(contents: Plain) -> Preprocessing:
-    """Return the preprocessing.
-
-    Raises ValueError for sizes that the architecture never takes: the first photo would show it too late.
-    """
-    preprocessing = Preprocessing.from_plain(contents["preprocessing"])
-    arch, sizes = contents["arch"], (preprocessing.resize_size, preprocessing.crop_size)
-    if not source_of(arch).takes(arch, preprocessing):
-        raise ValueError(f"{arch} takes no pictures of {sizes[1]} pixels out of {sizes[0]}")
-    return preprocessing

@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from flower_classifier.base.console import note, warn
+from flower_classifier.config.allowed import DROPOUT, LAYER_WIDTH, MOST_LAYERS
 from flower_classifier.networks.backbones import load_backbone, resolve_arch, source_of
 from flower_classifier.networks.devices import seed_torch
+from flower_classifier.networks.safe_files import Plain
 from flower_classifier.networks.source import Backbone, Weights, black_picture
 
 LEARNS = ("head", "last", "all")  # which layers have learned: those of the head, the backbone's last ones too, all
@@ -37,6 +39,36 @@ class ModelConfig:
     def answer_views(self) -> tuple[int, ...]:
         """The views of a photo: an answer is the mean of their logits."""
         return (0, 1) if self.mirror else (0,)
+
+    def build_head(self, width: int, seed: int | None = None) -> nn.Sequential:
+        """Build Linear, ReLU and dropout for every hidden layer, and a Linear to one logit per class.
+
+        (B, width) -> (B, classes); what is random is drawn from the seed, without one from torch's generator as it is.
+        Dropout stands behind hidden layers alone: a linear head has none.
+        """
+        if seed is not None:
+            seed_torch(seed, "head")
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise([width, *self.hidden_units]):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(self.dropout)]
+        return nn.Sequential(*layers, nn.Linear(([width, *self.hidden_units])[-1], self.num_classes))
+
+    @classmethod
+    def from_plain(cls, contents: Plain) -> ModelConfig:
+        """Return what the model of a checkpoint's file is made of. Raises ValueError for what no model has."""
+        arch, hidden_units = contents["arch"], tuple(contents["hidden_units"])
+        if len(hidden_units) > MOST_LAYERS:
+            raise ValueError(f"{len(hidden_units)} hidden layers")
+        if not all(type(width) is int and LAYER_WIDTH.allow(width) for width in hidden_units):
+            raise ValueError("hidden layers of impossible widths")
+        learns, mirror = contents["learns"], contents["mirror"]
+        if not DROPOUT.allow(contents["dropout"]):
+            raise ValueError(f"a dropout of {contents['dropout']}")
+        if type(mirror) is not bool:
+            raise ValueError(f"mirror is {mirror!r}")
+        if learns not in LEARNS:
+            raise ValueError(f"learns is {learns!r}")
+        return cls(arch, hidden_units, contents["dropout"], len(contents["class_to_idx"]), learns, mirror)
 
 
 class Classifier(nn.Module):
@@ -88,7 +120,7 @@ class Classifier(nn.Module):
     def renew_head(self, hidden_units: tuple[int, ...], dropout: float, seed: int) -> None:
         """Take another, untrained head: the one that a new classifier would have."""
         self.config = replace(self.config, hidden_units=hidden_units, dropout=dropout)
-        head = new_head(self.config, self.feature_width, seed)
+        head = self.config.build_head(self.feature_width, seed)
         self.head = head.to(next(self.parameters()).device).eval()
 
     def state_with(self, learned: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -114,18 +146,6 @@ def normalise(
     """Take uint8 pixels (B, 3, S, S) to what the backbone was trained on: (pixels - mean) / std, a Classifier's."""
     values = pixels.to(torch.float32, memory_format=memory_format, copy=True)
     return values.sub_(mean).div_(std)  # in place: a pass over the values costs what a layer costs
-
-
-def build_head(config: ModelConfig, width: int) -> nn.Sequential:
-    """Build Linear, ReLU and dropout for every hidden layer, and a Linear to one logit per class.
-
-    (B, width) -> (B, classes); what is random is drawn from torch's generator. Dropout stands behind hidden layers
-    alone: a linear head has none.
-    """
-    layers: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise([width, *config.hidden_units]):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(config.dropout)]
-    return nn.Sequential(*layers, nn.Linear(([width, *config.hidden_units])[-1], config.num_classes))
 
 
 # ----------------------------------------------------------------------------------------------------- a new classifier
@@ -161,13 +181,7 @@ def new_classifier(
     if source.pretrained and resolved.name == "none":
         warn(f"random weights: the features of a random, frozen {arch} are useful only for trying things out")
     config = ModelConfig(arch, units, dropout, num_classes, "head" if source.pretrained else "all", mirror)
-    return Classifier(config, backbone, new_head(config, backbone.width, seed)), resolved
-
-
-def new_head(config: ModelConfig, width: int, seed: int) -> nn.Sequential:
-    """Build the head of a model on features (B, width), drawn from the seed."""
-    seed_torch(seed, "head")
-    return build_head(config, width)
+    return Classifier(config, backbone, config.build_head(backbone.width, seed)), resolved
 
 
 # -------------------------------------------------------------------------------------------------- the depth of layers

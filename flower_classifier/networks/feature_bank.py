@@ -1,6 +1,6 @@
 """What a checkpoint remembers of the training photos: their features and their names.
 
-    memory = remember(extract, labels, photos, number_of_axes)
+    memory = remember(extract, labels, photos)
     memory.nearest(answer.features, 5)          the training photos that look most alike to the network
 
 Features are scaled to unit length, so that distances are those of the cosine, and projected to the directions in which
@@ -86,16 +86,13 @@ class FeatureBank:
             raise ValueError("a memory of another size")
         if not all(tensor.isfinite().all() and tensor.abs().max() <= LARGEST for tensor in tensors):
             raise ValueError("a memory with impossible numbers")
-        if not all(isinstance(photo, str) and not escapes_folder(photo) for photo in self.photos):
+        paths = [PurePath(photo) if isinstance(photo, str) else None for photo in self.photos]
+        if not all(
+            path and not path.anchor and ".." not in path.parts for path in paths
+        ):  # a stranger may have written it
             raise ValueError("a memory of photos outside their folder")
         if len(self.labels) != count or not all(type(label) is int and 0 <= label < classes for label in self.labels):
             raise ValueError("a memory of other classes")
-
-
-def escapes_folder(photo: str) -> bool:
-    """Say whether a photo's name would lead out of its folder, as a stranger may have written it."""
-    path = PurePath(photo)
-    return bool(path.drive or path.root) or ".." in path.parts
 
 
 def capacity(width: int, photos: Sequence[str]) -> tuple[int, int]:
@@ -116,29 +113,26 @@ def balanced_sample(labels: Sequence[int], count: int) -> list[int]:
     return sorted(index for _, _, index in sorted(ranks)[:count])
 
 
-def remember(extract: Extract, labels: Sequence[int], photos: Sequence[str], number_of_axes: int) -> FeatureBank:
-    """Make a memory of photos, whose features are computed in blocks, so that never many are held at a time."""
+def remember(
+    extract: Extract, labels: Sequence[int], photos: Sequence[str] | None = None, most_axes: int | None = None
+) -> FeatureBank:
+    """Make a memory of photos, whose features are computed in blocks, so that never many are held at a time.
+
+    Without `photos` their names are not known, and it is for distances alone. `most_axes`: None for as many as there is
+    room for.
+    """
+    names = [""] * len(labels) if photos is None else list(photos)
     fitted = F.normalize(extract(balanced_sample(labels, FITTED)), dim=1)
+    count = capacity(fitted.shape[1], names)[0] if most_axes is None else most_axes
     centre = fitted.mean(dim=0)
-    axes = principal_axes(fitted - centre, number_of_axes).bfloat16()
-    blocks = torch.arange(len(labels)).split(BLOCK)
-    rows = [((F.normalize(extract(block.tolist()), dim=1) - centre) @ axes.float()).bfloat16() for block in blocks]
-    return FeatureBank(list(photos), list(labels), centre, axes, torch.cat(rows))
-
-
-def remember_nameless(extract: Extract, labels: Sequence[int]) -> FeatureBank:
-    """Make a memory of all photos with these labels, for distances alone: their names are not known."""
-    names = [""] * len(labels)
-    axes, _ = capacity(extract([0]).shape[1], names)
-    return remember(extract, labels, names, axes)
-
-
-def principal_axes(centred: torch.Tensor, count: int) -> torch.Tensor:
-    """Return at most `count` directions (D, K) along which rows (N, D) vary most, by the smaller Gram matrix."""
+    centred = fitted - centre  # (N, D)
     by_rows = len(centred) < centred.shape[1]
-    gram = centred @ centred.T if by_rows else centred.T @ centred
+    gram = centred @ centred.T if by_rows else centred.T @ centred  # the smaller one
     values, vectors = (ascending.flip(-1)[..., :count] for ascending in torch.linalg.eigh(gram))
     varied = values > LEAST_VARIANCE * values[0]  # along the others, rounding is all there is
     varied[0] = True
     vectors = vectors[:, varied]
-    return F.normalize(centred.T @ vectors, dim=0) if by_rows else vectors
+    axes = (F.normalize(centred.T @ vectors, dim=0) if by_rows else vectors).bfloat16()  # (D, K)
+    blocks = torch.arange(len(labels)).split(BLOCK)
+    rows = [((F.normalize(extract(block.tolist()), dim=1) - centre) @ axes.float()).bfloat16() for block in blocks]
+    return FeatureBank(names, list(labels), centre, axes, torch.cat(rows))

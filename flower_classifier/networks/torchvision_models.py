@@ -16,7 +16,6 @@ import torch
 import torchvision
 from torch import nn
 from torchvision import models
-from torchvision.models import WeightsEnum
 
 from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.text import first_few, reason_of
@@ -89,7 +88,7 @@ class Torchvision(Source):
         return not isinstance(module, models.VisionTransformer)
 
 
-def preset_of(arch: str, entry: WeightsEnum, image_size: int | None = None) -> Preprocessing:
+def preset_of(arch: str, entry: models.WeightsEnum, image_size: int | None = None) -> Preprocessing:
     """Return what torchvision says its weights expect. Raises InputError for any other image size."""
     preset = entry.transforms()
     if image_size not in (None, preset.crop_size[0]):
@@ -125,7 +124,7 @@ def drop_classifier(model: nn.Module) -> int:
     return weighted.in_features if isinstance(weighted, nn.Linear) else weighted.in_channels
 
 
-def download_weights(entry: WeightsEnum) -> Mapping[str, torch.Tensor]:
+def download_weights(entry: models.WeightsEnum) -> Mapping[str, torch.Tensor]:
     """Return the state dict of torchvision's entry, from its cache or the network; a download's hash is checked."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     cached = folder / Path(entry.url).name

@@ -8,13 +8,13 @@ from pathlib import Path
 from flower_classifier.base.console import note
 from flower_classifier.base.errors import InputError
 from flower_classifier.features.inputs import eval_inputs
-from flower_classifier.judging.evaluation import evaluate_on, result_lines
+from flower_classifier.judging.evaluation import evaluate_on
 from flower_classifier.photos.splits import load_labelled
 from flower_classifier.predicting.answering import report_failures
 from flower_classifier.predicting.base_predictor import BROKEN
 from flower_classifier.predicting.predictor import Predictor
+from flower_classifier.report.diagnosis import Diagnosis
 from flower_classifier.report.report_files import report_identity, write_facts
-from flower_classifier.report.run_report import Diagnosis, write_diagnosis
 
 
 def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report: Path, output_format: str) -> None:
@@ -42,12 +42,12 @@ def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report
     if output_format == "json":
         print(json.dumps(facts), flush=True)
     elif evaluation:
-        print(result_lines(split.name, evaluation), flush=True)
+        print(evaluation.result_lines(split.name), flush=True)
     if evaluation:
         write_facts(report, facts)
         diagnosis = Diagnosis(
             split.name, evaluation, inputs.paths, predictor.classes, predictor.names, predictor.set_scores
         )
-        write_diagnosis(report, diagnosis)
+        diagnosis.write(report)
         note(f"tables and pictures of it: {report}")
     report_failures([], [error for _, error in bad], len(split))

@@ -208,8 +208,7 @@ class PictureWriter:
 
     def write(self, photo: Path, verdict: Verdict) -> None:
         """Draw a photo beside its likeliest classes into its picture's file."""
-        from flower_classifier.report.figures import save_figure
-        from flower_classifier.report.pictures import draw_prediction
+        from flower_classifier.report.figures import draw_prediction, save_figure
 
         title = printable(photo.name) + (" (not sure)" if verdict.sure is False else "")
         doubt = none_of(len(self.predictor.classes)) if verdict.known is False else ""

@@ -1,6 +1,6 @@
 """A checkpoint, ready to be asked what is in photos.
 
-    predictor = Predictor(load_checkpoint(Path("checkpoint.pth")), torch.device("cpu"))
+    predictor = Predictor(Checkpoint.load(Path("checkpoint.pth")), torch.device("cpu"))
     predictor("rose.jpg")[0]          {"class": "74", "name": "rose", "probability": 0.96}
 
 predict.py and programs that import the package ask the same object, so they get the same digits.

@@ -15,28 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from flower_classifier.report.figures import (
-    CAPTION,
-    FAINT,
-    GREEN,
-    GREY,
-    INK,
-    LARGE,
-    LIGHT_GREEN,
-    NORMAL,
-    PALE,
-    PALE_GREEN,
-    RED,
-    SMALL,
-    TINY,
-    TITLE,
-    add_axes,
-    installed_fonts,
-    new_figure,
-    shorten,
-    text_style,
-    write_line,
-)
+from flower_classifier.report import style
+from flower_classifier.report.figures import add_axes, installed_fonts, new_figure, shorten, text_style, write_line
 from flower_classifier.report.report_files import Record
 
 if TYPE_CHECKING:
@@ -57,28 +37,28 @@ def draw_curves(history: Sequence[Record], best_epoch: int, began: int | None = 
     dots = "o" if len(epochs) <= 3 else ""  # where there are few
     best = next(row for row in history if row["epoch"] == best_epoch)
     losses = add_chart(figure, 0.7, 0.62, 4.1, 3.0, "loss")
-    for key, label, color in (("train_loss", "training", GREY), ("valid_loss", "validation", GREEN)):
+    for key, label, color in (("train_loss", "training", style.GREY), ("valid_loss", "validation", style.GREEN)):
         losses.plot(epochs, [row[key] for row in history], color=color, linewidth=2, marker=dots, label=label)
     losses.set_ylim(0, 1.05 * losses.get_ylim()[1])
-    losses.legend(frameon=False, labelcolor=INK, prop={"size": NORMAL, "family": installed_fonts()})
+    losses.legend(frameon=False, labelcolor=style.INK, prop={"size": style.NORMAL, "family": installed_fonts()})
     accuracy = add_chart(figure, 5.6, 0.62, 4.1, 3.0, "validation accuracy")
     shares = [row["valid_accuracy"] for row in history]
-    accuracy.plot(epochs, shares, color=GREEN, linewidth=2, marker=dots)
+    accuracy.plot(epochs, shares, color=style.GREEN, linewidth=2, marker=dots)
     accuracy.set_ylim(limits_of_shares(shares))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     second = (began + 0.5, epochs[-1] + 0.5) if began is not None and epochs[-1] > began else None
     for axes, key in ((losses, "valid_loss"), (accuracy, "valid_accuracy")):
         if second:
-            axes.axvspan(*second, color=PALE_GREEN, alpha=0.4, linewidth=0, zorder=0.5)
-        axes.set_xlabel("epoch (shaded: fine-tuning)" if second else "epoch", **text_style(NORMAL, FAINT))
+            axes.axvspan(*second, color=style.PALE_GREEN, alpha=0.4, linewidth=0, zorder=0.5)
+        axes.set_xlabel("epoch (shaded: fine-tuning)" if second else "epoch", **text_style(style.NORMAL, style.FAINT))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        axes.axvline(best_epoch, color=LIGHT_GREEN, linewidth=1.5, linestyle=DASHES, zorder=1.5)  # above the grid
-        axes.plot([best_epoch], [best[key]], "o", color=GREEN, markersize=8)
+        axes.axvline(best_epoch, color=style.LIGHT_GREEN, linewidth=1.5, linestyle=DASHES, zorder=1.5)  # above the grid
+        axes.plot([best_epoch], [best[key]], "o", color=style.GREEN, markersize=8)
         if len(epochs) == 1:
             axes.set_xlim(0, 2)
             axes.set_xticks(epochs)
     text = f"best epoch {best_epoch}: {best['valid_accuracy']:.2%}"
-    accuracy.text(1, 1.03, text, ha="right", transform=accuracy.transAxes, **text_style(NORMAL, GREEN))
+    accuracy.text(1, 1.03, text, ha="right", transform=accuracy.transAxes, **text_style(style.NORMAL, style.GREEN))
     return figure
 
 
@@ -105,23 +85,23 @@ def draw_reliability(evaluation: Evaluation, title: str) -> Figure:
     height = 6.75 + 0.24 * len(lines)
     figure = new_figure(7.2, height)
     for row, line in enumerate(lines):  # above the chart, where no bar can be behind them
-        size, color = (NORMAL, FAINT) if row else (TITLE, INK)
+        size, color = (style.NORMAL, style.FAINT) if row else (style.TITLE, style.INK)
         write_line(figure, line, 0.85, height - 0.25 - 0.24 * row, 5.95, size, color)
     counts, confidence, accuracy = (values.numpy() for values in evaluation.reliability)
     bins = len(counts)
     edges = np.arange(bins) / bins
     chart = add_chart(figure, 0.85, 2.05, 5.95, 4.0, "accuracy by confidence")
     filled = counts > 0
-    chart.bar(edges[filled], accuracy[filled], 1 / bins, align="edge", color=PALE_GREEN, edgecolor="white")
-    chart.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=DASHES)
-    chart.plot(confidence[filled], accuracy[filled], "o", color=GREEN, markersize=6)
+    chart.bar(edges[filled], accuracy[filled], 1 / bins, align="edge", color=style.PALE_GREEN, edgecolor="white")
+    chart.plot([0, 1], [0, 1], color=style.FAINT, linewidth=1, linestyle=DASHES)
+    chart.plot(confidence[filled], accuracy[filled], "o", color=style.GREEN, markersize=6)
     chart.set_ylim(-0.03, 1.03)
     chart.tick_params(labelbottom=False)
     chart.yaxis.set_major_formatter(PercentFormatter(1.0))
     photos = add_chart(figure, 0.85, 0.75, 5.95, 1.0, "photos")
-    photos.bar(edges, counts, 1 / bins, align="edge", color=PALE, edgecolor=FAINT, linewidth=0.6)
+    photos.bar(edges, counts, 1 / bins, align="edge", color=style.PALE, edgecolor=style.FAINT, linewidth=0.6)
     photos.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
-    photos.set_xlabel("confidence: the probability of the predicted class", **text_style(NORMAL, FAINT))
+    photos.set_xlabel("confidence: the probability of the predicted class", **text_style(style.NORMAL, style.FAINT))
     photos.xaxis.set_major_formatter(PercentFormatter(1.0))
     for axes in (chart, photos):
         axes.set_xlim(0, 1)
@@ -132,31 +112,33 @@ def draw_tuning(heads: Sequence[Record]) -> Figure:
     """Draw the validation loss and accuracy of every head of a search, the chosen one marked and its options named."""
     figure = new_figure(WIDTH, 4.6)
     chart = add_chart(figure, 0.9, 0.62, 5.7, 3.5, f"{len(heads)} heads, each at its best epoch")
-    for label, color, hidden in (("linear head", GREEN, False), ("with a hidden layer", GREY, True)):
+    for label, color, hidden in (("linear head", style.GREEN, False), ("with a hidden layer", style.GREY, True)):
         group = [head for head in heads if (str(head["hidden_units"]) != "0") == hidden]
         points = [(float(head["valid_loss"]), float(head["valid_accuracy"])) for head in group]
         if group:
             chart.plot(*zip(*points, strict=True), "o", color=color, markersize=6, alpha=0.75, label=label)
     choice = next(head for head in heads if int(head["chosen"]))
     point = float(choice["valid_loss"]), float(choice["valid_accuracy"])
-    chart.plot(*point, "o", color="none", markeredgecolor=RED, markeredgewidth=2, markersize=13, label="chosen")
-    chart.set_xlabel("validation loss (at each head's best temperature)", **text_style(NORMAL, FAINT))
+    chart.plot(*point, "o", color="none", markeredgecolor=style.RED, markeredgewidth=2, markersize=13, label="chosen")
+    chart.set_xlabel("validation loss (at each head's best temperature)", **text_style(style.NORMAL, style.FAINT))
     chart.set_ylim(limits_of_shares([float(head["valid_accuracy"]) for head in heads]))
     chart.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    chart.set_ylabel("validation accuracy", **text_style(NORMAL, FAINT))
-    chart.legend(frameon=False, labelcolor=INK, prop={"size": NORMAL, "family": installed_fonts()}, loc="lower left")
+    chart.set_ylabel("validation accuracy", **text_style(style.NORMAL, style.FAINT))
+    chart.legend(
+        frameon=False, labelcolor=style.INK, prop={"size": style.NORMAL, "family": installed_fonts()}, loc="lower left"
+    )
     lines = [f"{name.replace('_', ' ')}  {choice[name]}" for name in list(choice)[: list(choice).index("epoch")]]
     reached = [f"loss  {point[0]:.3f}", f"accuracy  {point[1]:.1%}", f"in epoch  {choice['epoch']}"]
     for row, line in enumerate(["the choice", *lines, "", *reached]):
-        style = text_style(TITLE if row == 0 else NORMAL, INK if row == 0 else FAINT)
-        figure.text(7.1 / WIDTH, (4.12 - 0.27 * row) / 4.6, line, va="top", **style)
+        size, color = (style.NORMAL, style.FAINT) if row else (style.TITLE, style.INK)
+        figure.text(7.1 / WIDTH, (4.12 - 0.27 * row) / 4.6, line, va="top", **text_style(size, color))
     return figure
 
 
 def add_chart(figure: Figure, left: float, bottom: float, width: float, height: float, title: str) -> Axes:
     """Add axes with a quiet grid behind what they show."""
     axes = add_axes(figure, left, bottom, width, height, title)
-    axes.grid(color=PALE, linewidth=1)
+    axes.grid(color=style.PALE, linewidth=1)
     axes.set_axisbelow(True)
     return axes
 
@@ -195,20 +177,22 @@ def draw_confusion(evaluation: Evaluation, names: Sequence[str], title: str) -> 
     pairs = evaluation.confused_pairs[: len(MARKS)]
     height = 0.55 + max(side + AXIS_ROOM + (0.15 if upright else longest), 0.9 + PAIR_HEIGHT * len(pairs))
     figure.set_size_inches(WIDTH, height)
-    axes = add_axes(figure, margin, height - side - 0.55, side, side, title, LARGE)
+    axes = add_axes(figure, margin, height - side - 0.55, side, side, title, style.LARGE)
     # Green on the diagonal, red elsewhere; so deep that one photo of many can be seen
     depth = np.where(confusion > 0, 0.2 + 0.8 * shares, 0.0)[:, :, None]
-    right, wrong, paper = (np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) / 255 for c in (GREEN, RED, "#ffffff"))
+    right, wrong, paper = (
+        np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) / 255 for c in (style.GREEN, style.RED, "#ffffff")
+    )
     ink = np.where(np.eye(classes, dtype=bool)[:, :, None], right, wrong)
     axes.imshow(paper + depth * (ink - paper), interpolation="nearest")
     remark = f"   (one in {step} is named)" if step > 1 else ""
-    axes.set_ylabel(f"true class{remark}", **text_style(NORMAL, FAINT))
-    axes.set_xlabel(f"predicted class{remark}", **text_style(NORMAL, FAINT))
+    axes.set_ylabel(f"true class{remark}", **text_style(style.NORMAL, style.FAINT))
+    axes.set_xlabel(f"predicted class{remark}", **text_style(style.NORMAL, style.FAINT))
     ticks = range(0, classes, step)
-    axes.set_xticks(ticks, labels, rotation=0 if upright else 90, **text_style(SMALL))
-    axes.set_yticks(ticks, labels, **text_style(SMALL))
+    axes.set_xticks(ticks, labels, rotation=0 if upright else 90, **text_style(style.SMALL))
+    axes.set_yticks(ticks, labels, **text_style(style.SMALL))
     if step > 1:
-        axes.tick_params(length=3, color=FAINT)  # which show whose name it is
+        axes.tick_params(length=3, color=style.FAINT)  # which show whose name it is
         mark_cells(axes, confusion, pairs)
     if classes <= MOST_COUNTED:
         write_counts(axes, confusion, shares)
@@ -220,7 +204,7 @@ def fit_labels(figure: Figure, names: Sequence[str]) -> tuple[list[str], float]:
     """Return names that fit beside the confusion matrix, and how many inches the longest takes."""
     labels, longest = [], 0.0
     for name in names:
-        text = figure.text(0, 0, name, **text_style(SMALL))
+        text = figure.text(0, 0, name, **text_style(style.SMALL))
         shorten(text, LABEL_WIDTH * figure.dpi)
         labels.append(text.get_text())
         longest = max(longest, text.get_window_extent().width / figure.dpi)
@@ -236,9 +220,10 @@ def write_counts(axes: Axes, confusion: np.ndarray, shares: np.ndarray) -> None:
         texts[true, predicted] = str(photos) if photos < 10_000 else f"{photos // 1000}k"
     room = axes.get_window_extent().width / axes.figure.dpi * 72 / len(confusion)  # points
     longest = max(map(len, texts.values()), default=0)
-    size = NORMAL if longest * 0.64 * NORMAL < room else TINY  # a digit is 0.64 of its font's size wide
+    needed = 0.64 * longest * style.NORMAL  # a digit is 0.64 of its font's size wide
+    size = style.NORMAL if needed < room else style.TINY
     for (true, predicted), text in texts.items():
-        color = "white" if shares[true, predicted] > 0.6 else INK  # white on dark cells
+        color = "white" if shares[true, predicted] > 0.6 else style.INK  # white on dark cells
         axes.text(predicted, true, text, ha="center", va="center", **text_style(size, color))
 
 
@@ -257,10 +242,10 @@ def mark_cells(axes: Axes, confusion: np.ndarray, pairs: Sequence[Pair]) -> None
     offsets = place_marks(middles(marked), middles(np.argwhere(confusion)), cell, page)
     for mark, (true, predicted), (right, up) in zip(MARKS, marked, offsets, strict=False):
         far = np.hypot(right, up) > cell / 2 + NEAR
-        line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkA": 0, "shrinkB": cell / 2}
+        line = {"arrowstyle": "-", "color": style.FAINT, "linewidth": 0.7, "shrinkA": 0, "shrinkB": cell / 2}
         axes.annotate(
             mark, (predicted, true), (right, up), textcoords="offset points", ha="center", va="center",
-            arrowprops=line if far else None, **text_style(SMALL),
+            arrowprops=line if far else None, **text_style(style.SMALL),
         )  # fmt: skip
 
 
@@ -302,14 +287,14 @@ def list_pairs(
 ) -> None:
     """Name the most frequent mistakes at the right; with `marked`, by the letters that are beside their cells."""
 
-    def write(text: str, inches_down: float, size: float, color: str = INK) -> None:
+    def write(text: str, inches_down: float, size: float, color: str = style.INK) -> None:
         write_line(figure, text, left, top - inches_down, LIST_WIDTH, size, color)
 
     right, photos = int(evaluation.right.sum()), len(evaluation)
-    write(f"{right:,} of {photos:,} right: {evaluation.accuracy:.2%}", 0, NORMAL)
+    write(f"{right:,} of {photos:,} right: {evaluation.accuracy:.2%}", 0, style.NORMAL)
     heading = ("most frequent mistakes" + ", by letter" * marked) if pairs else "no mistakes"
-    write(heading, 0.34, NORMAL, FAINT)
+    write(heading, 0.34, style.NORMAL, style.FAINT)
     for row, (true, predicted, times) in enumerate(pairs):
         mark = f"{MARKS[row]}  " if marked else ""
-        write(f"{mark}{names[true]}  ({times:,}×)", 0.66 + PAIR_HEIGHT * row, CAPTION)
-        write(f"predicted as {names[predicted]}", 0.85 + PAIR_HEIGHT * row, SMALL, RED)
+        write(f"{mark}{names[true]}  ({times:,}×)", 0.66 + PAIR_HEIGHT * row, style.CAPTION)
+        write(f"predicted as {names[predicted]}", 0.85 + PAIR_HEIGHT * row, style.SMALL, style.RED)

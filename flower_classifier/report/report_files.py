@@ -22,8 +22,7 @@ from typing import Any, Literal
 from flower_classifier.base.errors import RunError
 from flower_classifier.base.files import write_whole
 
-# What writes a file: RunLog and write_history, RunLog, write_diagnosis, train.py, write_facts,
-# finish_tensorboard, write_summary
+# What writes a file: RunLog, RunLog, Diagnosis, train.py, write_facts, RunLog, RunLog
 Part = Literal["history", "tuning", "evaluation", "strangers", "result", "tensorboard", "summary"]
 RESULT_FILE = "evaluation.json"
 

@@ -2,22 +2,37 @@
 
 tensorboard, where it is installed, gets the pictures and results at the end. A search leaves a table and a picture of
 all heads that were tried.
+
+summary.json is a whole run in one file, for programs that compare runs. It is written last of all, with --no_report
+too. So a run that has one has ended well, and its checkpoint is there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
+import platform
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
+import PIL
+import torch
+import torchvision
+
+import flower_classifier
 from flower_classifier.base.console import warn
 from flower_classifier.base.errors import RunError
+from flower_classifier.base.files import sha256_of_file, write_whole
 from flower_classifier.base.options import Settings
-from flower_classifier.features.inputs import Timings
+from flower_classifier.features.inputs import Inputs, Timings
+from flower_classifier.networks.devices import device_name
 from flower_classifier.report.report_files import Record, Table, append_rows, read_table, write_table, writing
 
 if TYPE_CHECKING:
@@ -26,6 +41,8 @@ if TYPE_CHECKING:
 
     from flower_classifier.judging.evaluation import Evaluation
     from flower_classifier.networks.checkpoint import Row
+
+FORMAT_VERSION = 1  # of summary.json
 
 
 class RunLog:
@@ -61,6 +78,11 @@ class RunLog:
         if self.writer:
             with contextlib.suppress(OSError):  # write_points has reported the error
                 self.writer.close()
+
+    @property
+    def table(self) -> Table:
+        """The rows of history.csv, header first."""
+        return [list(self.rows[0]), *(list(row.values()) for row in self.rows)]
 
     def add(self, row: Row, seconds: Timings) -> None:
         """Add a finished epoch."""
@@ -102,7 +124,7 @@ class RunLog:
     def write_table(self, new: Sequence[Record]) -> None:
         """Write the rows to history.csv."""
         if self.path and not self.written:
-            write_table(self.path, table_of(self.rows))
+            write_table(self.path, self.table)
         elif self.path:
             append_rows(self.path, [row.values() for row in new])
 
@@ -126,6 +148,103 @@ class RunLog:
                         self.writer.add_scalar(key, value, row["epoch"])
             self.writer.flush()
 
+    def finish_history(self, best_epoch: int, began: int | None = None) -> dict[str, Figure]:
+        """Write all epochs as a table and as curves; return the figure by its name.
+
+        `began`: the number of epochs after which fine-tuning began, where it did.
+        Raises RunError where a file cannot be written.
+        """
+        from flower_classifier.report.charts import draw_curves
+        from flower_classifier.report.figures import save_figure
+
+        write_table(self.folder / "history.csv", self.table)
+        curves = draw_curves(self.rows, best_epoch, began)
+        save_figure(curves, self.folder / "curves.png")
+        return {"curves": curves}
+
+    def finish_tensorboard(
+        self,
+        epoch: int,
+        figures: Mapping[str, Figure],
+        settings: Settings,
+        evaluations: Mapping[str, Evaluation],
+    ) -> None:
+        """Add what is known at the end of a run: its pictures, its options, and its results by split, as scalars.
+
+        `epoch` is the best one, which the results are of. Raises RunError where that fails.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        from flower_classifier.report.figures import pixels_of
+
+        folder = self.folder / "tensorboard"
+        results = {
+            f"{split}/{name}": float(value)
+            for split, evaluation in evaluations.items()
+            for name, value in evaluation.results.items()
+        }
+        options = {
+            name: value if isinstance(value, bool | int | float) else str(value)
+            for name, value in settings.values.items()
+        }
+        with writing(folder), SummaryWriter(folder) as writer:
+            for name, figure in figures.items():
+                writer.add_image(name, pixels_of(figure)[:, :, :3], epoch, dataformats="HWC")
+            writer.add_hparams(options, results, run_name=".", global_step=epoch)
+
+    def write_summary(
+        self,
+        settings: Settings,
+        checkpoint: Path,
+        best_epoch: int,
+        evaluations: Mapping[str, Evaluation],
+        classes: Sequence[str],
+        inputs: Sequence[Inputs],
+        started: float,
+    ) -> None:
+        """Write the summary of a run whole or not at all. Raises RunError where that fails.
+
+        `settings` has its options, `evaluations` are those of the best epoch by split, `inputs` are the
+        splits, `started` is time.perf_counter() at its beginning. Seconds are those of this process: a run that is
+        resumed has more behind it.
+        """
+        read, frozen = sum((split_inputs.seconds for split_inputs in inputs), Timings()), inputs[0].frozen
+        spent = {**asdict(replace(read, training=self.training)), "run": time.perf_counter() - started}
+        with writing(checkpoint):
+            digest = sha256_of_file(checkpoint)
+        contents = {
+            "format_version": FORMAT_VERSION,
+            "settings": settings.values,
+            "epochs": len(self.rows),
+            "best_epoch": best_epoch,
+            "results": {split: evaluation.results for split, evaluation in evaluations.items()},
+            "seconds": {name: round(value, 3) for name, value in spent.items()},
+            "versions": {  # of what the numbers depend on
+                "flower_classifier": flower_classifier.__version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+                "numpy": np.__version__,
+                "pillow": PIL.__version__,
+            },
+            "machine": {  # what the seconds, and the last bits of the numbers, depend on
+                "device": frozen.device.type,
+                "name": device_name(frozen.device),
+                "threads": torch.get_num_threads(),
+                "precision": frozen.precision_name,
+                "system": platform.platform(),
+            },
+            "data": {
+                "classes": len(classes),
+                "photos": {split_inputs.split.name: len(split_inputs.used) for split_inputs in inputs},
+                "left_out": [photo for split_inputs in inputs for photo in split_inputs.left_out],
+            },
+            "checkpoint": {"file": str(checkpoint), "sha256": digest},
+        }
+        path = self.folder / "summary.json"
+        with writing(path):
+            write_whole(path, f"{json.dumps(plain(contents), indent=2, allow_nan=False)}\n".encode())
+
 
 def timings_columns(seconds: Timings) -> dict[str, float]:
     """Return the columns of history.csv that hold an epoch's seconds."""
@@ -147,38 +266,12 @@ def with_seconds(history: Sequence[Row], table: Sequence[Mapping[str, str]]) -> 
     return rows
 
 
-def table_of(rows: Sequence[Record]) -> list[list[object]]:
-    """Return the rows of history.csv, header first."""
-    return [list(rows[0]), *(list(row.values()) for row in rows)]
-
-
-# ---------------------------------------------------------------------------------------------------------- tensorboard
-
-
-def finish_tensorboard(
-    folder: Path,
-    epoch: int,
-    figures: Mapping[str, Figure],
-    settings: Settings,
-    evaluations: Mapping[str, Evaluation],
-) -> None:
-    """Add what is known at the end of a run: its pictures, its options, and its results by split, as scalars.
-
-    `epoch` is the best one, which the results are of. Raises RunError where that fails.
-    """
-    from torch.utils.tensorboard import SummaryWriter
-
-    from flower_classifier.report.figures import pixels_of
-
-    results = {
-        f"{split}/{name}": float(value)
-        for split, evaluation in evaluations.items()
-        for name, value in evaluation.results.items()
-    }
-    options = {
-        name: value if isinstance(value, bool | int | float) else str(value) for name, value in settings.values.items()
-    }
-    with writing(folder), SummaryWriter(folder) as writer:
-        for name, figure in figures.items():
-            writer.add_image(name, pixels_of(figure)[:, :, :3], epoch, dataformats="HWC")
-        writer.add_hparams(options, results, run_name=".", global_step=epoch)
+def plain(value: object) -> object:
+    """Return what JSON has for a value: text for a path, a list for a tuple, null for nan and infinity."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from flower_classifier.base.console import bars_are_shown, note, progress
 from flower_classifier.base.errors import InputError
@@ -144,7 +143,7 @@ def try_photo(path: Path, shorter_side: int) -> Size | ImageError:
 # --------------------------------------------------------------------------------------------------------- the model
 
 
-def parameters_of(parameters: Iterable[nn.Parameter]) -> str:
+def parameters_of(parameters: Iterable[torch.nn.Parameter]) -> str:
     """Count the numbers in some parameters."""
     return counted(sum(parameter.numel() for parameter in parameters), "parameter")
 

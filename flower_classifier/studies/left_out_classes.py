@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from flower_classifier.base.console import progress
 from flower_classifier.config.allowed import DEFAULT_RATE
@@ -19,8 +18,8 @@ from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.judging.evaluation import Evaluation, feature_reader
-from flower_classifier.judging.strangers import Clusters, auroc, strangeness, stranger_scores
-from flower_classifier.networks.feature_bank import FeatureBank, balanced_sample, remember_nameless
+from flower_classifier.judging.strangers import Clusters, auroc, stranger_scores
+from flower_classifier.networks.feature_bank import FeatureBank, balanced_sample, remember
 from flower_classifier.training.heads import FoldHeads
 
 ROUNDS = 5
@@ -49,11 +48,11 @@ def leave_classes_out(train: Inputs, valid: Inputs, test: Inputs | None, schedul
     for inputs in (valid, test):
         if inputs:
             every = range(len(inputs.used))
-            judged.append((inputs, feature_reader(nn.Identity(), inputs, every)(every)))
+            judged.append((inputs, feature_reader(torch.nn.Identity(), inputs, every)(every)))
     cells = []
     for index, mask in enumerate(class_mask):
         photos = heads.photos[index].nonzero()[:, 0].tolist()
-        memory = remember_nameless(feature_reader(nn.Identity(), train, photos), labels[photos].tolist())
+        memory = remember(feature_reader(torch.nn.Identity(), train, photos), labels[photos].tolist())
         seen = []
         for inputs, features in judged:
             logits = heads.logits_by(torch.full((len(features),), index), inputs)
@@ -80,7 +79,7 @@ def judge(memory: FeatureBank, seen: Sequence[tuple[torch.Tensor, Evaluation, to
     temperature = calibrate(answers)
     scores = stranger_scores(memory, features[is_known], answers.at(temperature))
     stranger_test, clusters = StrangerTest(scores), Clusters(memory)
-    all_scores = [strangeness(clusters, rows, split.at(temperature).probabilities) for rows, split, _ in seen]
+    all_scores = [clusters.strangeness(rows, split.at(temperature).probabilities) for rows, split, _ in seen]
     known = all_scores[-1][seen[-1][2]]  # (N, 2)
     strangers = torch.cat([scores[~is_known] for scores, (_, _, is_known) in zip(all_scores, seen, strict=True)])
     p_known, p_strangers = (

@@ -13,7 +13,6 @@ from dataclasses import asdict
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from flower_classifier.base.torchrun import local_world_size
@@ -30,7 +29,7 @@ class Alone:
 
     processes = 1
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module) -> None:
         self.module = module
 
     def begin_epoch(self, epoch: int) -> None:

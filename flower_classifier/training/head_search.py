@@ -28,7 +28,7 @@ from flower_classifier.config.allowed import DEFAULT_HIDDEN_UNITS
 from flower_classifier.features.batches import batches, whole
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.calibration import LEAST
-from flower_classifier.networks.classifier import Classifier, new_head
+from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.training.heads import HeadSettings, HeadStack
 from flower_classifier.training.recipe import Recipe
@@ -87,6 +87,11 @@ class Trial:
         if len(differences) < 2:
             return differences.mean().item(), 0.0
         return differences.mean().item(), (differences.std() / len(differences) ** 0.5).item()
+
+    def size(self, classifier: Classifier) -> int:
+        """Return how many parameters a head has, without biases."""
+        widths = [classifier.feature_width, *self.settings.hidden_units, classifier.config.num_classes]
+        return sum(inputs * outputs for inputs, outputs in itertools.pairwise(widths))
 
 
 @dataclass(frozen=True)
@@ -177,17 +182,11 @@ def shares(tried: Sequence[Trial], classifier: Classifier) -> Iterator[list[Tria
     """Yield the heads in shares that fit into memory together; usually that is one share of all heads."""
     share: list[Trial] = []
     for trial in tried:
-        if share and sum(size_of(member, classifier) for member in [*share, trial]) > MOST_NUMBERS:
+        if share and sum(member.size(classifier) for member in [*share, trial]) > MOST_NUMBERS:
             yield share
             share = []
         share.append(trial)
     yield share
-
-
-def size_of(trial: Trial, classifier: Classifier) -> int:
-    """Return how many parameters a head has, without biases."""
-    widths = [classifier.feature_width, *trial.settings.hidden_units, classifier.config.num_classes]
-    return sum(inputs * outputs for inputs, outputs in itertools.pairwise(widths))
 
 
 def learn(members: Sequence[Trial], train: Inputs, valid: Inputs, classifier: Classifier, bar: Bar) -> None:
@@ -220,7 +219,7 @@ def grouped(
     for (units, _), group in itertools.groupby(sorted(members, key=alike), key=alike):
         same = list(group)
         config = replace(classifier.config, hidden_units=units)
-        head = new_head(config, classifier.feature_width, same[0].settings.recipe.seed)
+        head = config.build_head(classifier.feature_width, same[0].settings.recipe.seed)
         yield same, HeadStack(head, [trial.settings for trial in same], device)
 
 

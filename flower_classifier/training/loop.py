@@ -9,19 +9,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from flower_classifier.base.console import progress, watched
 from flower_classifier.base.errors import RunError, is_out_of_memory
 from flower_classifier.base.torchrun import rank
 from flower_classifier.features.batches import Batch
 from flower_classifier.features.inputs import Inputs, Timings
-from flower_classifier.judging.evaluation import Evaluation, evaluate_on
+from flower_classifier.judging.evaluation import evaluate_on
 from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.devices import halve, seed_torch, threads_for, torch_threads
 from flower_classifier.training.ddp import Alone, learner_of
 from flower_classifier.training.recipe import Recipe
-from flower_classifier.training.state import TrainState
+from flower_classifier.training.state import Average, TrainState
 
 STEPS_UNSEEN = 50  # from one check that the loss is finite to the next
 
@@ -37,25 +36,20 @@ def fit(
     """
     learner = learner_of(state, train)
     while state.epoch < state.recipe.epochs and not state.has_stalled:
-        train_loss, evaluation, seconds = run_epoch(state, learner, train, valid)
+        recipe, epoch, before = state.recipe, state.epoch + 1, train.seconds
+        recipe.prepare(train, epoch)
+        started = time.perf_counter()
+        try:
+            learner.begin_epoch(epoch)
+            train_loss = learn(state, learner, train, epoch)
+            evaluation = evaluate_on(state.average.module, valid)  # the average's answers
+        except FloatingPointError as error:
+            lower = f"lower --{recipe.rate_option} (now {recipe.learning_rate:g})"
+            raise RunError(f"the loss is not finite ({error}) in epoch {epoch}: {lower}") from None
+        seconds = replace(train.seconds - before, training=time.perf_counter() - started)
         row = state.record(train_loss, evaluation)
         if on_epoch:
             on_epoch(row, seconds)
-
-
-def run_epoch(state: TrainState, learner: Alone, train: Inputs, valid: Inputs) -> tuple[float, Evaluation, Timings]:
-    """Train for one epoch; return the training loss, the average's answers to the validation photos, and the time."""
-    recipe, epoch, before = state.recipe, state.epoch + 1, train.seconds
-    recipe.prepare(train, epoch)
-    started = time.perf_counter()
-    try:
-        learner.begin_epoch(epoch)
-        train_loss = learn(state, learner, train, epoch)
-        evaluation = evaluate_on(state.average.module, valid)
-    except FloatingPointError as error:
-        lower = f"lower --{recipe.rate_option} (now {recipe.learning_rate:g})"
-        raise RunError(f"the loss is not finite ({error}) in epoch {epoch}: {lower}") from None
-    return train_loss, evaluation, replace(train.seconds - before, training=time.perf_counter() - started)
 
 
 def learn(state: TrainState, learner: Alone, train: Inputs, epoch: int) -> float:
@@ -75,7 +69,7 @@ def train_one_epoch(
     learner: Alone,
     batches: Iterable[Batch],
     optimizer: torch.optim.Optimizer,
-    average: AveragedModel,
+    average: Average,
     recipe: Recipe,
     epoch: int = 1,
     samples: int = 1,

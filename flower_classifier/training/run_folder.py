@@ -36,19 +36,28 @@ from flower_classifier.base.signals import signals_held
 from flower_classifier.base.text import first_few
 from flower_classifier.base.torchrun import job_name
 from flower_classifier.config.train_options import TrainConfig
-from flower_classifier.networks.checkpoint import save_checkpoint
-from flower_classifier.networks.safe_files import (
-    check_digest,
-    errors_as_input_error,
-    read_tensors,
-    write_atomically,
-)
+from flower_classifier.networks.safe_files import check_digest, errors_as_input_error, read_tensors, write_atomically
 from flower_classifier.training.recipe import FineTuning
 from flower_classifier.training.saved_state import Finished
 from flower_classifier.training.state import TrainState
 
 TENSORS = ("state_dict", "memory", "stranger_scores")  # the entries of a checkpoint that hold tensors
+OLD_STATES = ("previous.pth", "previous_last.pth")  # an earlier version's, beside last.pth
 SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than writing its files does
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """What an earlier run reached."""
+
+    folder: Path
+    accuracy: float  # of its best epoch on its validation photos, 0 to 1
+    comparable: bool  # whether these were the same photos
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where its checkpoint is kept."""
+        return self.folder / "checkpoint.pth"
 
 
 class RunFolder:
@@ -67,6 +76,7 @@ class RunFolder:
         self.last_path = self.folder / "last.pth"
         self.bad_path = self.folder / "bad_photos.txt"
         self.job_path = self.folder / "job"
+        self.earlier = self.folder / "earlier"
         self.saved_at, self.saved_epoch = time.monotonic(), 0
         self.lock = FileLock(self.folder / "lock")  # which dies with its process
         self.mine = False  # whether what lies here is this run's
@@ -174,7 +184,7 @@ class RunFolder:
         """
         if not state.epoch:
             return
-        if state.epoch == self.saved_epoch and is_written(self.checkpoint_path, state):
+        if state.epoch == self.saved_epoch and self.is_written(state):
             if anyway:
                 write_atomically(self.last_path, state.finished.to_plain())
             return
@@ -185,7 +195,7 @@ class RunFolder:
             with contextlib.suppress(OSError):  # without it, a restarted job only starts over
                 if name := job_name():
                     self.job_path.write_text(name, encoding="utf-8")
-            save_checkpoint(self.checkpoint_path, state.best_checkpoint())
+            state.best_checkpoint().save(self.checkpoint_path)
             if self.on_save:
                 self.on_save()
         self.saved_at, self.saved_epoch, self.has_saved = time.monotonic(), state.epoch, True
@@ -203,85 +213,84 @@ class RunFolder:
                 if elsewhere := sorted({path.parent for path in present if path.parent != self.folder}):
                     note(f"the checkpoint changes, so what evaluated it goes: {first_few(elsewhere)}")
                 remove(present)
-            elif archive := archive_run(self.checkpoint_path, self.folder, reports):
+            elif archive := self.archive(reports):
                 note(f"what an earlier run left here is kept in {archive}")
         except OSError as error:
             raise RunError(f"cannot write to {error.filename}: {error.strerror}") from error
         self.mine = True
 
+    def is_written(self, state: TrainState) -> bool:
+        """Say whether the checkpoint here holds the best epoch, undamaged.
 
-def is_written(path: Path, state: TrainState) -> bool:
-    """Say whether a file holds the best epoch's checkpoint, undamaged.
-
-    All but the tensors is compared; the digest vouches for the tensors.
-    """
-    expected = state.best_checkpoint().to_plain()
-    try:
-        stored = read_tensors(path)
-        comparable = {key: value for key, value in expected.items() if key not in TENSORS}
-        if any(stored.get(key) != value for key, value in comparable.items()):
+        All but the tensors is compared; the digest vouches for the tensors.
+        """
+        expected = state.best_checkpoint().to_plain()
+        try:
+            stored = read_tensors(self.checkpoint_path)
+            comparable = {key: value for key, value in expected.items() if key not in TENSORS}
+            if any(stored.get(key) != value for key, value in comparable.items()):
+                return False
+            if any((stored.get(key) is None) != (expected[key] is None) for key in TENSORS):
+                return False
+            check_digest(self.checkpoint_path, stored)
+        except InputError:
             return False
-        if any((stored.get(key) is None) != (expected[key] is None) for key in TENSORS):
-            return False
-        check_digest(path, stored)
-    except InputError:
-        return False
-    return True
-
-
-# --------------------------------------------------------------------------------------------------------- earlier runs
-
-
-EARLIER = "earlier"  # the folder in run/ that holds them
-STATES = ("last.pth", "previous.pth", "previous_last.pth")  # the latter two are an earlier version's
-
-
-@dataclass(frozen=True)
-class EarlierRun:
-    """What an earlier run reached."""
-
-    folder: Path
-    accuracy: float  # of its best epoch on its validation photos, 0 to 1
-    comparable: bool  # whether these were the same photos
+        return True
 
     @property
-    def checkpoint(self) -> Path:
-        """Where its checkpoint is kept."""
-        return self.folder / "checkpoint.pth"
+    def earlier_folders(self) -> list[Path]:
+        """The folders of earlier runs."""
+        return [path for path in self.earlier.glob("*") if path.name.isdecimal()]
 
+    def archive(self, reports: Iterable[Path]) -> Path | None:
+        """Move what an earlier run left to the folder of the next number; return that, or None if there was nothing.
 
-def archive_run(checkpoint: Path, run: Path, reports: Iterable[Path]) -> Path | None:
-    """Move what an earlier run left to the folder of the next number; return that, or None if there was nothing.
+        `reports` are the files and folders that reports on it consist of. Whatever else lies there stays: run/ may be a
+        folder of the person's own. So does the list of bad photos, which is the new run's already.
 
-    `reports` are the files and folders that reports on it consist of. Whatever else lies there stays: run/ may be a
-    folder of the person's own. So does the list of bad photos, which is the new run's already.
+        Its checkpoint and its state get a second name there. Under their own names they stay until new ones replace
+        them, so there is a whole checkpoint at any moment. All else goes: a report on an earlier run beside a new
+        checkpoint would be taken for a report on that. Raises OSError where the disk refuses.
+        """
+        going = [*(self.folder / name for name in OLD_STATES), *reports]
+        files = [path for path in (self.checkpoint_path, self.last_path) if path.is_file()]
+        for path in going:
+            below = sorted(path.rglob("*")) if path.is_dir() else [path]
+            files += [file for file in below if file.is_file()]
+        if not files:
+            return None
+        archive = self.earlier / str(1 + max((int(folder.name) for folder in self.earlier_folders), default=0))
+        beginning = archive.with_name(".beginning")
+        shutil.rmtree(beginning, ignore_errors=True)  # a process died while it did this
+        for path in files:
+            second = beginning / path.relative_to(self.checkpoint_path.parent)
+            second.parent.mkdir(parents=True, exist_ok=True)
+            hardlink(path, second)
+        beginning.rename(archive)
+        sync_folder(archive.parent)
+        remove(going)
+        return archive
 
-    Its checkpoint and its state get a second name there. Under their own names they stay until new ones replace them,
-    so there is a whole checkpoint at any moment. All else goes: a report on an earlier run beside a new checkpoint
-    would be taken for a report on that. Raises OSError where the disk refuses.
-    """
-    old = [run / name for name in STATES if name != "last.pth"]
-    going = [*old, *reports]
-    files = [path for path in (checkpoint, run / "last.pth") if path.is_file()] + list(files_in(going))
-    if not files:
-        return None
-    archive = run / EARLIER / str(1 + max(map(int, earlier_names(run)), default=0))
-    beginning = archive.with_name(".beginning")
-    shutil.rmtree(beginning, ignore_errors=True)  # a process died while it did this
-    for path in files:
-        second = beginning / path.relative_to(checkpoint.parent)
-        second.parent.mkdir(parents=True, exist_ok=True)
-        hardlink(path, second)
-    beginning.rename(archive)
-    sync_folder(archive.parent)
-    remove(going)
-    return archive
+    def best_earlier(self, valid: str) -> EarlierRun | None:
+        """Return the earlier run with the highest validation accuracy, if possible one with these validation photos.
 
-
-def files_in(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files among these paths, and in the folders among them."""
-    for path in paths:
-        yield from (file for file in (sorted(path.rglob("*")) if path.is_dir() else [path]) if file.is_file())
+        `valid`: the fingerprint of the validation photos. Runs whose state or checkpoint is gone or damaged do not
+        count.
+        """
+        runs = []
+        for folder in self.earlier_folders:
+            state, checkpoint = folder / "run" / "last.pth", folder / "checkpoint.pth"
+            try:
+                with errors_as_input_error(folder):
+                    finished, written = Finished.from_plain(read_tensors(state)), read_tensors(checkpoint)
+                    best = written["history"][written["training"]["epoch"] - 1]
+                    # A run that was killed while it saved may have left a state beside another run's checkpoint
+                    is_of_run = best in finished.history
+                    comparable = is_of_run and finished.identity is not None and finished.identity.valid == valid
+                    runs.append(EarlierRun(folder, best["valid_accuracy"], comparable))
+            except InputError:
+                continue
+        return max(runs, key=lambda earlier: (earlier.comparable, earlier.accuracy), default=None)
 
 
 def remove(paths: Iterable[Path]) -> None:
@@ -293,30 +302,3 @@ def remove(paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it is not empty
             path.parent.rmdir()
-
-
-def earlier_names(run: Path) -> list[str]:
-    """Return the names of the folders of earlier runs."""
-    return [path.name for path in (run / EARLIER).glob("*") if path.name.isdecimal()]
-
-
-def best_earlier(run: Path, valid: str) -> EarlierRun | None:
-    """Return the earlier run with the highest validation accuracy, if possible one with these validation photos.
-
-    `valid`: the fingerprint of the validation photos. Runs whose state or checkpoint is gone or damaged do not count.
-    """
-    runs = []
-    for name in earlier_names(run):
-        folder = run / EARLIER / name
-        state, checkpoint = folder / "run" / "last.pth", folder / "checkpoint.pth"
-        try:
-            with errors_as_input_error(folder):
-                finished, written = Finished.from_plain(read_tensors(state)), read_tensors(checkpoint)
-                best = written["history"][written["training"]["epoch"] - 1]
-                # A run that was killed while it saved may have left a state beside another run's checkpoint
-                is_of_run = best in finished.history
-                comparable = is_of_run and finished.identity is not None and finished.identity.valid == valid
-                runs.append(EarlierRun(folder, best["valid_accuracy"], comparable))
-        except InputError:
-            continue
-    return max(runs, key=lambda earlier: (earlier.comparable, earlier.accuracy), default=None)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 import torch
 
 from flower_classifier.base.errors import InputError
-from flower_classifier.judging.calibration import calibrate, true_class_scores
+from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Row, Trust, what_to_do
 from flower_classifier.networks.safe_files import Plain
@@ -23,11 +23,6 @@ def epoch_line(row: Row, epochs: int) -> str:
         f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}   training loss {row['train_loss']:.4f}   "
         f"validation loss {row['valid_loss']:.4f}   validation accuracy {row['valid_accuracy']:6.2%}"
     )
-
-
-def epoch_key(row: Row) -> tuple[float, float]:
-    """Order epochs: by validation accuracy, equal ones by lower validation loss."""
-    return row["valid_accuracy"], -row["valid_loss"]
 
 
 @dataclass(frozen=True)
@@ -78,13 +73,18 @@ class Best:
     results: Plain = field(default_factory=dict)  # what it is worth, by split, once that is known
     measured: Trust | None = None  # what an earlier process, or the end of this run, measured
 
+    @property
+    def key(self) -> tuple[float, float]:
+        """By which epochs are compared: the validation accuracy, and of equal ones the lower validation loss."""
+        return self.row["valid_accuracy"], -self.row["valid_loss"]
+
     @functools.cached_property
     def trust(self) -> Trust:
         """How far its answers can be trusted: as was measured, else as its answers to the validation photos show."""
         if self.measured or not self.valid:
             return self.measured or Trust()
         temperature = calibrate(self.valid)
-        return Trust(temperature, true_class_scores(self.valid.at(temperature)))
+        return Trust(temperature, self.valid.at(temperature).true_class_scores)
 
 
 @dataclass(frozen=True)

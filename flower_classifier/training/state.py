@@ -18,7 +18,7 @@ from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.feature_bank import FeatureBank
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.training.recipe import FineTuning, Recipe
-from flower_classifier.training.saved_state import Best, Finished, Identity, Tensors, epoch_key
+from flower_classifier.training.saved_state import Best, Finished, Identity, Tensors
 
 # How fast the average forgets: the last tenth of the steps makes up 60 % of it. 4 and 16 gave equally good results.
 AVERAGE_DECAY = 8
@@ -170,9 +170,8 @@ class TrainState:
         row = Row(epoch=self.epoch + 1, train_loss=train_loss, valid_loss=valid.loss, valid_accuracy=valid.accuracy)
         average = learned(self.average)
         averaged = {name.removeprefix("module."): tensor for name, tensor in average.items() if name != "n_averaged"}
-        best = before.best
-        if best is None or epoch_key(row) > epoch_key(best.row):
-            best = Best(row, averaged, valid, self.classifier.config.learns)
+        latest = Best(row, averaged, valid, self.classifier.config.learns)
+        best = latest if before.best is None or latest.key > before.best.key else before.best
         self.finished = replace(
             before,
             epoch=row["epoch"],

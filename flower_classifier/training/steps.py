@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -18,22 +17,15 @@ from flower_classifier.base.signals import signals_held
 from flower_classifier.base.text import counted, printable
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import (
-    AllInputs,
-    Inputs,
-    Timings,
-    UnusablePhotosError,
-    check_photos_left,
-    prepare_inputs,
-)
+from flower_classifier.features.inputs import AllInputs, Timings, UnusablePhotosError, check_photos_left, prepare_inputs
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation, evaluate_on, feature_reader, result_lines
+from flower_classifier.judging.evaluation import Evaluation, evaluate_on, feature_reader
 from flower_classifier.judging.strangers import stranger_scores
 from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.classifier import Classifier, new_classifier
 from flower_classifier.networks.devices import PRECISION, choose_device
-from flower_classifier.networks.feature_bank import FeatureBank, balanced_sample, capacity, remember
+from flower_classifier.networks.feature_bank import balanced_sample, capacity, remember
 from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
 from flower_classifier.networks.source import Weights
 from flower_classifier.photos.category_names import load_category_names
@@ -44,7 +36,7 @@ from flower_classifier.report.run_log import RunLog
 from flower_classifier.training.head_search import OPTIONS, search
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced, second_recipe
-from flower_classifier.training.run_folder import RunFolder, best_earlier
+from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.saved_state import Finished, Identity, epoch_line
 from flower_classifier.training.state import TrainState
 
@@ -152,23 +144,18 @@ def go_on(config: TrainConfig, run_folder: RunFolder, state: TrainState, saved: 
     """Go on from what an earlier run has saved. Raises InputError if that is not possible."""
     second = None
     if saved.began is not None:
-        check_settled(config, saved)
+        settled = {**{name: saved.settings[name] for name in SETTLED}, "unfreeze": saved.unfreeze}
+        for name, before in settled.items():
+            now = getattr(config, name)
+            if config.is_given(name) and now != before:
+                change = f"was {before}, now {now}, but the network is being fine-tuned already"
+                raise InputError(f"{change}: put that back, or start a new run", name)
         same = replace(config, unfreeze=saved.unfreeze)
         second = second_recipe(same, state.recipe, state.classifier, saved.began)
     run_folder.go_on(state, saved, second)
     report_resumed(config, state, saved)
     if config.no_memory:
         state.keep_feature_bank(None)
-
-
-def check_settled(config: TrainConfig, saved: Finished) -> None:
-    """Raise InputError for an option that came too late: the network is being fine-tuned already."""
-    settled = {**{name: saved.settings[name] for name in SETTLED}, "unfreeze": saved.unfreeze}
-    for name, before in settled.items():
-        now = getattr(config, name)
-        if config.is_given(name) and now != before:
-            change = f"was {before}, now {now}, but the network is being fine-tuned already"
-            raise InputError(f"{change}: put that back, or start a new run", name)
 
 
 def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> None:
@@ -191,22 +178,13 @@ def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> N
 def read_photos(config: TrainConfig, run_folder: RunFolder, data: Data, built: Built, state: TrainState) -> AllInputs:
     """Run the frozen backbone over what the first epoch needs; return the inputs of all splits.
 
-    Further views wait for the epochs that use them.
+    Further views wait for the epochs that use them. Photos that cannot be opened are listed in a file of the run.
+    Raises UnusablePhotosError for them without --skip_bad, InputError where a split or a class has no photo left.
     """
     bad_limit = config.bad_limit if config.skip_bad else 1.0  # else all that are bad are listed
     inputs = prepare_inputs(
         built.frozen, data.splits, config.seed, open_cache(config), state.recipe.schedule, bad_limit
     )
-    check_bad_photos(config, run_folder, data.classes, inputs)
-    weigh_classes(config, state, inputs.train)
-    return inputs
-
-
-def check_bad_photos(config: TrainConfig, run_folder: RunFolder, classes: Sequence[str], inputs: AllInputs) -> None:
-    """List the photos that cannot be opened in a file of the run, and refuse to train without them, unless asked to.
-
-    Raises UnusablePhotosError without --skip_bad, and InputError where a split or a class has no photo left.
-    """
     errors = [error for split in inputs.splits for error in split.errors]
     run_folder.list_bad([str(error) for error in errors])
     listed = f"listed in {run_folder.bad_path}"
@@ -214,7 +192,9 @@ def check_bad_photos(config: TrainConfig, run_folder: RunFolder, classes: Sequen
         raise UnusablePhotosError(errors, f"repair or remove them, or add --skip_bad (all are {listed})")
     if errors:
         warn(f"going on without {counted(len(errors), 'photo')} that cannot be opened, {listed}")
-    check_photos_left(classes, *inputs)
+    check_photos_left(data.classes, *inputs)
+    weigh_classes(config, state, inputs)
+    return inputs
 
 
 def open_cache(config: TrainConfig) -> FeatureCache | None:
@@ -222,10 +202,10 @@ def open_cache(config: TrainConfig) -> FeatureCache | None:
     return None if config.no_cache else FeatureCache(config.cache_dir, limit=config.cache_limit * 1e9)
 
 
-def weigh_classes(config: TrainConfig, state: TrainState, train: Inputs) -> None:
+def weigh_classes(config: TrainConfig, state: TrainState, inputs: AllInputs) -> None:
     """Let every class count the same, by the photos that can be opened, if that is asked for."""
     if config.class_weights == "balanced":
-        state.recipe = replace(state.recipe, class_weights=balanced(train.labels.tolist(), len(state.classes)))
+        state.recipe = replace(state.recipe, class_weights=balanced(inputs.train.labels.tolist(), len(state.classes)))
 
 
 def tune(
@@ -241,7 +221,7 @@ def tune(
     state.classifier.renew_head(settings.hidden_units, settings.dropout, config.seed)
     tuned = replace(config, **outcome.chosen.options)
     state = start_state(tuned, data, built)
-    weigh_classes(tuned, state, inputs.train)
+    weigh_classes(tuned, state, inputs)
     return tuned, state, list(outcome.table())
 
 
@@ -297,36 +277,34 @@ def judge_best(state: TrainState, inputs: AllInputs) -> dict[str, Evaluation]:
     return evaluations
 
 
-def keep_feature_bank(state: TrainState, train: Inputs, valid: Inputs, on_valid: Evaluation) -> None:
+def keep_feature_bank(state: TrainState, inputs: AllInputs, on_valid: Evaluation) -> None:
     """Let the checkpoint remember the training photos, as the best epoch's network sees them, and tell strangers.
 
     `on_valid`: its answers to the validation photos.
     """
+    train, valid, _ = inputs
     trust = state.best.trust
     if trust.stranger_scores is None:
-        bank = trust.feature_bank or bank_of(state, train)
+        bank = trust.feature_bank
+        if bank is None:  # remember as many of the training photos as there is room for
+            photos, labels = [train.split.photos[index] for index in train.used], train.labels.tolist()
+            axes, count = capacity(state.classifier.feature_width, photos)
+            indices = balanced_sample(labels, count)
+            sample = [labels[index] for index in indices], [photos[index] for index in indices]
+            bank = remember(feature_reader(state.learner, train, indices), *sample, axes)
         features = feature_reader(state.learner, valid, range(len(valid.used)))(range(len(valid.used)))
         state.keep_feature_bank(bank, stranger_scores(bank, features, on_valid.at(trust.temperature)))
-
-
-def bank_of(state: TrainState, train: Inputs) -> FeatureBank:
-    """Return what there is room to remember of the training photos."""
-    photos, labels = [train.split.photos[index] for index in train.used], train.labels.tolist()
-    axes, count = capacity(state.classifier.feature_width, photos)
-    indices = balanced_sample(labels, count)
-    sample = [labels[index] for index in indices], [photos[index] for index in indices]
-    return remember(feature_reader(state.learner, train, indices), *sample, axes)
 
 
 def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_folder: RunFolder) -> None:
     """Print which epoch the checkpoint holds, what it is worth, and where it is; say how earlier runs compare."""
     best = state.best.row
     print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
-    print(result_lines(judged, evaluation))
+    print(evaluation.result_lines(judged))
     print(f"checkpoint: {printable(str(run_folder.checkpoint_path))}", flush=True)
     if state.is_fine_tuning and state.best.learns == "head":
         note("fine-tuning made nothing better: the checkpoint holds the best epoch of the head")
-    earlier = best_earlier(run_folder.folder, state.identity.valid)
+    earlier = run_folder.best_earlier(state.identity.valid)
     if earlier and not earlier.comparable:
         note(f"an earlier run reached {earlier.accuracy:.2%} on other validation photos: {earlier.checkpoint}")
     elif earlier and earlier.accuracy > best["valid_accuracy"]:
