@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from flower_classifier.base.console import speaking
-from flower_classifier.base.text import printable
+from flower_classifier.base.messages import printable
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.photos import demo
 from flower_classifier.photos.category_names import load_category_names

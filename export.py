@@ -24,9 +24,7 @@ if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and 
 import shlex
 from dataclasses import replace
 
-from flower_classifier.base.console import note
-from flower_classifier.base.errors import RunError
-from flower_classifier.base.text import megabytes, printable
+from flower_classifier.base.messages import RunError, megabytes, note, printable
 from flower_classifier.config.allowed import MODEL_FILE
 from flower_classifier.export.bundle import check_place, files_of, spec_of, write_folder
 from flower_classifier.export.onnx_model import WholeNetwork, compare, in_8_bits, onnx_of

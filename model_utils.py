@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from data_utils import Data
-from flower_classifier.base.console import note, speaking
-from flower_classifier.base.errors import InputError, RunError
-from flower_classifier.base.text import counted, printable
+from flower_classifier.base.console import speaking
+from flower_classifier.base.messages import InputError, RunError, counted, note, printable
 from flower_classifier.config.allowed import DEFAULT_TOP_K
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache

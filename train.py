@@ -29,7 +29,7 @@ if __name__ == "__main__":  # torch takes seconds to load: --help, mistakes and 
 
 # isort: split
 
-from flower_classifier.base.console import note
+from flower_classifier.base.messages import note
 from flower_classifier.base.torchrun import rank
 from flower_classifier.doctor.doctor import run_doctor
 from flower_classifier.features.inputs import AllInputs, Schedule

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flower_classifier.base.errors import RunError
+from flower_classifier.base.messages import RunError
 from flower_classifier.export.onnx_model import WholeNetwork, compare, onnx_of
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import new_classifier

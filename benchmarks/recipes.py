@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flower_classifier.base.text import counted
+from flower_classifier.base.messages import counted
 from flower_classifier.features.batches import to_learner
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, Schedule, prepare_inputs

@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError
 from flower_classifier.networks.safe_files import check_digest, read_tensors
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.messages import InputError, RunError
 
 if TYPE_CHECKING:  # what `load` returns
     from flower_classifier.predicting.base_predictor import BasePredictor
@@ -32,7 +32,7 @@ def load(path: str | Path, gpu: bool = False, category_names: str | Path | None 
     Raises InputError for a file that train.py did not write or a folder that export.py did not, RunError where
     onnxruntime is missing that a folder needs.
     """
-    from flower_classifier.base.errors import NEEDED, check_installed
+    from flower_classifier.base.messages import NEEDED, check_installed
     from flower_classifier.config.allowed import is_exported
     from flower_classifier.photos.category_names import load_category_names
 

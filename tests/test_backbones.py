@@ -12,7 +12,7 @@ from torchvision import models
 from torchvision.models import Weights, WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 
-from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.messages import InputError, RunError
 from flower_classifier.networks import backbones
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.source import fill_backbone, fold_batch_norms

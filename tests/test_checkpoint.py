@@ -19,7 +19,7 @@ from support import PROJECT, QUICK, run_program, same
 from torch import nn
 
 import predict
-from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.messages import InputError, RunError
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.safe_files import check_digest, read_tensors, to_cpu, write_atomically
 from flower_classifier.networks.source import read_weights_file
@@ -127,7 +127,7 @@ def test_a_small_file_that_names_a_large_network_takes_no_memory(contents, tmp_p
     write_atomically(tmp_path / "small.pth", contents)
     code = (
         "import re, sys; from pathlib import Path\n"
-        "from flower_classifier.base.errors import InputError\n"
+        "from flower_classifier.base.messages import InputError\n"
         "from flower_classifier.networks.checkpoint import Checkpoint\n"
         "def most(): return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
         "before = most()\n"

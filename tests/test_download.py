@@ -11,7 +11,7 @@ from support import PROJECT, run_program
 from waiting import signalled_at, wait_until
 
 import train
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError
 from flower_classifier.photos import download
 
 HALF = 500_000  # bytes of the archive, about

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 from download_server import contents, zipped
 
-from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.messages import InputError, RunError
 from flower_classifier.photos import download
 
 

@@ -19,7 +19,7 @@ from torchvision import models
 import data_utils
 import model_utils
 import predict
-from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.messages import InputError, RunError
 from flower_classifier.features.inputs import UnusablePhotosError
 from flower_classifier.photos.views import TOLERANCE_LEVELS, TOLERANCE_SHARE
 

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 import train
-from flower_classifier.base.errors import is_out_of_memory
+from flower_classifier.base.messages import is_out_of_memory
 from flower_classifier.base.process import outcome_of
 from flower_classifier.features import extraction
 from flower_classifier.features.batches import on_gpu

@@ -12,7 +12,7 @@ from support import PROJECT, PYTHON, run_program
 
 import predict
 import train
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError
 from flower_classifier.base.options import TYPED, Limits, Settings, argument, option
 from flower_classifier.config.allowed import MOST_LAYERS
 from flower_classifier.config.predict_options import PredictConfig

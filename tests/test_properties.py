@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import same
 
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError
 from flower_classifier.config.allowed import TEMPERATURE
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.networks.backbones import source_of

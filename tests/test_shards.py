@@ -11,7 +11,7 @@ from support import QUICK, TINY, parse_blocks, read, same
 
 import predict
 import train
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError
 from flower_classifier.photos.folders import photos_in
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import load_splits

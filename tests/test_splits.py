@@ -10,7 +10,7 @@ from support import PROJECT
 from torchvision.datasets import Flowers102, ImageFolder
 
 import train
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError
 from flower_classifier.photos import folders
 from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.splits import load_splits

@@ -19,7 +19,7 @@ from waiting import LIMIT, has_mapped, has_received, needs_proc, wait_until
 
 import predict
 import train
-from flower_classifier.base.text import counted, first_few, percent, printable
+from flower_classifier.base.messages import counted, first_few, percent, printable
 from flower_classifier.config.train_options import TrainConfig
 
 
@@ -179,8 +179,8 @@ def test_a_hangup_that_nohup_has_the_process_ignore_is_ignored():
 def test_notes_that_nobody_can_read_stop_no_work():
     """stderr is the end of a pipe whose reader has gone; what matters goes to stdout."""
     code = (
-        "from flower_classifier.base import console, process\n"
-        "process.run(lambda: [console.warn('once'), console.note('again'), print('result')], as_program=True)"
+        "from flower_classifier.base import messages, process\n"
+        "process.run(lambda: [messages.warn('once'), messages.note('again'), print('result')], as_program=True)"
     )
     reader, writer = os.pipe()
     os.close(reader)
@@ -308,10 +308,10 @@ def lines_on(shown):
 
 
 BAR = (
-    "import itertools; from flower_classifier.base import console\n"
+    "import itertools; from flower_classifier.base import console, messages\n"
     "with console.speaking(), console.progress(10**9, 'photos', 'photo') as bar:\n"
     "    for number in itertools.takewhile(lambda _: not bar.drawn, itertools.count()): bar.update()\n"
-    "    console.note('noted'); bar.update()"
+    "    messages.note('noted'); bar.update()"
 )
 
 

@@ -13,7 +13,7 @@ from support import QUICK, read, run_program
 
 import predict
 import train
-from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.messages import InputError, RunError
 from flower_classifier.judging.heatmap import find_heatmap
 from flower_classifier.networks import timm_models
 from flower_classifier.networks.backbones import load_backbone, resolve_arch, source_of

@@ -20,7 +20,7 @@ from waiting import LONG_LIMIT, is_something_in, line_with, needs_proc, wait_unt
 from warm import WarmPopen
 
 import train
-from flower_classifier.base.errors import RunError
+from flower_classifier.base.messages import RunError
 from flower_classifier.base.torchrun import job_name
 from flower_classifier.features.job_extraction import Helper, numerics_key
 from flower_classifier.networks.classifier import new_classifier

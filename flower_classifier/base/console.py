@@ -1,8 +1,4 @@
-"""Notes, warnings and progress bars.
-
-All messages go through the logger `flower_classifier`, so a program that imports the package decides what becomes of
-them. The commands show them on stderr, by `with speaking():`.
-"""
+"""The terminal of a command: messages and progress bars on stderr, by `with speaking():`."""
 
 from __future__ import annotations
 
@@ -17,25 +13,14 @@ import weakref
 from collections.abc import Iterable, Iterator, Sized
 from typing import TextIO, TypeVar
 
-from flower_classifier.base.text import printable_lines
+from flower_classifier.base.messages import log, printable_lines
 from flower_classifier.base.torchrun import rank
 
 Batch = TypeVar("Batch", bound=tuple[Sized, ...])
 USUAL_TERMINAL = (80, 24)  # columns and rows
 SETTLE = 0.005  # seconds that the reader of a pipe, such as `tee`, needs to show what came through it
 
-log = logging.getLogger("flower_classifier")
 bars: weakref.WeakSet[Bar] = weakref.WeakSet()  # the progress bars that are not finished
-
-
-def note(message: str) -> None:
-    """Tell the person something that is neither a result nor trouble."""
-    log.info("%s", message)
-
-
-def warn(message: str) -> None:
-    """Tell the person that something is probably not what they want."""
-    log.warning("%s", message)
 
 
 class StderrHandler(logging.Handler):

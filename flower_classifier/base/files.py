@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError
 
 
 def sync_folder(folder: Path) -> None:

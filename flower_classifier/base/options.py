@@ -28,8 +28,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from types import NoneType, UnionType
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from flower_classifier.base.errors import InputError
-from flower_classifier.base.text import nearest, reason_of
+from flower_classifier.base.messages import InputError, nearest, reason_of
 
 TYPED = "typed"  # the field that is no option, but says which were given
 Value = TypeVar("Value")

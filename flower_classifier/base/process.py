@@ -22,11 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from flower_classifier.base import errors
+from flower_classifier.base import messages
 from flower_classifier.base.console import speaking
 from flower_classifier.base.options import Chosen
 from flower_classifier.base.signals import Stopped, answer_signals, end_with_a_word, handled_signals, stop
-from flower_classifier.base.text import printable_lines, reason_of
 from flower_classifier.base.torchrun import local_world_size, rank
 
 EXIT_NOBODY_READS = 141  # the code that a shell reports for a process ended by SIGPIPE
@@ -65,7 +64,7 @@ def begin(settings_class: type[Chosen], prog: str, doc: str | None) -> Chosen:
                 silenced.enter_context(contextlib.redirect_stderr(nowhere))
             code = outcome_of(lambda: parsed.append(settings_class.parse(prog, doc)))
         if parsed:
-            code = outcome_of(lambda: errors.check_installed(getattr(parsed[0], "needs", errors.NEEDED)))
+            code = outcome_of(lambda: messages.check_installed(getattr(parsed[0], "needs", messages.NEEDED)))
     return parsed[0] if parsed and not code else leave(code)
 
 
@@ -130,10 +129,10 @@ def outcome_of(main: Callable[[], None]) -> int:
             sys.stdout.flush()
     except SystemExit as stop:  # --help, or a command line that is wrong
         code = stop.code if isinstance(stop.code, int) else 0
-    except errors.InputError as error:
-        code = complain(error.at_terminal, errors.EXIT_WRONG_INPUT)
-    except errors.RunError as error:
-        code = complain(error.at_terminal, errors.EXIT_FAILED)
+    except messages.InputError as error:
+        code = complain(error.at_terminal, messages.EXIT_WRONG_INPUT)
+    except messages.RunError as error:
+        code = complain(error.at_terminal, messages.EXIT_FAILED)
     except Stopped as stopped:
         code = stopped.code if rank() else complain(stopped.word, stopped.code)
     except BrokenPipeError:  # the reader of our stdout, `head` say, has seen enough
@@ -141,14 +140,16 @@ def outcome_of(main: Callable[[], None]) -> int:
         code = EXIT_NOBODY_READS
     except OSError as error:  # a full disk behind stdout, a folder that has vanished
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-        code = complain(message, errors.EXIT_FAILED)
+        code = complain(message, messages.EXIT_FAILED)
     except Exception as error:  # the last resort: a bug of ours, or of a library below
-        if errors.is_out_of_memory(error):
-            is_of_a_gpu = any(word in str(error).lower() for word in errors.OF_A_GPU)
-            code = complain(GPU_OUT_OF_MEMORY if is_of_a_gpu else OUT_OF_MEMORY, errors.EXIT_FAILED)
+        if messages.is_out_of_memory(error):
+            is_of_a_gpu = any(word in str(error).lower() for word in messages.OF_A_GPU)
+            code = complain(GPU_OUT_OF_MEMORY if is_of_a_gpu else OUT_OF_MEMORY, messages.EXIT_FAILED)
         else:
-            reason = f"{type(error).__name__}: {reason_of(error)}"
-            code = complain(f"unexpected {reason}\n(FLOWERS_DEBUG=1 shows where; please report it)", errors.EXIT_FAILED)
+            reason = f"{type(error).__name__}: {messages.reason_of(error)}"
+            code = complain(
+                f"unexpected {reason}\n(FLOWERS_DEBUG=1 shows where; please report it)", messages.EXIT_FAILED
+            )
     return code
 
 
@@ -167,5 +168,5 @@ def complain(message: str, code: int) -> int:
     with contextlib.suppress(OSError):  # the terminal is gone
         if os.environ.get("FLOWERS_DEBUG"):
             traceback.print_exc()
-        print(f"{Path(sys.argv[0]).name}: {printable_lines(message)}", file=sys.stderr, flush=True)
+        print(f"{Path(sys.argv[0]).name}: {messages.printable_lines(message)}", file=sys.stderr, flush=True)
     return code

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from flower_classifier.base.console import note
+from flower_classifier.base.messages import note
 from flower_classifier.base.torchrun import is_in_job
 
 HANGUP = getattr(signal, "SIGHUP", None)  # its terminal was closed, its ssh broke off; Windows has no such signal

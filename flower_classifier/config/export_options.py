@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from flower_classifier.base.errors import NEEDED, NEEDED_TO_EXPORT, InputError
+from flower_classifier.base.messages import NEEDED, NEEDED_TO_EXPORT, InputError
 from flower_classifier.base.options import Settings, argument, option
 from flower_classifier.config.predict_options import CHECKPOINT_ENDINGS, NAMES_HELP
 

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from flower_classifier.base.errors import NEEDED, NEEDED_BY_EXPORTED, InputError
+from flower_classifier.base.messages import NEEDED, NEEDED_BY_EXPORTED, InputError
 from flower_classifier.base.options import Limits, Settings, argument, option
 from flower_classifier.base.torchrun import world_size
 from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_TOP_K, is_exported

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from flower_classifier.base.console import note, progress
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.console import progress
 from flower_classifier.base.files import check_writable
-from flower_classifier.base.text import reason_of
+from flower_classifier.base.messages import InputError, note, reason_of
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.doctor.findings import KINDS, TABLE, Finding, summary_of, write_findings
 from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats, find_twins, groups_of

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flower_classifier.base.console import note
-from flower_classifier.base.text import counted, printable
+from flower_classifier.base.messages import counted, note, printable
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.report.diagnosis import PHOTO_SIDE
 from flower_classifier.report.report_files import endings, write_table, writing

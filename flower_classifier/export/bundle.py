@@ -17,10 +17,9 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.files import check_writable, sha256_of, sync_folder
+from flower_classifier.base.messages import InputError, RunError, counted, first_few, megabytes, printable, reason_of
 from flower_classifier.base.signals import signals_held
-from flower_classifier.base.text import counted, first_few, megabytes, printable, reason_of
 from flower_classifier.config.allowed import MODEL_FILE, SPEC_FILE
 from flower_classifier.export.onnx_model import OPSET, pattern_of
 from flower_classifier.networks.checkpoint import Checkpoint

@@ -21,11 +21,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from flower_classifier.base.console import note, progress
-from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.console import progress
 from flower_classifier.base.files import sha256_of
+from flower_classifier.base.messages import InputError, RunError, counted, megabytes, note, reason_of
 from flower_classifier.base.seeding import generator
-from flower_classifier.base.text import counted, megabytes, reason_of
 from flower_classifier.config.allowed import MODEL_FILE
 from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.backbones import source_of

@@ -33,7 +33,7 @@ import platformdirs
 import torch
 from filelock import FileLock, Timeout
 
-from flower_classifier.base.console import note
+from flower_classifier.base.messages import note
 from flower_classifier.networks.frozen_backbone import RowForm
 from flower_classifier.photos.splits import PhotoKey
 

@@ -20,9 +20,8 @@ import numpy as np
 import PIL
 import torch
 
-from flower_classifier.base.console import bars_are_shown, note, progress, warn
-from flower_classifier.base.errors import InputError
-from flower_classifier.base.text import counted, first_few, reason_of
+from flower_classifier.base.console import bars_are_shown, progress
+from flower_classifier.base.messages import InputError, counted, first_few, note, reason_of, warn
 from flower_classifier.features.extraction import micro_batches, opener, threads_per_worker
 from flower_classifier.features.feature_cache import FeatureCache, MemoryTable, Rows, Table
 from flower_classifier.features.job_extraction import extract_by_all

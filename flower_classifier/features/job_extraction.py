@@ -20,7 +20,7 @@ import PIL
 import torch
 
 from flower_classifier.base.console import Bar, progress
-from flower_classifier.base.errors import RunError
+from flower_classifier.base.messages import RunError
 from flower_classifier.features.extraction import Extracted, Work, extract, opener, threads_per_worker
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import ModelConfig

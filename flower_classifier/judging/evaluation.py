@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from flower_classifier.base.text import photos_of
+from flower_classifier.base.messages import photos_of
 from flower_classifier.config.allowed import MOST_SCORED
 from flower_classifier.features.batches import EVALUATION_BATCH, Batch, to_learner, whole
 from flower_classifier.features.inputs import Inputs

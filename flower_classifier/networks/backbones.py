@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from flower_classifier.base.errors import InputError
-from flower_classifier.base.text import first_few, nearest
+from flower_classifier.base.messages import InputError, first_few, nearest
 from flower_classifier.config.allowed import DEFAULT_IMAGE_SIZE, IMAGE_SIZE
 from flower_classifier.networks.source import Backbone, Source, Weights, fill_backbone
 from flower_classifier.networks.timm_models import Timm

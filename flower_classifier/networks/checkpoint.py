@@ -14,7 +14,7 @@ from typing import TypedDict
 
 import torch
 
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError
 from flower_classifier.config.allowed import MOST_SCORED, TEMPERATURE
 from flower_classifier.networks import safe_files
 from flower_classifier.networks.backbones import source_of

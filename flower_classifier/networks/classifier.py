@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from flower_classifier.base.console import note, warn
+from flower_classifier.base.messages import note, warn
 from flower_classifier.config.allowed import DROPOUT, LAYER_WIDTH, MOST_LAYERS
 from flower_classifier.networks.backbones import load_backbone, resolve_arch, source_of
 from flower_classifier.networks.devices import seed_torch

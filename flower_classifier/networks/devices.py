@@ -11,10 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from flower_classifier.base.console import note, warn
-from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.messages import InputError, RunError, counted, note, reason_of, warn
 from flower_classifier.base.seeding import fold_seed
-from flower_classifier.base.text import counted, reason_of
 from flower_classifier.base.torchrun import local_rank, local_world_size, rank, world_size
 
 # Photos per forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.

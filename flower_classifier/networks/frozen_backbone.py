@@ -18,7 +18,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from flower_classifier.base.errors import is_out_of_memory
+from flower_classifier.base.messages import is_out_of_memory
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import Classifier, normalise
 from flower_classifier.networks.devices import MICRO_BATCH, device_name, halve, has_bfloat16, precision_of

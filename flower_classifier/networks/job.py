@@ -31,9 +31,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from flower_classifier.base.errors import EXIT_FAILED, RunError, UserError
+from flower_classifier.base.messages import EXIT_FAILED, RunError, UserError, reason_of
 from flower_classifier.base.signals import answer_signals
-from flower_classifier.base.text import reason_of
 from flower_classifier.base.torchrun import rank, restarts, world_size
 from flower_classifier.networks.safe_files import Plain
 

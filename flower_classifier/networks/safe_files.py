@@ -21,9 +21,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from flower_classifier.base.errors import InputError, RunError, UserError, is_out_of_memory
 from flower_classifier.base.files import replaced_whole
-from flower_classifier.base.text import reason_of
+from flower_classifier.base.messages import InputError, RunError, UserError, is_out_of_memory, reason_of
 from flower_classifier.networks.source import state_dict_in
 
 DIGEST = "digest"  # the key of the digest of all the rest

@@ -19,8 +19,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from flower_classifier.base.errors import InputError, is_out_of_memory
-from flower_classifier.base.text import first_few, reason_of
+from flower_classifier.base.messages import InputError, first_few, is_out_of_memory, reason_of
 from flower_classifier.photos.views import Preprocessing
 
 

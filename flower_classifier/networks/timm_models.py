@@ -22,9 +22,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from flower_classifier.base.console import note
-from flower_classifier.base.errors import InputError, RunError
-from flower_classifier.base.text import first_few, reason_of
+from flower_classifier.base.messages import InputError, RunError, first_few, note, reason_of
 from flower_classifier.config.allowed import DEFAULT_HIDDEN_UNITS, IMAGE_SIZE
 from flower_classifier.networks.source import Backbone, Source, Weights, black_picture, read_weights_file
 from flower_classifier.networks.timm_layers import Features, TimmModel, in_plain_layers

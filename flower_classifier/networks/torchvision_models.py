@@ -17,8 +17,7 @@ import torchvision
 from torch import nn
 from torchvision import models
 
-from flower_classifier.base.errors import InputError, RunError
-from flower_classifier.base.text import first_few, reason_of
+from flower_classifier.base.messages import InputError, RunError, first_few, reason_of
 from flower_classifier.config.allowed import DEFAULT_HIDDEN_UNITS
 from flower_classifier.networks.source import Backbone, Source, Weights, read_weights_file
 from flower_classifier.photos.views import Preprocessing

@@ -7,9 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flower_classifier.base.console import warn
-from flower_classifier.base.errors import InputError
-from flower_classifier.base.text import counted, first_few, nearest
+from flower_classifier.base.messages import InputError, counted, first_few, nearest, warn
 
 
 def load_category_names(

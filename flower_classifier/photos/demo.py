@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from flower_classifier.base import process
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError
 from flower_classifier.base.options import Parser
 
 SIZE = 96  # pixels a side of the finished picture

@@ -24,10 +24,18 @@ from urllib.error import HTTPError, URLError
 
 from filelock import FileLock, Timeout
 
-from flower_classifier.base.console import note, progress
-from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.console import progress
 from flower_classifier.base.files import sync_folder
-from flower_classifier.base.text import counted, first_few, megabytes, printable, reason_of
+from flower_classifier.base.messages import (
+    InputError,
+    RunError,
+    counted,
+    first_few,
+    megabytes,
+    note,
+    printable,
+    reason_of,
+)
 from flower_classifier.photos.folders import has_photo_suffix, is_ignored
 
 FLOWERS = "https://s3.amazonaws.com/content.udacity-data.com/courses/nd188/flower_data.zip"

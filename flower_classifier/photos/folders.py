@@ -16,9 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from flower_classifier.base.console import note, warn
-from flower_classifier.base.errors import InputError
-from flower_classifier.base.text import counted, first_few
+from flower_classifier.base.messages import InputError, counted, first_few, note, warn
 from flower_classifier.photos.images import photo_endings
 from flower_classifier.photos.tar_files import index_of, is_tar_name, read_each
 

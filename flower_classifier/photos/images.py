@@ -17,8 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from flower_classifier.base.errors import InputError, is_out_of_memory
-from flower_classifier.base.text import printable, reason_of
+from flower_classifier.base.messages import InputError, is_out_of_memory, printable, reason_of
 from flower_classifier.photos.tar_files import file_of, status_of
 
 # Recognised by content. AVIF and HEIF if this Pillow has them; MPO is the JPEG of many phones.

@@ -15,10 +15,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flower_classifier.base.console import note, warn
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError, counted, first_few, note, printable, spoken, warn
 from flower_classifier.base.seeding import generator
-from flower_classifier.base.text import counted, first_few, printable, spoken
 from flower_classifier.photos.folders import SPLIT_NAMES, check_shape, find_classes, split_folders
 from flower_classifier.photos.tar_files import index_of, read_bytes, split_path, status_of
 

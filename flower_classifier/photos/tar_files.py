@@ -18,8 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from flower_classifier.base.errors import InputError
-from flower_classifier.base.text import reason_of
+from flower_classifier.base.messages import InputError, reason_of
 
 if TYPE_CHECKING:
     from tarfile import TarFile, TarInfo

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flower_classifier.base.console import clear_bars, note, progress, warn
-from flower_classifier.base.errors import InputError, RunError
-from flower_classifier.base.text import counted
+from flower_classifier.base.console import clear_bars, progress
+from flower_classifier.base.messages import InputError, RunError, counted, note, warn
 from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_TOP_K
 from flower_classifier.config.predict_options import QuestionConfig
 from flower_classifier.photos.folders import find_photos, is_shard, photos_in, shards_of

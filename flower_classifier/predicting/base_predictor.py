@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from flower_classifier.base.console import Bar
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError
 from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_SETS, DEFAULT_TOP_K
 from flower_classifier.judging.conformal import StrangerTest, least_probability, likeliest_first, members
 from flower_classifier.photos.images import ImageError, PhotoSource

@@ -19,10 +19,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flower_classifier.base.console import note, progress
-from flower_classifier.base.errors import InputError, RunError
+from flower_classifier.base.console import progress
 from flower_classifier.base.files import replaced_whole, sha256_of, sha256_of_file, write_whole
-from flower_classifier.base.text import counted, reason_of
+from flower_classifier.base.messages import InputError, RunError, counted, note, reason_of
 from flower_classifier.base.torchrun import rank, world_size
 from flower_classifier.config.allowed import SPEC_FILE
 from flower_classifier.config.predict_options import PredictConfig

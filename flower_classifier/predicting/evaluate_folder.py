@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from flower_classifier.base.console import note
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError, note
 from flower_classifier.features.inputs import eval_inputs
 from flower_classifier.judging.evaluation import evaluate_on
 from flower_classifier.photos.splits import load_labelled

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flower_classifier.base.console import Bar
-from flower_classifier.base.errors import NEEDED_BY_EXPORTED, InputError, check_installed
 from flower_classifier.base.files import sha256_of
-from flower_classifier.base.text import reason_of
+from flower_classifier.base.messages import NEEDED_BY_EXPORTED, InputError, check_installed, reason_of
 from flower_classifier.config.allowed import DEFAULT_RATE, MODEL_FILE, MOST_SCORED, SPEC_FILE, TEMPERATURE
 from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.photos.category_names import load_category_names

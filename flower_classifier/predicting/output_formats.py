@@ -26,11 +26,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from flower_classifier.base.console import note
-from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.files import check_writable
+from flower_classifier.base.messages import InputError, RunError, first_few, note, percent, printable
 from flower_classifier.base.signals import signals_held
-from flower_classifier.base.text import first_few, percent, printable
 from flower_classifier.config.predict_options import QuestionConfig
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.predicting.base_predictor import BasePredictor, Verdict

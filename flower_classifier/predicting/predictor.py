@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from flower_classifier.base.console import Bar, progress
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError
 from flower_classifier.features.batches import to_learner
 from flower_classifier.features.extraction import MOST_WORKERS, extract, micro_batches, to_pixels
 from flower_classifier.judging.conformal import StrangerTest

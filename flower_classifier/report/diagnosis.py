@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flower_classifier.base.text import counted, percent, photos_of, printable
+from flower_classifier.base.messages import counted, percent, photos_of, printable
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.photos.tar_files import is_tar_name

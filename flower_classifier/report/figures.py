@@ -25,9 +25,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from PIL import Image, ImageOps
 
-from flower_classifier.base.console import note
 from flower_classifier.base.files import write_whole
-from flower_classifier.base.text import percent
+from flower_classifier.base.messages import note, percent
 from flower_classifier.report import style
 from flower_classifier.report.report_files import writing
 

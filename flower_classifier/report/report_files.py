@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flower_classifier.base.errors import RunError
 from flower_classifier.base.files import write_whole
+from flower_classifier.base.messages import RunError
 
 # What writes a file: RunLog, RunLog, Diagnosis, train.py, write_facts, RunLog, RunLog
 Part = Literal["history", "tuning", "evaluation", "strangers", "result", "tensorboard", "summary"]

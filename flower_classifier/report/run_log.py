@@ -27,9 +27,8 @@ import torch
 import torchvision
 
 import flower_classifier
-from flower_classifier.base.console import warn
-from flower_classifier.base.errors import RunError
 from flower_classifier.base.files import sha256_of_file, write_whole
+from flower_classifier.base.messages import RunError, warn
 from flower_classifier.base.options import Settings
 from flower_classifier.features.inputs import Inputs, Timings
 from flower_classifier.networks.devices import device_name

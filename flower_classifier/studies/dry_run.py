@@ -16,9 +16,8 @@ from pathlib import Path
 
 import torch
 
-from flower_classifier.base.console import bars_are_shown, note, progress
-from flower_classifier.base.errors import InputError
-from flower_classifier.base.text import counted, printable
+from flower_classifier.base.console import bars_are_shown, progress
+from flower_classifier.base.messages import InputError, counted, note, printable
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.batches import EVALUATION_BATCH, Batch, batches, read_augmented, to_learner
 from flower_classifier.features.extraction import extract, ordered_parallel_map, shared_cores

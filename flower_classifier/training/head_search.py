@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from flower_classifier.base.console import Bar, progress
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError
 from flower_classifier.base.options import Values
 from flower_classifier.base.seeding import fold_seed
 from flower_classifier.base.signals import ended_by_ctrl_c

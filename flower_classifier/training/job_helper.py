@@ -6,7 +6,7 @@ import contextlib
 import signal
 from dataclasses import fields
 
-from flower_classifier.base.errors import RunError
+from flower_classifier.base.messages import RunError
 from flower_classifier.base.signals import answer_signals
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.features.job_extraction import FOUND_ELSEWHERE, Helper

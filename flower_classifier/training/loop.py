@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from flower_classifier.base.console import progress, watched
-from flower_classifier.base.errors import RunError, is_out_of_memory
+from flower_classifier.base.messages import RunError, is_out_of_memory
 from flower_classifier.base.torchrun import rank
 from flower_classifier.features.batches import Batch
 from flower_classifier.features.inputs import Inputs, Timings

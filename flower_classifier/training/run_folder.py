@@ -29,11 +29,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flower_classifier.base.console import note, warn
-from flower_classifier.base.errors import InputError, RunError
 from flower_classifier.base.files import check_writable, hardlink, sync_folder
+from flower_classifier.base.messages import InputError, RunError, first_few, note, warn
 from flower_classifier.base.signals import signals_held
-from flower_classifier.base.text import first_few
 from flower_classifier.base.torchrun import job_name
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.networks.safe_files import check_digest, errors_as_input_error, read_tensors, write_atomically

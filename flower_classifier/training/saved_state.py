@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 import torch
 
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Row, Trust, what_to_do

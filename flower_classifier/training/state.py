@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from flower_classifier.base.errors import InputError
-from flower_classifier.base.text import counted, first_few
+from flower_classifier.base.messages import InputError, counted, first_few
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier

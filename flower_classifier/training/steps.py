@@ -11,10 +11,8 @@ import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from flower_classifier.base.console import note, warn
-from flower_classifier.base.errors import InputError
+from flower_classifier.base.messages import InputError, counted, note, printable, warn
 from flower_classifier.base.signals import signals_held
-from flower_classifier.base.text import counted, printable
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import AllInputs, Timings, UnusablePhotosError, check_photos_left, prepare_inputs
