@@ -32,7 +32,7 @@ from flower_classifier.base.messages import InputError, nearest, reason_of
 
 TYPED = "typed"  # the field that is no option, but says which were given
 Value = TypeVar("Value")
-Chosen = TypeVar("Chosen", bound="Settings")
+Config = TypeVar("Config", bound="Settings")
 Values = dict[str, Any]  # of options, by their names; Any: each option has a type of its own
 
 
@@ -149,7 +149,7 @@ class Settings:
         return {setting.name: getattr(self, setting.name) for setting in self.options()}
 
     @classmethod
-    def parse(cls: type[Chosen], prog: str, doc: str | None, argv: Sequence[str] | None = None) -> Chosen:
+    def parse(cls: type[Config], prog: str, doc: str | None, argv: Sequence[str] | None = None) -> Config:
         """Return the settings that a command line (default: this process's) asks for, checked.
 
         Raises SystemExit after --help and for a command line that cannot be parsed, InputError for a value out of

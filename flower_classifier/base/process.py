@@ -24,7 +24,7 @@ from typing import NoReturn
 
 from flower_classifier.base import messages
 from flower_classifier.base.console import speaking
-from flower_classifier.base.options import Chosen
+from flower_classifier.base.options import Config
 from flower_classifier.base.signals import Stopped, answer_signals, end_with_a_word, handled_signals, stop
 from flower_classifier.base.torchrun import local_world_size, rank
 
@@ -37,7 +37,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 # ------------------------------------------------------------------------------------------------------- the beginning
 
 
-def begin(settings_class: type[Chosen], prog: str, doc: str | None) -> Chosen:
+def begin(settings_class: type[Config], prog: str, doc: str | None) -> Config:
     """Set the process up and return the settings that its command line asks for, before torch is loaded.
 
     After --help and for a mistake the process ends, as by `run`. Settings may name the packages they need in `needs`;
@@ -55,7 +55,7 @@ def begin(settings_class: type[Chosen], prog: str, doc: str | None) -> Chosen:
         del os.environ["OMP_NUM_THREADS"]
     keep_freed_memory()
     prepare_streams()
-    parsed: list[Chosen] = []
+    parsed: list[Config] = []
     with speaking():
         with contextlib.ExitStack() as silenced:
             if rank():  # all of a job's processes read the same, and one says what is wrong
