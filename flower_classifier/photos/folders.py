@@ -121,10 +121,10 @@ def find_classes(data_dir: Path, folder: Path) -> dict[str, list[str]]:
         name: [path.relative_to(data_dir).as_posix() for path in paths] for name, paths in photos.items() if paths
     }
     shards = shards_of(folder)
-    if in_folders and shards:
-        named = first_few([shard.name for shard in shards])
-        warn(f"{folder}: {counted(len(shards), 'tar file')} beside the class folders left out: {named}")
     if in_folders:
+        if shards:
+            named = first_few([shard.name for shard in shards])
+            warn(f"{folder}: {counted(len(shards), 'tar file')} beside the class folders left out: {named}")
         return in_folders
     classes: dict[str, list[str]] = {}
     without_photos = []
