@@ -1,7 +1,5 @@
 """Files and folders, whatever is in them: force them to the disk, give them a second name, check for write access."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -4,8 +4,6 @@ All messages go through the logger `flower_classifier`, so a program that import
 them. The commands show them on stderr, by console.py.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib.util
 import logging

@@ -7,8 +7,6 @@ the traceback behind an error.
 Only the scripts at the root import this: the package leaves the process it is imported into as it is.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import ctypes

@@ -4,8 +4,6 @@ No choice depends on what was drawn before. So a resumed run needs no generator 
 change a result.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

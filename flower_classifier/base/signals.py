@@ -1,7 +1,5 @@
 """Signals that ask the process to end: how a command answers them, and how it holds them back."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

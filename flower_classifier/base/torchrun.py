@@ -1,7 +1,5 @@
 """The rank of this process in a job of several, from torchrun's variables. A single process is a world of size 1."""
 
-from __future__ import annotations
-
 import os
 import platform
 

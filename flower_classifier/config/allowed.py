@@ -3,8 +3,6 @@
 This module imports no network, so the values are available without torch.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What export.py can be asked to do: its options, and the values they may take."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

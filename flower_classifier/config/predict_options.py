@@ -3,8 +3,6 @@
 An exported folder has a predict.py of its own, which takes the options of QuestionConfig alone.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from dataclasses import dataclass

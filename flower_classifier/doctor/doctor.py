@@ -6,8 +6,6 @@ Twins, wrong labels and outliers are found by the features that training would u
 `findings.py` lists the kinds of findings; docs/doctor.md says how reliable they are.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

@@ -8,8 +8,6 @@ other splits' photos are judged by a head that learned from all training photos.
 wrong label would confirm itself through its twin.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -5,8 +5,6 @@ epoch, and never kept. They are read in blocks, on every core, and the network w
 same cores.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

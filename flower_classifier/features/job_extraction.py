@@ -4,8 +4,6 @@ A micro-batch is the same whoever computes it, so neither the number of processe
 go to rank 0 as they come, which keeps them as a single process would: nobody ever has all of them.
 """
 
-from __future__ import annotations
-
 import itertools
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Both come from the validation photos. sets.csv says how well the sets keep their
 they are.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -18,8 +18,6 @@ P(p-value <= 5 %) <= 5 %, however good or bad the scores are. The validation pho
 temperature, which makes this a little too good.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

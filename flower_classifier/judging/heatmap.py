@@ -5,8 +5,6 @@ over the channels. Grad-CAM (Selvaraju et al. 2017) averages the gradient over p
 where the network averages over positions itself, and where it does not (vgg16, alexnet) this one stays true to it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ but lies far from all training photos. So there is a score of each kind, and con
 docs/strangers.md says which scores these are, and how well they do.
 """
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional as F
 

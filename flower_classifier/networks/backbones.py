@@ -3,8 +3,6 @@
 Our own source has one small network, that of the classic CIFAR-10 exercise, trained from scratch.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """The device that a run uses, what it computes in and has room for, and how many threads work."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

@@ -8,8 +8,6 @@ the photos differ most (principal components). That takes half a kilobyte for a 
 keeps as many photos as ten megabytes hold, equally many of each class where there are enough.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

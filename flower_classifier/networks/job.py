@@ -15,8 +15,6 @@ with `weights_only=True` as checkpoints are. The orders, by what they ask to `do
     END           nothing more
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -6,8 +6,6 @@ was given as a checkpoint is none, its first bytes and the names in its pickle t
 and nothing is unpacked.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

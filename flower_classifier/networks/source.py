@@ -5,8 +5,6 @@ Networks are built without memory for their tensors, which a file brings: it is 
 and assigned.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Callable, Mapping

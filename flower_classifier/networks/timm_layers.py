@@ -3,8 +3,6 @@
 Nothing here loads timm.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 from collections.abc import Mapping

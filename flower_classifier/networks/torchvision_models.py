@@ -3,8 +3,6 @@
 Weights come through torchvision's own cache and download, or from a file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """What people call the classes: a file that maps class folders to names."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence

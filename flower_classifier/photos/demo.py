@@ -5,8 +5,6 @@
 Writes train/, valid/ and test/, each with one folder per species, numbered as in cat_to_name.json.
 """
 
-from __future__ import annotations
-
 import colorsys
 import math
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ kill -9 included. The next run requests only the rest, on the condition that the
 Nothing in an archive is trusted to be what it says.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -5,8 +5,6 @@ file beside the photo: `000017.cls` holds that of `000017.jpg`. Files that belon
 the first dot.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

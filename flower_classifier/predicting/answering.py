@@ -4,8 +4,6 @@ A photo is named itself, by a folder or a tar file that it is in, or on standard
 work is refused before it; what fails for one photo is told when all are done.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ A subclass takes photos to answers, by torch or, for an exported folder, by onnx
 What they are worth is told here, without torch.
 """
 
-from __future__ import annotations
-
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence

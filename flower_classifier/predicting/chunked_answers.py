@@ -8,8 +8,6 @@ A part's number decides its rank. After a kill, the same command goes on with th
 processes need not talk: whoever finds all parts on the disk puts them together.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """predict.py --evaluate: how good a checkpoint's answers to a folder of labelled photos are."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -6,8 +6,6 @@
 predict.py and programs that import the package ask the same object, so they get the same digits.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import threading

@@ -4,8 +4,6 @@ The reports of several folders lie side by side, each under its folder's name. e
 and which checkpoint it is of, so the report of a second folder of the same name goes elsewhere.
 """
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import csv

@@ -4,8 +4,6 @@ Every photo is opened as training would open it. The expected time is measured, 
 the backbone, a few batches through the learner, and their time is scaled to the whole run.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections import Counter

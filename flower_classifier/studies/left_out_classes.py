@@ -5,8 +5,6 @@
 A fifth of the classes is left out, five times; all features are computed already, so it takes seconds.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -5,8 +5,6 @@ gradient of the whole batch. So all take the steps that a single process would t
 draws, and the parameters stay the same everywhere without being sent.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict

@@ -6,8 +6,6 @@ heads in one pass is DINOv2's: Oquab et al. 2023, appendix B.3).
 FoldHeads are heads that each learn from a share of the photos, and then answer for the photos they did not learn from.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """What the helpers of a job do, all processes but rank 0: they follow rank 0's orders until it orders the end."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 from dataclasses import fields

@@ -1,7 +1,5 @@
 """The epoch loop: one for every learner, whether its batches are cached features or pixels."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import time

@@ -4,8 +4,6 @@ In fine-tuning the backbone learns with the head. An untrained head would spoil 
 head learns alone first, on the frozen backbone (Kumar et al. 2022).
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """The state of a training run: what is being trained, and which of its epochs are finished."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace

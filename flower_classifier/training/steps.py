@@ -3,8 +3,6 @@
 train.py calls them one after the other.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import json

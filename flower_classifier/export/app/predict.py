@@ -7,8 +7,6 @@
 Python with onnxruntime, numpy and pillow is all it needs: pip install onnxruntime numpy pillow
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from flower_classifier.base import process
