@@ -35,7 +35,7 @@ from flower_classifier.judging.evaluation import Evaluation, evaluate_on
 from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier, new_classifier
 from flower_classifier.networks.devices import choose_device
-from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import Preprocessing
@@ -161,7 +161,7 @@ def build_model(
             category_names=data.category_names,
             training=training,
         )
-        return Model(classifier, place(classifier, device), trained)
+        return Model(classifier, FrozenBackbone(classifier, device), trained)
 
 
 def train_model(
@@ -268,7 +268,7 @@ def load_checkpoint(path: str | Path, gpu: bool = False) -> Model:
     """
     with speaking():
         saved = Checkpoint.load(Path(path))
-        frozen = place(saved.classifier, choose_device(gpu))
+        frozen = FrozenBackbone(saved.classifier, choose_device(gpu))
     return Model(saved.classifier, frozen, saved)
 
 

@@ -17,7 +17,7 @@ from flower_classifier.base.process import keep_freed_memory
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.devices import choose_device
-from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.folders import find_photos
 from flower_classifier.photos.splits import Split
 
@@ -53,7 +53,7 @@ def main() -> None:
     photos = [path.relative_to(root).as_posix() for path in find_photos(root)][:PHOTOS]
     split = Split("some", root, tuple(photos), (0,) * len(photos))
     models = {arch: new_classifier(arch, 102, "none")[0] for arch in ARCHS}
-    parts = {arch: place(classifier, CPU) for arch, classifier in models.items()}
+    parts = {arch: FrozenBackbone(classifier, CPU) for arch, classifier in models.items()}
     for frozen in parts.values():
         measure(frozen, split)  # warm up
     times = {arch: [] for arch in ARCHS}

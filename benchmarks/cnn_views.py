@@ -20,7 +20,7 @@ from flower_classifier.features.batches import Batch, batches, whole
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.evaluation import evaluate
 from flower_classifier.networks.classifier import new_classifier
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.splits import Split, load_splits
 from flower_classifier.training.ddp import Alone
 from flower_classifier.training.loop import train_one_epoch
@@ -83,7 +83,7 @@ def main() -> None:
     found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     for seed in SEEDS:
         chosen = sorted(generator(seed, "classes").choice(len(splits.classes), number, replace=False).tolist())
-        frozen = place(new_classifier("cnn", number)[0], CPU)
+        frozen = FrozenBackbone(new_classifier("cnn", number)[0], CPU)
         train, valid = (Inputs(frozen, of_classes(split, chosen), seed) for split in (splits.train, splits.valid))
         views, held_out = torch.stack([train.rows(view) for view in range(VIEWS)]), list(whole(valid))
         for way in WAYS:

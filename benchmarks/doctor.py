@@ -32,7 +32,7 @@ from flower_classifier.features.inputs import prepare_inputs
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.classifier import new_classifier
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.report.report_files import read_table
 
@@ -99,7 +99,9 @@ def found_by_cleanlab(own: tuple[object, ...], data: Path, cache: str, wrong: se
     arch, weights = str(own[1]), str(own[3]) if len(own) > 2 else None
     splits = load_splits(data)
     classifier, _ = new_classifier(arch, len(splits.classes), weights)
-    parts = prepare_inputs(place(classifier, torch.device("cpu")), splits, 0, FeatureCache(Path(cache), 1e10), SCHEDULE)
+    parts = prepare_inputs(
+        FrozenBackbone(classifier, torch.device("cpu")), splits, 0, FeatureCache(Path(cache), 1e10), SCHEDULE
+    )
     parts = [part for part in parts if part]
     opinion = second_opinion(parts, len(splits.classes), memory_of_all(parts), ())
     temperature = calibrate(Evaluation(opinion.logits[opinion.is_training], opinion.labels[opinion.is_training]))

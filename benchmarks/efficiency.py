@@ -23,7 +23,7 @@ from flower_classifier.features.extraction import shared_cores
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.devices import choose_device
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.folders import find_photos
 from flower_classifier.photos.splits import Split
 
@@ -60,7 +60,7 @@ def measure(root: Path, arch: str) -> tuple[float, float, float]:
     """Return ms per photo: decoding alone, the network alone, both as the extraction does them."""
     keep_freed_memory()  # as the commands do
     device = choose_device(gpu=False)
-    frozen, split = place(new_classifier(arch, 102, "none")[0], device), some_photos(root, PHOTOS[arch])
+    frozen, split = FrozenBackbone(new_classifier(arch, 102, "none")[0], device), some_photos(root, PHOTOS[arch])
     inputs = Inputs(frozen, split)
     views = np.concatenate(on_all_cores(lambda index: inputs.open_photo(index, [0]), range(len(split))))  # (N, S, S, 3)
     pixels = torch.from_numpy(views).permute(0, 3, 1, 2)

@@ -29,7 +29,7 @@ from flower_classifier.export.onnx_model import WholeNetwork, onnx_of, quantised
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import Classifier, new_classifier
 from flower_classifier.networks.devices import usable_cores
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.folders import find_photos
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import Split, load_splits
@@ -45,7 +45,7 @@ Engine = Callable[[np.ndarray], np.ndarray]  # uint8 (B, S, S, 3) -> features, f
 
 def ours(classifier: Classifier) -> Engine:
     """Return the frozen part as training runs it."""
-    frozen = place(classifier, torch.device("cpu"))
+    frozen = FrozenBackbone(classifier, torch.device("cpu"))
 
     def run(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -59,7 +59,7 @@ def compiled(classifier: Classifier) -> Engine:
     import torch._inductor.config as inductor
 
     inductor.freezing = True
-    frozen = place(classifier, torch.device("cpu"))
+    frozen = FrozenBackbone(classifier, torch.device("cpu"))
     frozen.network = torch.compile(frozen.network)
 
     def run(pixels: np.ndarray) -> np.ndarray:

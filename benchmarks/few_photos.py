@@ -27,7 +27,7 @@ from flower_classifier.judging.evaluation import evaluate
 from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.classifier import Classifier, ModelConfig, new_classifier
 from flower_classifier.networks.devices import choose_device, seed_torch
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.source import Backbone
 from flower_classifier.photos.splits import Split, load_splits
 from flower_classifier.training.loop import fit
@@ -138,7 +138,7 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     splits, cache = load_splits(Path(sys.argv[1]).resolve()), FeatureCache(None, 10e9)
-    frozen = place(new_classifier("squeezenet1_1", len(splits.classes))[0], choose_device(gpu=False))
+    frozen = FrozenBackbone(new_classifier("squeezenet1_1", len(splits.classes))[0], choose_device(gpu=False))
     most = max(views for views, _ in SETTINGS)
     pool = replace(
         splits.train,

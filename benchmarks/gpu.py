@@ -33,7 +33,7 @@ from flower_classifier.features.feature_cache import FeatureCache, Rows
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.devices import usable_cores
-from flower_classifier.networks.frozen_backbone import FrozenBackbone, RowForm, place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone, RowForm
 from flower_classifier.photos import demo
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing, open_views
@@ -76,7 +76,7 @@ class Check:
 
     def frozen_of(self, arch: str, device: torch.device, exact: bool = False) -> FrozenBackbone:
         """Return the frozen part of an architecture with random weights, always the same; `exact`: in float32."""
-        frozen = place(new_classifier(arch, 102, "none")[0], device)
+        frozen = FrozenBackbone(new_classifier(arch, 102, "none")[0], device)
         if exact:
             frozen.precision = torch.float32
         return frozen

@@ -24,7 +24,7 @@ from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, Schedule, prepare_inputs
 from flower_classifier.networks.classifier import ModelConfig, new_classifier
 from flower_classifier.networks.devices import choose_device
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.training.state import average_in
 
@@ -104,7 +104,7 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     splits, device = load_splits(Path(sys.argv[1]).resolve()), choose_device(gpu=False)
-    frozen = place(new_classifier("squeezenet1_1", len(splits.classes))[0], device)
+    frozen = FrozenBackbone(new_classifier("squeezenet1_1", len(splits.classes))[0], device)
     most = max(views for views, _ in LENGTHS)
     train, *held_out = prepare_inputs(frozen, splits, 0, FeatureCache(None, 10e9), Schedule(most, most))
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.networks.classifier import new_classifier
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.training.recipe import Recipe, balanced
 
@@ -45,7 +45,7 @@ def test_a_run_weighs_by_class(train_into, unequal, tmp_path):
         train_into(tmp_path / name, unequal, *options, "--class_weights", name)
     splits = load_splits(unequal)
     classifier, _ = new_classifier("squeezenet1_1", 6, "none", ())
-    inputs = Inputs(place(classifier, torch.device("cpu")), splits.train)
+    inputs = Inputs(FrozenBackbone(classifier, torch.device("cpu")), splits.train)
     labels = inputs.labels
     with torch.inference_mode():
         losses = F.cross_entropy(classifier.head(inputs.rows().float()), labels, reduction="none")

@@ -18,7 +18,7 @@ import train
 from flower_classifier.features.feature_cache import FeatureCache, MappedRows
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.networks.classifier import new_classifier
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.photos.splits import load_splits
 
@@ -353,7 +353,7 @@ def test_rows_read_through_the_map_are_those_kept_in_memory(flowers, tmp_path, m
     """Also when the map's pages are given back after every read."""
     monkeypatch.setattr("flower_classifier.features.feature_cache.RELEASE_AFTER", 0)
     splits = load_splits(flowers)
-    frozen = place(new_classifier("squeezenet1_1", 6, "none", (8,))[0], CPU)
+    frozen = FrozenBackbone(new_classifier("squeezenet1_1", 6, "none", (8,))[0], CPU)
     in_memory = Inputs(frozen, splits.train).rows(2)
     mapped = Inputs(frozen, splits.train, cache=FeatureCache(tmp_path, limit=1e9)).rows(2)
     assert isinstance(mapped, MappedRows)

@@ -20,7 +20,7 @@ from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import Inputs, Schedule, prepare_inputs
 from flower_classifier.judging.evaluation import evaluate
 from flower_classifier.networks.classifier import new_classifier
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos import views
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import load_splits
@@ -47,7 +47,7 @@ def classifier():
 @pytest.fixture(scope="module")
 def frozen(classifier):
     """The frozen part in float32 and as it was built, whatever this machine has instructions for."""
-    part = place(copy.deepcopy(classifier), CPU)
+    part = FrozenBackbone(copy.deepcopy(classifier), CPU)
     part.precision, part.network = torch.float32, part.original
     return part
 
@@ -174,7 +174,7 @@ def test_with_a_gpu_as_many_workers_open_photos_as_there_are_cores_to_use():
 
 def test_bfloat16_changes_features_by_its_rounding_alone(splits, classifier, frozen):
     """Eight bits of mantissa; a dozen layers in a row may add up to a few per cent of a feature vector."""
-    fast = place(copy.deepcopy(classifier), CPU)
+    fast = FrozenBackbone(copy.deepcopy(classifier), CPU)
     fast.precision, fast.network = torch.bfloat16, fast.original
     exact, rounded = (extract(part, splits.valid) for part in (frozen, fast))
     assert ((rounded.float() - exact).norm(dim=1) / exact.norm(dim=1)).max() < 0.03
@@ -187,9 +187,9 @@ def test_weights_that_are_bfloat16_already_change_no_bit(splits, arch, monkeypat
     """Autocast alone is the other way; the classifier, which may go into a checkpoint, keeps its own weights."""
     classifier = new_classifier(arch, 6, "none")[0]
     monkeypatch.setenv("FLOWERS_PRECISION", "float32")
-    plain = place(copy.deepcopy(classifier), CPU)
+    plain = FrozenBackbone(copy.deepcopy(classifier), CPU)
     monkeypatch.setenv("FLOWERS_PRECISION", "bfloat16")
-    part = place(classifier, CPU)
+    part = FrozenBackbone(classifier, CPU)
     assert next(layer for layer in part.network.modules() if isinstance(layer, torch.nn.Conv2d)).weight.dtype == (
         torch.bfloat16
     )
@@ -210,7 +210,7 @@ def test_weights_that_are_bfloat16_already_change_no_bit(splits, arch, monkeypat
 def test_features_that_are_bfloat16_numbers_are_kept_as_such_and_no_others(splits, tmp_path, arch, dtype, monkeypatch):
     """In half the bytes, on disk and in memory; what the head is given are the very numbers of the network."""
     monkeypatch.setenv("FLOWERS_PRECISION", "bfloat16")
-    part = place(new_classifier(arch, 6, "none")[0], CPU)
+    part = FrozenBackbone(new_classifier(arch, 6, "none")[0], CPU)
     pixels = extraction.to_pixels([open_views(splits.valid.root / splits.valid.photos[0], part.preprocessing)])[0]
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         plain = part.network(((pixels.float() - part.mean) / part.std).to(memory_format=torch.channels_last))
@@ -228,7 +228,7 @@ def test_features_that_are_bfloat16_numbers_are_kept_as_such_and_no_others(split
 
 def test_a_model_trained_whole_stays_in_float32_and_its_rows_are_pixels():
     classifier = new_classifier("cnn", 2)[0]
-    frozen = place(classifier, CPU)
+    frozen = FrozenBackbone(classifier, CPU)
     assert (frozen.precision, frozen.network, classifier.learner) == (torch.float32, None, classifier)
     assert (frozen.rows.shape, frozen.rows.dtype) == ((3, 32, 32), torch.uint8)
 

@@ -24,7 +24,7 @@ from flower_classifier.features.batches import fresh_batches
 from flower_classifier.features.inputs import prepare_inputs
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import new_classifier
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.photos.views import open_views
 from flower_classifier.studies import dry_run
@@ -52,7 +52,7 @@ def test_an_epoch_is_what_plain_torch_makes_of_the_same_pictures(flowers, unfree
     monkeypatch.setenv("FLOWERS_PRECISION", "float32")  # bfloat16 would hide small differences
     splits = load_splits(flowers)
     classifier, _ = new_classifier("squeezenet1_1", 6, "none", (8,), dropout=0.0)
-    frozen, head_recipe = place(classifier, CPU), Recipe(1, 0.001, 16, 1, 0)
+    frozen, head_recipe = FrozenBackbone(classifier, CPU), Recipe(1, 0.001, 16, 1, 0)
     train_photos, valid, _ = prepare_inputs(frozen, splits, 0, None, head_recipe.schedule)
     state = TrainState(classifier, head_recipe, splits.classes)
     fit(state, train_photos, valid)
@@ -304,7 +304,7 @@ def test_the_features_of_the_frozen_network_stay_its_own(train_into, flowers, tm
 def test_moments_come_back_in_the_parameters_memory_format(flowers):
     """On a Mac's GPU parameters have another one than on a CPU, and a fused step takes no notice of it."""
     classifier, _ = new_classifier("timm/test_resnet", 6, "none", ())
-    frozen, recipe = place(classifier, CPU), Recipe(1, 0.001, 16, 1, 0)
+    frozen, recipe = FrozenBackbone(classifier, CPU), Recipe(1, 0.001, 16, 1, 0)
     splits = load_splits(flowers)
     inputs, valid, _ = prepare_inputs(frozen, splits, 0, None, recipe.schedule)
     state = TrainState(classifier, recipe, splits.classes, identity=identity_of(splits))

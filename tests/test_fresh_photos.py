@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance
 from flower_classifier.features.batches import fresh_batches, recoloured
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError
 from flower_classifier.networks.classifier import new_classifier
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import load_splits
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 def test_every_epoch_sees_every_photo_anew_and_the_same_epoch_the_same(flowers):
     splits = load_splits(flowers)
     classifier, _ = new_classifier("squeezenet1_1", 6, "none", ())
-    inputs = Inputs(place(classifier, CPU), splits.train)
+    inputs = Inputs(FrozenBackbone(classifier, CPU), splits.train)
 
     def looks(epoch, batch_size):
         found = list(fresh_batches(inputs, batch_size, 5, epoch))
@@ -60,7 +60,7 @@ def test_a_photo_that_breaks_while_the_network_learns_is_named_and_not_left_out(
     shutil.copytree(flowers, data)
     splits = load_splits(data)
     classifier, _ = new_classifier("squeezenet1_1", 6, "none", ())
-    inputs = Inputs(place(classifier, CPU), splits.train)
+    inputs = Inputs(FrozenBackbone(classifier, CPU), splits.train)
     inputs.prepare()
     photo = data / "train" / splits.train.photos[7].partition("train/")[2]
     photo.write_bytes(b"no photo any more")

@@ -19,7 +19,7 @@ from flower_classifier.features import extraction
 from flower_classifier.features.batches import on_gpu
 from flower_classifier.networks import devices
 from flower_classifier.networks.classifier import new_classifier
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.source import fold_batch_norms
 from flower_classifier.photos.images import ImageError
 from flower_classifier.training import loop
@@ -48,7 +48,7 @@ class Watched(nn.Module):
 
 @pytest.fixture
 def frozen():
-    part = place(copy.deepcopy(new_classifier("resnet18", 6, "none", (8,), 0.0)[0]), CPU)
+    part = FrozenBackbone(copy.deepcopy(new_classifier("resnet18", 6, "none", (8,), 0.0)[0]), CPU)
     part.precision, part.network = torch.float32, Watched(part.original)
     return part
 

@@ -12,7 +12,7 @@ from torchvision import models
 import predict
 from flower_classifier.judging.heatmap import find_heatmap
 from flower_classifier.networks.classifier import new_classifier
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.views import open_views
 
 
@@ -138,7 +138,7 @@ def test_a_heat_map_is_the_networks_own_while_workers_run_it_for_other_photos(fl
     In bfloat16 they run a copy, whose forwards must leave no trace in it either.
     """
     classifier = untrained(arch, hidden_units=(8,))
-    frozen = place(classifier, torch.device("cpu"))
+    frozen = FrozenBackbone(classifier, torch.device("cpu"))
     pixels = torch.from_numpy(open_views(flowers / "test" / "54" / "drawn_000.jpg", classifier.preprocessing)[0])
     pixels = pixels.permute(2, 0, 1)[:, :96, :96]  # of this size, since vgg11 and convnext_tiny take their time
     quiet = find_heatmap(classifier, pixels, 0, (48, 48)).values

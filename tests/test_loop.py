@@ -9,7 +9,7 @@ from flower_classifier.features.batches import whole
 from flower_classifier.features.inputs import prepare_inputs
 from flower_classifier.judging.evaluation import evaluate
 from flower_classifier.networks.classifier import new_classifier
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.training.ddp import Alone
 from flower_classifier.training.loop import add_gradients, fit
@@ -24,7 +24,7 @@ def test_it_calls_back_after_each_epoch_and_neither_prints_nor_writes(flowers, t
     monkeypatch.chdir(tmp_path)
     splits = load_splits(flowers)
     classifier, _ = new_classifier("squeezenet1_1", 6, "none", (8,))
-    frozen = place(classifier, CPU)
+    frozen = FrozenBackbone(classifier, CPU)
     state = TrainState(classifier, RECIPE, splits.classes)
     train, valid, _ = prepare_inputs(frozen, splits, RECIPE.seed, None, RECIPE.schedule)
     capfd.readouterr()

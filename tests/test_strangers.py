@@ -23,7 +23,7 @@ from flower_classifier.judging.strangers import SHRINKAGE, Clusters, auroc, stra
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.feature_bank import remember
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.predicting.predictor import Predictor
@@ -300,7 +300,7 @@ def test_scores_that_make_no_sense_are_refused(run, checkpoint, familiar, tmp_pa
 def rows(flowers):
     """The training photos' features, of a network with random weights."""
     classifier, _ = new_classifier("squeezenet1_1", 6, "none")
-    return Inputs(place(classifier, torch.device("cpu")), load_splits(flowers).train)
+    return Inputs(FrozenBackbone(classifier, torch.device("cpu")), load_splits(flowers).train)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from flower_classifier.networks import timm_models
 from flower_classifier.networks.backbones import load_backbone, resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import new_classifier
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.safe_files import write_atomically
 
 LITE = "timm/tf_efficientnet_lite0"
@@ -105,7 +105,7 @@ def test_the_frozen_part_has_neither_norms_nor_padding_and_computes_the_same(arc
     name = arch.removeprefix("timm/")
     torch.save(random_state(name), tmp_path / "own.pth")
     classifier, _ = new_classifier(arch, 3, str(tmp_path / "own.pth"), image_size=side)
-    frozen = place(classifier, torch.device("cpu"))
+    frozen = FrozenBackbone(classifier, torch.device("cpu"))
     kinds = {type(layer).__name__ for layer in frozen.network.modules()}
     assert not kinds & {"BatchNormAct2d", "BatchNorm2d", "Conv2dSame"}
     pixels = torch.randint(256, (2, 3, side, side), dtype=torch.uint8)

@@ -25,7 +25,7 @@ from flower_classifier.base.torchrun import job_name
 from flower_classifier.features.job_extraction import Helper, numerics_key
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.devices import precision_of
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 
 TORCHRUN, WARM_TORCHRUN = ("-m", "torch.distributed.run"), PROJECT / "tests" / "warm_torchrun.py"
 # Slow enough to be killed in the midst; where bfloat16 is emulated, that takes fewer pixels
@@ -134,7 +134,7 @@ def test_a_machine_that_computes_other_digits_says_so(flowers):
     """An older torch, another kind of CPU: its rows must not come among rank 0's."""
     classifier, _ = new_classifier("cnn", 2)
     helper = Helper(None, torch.device("cpu"))
-    helper.frozen = place(classifier, torch.device("cpu"))
+    helper.frozen = FrozenBackbone(classifier, torch.device("cpu"))
     way = numerics_key(helper.frozen)
     with pytest.raises(RunError, match=r"would compute other digits than process 0 \(device: .+, not another\)"):
         helper.check_numerics({**way, "device": "another"})

@@ -22,7 +22,7 @@ from flower_classifier.base.messages import RunError
 from flower_classifier.features.extraction import Extracted, Work, extract, opener, threads_per_worker
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import ModelConfig
-from flower_classifier.networks.frozen_backbone import FrozenBackbone, RowForm, place, versions_of
+from flower_classifier.networks.frozen_backbone import FrozenBackbone, RowForm, versions_of
 from flower_classifier.networks.job import EXTRACT, Job, LostError, Message, current_job
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split
@@ -195,7 +195,9 @@ class Helper:
         """Take in the network and the photos that an order is about. Raises RunError where the photos are not here."""
         if frozen := order.get("frozen"):
             config, preprocessing = ModelConfig(**frozen["model"]), Preprocessing(**frozen["preprocessing"])
-            self.frozen = place(Checkpoint(config, preprocessing, (), frozen["tensors"]).classifier, self.device)
+            self.frozen = FrozenBackbone(
+                Checkpoint(config, preprocessing, (), frozen["tensors"]).classifier, self.device
+            )
         if split := order.get("split"):
             self.split = Split(**{**split, "root": Path(split["root"])})
             if not self.split.root.is_dir():

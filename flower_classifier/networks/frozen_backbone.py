@@ -1,6 +1,6 @@
 """The frozen part of a classifier, prepared for fast inference.
 
-    frozen = place(classifier, device)
+    frozen = FrozenBackbone(classifier, device)
     rows = frozen(pixels)                      what is computed once per photo, and kept
     logits = classifier.learner(rows)          what is trained on it, epoch after epoch
 
@@ -38,20 +38,14 @@ class RowForm:
     dtype: torch.dtype
 
 
-def place(classifier: Classifier, device: torch.device) -> FrozenBackbone:
-    """Move a classifier to a device, and return its frozen part, ready to run there."""
-    classifier.to(device)
-    return FrozenBackbone(classifier, device)
-
-
 class FrozenBackbone:
-    """The frozen backbone: norms folded, in the memory format and precision that suit the device.
+    """A classifier's frozen backbone: norms folded, in the memory format and precision that suit the device.
 
-    A network that learns from scratch has no such part: pixels pass as they are.
+    The classifier moves to the device. A network that learns from scratch has no such part: pixels pass as they are.
     """
 
     def __init__(self, classifier: Classifier, device: torch.device) -> None:
-        self.classifier, self.config, self.device = classifier, classifier.config, device
+        self.classifier, self.config, self.device = classifier.to(device), classifier.config, device
         self.mean, self.std = classifier.mean, classifier.std
         self.memory_format, self.precision = torch.contiguous_format, torch.float32
         self.most = MICRO_BATCH[device.type]  # photos that a forward takes; fewer where a GPU has no room for them

@@ -24,7 +24,7 @@ from flower_classifier.judging.heatmap import Heatmap, find_heatmap
 from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.devices import torch_threads
-from flower_classifier.networks.frozen_backbone import place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.images import ImageError, PhotoSource
 from flower_classifier.photos.views import open_views
 from flower_classifier.predicting.base_predictor import BROKEN, Answer, BasePredictor, Neighbour, settled
@@ -40,7 +40,7 @@ class Predictor(BasePredictor):
     ) -> None:
         self.checkpoint = checkpoint
         self.classifier = checkpoint.classifier
-        self.frozen = place(self.classifier, device)
+        self.frozen = FrozenBackbone(self.classifier, device)
         self.classes = checkpoint.classes
         named = replace(checkpoint, category_names=dict(category_names)) if category_names else checkpoint
         self.names = named.names

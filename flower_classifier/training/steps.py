@@ -22,7 +22,7 @@ from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.classifier import Classifier, new_classifier
 from flower_classifier.networks.devices import PRECISION, choose_device
 from flower_classifier.networks.feature_bank import balanced_sample, capacity, remember
-from flower_classifier.networks.frozen_backbone import FrozenBackbone, place
+from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.source import Weights
 from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.download import download
@@ -70,7 +70,7 @@ def prepare(config: TrainConfig) -> tuple[Data, Built]:
             raise InputError(f"is for pretrained networks; all layers of {arch} learn from the start", option)
     model = (config.hidden_units, config.dropout, config.image_size, config.seed, config.mirror)
     classifier, weights = new_classifier(arch, len(data.classes), config.weights, *model)
-    return data, Built(place(classifier, device), weights)
+    return data, Built(FrozenBackbone(classifier, device), weights)
 
 
 def find_data(config: TrainConfig) -> Data:
