@@ -96,7 +96,7 @@ def imshow(image: np.ndarray, ax: Axes | None = None, title: str = "", preproces
 
 def show_photos(data: Data, classes: int = 8) -> Image.Image:
     """Return a picture of the first training photo of each of the first few classes, under the class's name."""
-    from flower_classifier.report.figures import draw_grid, image_of
+    from flower_classifier.report.pictures import draw_grid, image_of
 
     train = data.splits.train
     shown = []

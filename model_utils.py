@@ -41,7 +41,7 @@ from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import Preprocessing
 from flower_classifier.predicting.base_predictor import BROKEN
 from flower_classifier.predicting.predictor import Predictor
-from flower_classifier.report.diagnosis import Diagnosis
+from flower_classifier.report.evaluation_report import EvaluationReport
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced
 from flower_classifier.training.saved_state import epoch_line
@@ -112,7 +112,7 @@ class Model:
 
 
 @dataclass(frozen=True, repr=False)
-class Results(Diagnosis):
+class Results(EvaluationReport):
     """How good a model is on photos whose classes are known. Printed, it is two lines."""
 
     @property
@@ -292,7 +292,7 @@ def show_prediction(
     With `heatmap`, regions that speak for the likeliest class are bright. Raises ImageError for a photo that cannot be
     opened.
     """
-    from flower_classifier.report.figures import draw_prediction, image_of
+    from flower_classifier.report.pictures import draw_prediction, image_of
 
     probabilities, classes = predict(image, model, topk)
     photo = load_image(image, PHOTO_SIDE)
@@ -309,7 +309,7 @@ def show_prediction(
 def show_training(model: Model) -> Image.Image:
     """Return a picture of a model's losses and its accuracy by epoch. Raises InputError if it is not trained."""
     from flower_classifier.report.charts import draw_curves
-    from flower_classifier.report.figures import image_of
+    from flower_classifier.report.pictures import image_of
 
     if not model.history:
         raise InputError("the model is not trained yet, so there are no curves to show")
@@ -319,7 +319,7 @@ def show_training(model: Model) -> Image.Image:
 def show_confusion(results: Results) -> Image.Image:
     """Return a picture of which classes were taken for which."""
     from flower_classifier.report.charts import draw_confusion
-    from flower_classifier.report.figures import image_of
+    from flower_classifier.report.pictures import image_of
 
     return image_of(draw_confusion(results.evaluation, [printable(name) for name in results.names], results.judged))
 
@@ -327,14 +327,14 @@ def show_confusion(results: Results) -> Image.Image:
 def show_reliability(results: Results) -> Image.Image:
     """Return a picture of how often the model is right, by how probable it finds its answer."""
     from flower_classifier.report.charts import draw_reliability
-    from flower_classifier.report.figures import image_of
+    from flower_classifier.report.pictures import image_of
 
     return image_of(draw_reliability(results.evaluation, results.judged))
 
 
 def show_mistakes(results: Results) -> Image.Image | None:
     """Return a picture of the wrong answers with the highest probabilities, or None where there are none."""
-    from flower_classifier.report.figures import image_of
+    from flower_classifier.report.pictures import image_of
 
     figure = results.draw_most_confident()
     return image_of(figure) if figure else None

@@ -35,7 +35,7 @@ from flower_classifier.doctor.doctor import run_doctor
 from flower_classifier.features.inputs import AllInputs, Schedule
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.job import leading
-from flower_classifier.report.diagnosis import Diagnosis
+from flower_classifier.report.evaluation_report import EvaluationReport
 from flower_classifier.report.report_files import is_there, reports_on, write_table
 from flower_classifier.report.run_log import RunLog
 from flower_classifier.studies.dry_run import dry_run
@@ -115,7 +115,7 @@ def write_report(
     split, best_epoch = inputs.judged.split.name, state.best.row["epoch"]
     figures = log.finish_history(best_epoch, state.finished.began)
     counts = Counter(train.labels.tolist())
-    diagnosis = Diagnosis(
+    evaluation_report = EvaluationReport(
         split,
         evaluations[split],
         inputs.judged.paths,
@@ -124,7 +124,7 @@ def write_report(
         checkpoint.trust.set_scores,
         class_sizes=[counts[label] for label in range(len(checkpoint.classes))],
     )
-    figures |= diagnosis.write(folder)
+    figures |= evaluation_report.write(folder)
     if checkpoint.trust.stranger_scores is not None and state.classifier.starts_frozen and can_leave_out(*inputs):
         schedule = Schedule(len(train.ready), min(best_epoch, config.epochs))  # of the views that are there
         write_table(folder / "strangers.csv", leave_classes_out(*inputs, schedule))

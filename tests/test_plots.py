@@ -12,7 +12,7 @@ from support import read, run_program
 
 import predict
 from flower_classifier.judging.heatmap import Heatmap
-from flower_classifier.report.figures import draw_grid, draw_prediction, save_figure
+from flower_classifier.report.pictures import draw_grid, draw_prediction, save_figure
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import predict
 import train
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.report.charts import MARKS, draw_confusion, draw_curves
-from flower_classifier.report.diagnosis import Diagnosis
+from flower_classifier.report.evaluation_report import EvaluationReport
 from flower_classifier.report.report_files import REPORT_FILES, files_of
 
 PICTURES = [file.name for file in REPORT_FILES if file.is_picture and file.part != "tuning"]
@@ -160,7 +160,7 @@ def diagnosis(number, name="the flower of a rather long name, number {}, von der
     logits = torch.nn.functional.one_hot(predicted, number).float() * 5
     names = [name.format(index) for index in range(number)]
     classes = [str(index) for index in range(number)]
-    return Diagnosis("test", Evaluation(logits, labels), [Path("gone")] * 2 * number, classes, names)
+    return EvaluationReport("test", Evaluation(logits, labels), [Path("gone")] * 2 * number, classes, names)
 
 
 @pytest.mark.slow
@@ -249,7 +249,9 @@ def test_photos_of_one_name_are_told_apart_by_their_folders(tmp_path):
         photo.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 20)).save(photo)
     logits = torch.tensor([[0.0, 3.0], [2.0, 0.0], [1.0, 0.0]])
-    made = Diagnosis("test", Evaluation(logits, torch.tensor([0, 1, 1])), photos, ["rose", "tulip"], ["Rose", "Tulpe"])
+    made = EvaluationReport(
+        "test", Evaluation(logits, torch.tensor([0, 1, 1])), photos, ["rose", "tulip"], ["Rose", "Tulpe"]
+    )
     texts = [text.get_text() for text in texts_of(made.draw_most_confident())]
     assert [text for text in texts if "/" in text] == ["rose/1.jpg", "tulip/1.jpg", "tulip/deep/1.jpg"]
 

@@ -4,7 +4,7 @@ stdout is for results; everything else goes to stderr. Exit codes: 0 done, 1 a r
 line is wrong, 130 interrupted (129: hung up, 143: terminated), 141 nobody reads stdout any more. FLOWERS_DEBUG=1 shows
 the traceback behind an error.
 
-Only the scripts at the root import this: the package leaves the process it is imported into as it is.
+Only commands import this: the package leaves the process it is imported into as it is.
 """
 
 import atexit

@@ -124,7 +124,7 @@ class Examined:
             shorter, longer = sorted(stats.size)
             if stats.brightness < DARK:
                 yield self.finding(index, "dark", 1 - stats.brightness, "is it bright enough to tell?")
-            elif stats.contrast < FLAT:  # a dark photo always is: report it once
+            elif stats.contrast < FLAT:  # as a dark photo always has, which is reported once
                 yield self.finding(index, "washed_out", 1 - stats.contrast, "does it show anything?")
             if shorter * ENLARGED < self.crop_size:
                 advice = f"{stats.size[0]} x {stats.size[1]} pixels; seen at {self.crop_size}"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from flower_classifier.base.messages import counted, note, printable
 from flower_classifier.photos.images import ImageError, load_image
-from flower_classifier.report.diagnosis import PHOTO_SIDE
+from flower_classifier.report.evaluation_report import PHOTO_SIDE
 from flower_classifier.report.report_files import endings, write_table, writing
 
 if TYPE_CHECKING:
-    from flower_classifier.report.figures import Cell
+    from flower_classifier.report.pictures import Cell
 
 
 TABLE = "doctor.csv"
@@ -28,7 +28,7 @@ def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names:
     An earlier table is renamed, since a person may have edited it. `root`: the data folder. `names`: what people call
     the classes. Raises RunError where a file cannot be written.
     """
-    from flower_classifier.report.figures import draw_sheet, save_figure
+    from flower_classifier.report.pictures import draw_sheet, save_figure
 
     table = folder / TABLE
     names_aside = (f"{table.stem}-earlier{ending}{table.suffix}" for ending in endings())
@@ -51,7 +51,7 @@ def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names:
 
 def cells_of(findings: Sequence[Finding], root: Path, names: Mapping[str, str]) -> list[Cell]:
     """Return the cells of a sheet: each photo, followed by its twin if it has one. Classes are not drawn."""
-    from flower_classifier.report.figures import Cell
+    from flower_classifier.report.pictures import Cell
 
     cells: list[Cell] = []
     for finding in findings:

@@ -23,7 +23,9 @@ from flower_classifier.photos.images import load_image, upright_size
 from flower_classifier.photos.splits import PhotoRef, alike
 
 SIDE = 256  # pixels of the shorter side that brightness, contrast and sharpness are measured at
-LEAST = 1e-3  # added to variances, in squared levels: so a picture of one colour counts as sharp
+LEAST_VARIANCE = (
+    1e-3  # squared levels, added to both variances of sharpness, so that a picture of one colour counts as sharp
+)
 THUMBNAIL = 48  # pixels a side
 COMPARED = 24  # pixels a side that two thumbnails are compared at
 # Crops of a photo that its twin may show: shares of a side, and how many offsets along it; few crops, then many
@@ -66,7 +68,7 @@ def sharpness(values: np.ndarray) -> float:
         return 0.0
     middle = values[1:-1, 1:-1]
     edges = values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:] - 4 * middle
-    return float(np.log((edges.var() + LEAST) / (values.var() + LEAST)))
+    return float(np.log((edges.var() + LEAST_VARIANCE) / (values.var() + LEAST_VARIANCE)))
 
 
 def likeness(first: np.ndarray, second: np.ndarray, finely: bool = False) -> float:

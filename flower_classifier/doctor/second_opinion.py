@@ -31,7 +31,7 @@ class Opinion:
     labels: torch.Tensor  # (N,): what the folders say
     logits: torch.Tensor  # (N, C), of a head that did not learn from the photo, nor from its twins
     as_trained: torch.Tensor  # (N,): the likeliest class; for valid and test by the head that learned from all of train
-    distances: torch.Tensor  # (N,): relative (strangers.py), from the classes that its head learned without the photo
+    distances: torch.Tensor  # (N,): from the classes (strangers.py), each photo left out of its class
     is_training: torch.Tensor  # bool (N,)
 
     @property

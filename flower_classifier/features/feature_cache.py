@@ -11,8 +11,8 @@ Whoever looks up, appends or drops holds a lock of the same name beside the fold
 whole, the photo is as the line says, and the CRC-32 fits. So a changed photo, a torn write and a flipped byte come to
 the same: the row is computed again, and appended. Nothing is ever changed in place.
 
-Without a cache the rows are in memory, and a table there answers the same questions about the photos of a split: which
-have no row yet, keep these rows, give the rows of those. The cache also remembers which photos cannot be opened.
+Without a cache the rows are in memory. A table there does the same for the photos of a split: it says which have no row
+yet, keeps rows, and gives them back. The cache also remembers which photos cannot be opened.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from flower_classifier.judging.conformal import least_probability
 from flower_classifier.judging.evaluation import FOLDS, Evaluation
 
 STANDARD_ERRORS = 2  # by which confidence and accuracy must differ: less is chance in 95 of 100 good classifiers
-LEAST = 5  # answers that are right, and answers that are wrong: fewer can be one draw's bad luck
-PRECISION = 1e-4  # of a temperature, relative
+LEAST = 5  # right answers, and as many wrong ones: fewer of either can be one draw's bad luck
+TOLERANCE = 1e-4  # of a temperature, relative
 
 
 def calibrate(valid: Evaluation) -> float:
@@ -62,7 +62,7 @@ def best_temperature(valid: Evaluation) -> float:
     true = logits.gather(1, valid.labels[:, None]).squeeze(1)  # (N,)
     low, high = 1 / MOST_TEMPERATURE, 1 / LEAST_TEMPERATURE  # of 1 / T
     inverse, step = 1.0, 1.0
-    while abs(step) > PRECISION * inverse and high / low > 1 + PRECISION:
+    while abs(step) > TOLERANCE * inverse and high / low > 1 + TOLERANCE:
         shares = (logits * inverse).softmax(dim=1)  # (N, C)
         expected = (shares * logits).sum(dim=1)  # (N,)
         variance = (shares * (logits - expected[:, None]) ** 2).sum(dim=1).double().mean().item()

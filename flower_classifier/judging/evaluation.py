@@ -25,7 +25,7 @@ from flower_classifier.networks.frozen_backbone import FrozenBackbone
 
 BINS = 15  # of confidence, equally wide: Guo et al. 2017, section 2
 TOP = 5
-FOLDS = 5  # of cross-validation: the photos of each judge what those of the others chose
+FOLDS = 5  # of cross-validation: what is fitted to four of them is judged on the fifth
 ABOUT_90 = (0.85, 0.95)  # confidences that people would call so
 ENOUGH = 50  # photos of such a confidence, for a share of them with a standard error of about 4 %
 

@@ -44,7 +44,7 @@ class Trust:
     # Probabilities of the validation photos' true classes, lowest first: sets of classes are made from them
     set_scores: list[float] = field(default_factory=list)
     feature_bank: FeatureBank | None = None  # what is remembered of the training photos
-    # Validation scores for out-of-distribution detection, float64 (N, 2). Only beside a feature bank
+    # Validation scores by which strangers are told, float64 (N, 2). Only beside a feature bank
     stranger_scores: torch.Tensor | None = None
 
     def to_plain(self) -> Plain:

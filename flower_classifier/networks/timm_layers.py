@@ -58,7 +58,9 @@ class Features(nn.Module):
 
 @torch.no_grad()
 def in_plain_layers(module: nn.Module, side: int) -> nn.Module:
-    """Return a copy whose batch norms and padded convolutions are torch's own, which can be folded; itself if it is so.
+    """Return a copy whose batch norms and padded convolutions are torch's own, which can be folded.
+
+    A module that has no other ones is returned itself.
 
     timm's batch norm includes the activation behind it. Its convolution with TensorFlow's padding pads each picture as
     the picture's size asks for; the size is always `side` here, so the padding can be part of the weights.

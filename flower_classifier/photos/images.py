@@ -24,7 +24,7 @@ from flower_classifier.photos.tar_files import file_of, status_of
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 # Twice Pillow's default MAX_IMAGE_PIXELS, where Pillow itself refuses: 0.5 GB as RGB, more than nearly all cameras take
 MAX_PIXELS = 178_956_970
-LYING = (5, 6, 7, 8)  # EXIF's orientations of a picture whose rows are columns of what is stored
+LYING = (5, 6, 7, 8)  # EXIF's orientations that turn a picture by a quarter: its stored rows are its columns
 
 # A file's path, its contents, an open file; or a picture in memory: Pillow's, or uint8 (H, W, 3) RGB or (H, W) grey
 PhotoSource = Path | str | bytes | BinaryIO | Image.Image | np.ndarray

@@ -36,7 +36,7 @@ class Answer:
     photo: PhotoSource
     features: np.ndarray  # float32 (D,), what the head sees
     logits: np.ndarray  # float32 (C,)
-    distance: float | None  # squared distance from the training features; None if the checkpoint keeps none
+    distance: float | None  # how far from the classes (judging/strangers.py); None where strangers cannot be told
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class BasePredictor(ABC):
     classes: tuple[str, ...]  # class folders, in the order of the logits
     names: list[str]  # what people call them, in the same order
     temperature: float  # logits are divided by it before the softmax
-    set_scores: list[float]  # validation scores for prediction sets; empty for old checkpoints
+    set_scores: list[float]  # validation scores for prediction sets; empty where the run never ended
     stranger_test: StrangerTest | None  # tells strangers from photos of the classes; None: they cannot be told
     remembers_photos: bool = False  # whether it can name training photos
 

@@ -10,7 +10,7 @@ from flower_classifier.photos.splits import load_labelled
 from flower_classifier.predicting.answering import report_failures
 from flower_classifier.predicting.base_predictor import BROKEN
 from flower_classifier.predicting.predictor import Predictor
-from flower_classifier.report.diagnosis import Diagnosis
+from flower_classifier.report.evaluation_report import EvaluationReport
 from flower_classifier.report.report_files import report_identity, write_facts
 
 
@@ -42,9 +42,9 @@ def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report
         print(evaluation.result_lines(split.name), flush=True)
     if evaluation:
         write_facts(report, facts)
-        diagnosis = Diagnosis(
+        evaluation_report = EvaluationReport(
             split.name, evaluation, inputs.paths, predictor.classes, predictor.names, predictor.set_scores
         )
-        diagnosis.write(report)
+        evaluation_report.write(report)
         note(f"tables and pictures of it: {report}")
     report_failures([], [error for _, error in bad], len(split))

@@ -61,7 +61,7 @@ class ExportSpec:
     category_names: dict[str, str] = field(default_factory=dict)  # class folder -> what people call it
     temperature: float = 1.0  # logits are divided by it before the softmax
     set_scores: list[float] = field(default_factory=list)  # validation scores for prediction sets, lowest first
-    stranger_scores: list[list[float]] | None = None  # (N, 2), validation scores for out-of-distribution detection
+    stranger_scores: list[list[float]] | None = None  # (N, 2), validation scores by which strangers are told
     # What the network says of a picture of stripes, and how far off a browser may be (onnx_model.pattern_of). One whose
     # graphics processor says something else runs the network in another way
     pattern: dict[str, object] = field(default_factory=dict)

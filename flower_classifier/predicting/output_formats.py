@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 PIECE = 512
 BYTE_ORDER_MARK = "\ufeff"  # by which spreadsheets recognise UTF-8
 MOST_NAMED = 10  # classes of a set that people are told by name
-MOST_ALIGNED = 40  # letters of a name up to which the numbers of all photos stand below one another
+MOST_ALIGNED = 40  # letters: numbers stand in a column behind names of up to so many
 
 
 class AnswerWriter:
@@ -71,7 +71,7 @@ class AnswerWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """End the output: JSON's array is closed, also after an error or Ctrl-C."""
-        with contextlib.suppress(OSError) if error else contextlib.nullcontext():  # the error is what is told
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():  # the error says enough
             if self.format == "json":
                 sys.stdout.write("\n]\n" if self.written else "[]\n")
             sys.stdout.flush()
@@ -87,7 +87,7 @@ class AnswerWriter:
                 in_set = [] if verdict.members is None else [yes_or_no(rank <= len(verdict.members))]
                 cells = [photo, rank, row.class_name, row.name, row.probability]
                 sys.stdout.write(csv_line([*cells, *known_cells, *sure, *in_set]))
-        else:
+        elif self.format in ("json", "jsonl"):
             self.write_object(json_of(photo, verdict))
         sys.stdout.flush()
 
@@ -206,7 +206,7 @@ class PictureWriter:
 
     def write(self, photo: Path, verdict: Verdict) -> None:
         """Draw a photo beside its likeliest classes into its picture's file."""
-        from flower_classifier.report.figures import draw_prediction, save_figure
+        from flower_classifier.report.pictures import draw_prediction, save_figure
 
         title = printable(photo.name) + (" (not sure)" if verdict.sure is False else "")
         doubt = none_of(len(self.predictor.classes)) if verdict.known is False else ""

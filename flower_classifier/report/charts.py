@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from flower_classifier.report import style
-from flower_classifier.report.figures import add_axes, installed_fonts, new_figure, shorten, text_style, write_line
+from flower_classifier.report.pictures import add_axes, installed_fonts, new_figure, shorten, text_style, write_line
 from flower_classifier.report.report_files import Record
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from typing import Any, Literal
 from flower_classifier.base.files import write_whole
 from flower_classifier.base.messages import RunError
 
-# What writes a file: RunLog, RunLog, Diagnosis, train.py, write_facts, RunLog, RunLog
+# What of a report a file belongs to. RunLog writes the history, tuning, tensorboard and summary, EvaluationReport the
+# evaluation, train.py the strangers, write_facts the result
 Part = Literal["history", "tuning", "evaluation", "strangers", "result", "tensorboard", "summary"]
 RESULT_FILE = "evaluation.json"
 

@@ -1,10 +1,8 @@
-"""What a run leaves while it goes on, each time it saves: rows in history.csv, and points for tensorboard.
+"""What a run leaves of itself: history.csv and points for tensorboard while it goes on, summary.json at its end.
 
 tensorboard, where it is installed, gets the pictures and results at the end. A search leaves a table and a picture of
-all heads that were tried.
-
-summary.json is a whole run in one file, for programs that compare runs. It is written last of all, with --no_report
-too. So a run that has one has ended well, and its checkpoint is there.
+all heads that were tried. summary.json is a whole run in one file, for programs that compare runs. It is written last
+of all, with --no_report too. So a run that has one has ended well, and its checkpoint is there.
 """
 
 from __future__ import annotations
@@ -103,7 +101,7 @@ class RunLog:
     def write_tuning(self, rows: Table) -> None:
         """Write what a search has tried (`rows`: header first) to tuning.csv and tuning.png."""
         from flower_classifier.report.charts import draw_tuning
-        from flower_classifier.report.figures import save_figure
+        from flower_classifier.report.pictures import save_figure
 
         write_table(self.folder / "tuning.csv", rows)
         header, *heads = rows
@@ -154,7 +152,7 @@ class RunLog:
         Raises RunError where a file cannot be written.
         """
         from flower_classifier.report.charts import draw_curves
-        from flower_classifier.report.figures import save_figure
+        from flower_classifier.report.pictures import save_figure
 
         write_table(self.folder / "history.csv", self.table)
         curves = draw_curves(self.rows, best_epoch, began)
@@ -174,7 +172,7 @@ class RunLog:
         """
         from torch.utils.tensorboard import SummaryWriter
 
-        from flower_classifier.report.figures import pixels_of
+        from flower_classifier.report.pictures import pixels_of
 
         folder = self.folder / "tensorboard"
         results = {

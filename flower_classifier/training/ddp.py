@@ -74,7 +74,7 @@ class InStep(Alone):
         self.processes = dist.get_world_size()
 
     def begin_epoch(self, epoch: int) -> None:
-        """Begin an epoch; in rank 0, order the helpers to begin it too."""
+        """In rank 0, order the helpers to begin an epoch; they do not call this."""
         if job := current_job():
             job.order({"do": EPOCH, "epoch": epoch})
 

@@ -129,8 +129,8 @@ def add_gradients(
 ) -> torch.Tensor:
     """Add the gradients of a batch's mean loss, at most `most` photos at a time; return these photos' share of it.
 
-    Micro-batches add up to the batch's gradient: no learner that takes them has layers that look across photos. The
-    loss stays on the device, in float64 where the device has that.
+    The micro-batches' gradients add up to the batch's, because no layer of such a learner mixes photos: its batch norms
+    keep their statistics. The loss stays on the device, in float64 where the device has that.
     """
     wide = torch.float32 if inputs.device.type == "mps" else torch.float64
     loss = torch.zeros((), dtype=wide, device=inputs.device)

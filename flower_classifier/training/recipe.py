@@ -31,7 +31,10 @@ def balanced(labels: Sequence[int], classes: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The hyperparameters of the first stage, and what they do. All but the seed may change on resume."""
+    """The hyperparameters of the first stage, and what they do.
+
+    A field has the name of its option. While this stage lasts, all but the seed may change on resume.
+    """
 
     epochs: int
     learning_rate: float  # Adam's step size

@@ -61,9 +61,9 @@ class EarlierRun:
 class RunFolder:
     """The files of one run; a context manager that keeps other runs out of them.
 
-    `find_reports` finds the files and folders that reports on a checkpoint consist of; its second argument says whether
-    the run is resumed. Reports by an earlier run, or by this one before it was resumed, do not describe what this
-    process saves, so they go before the first save. Raises InputError at once for a folder that cannot be written;
+    `find_reports` finds the files and folders of the reports on a checkpoint; its second argument says whether the run
+    is resumed. The first save removes them: reports by an earlier run, or by this one before it was resumed, describe
+    another checkpoint. Raises InputError at once for a folder that cannot be written;
     `begin` raises it for one that another run is using.
     """
 
@@ -175,8 +175,9 @@ class RunFolder:
             self.save(state)
 
     def save(self, state: TrainState, anyway: bool = False) -> None:
-        """Write what the finished epochs have reached, unless it is there already; with `anyway`, the state even then.
+        """Write the state and the checkpoint of the finished epochs, unless both are there already.
 
+        With `anyway` the state is written even then: its options may be new.
         The state is written first: it holds the best epoch too, so a run that is killed before it writes the checkpoint
         mends that when it is resumed. A run that finished no epoch leaves everything as it was.
         """

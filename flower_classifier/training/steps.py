@@ -36,9 +36,9 @@ from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.saved_state import Finished, Identity, epoch_line
 from flower_classifier.training.state import TrainState
 
-# Options that may have other values when a run is resumed, which the checkpoint tells; beside the number of epochs
-CHANGEABLE = ("learning_rate", "batch_size", "views", "weight_decay", "label_smoothing", "class_weights")
-# Options that may not, once the network is fine-tuned: the head has learned with them
+# Options that the checkpoint records. A resumed run says which of them have changed
+RECORDED = ("learning_rate", "batch_size", "views", "weight_decay", "label_smoothing", "class_weights")
+# Options that may not change any more once the network is fine-tuned: the head has learned with them
 SETTLED = ("epochs", "learning_rate", "views")
 FLOWER_NAMES = Path(__file__).parents[2] / "cat_to_name.json"  # in a clone
 
@@ -111,7 +111,7 @@ def start_state(config: TrainConfig, data: Data, built: Built) -> TrainState:
         mirror=config.mirror,
     )
     training = {"weights": built.weights.name, "seed": config.seed, "precision": built.frozen.precision_name}
-    training |= {key: getattr(config, key) for key in CHANGEABLE}
+    training |= {key: getattr(config, key) for key in RECORDED}
     if built.weights.licence:
         training["licence"] = built.weights.licence
     return TrainState(classifier, recipe, data.classes, data.category_names, training, identity, config.kept)
@@ -161,7 +161,7 @@ def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> N
         note(f"{counted(saved.epoch, 'epoch')} trained already: {more} trains longer")
         return
     note(f"resuming after epoch {saved.epoch}{', in the midst of fine-tuning' if state.is_fine_tuning else ''}")
-    for key in (*CHANGEABLE, *state.recipe.metadata):
+    for key in (*RECORDED, *state.recipe.metadata):
         now = state.metadata.get(key)
         before = saved.training.get(key, now)  # an earlier version may not have had the option
         if before != now:

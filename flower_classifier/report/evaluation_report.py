@@ -23,7 +23,7 @@ PHOTO_SIDE = 280  # pixels of a photo's shorter side that the grid of mistakes c
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class EvaluationReport:
     """An evaluation, and what its photos and classes are called."""
 
     split: str  # which photos these are, such as "test", or ""
@@ -47,7 +47,7 @@ class Diagnosis:
         """
         from flower_classifier.judging.calibration import set_table
         from flower_classifier.report.charts import draw_confusion, draw_reliability
-        from flower_classifier.report.figures import save_figure
+        from flower_classifier.report.pictures import save_figure
 
         with writing(folder):
             for name in files_of("evaluation"):
@@ -97,7 +97,7 @@ class Diagnosis:
 
         Each photo has its predicted class below it, that class's probability, and its true class.
         """
-        from flower_classifier.report.figures import Cell, draw_sheet
+        from flower_classifier.report.pictures import Cell, draw_sheet
 
         names = [printable(name) for name in self.names]
         evaluation, cells = self.evaluation, []
