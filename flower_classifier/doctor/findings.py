@@ -1,4 +1,4 @@
-"""The doctor's files: a table of all findings, and for each kind a sheet with the first photos."""
+"""The kinds of findings, and the doctor's files: a table of all findings, and for each kind a sheet of photos."""
 
 from __future__ import annotations
 
@@ -20,71 +20,6 @@ if TYPE_CHECKING:
 TABLE = "doctor.csv"
 MOST_PHOTOS = 16  # on a sheet
 NAMED = 2  # photos of each kind that the summary names
-
-
-def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names: Mapping[str, str]) -> None:
-    """Write doctor.csv and the sheets into a folder; earlier sheets are replaced.
-
-    An earlier table is renamed, since a person may have edited it. `root`: the data folder. `names`: what people call
-    the classes. Raises RunError where a file cannot be written.
-    """
-    from flower_classifier.report.pictures import draw_sheet, save_figure
-
-    table = folder / TABLE
-    names_aside = (f"{table.stem}-earlier{ending}{table.suffix}" for ending in endings())
-    aside = next(folder / name for name in names_aside if not (folder / name).exists())
-    with writing(table):
-        if table.exists():
-            table.rename(aside)
-            note(f"the table that was there is now {aside}")
-    write_table(table, [HEADER, *(finding.row for finding in findings)])
-    with writing(folder):
-        for kind in KINDS:
-            (folder / f"{kind.name}.png").unlink(missing_ok=True)
-    for kind in KINDS:
-        of_kind = [finding for finding in findings if finding.kind == kind.name]
-        if cells := cells_of(of_kind, root, names):
-            drawn = sum(bool(cell.remark) for cell in cells)  # twins' second photos have none
-            how_many = f"the first {drawn:,} of {len(of_kind):,}" if drawn < len(of_kind) else f"{drawn:,}"
-            save_figure(draw_sheet(cells, f"{kind.shows}: {how_many}"), folder / f"{kind.name}.png")
-
-
-def cells_of(findings: Sequence[Finding], root: Path, names: Mapping[str, str]) -> list[Cell]:
-    """Return the cells of a sheet: each photo, followed by its twin if it has one. Classes are not drawn."""
-    from flower_classifier.report.pictures import Cell
-
-    cells: list[Cell] = []
-    for finding in findings:
-        has_twin = bool(finding.other) and not finding.other.endswith("/")
-        if len(cells) + 1 + has_twin > MOST_PHOTOS:
-            break
-        with contextlib.suppress(ImageError):  # it cannot be opened, which the table says
-            photos = [(finding.path, finding.class_name)] + [(finding.other, finding.other_class)] * has_twin
-            opened = [load_image(root / photo, PHOTO_SIDE) for photo, _ in photos]
-            remarks = [finding.suggestion, ""]
-            for image, (photo, label), remark in zip(opened, photos, remarks, strict=False):
-                named = f"label: {names.get(label, label)}"
-                cells.append(Cell(image, printable(remark), printable(named), printable(photo)))
-    return cells
-
-
-def summary_of(findings: Sequence[Finding], photos: int, classes: int, leaked: Sequence[str]) -> str:
-    """Return how much was examined, in one line, and then a line for each kind of finding.
-
-    `leaked`: how leaks change the accuracy; one line each.
-    """
-    lines = [f"{counted(photos, 'photo')} of {counted(classes, 'class', 'classes')} examined"]
-    for kind in KINDS:
-        if of_kind := [finding.path for finding in findings if finding.kind == kind.name]:
-            first = ", ".join(printable(path) for path in of_kind[:NAMED])
-            more = ", …" if len(of_kind) > NAMED else ""
-            lines.append(f"{len(of_kind):7,}  {kind.shows}: {first}{more}")
-            if kind.name == "leak":
-                lines += [f"{'':9}{line}" for line in leaked]
-    return "\n".join(lines if findings else [*lines, "nothing found that looks wrong"])
-
-
-# ---------------------------------------------------------------------------------------------------- kinds of findings
 
 
 @dataclass(frozen=True)
@@ -137,3 +72,68 @@ class Finding:
 
 
 HEADER = ["path", "finding", "score", "suggestion", "other"]
+
+
+# --------------------------------------------------------------------------------------------- the table and the sheets
+
+
+def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names: Mapping[str, str]) -> None:
+    """Write doctor.csv and the sheets into a folder; earlier sheets are replaced.
+
+    An earlier table is renamed, since a person may have edited it. `root`: the data folder. `names`: what people call
+    the classes. Raises RunError where a file cannot be written.
+    """
+    from flower_classifier.report.pictures import draw_sheet, save_figure
+
+    table = folder / TABLE
+    names_aside = (f"{table.stem}-earlier{ending}{table.suffix}" for ending in endings())
+    aside = next(folder / name for name in names_aside if not (folder / name).exists())
+    with writing(table):
+        if table.exists():
+            table.rename(aside)
+            note(f"the table that was there is now {aside}")
+    write_table(table, [HEADER, *(finding.row for finding in findings)])
+    with writing(folder):
+        for kind in KINDS:
+            (folder / f"{kind.name}.png").unlink(missing_ok=True)
+    for kind in KINDS:
+        of_kind = [finding for finding in findings if finding.kind == kind.name]
+        if cells := cells_of(of_kind, root, names):
+            drawn = sum(bool(cell.remark) for cell in cells)  # a twin's second photo has no remark
+            how_many = f"the first {drawn:,} of {len(of_kind):,}" if drawn < len(of_kind) else f"{drawn:,}"
+            save_figure(draw_sheet(cells, f"{kind.shows}: {how_many}"), folder / f"{kind.name}.png")
+
+
+def cells_of(findings: Sequence[Finding], root: Path, names: Mapping[str, str]) -> list[Cell]:
+    """Return the cells of a sheet: each photo, followed by its twin if it has one. Classes are not drawn."""
+    from flower_classifier.report.pictures import Cell
+
+    cells: list[Cell] = []
+    for finding in findings:
+        has_twin = bool(finding.other) and not finding.other.endswith("/")
+        if len(cells) + 1 + has_twin > MOST_PHOTOS:
+            break
+        with contextlib.suppress(ImageError):  # it cannot be opened, which the table says
+            photos = [(finding.path, finding.class_name)] + [(finding.other, finding.other_class)] * has_twin
+            opened = [load_image(root / photo, PHOTO_SIDE) for photo, _ in photos]
+            remarks = [finding.suggestion, ""]
+            for image, (photo, label), remark in zip(opened, photos, remarks, strict=False):
+                named = f"label: {names.get(label, label)}"
+                cells.append(Cell(image, printable(remark), printable(named), printable(photo)))
+    return cells
+
+
+def summary_of(findings: Sequence[Finding], photos: int, classes: int, leaked: Sequence[str]) -> str:
+    """Return how much was examined, in one line, and then a line for each kind of finding.
+
+    `leaked`: how leaks change the accuracy; one line each.
+    """
+    lines = [f"{counted(photos, 'photo')} of {counted(classes, 'class', 'classes')} examined"]
+    for kind in KINDS:
+        if of_kind := [finding.path for finding in findings if finding.kind == kind.name]:
+            first = ", ".join(printable(path) for path in of_kind[:NAMED])
+            more = ", …" if len(of_kind) > NAMED else ""
+            lines.append(f"{len(of_kind):7,}  {kind.shows}: {first}{more}")
+            if kind.name == "leak":
+                lines += [f"{'':9}{line}" for line in leaked]
+    return "\n".join(lines if findings else [*lines, "nothing found that looks wrong"])

@@ -23,9 +23,7 @@ from flower_classifier.photos.images import load_image, upright_size
 from flower_classifier.photos.splits import PhotoRef, alike
 
 SIDE = 256  # pixels of the shorter side that brightness, contrast and sharpness are measured at
-LEAST_VARIANCE = (
-    1e-3  # squared levels, added to both variances of sharpness, so that a picture of one colour counts as sharp
-)
+LEAST_VARIANCE = 1e-3  # squared levels, added to both variances of sharpness: a picture of one colour counts as sharp
 THUMBNAIL = 48  # pixels a side
 COMPARED = 24  # pixels a side that two thumbnails are compared at
 # Crops of a photo that its twin may show: shares of a side, and how many offsets along it; few crops, then many

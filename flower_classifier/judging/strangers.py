@@ -57,8 +57,8 @@ class Clusters:
     def strangeness(self, features: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
         """Return how strange photos are by either kind of evidence, float64 (N, 2): higher is stranger.
 
-        `features` (N, D) and `probabilities` (N, C), as in a prediction. A third kind, or another order, needs new
-        versions of the formats of checkpoint.pth and last.pth.
+        `features` (N, D) and `probabilities` (N, C), as in a prediction. A third kind, another order or another way to
+        measure one needs new versions of the formats of checkpoint.pth and last.pth, which keep such scores.
         """
         doubts = -probabilities.double().amax(dim=1)
         return torch.stack([doubts, self.distances(features)], dim=1)
