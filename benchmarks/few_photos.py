@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from flower_classifier.base.seeding import generator
 from flower_classifier.features.batches import whole
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import PLAIN_VIEW, Inputs, Schedule
+from flower_classifier.features.inputs import PLAIN_VIEW, Inputs, Schedule, Timings
 from flower_classifier.judging.evaluation import evaluate
 from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.classifier import Classifier, ModelConfig, new_classifier
@@ -98,8 +98,8 @@ def learn(parts: tuple[Split, Split, Split], inputs_of: InputsOf, recipe: Recipe
     )
     kept: list[float] = []
 
-    def on_epoch(row: Row) -> None:
-        is_best = state.best is row
+    def on_epoch(row: Row, _: Timings) -> None:
+        is_best = state.best.row is row
         kept.append(100 * evaluate(state.average.module, whole(judged)).accuracy if is_best else kept[-1])
 
     fit(state, train, valid, on_epoch)

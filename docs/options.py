@@ -17,7 +17,7 @@ from flower_classifier.config.train_options import TrainConfig  # noqa: E402
 
 PAGE = """# Options
 
-`make docs` writes this page from `config/`; change it there. Flags may be
+`make docs` writes this page: the options are in `config/`, all else in `docs/options.py`. Change it there. Flags may be
 written with `-` or `_`, before or behind the files.
 
 ## train.py

@@ -207,7 +207,7 @@ def test_of_photos_that_are_one_exactly_one_stays(train_into, tmp_path):
 def test_a_wrong_label_does_not_vouch_for_its_twin():
     """All photos that are one are judged by one head, which learned from none of them."""
     is_training = torch.arange(20) < 15
-    judges = fold_of_each_photo(is_training, [[3, 7, 16], [9, 11], [17, 18]])
+    judges = fold_of_each_photo(torch.zeros(20, dtype=torch.int64), is_training, [[3, 7, 16], [9, 11], [17, 18]])
     assert judges.tolist() == [0, 1, 2, 3, 4, 0, 1, 3, 3, 4, 0, 4, 2, 3, 4, 5, 3, 5, 5, 5]
 
 

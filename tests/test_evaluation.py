@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flower_classifier.judging.calibration import best_temperature, calibrate, cross_validated
-from flower_classifier.judging.evaluation import BINS, FOLDS, Evaluation
+from flower_classifier.judging.evaluation import BINS, FOLDS, Evaluation, folds_of
 
 
 def drawn(number=600, classes=7, scale=1.0, seed=0):
@@ -50,7 +50,8 @@ def searched(logits, labels):
 
 def by_other_folds(choose, logits, labels):
     """The temperature (N, 1) that `choose` finds for each photo among the photos of other folds."""
-    folds = np.arange(len(labels)) % FOLDS
+    folds = np.empty(len(labels), dtype=int)
+    folds[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % FOLDS
     return np.array([[choose(logits[folds != k], labels[folds != k])] for k in range(FOLDS)])[folds]
 
 
@@ -114,6 +115,15 @@ def test_a_temperature_is_kept_where_it_helps_photos_it_was_not_fitted_to():
         assert temperature == pytest.approx(scale, rel=0.15)
         unseen = drawn(scale=scale, seed=1)
         assert unseen.at(temperature).calibration_error < unseen.calibration_error / 2
+
+
+def test_every_fold_has_photos_of_several_classes_in_whatever_order_they_come():
+    """In a tar file one photo of each class may follow the other; of a folder they come class by class."""
+    in_turn = torch.arange(20) % 5
+    folds = folds_of(in_turn)
+    assert folds.bincount().tolist() == [4] * FOLDS
+    assert all(len(set(in_turn[folds == fold].tolist())) == 4 for fold in range(FOLDS))
+    assert torch.equal(folds_of(in_turn.sort().values), torch.arange(20) % FOLDS)
 
 
 def test_noise_is_not_fitted():

@@ -16,7 +16,7 @@ from torch import nn
 
 from flower_classifier.base.console import progress
 from flower_classifier.features.inputs import Inputs, Schedule
-from flower_classifier.judging.evaluation import FOLDS, feature_reader
+from flower_classifier.judging.evaluation import FOLDS, feature_reader, folds_of
 from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.feature_bank import FeatureBank, remember
 from flower_classifier.training.heads import FoldHeads
@@ -61,7 +61,7 @@ def second_opinion(
     train, *judged = splits
     train_count, labels = len(train.used), torch.tensor(memory.labels)
     is_training = torch.arange(len(labels)) < train_count
-    judges = fold_of_each_photo(is_training, groups)
+    judges = fold_of_each_photo(labels, is_training, groups)
     learned_from = torch.stack([judges[:train_count] != head for head in range(FOLDS + 1)])  # the last head: from all
     class_mask = torch.ones(len(learned_from), classes, dtype=torch.bool)
     heads = FoldHeads(train, SCHEDULE, learned_from, class_mask)
@@ -75,12 +75,12 @@ def second_opinion(
     return Opinion(labels, logits, as_trained, distances_of(memory, judges, learned_from), is_training)
 
 
-def fold_of_each_photo(is_training: torch.Tensor, groups: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return the head that judges each photo, (N,): that of its fold, or FOLDS, the head that learned from all.
-
-    Photos are sorted by class, so each fold gets some of every class.
-    """
-    judges = torch.where(is_training, torch.arange(len(is_training)) % FOLDS, FOLDS)
+def fold_of_each_photo(
+    labels: torch.Tensor, is_training: torch.Tensor, groups: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """Return the head that judges each photo, (N,): that of its fold, or FOLDS, the head that learned from all."""
+    judges = torch.full_like(labels, FOLDS)
+    judges[is_training] = folds_of(labels[is_training])
     for group in groups:
         if taught := [index for index in group if is_training[index]]:
             judges[list(group)] = judges[taught[0]].item()

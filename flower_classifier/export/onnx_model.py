@@ -45,7 +45,7 @@ from flower_classifier.predicting.exported_predictor import (
 )
 
 # Version of ONNX's operators. The lowest that torch's exporter writes by itself, so that the oldest runtimes take it;
-# 20 to 23 were neither faster nor smaller (docs/export.md)
+# 20, 22 and 23 run no faster and are no smaller (docs/export.md)
 OPSET = 18
 TOLERANCE = 1e-3  # of a logit; where logits are large, of the largest a hundredth of that
 PHOTOS_DRAWN = 8  # that torch and onnxruntime are compared on
@@ -257,8 +257,9 @@ def in_8_bits(model: bytes, spec: ExportSpec, folder: Path) -> tuple[bytes, Expo
     split = load_labelled(folder, spec.classes)
     if len(split) < FEWEST:
         raise InputError(f"needs at least {FEWEST} photos, half of them to judge by", "int8")
-    odd, even = range(1, len(split), 2), range(0, len(split), 2)
-    calibrating = even[:: -(-len(even) // MOST_CALIBRATING)]  # of all classes, which come one after the other
+    by_class = sorted(range(len(split)), key=split.labels.__getitem__)  # so that both halves have photos of every class
+    odd, even = by_class[1::2], by_class[::2]
+    calibrating = even[:: -(-len(even) // MOST_CALIBRATING)]
     smaller = quantised(model, (pixels for pixels, _ in views_of(split, calibrating, spec)))
     before, after, photos = compared(model, smaller, views_of(split, odd, spec))
     note(f"in 8 bits {megabytes(len(smaller))} instead of {megabytes(len(model))}")

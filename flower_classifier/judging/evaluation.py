@@ -161,7 +161,7 @@ class Evaluation:
 
         Photos that chose a value cannot say how good it is.
         """
-        folds = torch.arange(len(self)) % FOLDS  # photos come class by class: each fold gets some of every class
+        folds = folds_of(self.labels)
         values = torch.empty(len(self), dtype=torch.float64)
         for fold in range(FOLDS):
             values[folds == fold] = choose(self.of(folds != fold))
@@ -220,6 +220,16 @@ def evaluate(learner: nn.Module, batches: Iterable[Batch]) -> Evaluation:
     if not math.isfinite(evaluation.loss):
         raise FloatingPointError(evaluation.loss)
     return evaluation
+
+
+def folds_of(labels: torch.Tensor) -> torch.Tensor:
+    """Return the fold of each photo with these labels, int64 (N,). The folds get a class's photos in turn.
+
+    Those of a folder come class by class, those of a tar file in any order.
+    """
+    folds = torch.empty_like(labels)
+    folds[labels.argsort(stable=True)] = torch.arange(len(labels)) % FOLDS
+    return folds
 
 
 def thinned(scores: torch.Tensor) -> torch.Tensor:

@@ -35,7 +35,7 @@ from flower_classifier.base.torchrun import rank, restarts, world_size
 from flower_classifier.networks.safe_files import Plain
 
 TO_ORDER = timedelta(days=7)  # how long helpers wait while rank 0 trains a head, say
-TO_ANSWER = timedelta(minutes=15)  # how long any other message may take, and all machines to be there
+TO_ANSWER = timedelta(minutes=15)  # how long any other message of gloo may take, and all machines to be there
 CUT = ("connection closed", "connection reset", "broken pipe")  # words in an error about a process that has ended
 LOST = (*CUT, "gloo", "nccl")  # words in an error about messages
 EXPLAINED = "explained"  # the key that a helper sets when it fails and says why

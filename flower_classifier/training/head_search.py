@@ -7,7 +7,7 @@
 The choice is the simplest head whose validation loss is within one standard error of the lowest (Breiman et al. 1984,
 section 3.4.3). The standard error is that of the difference between two heads' losses, since the photos are the same.
 Each head is judged at its own best temperature, because regularised heads are less confident, and the run that follows
-fits a temperature anyway. If too few answers are right, or too few wrong, to fit one, heads are judged without.
+fits a temperature too. Where so few answers are right, or wrong, that the run would fit none, heads are judged without.
 """
 
 from __future__ import annotations
