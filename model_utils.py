@@ -60,7 +60,7 @@ class Model:
 
     classifier: Classifier
     frozen: FrozenBackbone  # the part that does not learn, on the device where the whole classifier runs
-    trained: Checkpoint  # as it was built or loaded, or after its last training
+    trained: Checkpoint  # as it was built or loaded, or after its last training; without its tensors
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -99,7 +99,7 @@ class Model:
 
     def take(self, trained: Checkpoint) -> None:
         """Take over what training has produced. The classifier must hold the same tensors already."""
-        self.trained = trained
+        self.trained = replace(trained, tensors={})
         self.__dict__.pop("predictor", None)  # it knows the old temperature
 
     def __repr__(self) -> str:
@@ -157,7 +157,7 @@ def build_model(
             model=classifier.config,
             preprocessing=classifier.preprocessing,
             classes=data.classes,
-            tensors=classifier.state_dict(),
+            tensors={},
             category_names=data.category_names,
             training=training,
         )
@@ -269,7 +269,7 @@ def load_checkpoint(path: str | Path, gpu: bool = False) -> Model:
     with speaking():
         saved = Checkpoint.load(Path(path))
         frozen = FrozenBackbone(saved.classifier, choose_device(gpu))
-    return Model(saved.classifier, frozen, saved)
+    return Model(saved.classifier, frozen, replace(saved, tensors={}))
 
 
 def predict(image: str | Path | Image.Image, model: Model, topk: int = DEFAULT_TOP_K) -> tuple[list[float], list[str]]:

@@ -145,7 +145,14 @@ NEEDED_TO_EXPORT = ("onnx", "onnxscript", "onnxruntime")  # beside requirements.
 
 def check_installed(needed: Sequence[str]) -> None:
     """Raise RunError if a needed package is missing, before its import ends in a traceback."""
-    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+    missing = []
+    for name in needed:
+        try:
+            is_missing = importlib.util.find_spec(name) is None
+        except ValueError:  # a program has put something else in its place
+            is_missing = True
+        missing += [name] * is_missing
+    if missing:
         names = " ".join("pillow" if name == "PIL" else name for name in missing)
         how = "-r requirements.txt" if set(missing) & set(NEEDED) - set(NEEDED_BY_EXPORTED) else names
         raise RunError(f"needs {', '.join(missing)}, which this Python lacks: pip install {how}")

@@ -6,6 +6,7 @@ and assigned.
 """
 
 import argparse
+import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class Unfilled(TorchFunctionMode):
 def black_picture(module: nn.Module, side: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Return a picture of zeros, (1, 3, side, side), on a network's device.
 
-    A backbone takes numbers of the default type, a Classifier takes uint8.
+    A backbone takes float32, a Classifier uint8.
     """
     return torch.zeros(1, 3, side, side, dtype=dtype, device=next(module.parameters()).device)
 
@@ -137,16 +138,17 @@ def black_picture(module: nn.Module, side: int, dtype: torch.dtype = torch.float
 
 def read_weights_file(path: Path) -> Mapping[str, torch.Tensor]:
     """Read a state dict from a file in the format safetensors or of torch.save's, of which no code is run."""
+    is_safetensors = path.suffix.lower() == ".safetensors"
+    if is_safetensors and importlib.util.find_spec("safetensors") is None:  # it is optional
+        raise InputError(f"{path}: needs safetensors, which is not installed: pip install safetensors")
     try:
-        if path.suffix.lower() == ".safetensors":
-            from safetensors.torch import load_file  # here, as it is optional
+        if is_safetensors:
+            from safetensors.torch import load_file
 
             contents = load_file(path)
         else:  # the options of the training that made it may be there too, as timm's and others' programs keep them
             with torch.serialization.safe_globals([argparse.Namespace]):
                 contents = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError:
-        raise InputError(f"{path}: needs safetensors, which is not installed: pip install safetensors") from None
     except Exception as error:  # whatever a file that is no state dict makes the reader raise
         reason = reason_of(error)
         raise InputError(f"{path}: not a file of tensors that can be loaded safely ({reason})", "weights") from None

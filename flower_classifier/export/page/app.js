@@ -31,7 +31,7 @@ async function start() {
   await settleServiceWorker();
   const parameters = new URLSearchParams(location.search);
   const options = {
-    specSha256: document.documentElement.dataset.specSha256,
+    specSha256: document.documentElement.dataset.cardSha256,
     engine: parameters.get("engine"),
     threads: parameters.has("threads") ? Number(parameters.get("threads")) : null,
   };

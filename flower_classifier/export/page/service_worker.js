@@ -6,7 +6,7 @@ const SHELL = {{shell}}; // fetched at once
 const LATER = {{later}}; // kept when they are first fetched
 const CACHE = `classifier ${new URL(registration.scope).pathname} `; // of this page; a host may have others
 const PATIENCE = 3000; // ms for the host to show the page, before the one that is kept is shown
-const MARK = "data-spec-sha256"; // in index.html of every export
+const MARK = "data-card-sha256"; // in index.html of every export
 
 const addressOf = (name) => new URL(name, registration.scope).href;
 const ours = new Set([...SHELL, ...LATER].map(addressOf));
