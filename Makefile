@@ -1,6 +1,6 @@
 # make demo   draw flowers, train on them, predict one, show the picture
 # make gallery   make the pictures and outputs of README and docs anew
-# make docs     write docs/options.md anew
+# make docs     write docs/options.md and docs/files.md anew
 # make test   check the code, and run all tests but those that are marked slow
 # make test-all   everything that CI checks
 # make lowest   the tests with the lowest versions that the project allows, on Python 3.10
@@ -38,6 +38,7 @@ gallery: setup
 
 docs: setup
 	$(BIN)/python docs/options.py
+	$(BIN)/python docs/files.py
 
 # Two tests at a time; threads that wait for each other leave the cores to the other one
 PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2

@@ -44,9 +44,8 @@ from flower_classifier.predicting.predictor import Predictor
 from flower_classifier.report.evaluation_report import EvaluationReport
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced
-from flower_classifier.training.saved_state import epoch_line
 from flower_classifier.training.state import TrainState, learned, load_learned
-from flower_classifier.training.steps import keep_feature_bank
+from flower_classifier.training.steps import epoch_line, keep_feature_bank
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -76,6 +75,10 @@ class Model:
     def category_names(self) -> dict[str, str]:
         """What people call the classes, by class folder."""
         return self.trained.category_names
+
+    @category_names.setter
+    def category_names(self, names: dict[str, str]) -> None:
+        self.take(replace(self.trained, category_names=names))
 
     @property
     def training(self) -> Plain:

@@ -20,6 +20,7 @@ class Server(ThreadingHTTPServer):
         self.kind, self.status, self.knows_ranges, self.says_length = "application/zip", 200, True, True
         self.cuts = []  # before which byte of the archive the connections break off, one after the other
         self.stalls = False  # whether a connection to be broken off hangs before, until the server closes
+        self.misplaced = 0  # bytes by which a part begins too late
         self.asked, self.sent = [], 0  # the Range of every request, and bytes of the archive that went out
         self.hanging = threading.Event()  # set when a connection is stalled
         self.closing = threading.Event()
@@ -52,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
         if site.says_length:
             self.send_header("Content-Length", str(total - start))
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+            self.send_header("Content-Range", f"bytes {start + site.misplaced}-{total - 1}/{total}")
         self.end_headers()
         part = site.body[start:end]
         self.wfile.write(part)

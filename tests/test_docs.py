@@ -1,6 +1,7 @@
 """README.md and docs/ say what is true of the program."""
 
 import re
+import runpy
 
 import pytest
 from support import PROJECT
@@ -65,6 +66,13 @@ def test_every_page_is_linked_from_the_readme():
 def test_the_page_for_contributors_shows_every_room():
     shown = re.findall(r"^      (\w+)/ ", read("docs/contributing.md"), re.MULTILINE)
     assert sorted(shown) == sorted(path.parent.name for path in (PROJECT / "flower_classifier").glob("*/__init__.py"))
+
+
+def test_the_page_of_files_is_what_its_script_writes():
+    page = runpy.run_path(str(PROJECT / "docs" / "files.py"))["page"]()
+    assert read("docs/files.md") == page, "run `make docs`"
+    rooms = re.findall(r"^## (\w+)$", page, re.MULTILINE)
+    assert rooms == re.findall(r"^      (\w+)/ ", read("docs/contributing.md"), re.MULTILINE)
 
 
 def test_messages_in_the_troubleshooting_table_are_the_programs_own():

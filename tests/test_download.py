@@ -125,6 +125,30 @@ def test_what_had_come_whole_is_not_fetched_again(site, fetch, photos):
     assert contents(fetch.data) == photos
 
 
+def test_more_bytes_than_the_archive_has_are_of_another_one(site, fetch, photos):
+    fetch.partial.write_bytes(site.body + b"more")
+    fetch()
+    assert site.asked == [f"bytes={len(site.body) + 4}-", None]
+    assert contents(fetch.data) == photos
+
+
+def test_a_part_that_begins_elsewhere_is_not_appended(site, fetch):
+    site.misplaced = 1
+    fetch.partial.write_bytes(site.body[:HALF])
+    assert f"{site.url} sent other bytes than were asked for" in fetch(code=1).err
+    assert fetch.partial.read_bytes() == site.body[:HALF]
+
+
+def test_the_end_of_a_part_is_known_from_its_range(site, fetch, photos):
+    """Though the server does not say how much it sends; the connection breaks off again."""
+    site.says_length, site.cuts = False, [HALF + 1000]
+    fetch.partial.write_bytes(site.body[:HALF])
+    assert "the connection broke off at 0.5 of 1.1 MB" in fetch(code=1).err
+    fetch()
+    assert site.sent == len(site.body) - HALF
+    assert contents(fetch.data) == photos
+
+
 def test_a_stalled_connection_is_given_up(site, fetch, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 1)  # seconds; a busy machine, too, answers within them
     site.cuts, site.stalls = [HALF], True
@@ -158,6 +182,12 @@ def test_a_web_page_is_no_archive_and_what_has_come_of_one_stays(site, fetch):
     site.kind = "text/html; charset=utf-8"  # of a hotel's network that wants a login
     assert f"{site.url} sent a web page or the like, not a zip archive" in fetch(code=1).err
     assert fetch.partial.read_bytes() == site.body[:HALF]
+
+
+def test_what_does_not_begin_as_an_archive_is_not_fetched_to_its_end(site, fetch):
+    site.body = b'{"error": "log in"}'
+    assert f"{site.url} sent a web page or the like, not a zip archive" in fetch(code=1).err
+    assert fetch.beside() == []
 
 
 # --------------------------------------------------------------------------------------------------- what people do

@@ -30,7 +30,7 @@ class StderrHandler(logging.Handler):
         """Print one message, and "warning: " before a warning. If nobody can read it, the work goes on."""
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         with contextlib.suppress(OSError):  # the terminal is closed, the reader of a pipe is gone
-            clear_bars(sys.stderr)
+            clear_bars()
             print(printable_lines(prefix + record.getMessage()), file=sys.stderr, flush=True)
 
 
@@ -134,16 +134,18 @@ class Bar:
         """Do nothing: no bar is in the way."""
 
 
-def clear_bars(stream: TextIO) -> None:
-    """Take the progress bars off the terminal before something is printed to a stream; updating one brings it back.
+def clear_bars(results: TextIO | None = None) -> None:
+    """Take the progress bars off the terminal before something is printed there; updating one brings it back.
 
-    A file does not appear on the terminal. A pipe may: its reader may show the output there, a moment later.
+    `results`: the stream that is printed to, if not stderr. A file does not appear on the terminal. A pipe may: its
+    reader may show the output there, a moment later.
     """
-    try:
-        if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+    if results is not None:
+        try:
+            if stat.S_ISREG(os.fstat(results.fileno()).st_mode):
+                return
+        except (AttributeError, OSError, ValueError):  # closed, or no stream of the system's
             return
-    except (AttributeError, OSError, ValueError):  # closed, or no stream of the system's
-        return
     for bar in bars:
         bar.make_way(settle=SETTLE)
 

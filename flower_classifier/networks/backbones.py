@@ -1,4 +1,4 @@
-"""From an architecture's name to a backbone: the one file that knows all sources.
+"""From an architecture's name, or a short name, to a backbone: the one file that knows all sources.
 
 Our own source has one small network, that of the classic CIFAR-10 exercise, trained from scratch.
 """

@@ -16,7 +16,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator
-from http.client import HTTPException, InvalidURL
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
@@ -39,10 +39,11 @@ from flower_classifier.photos.folders import has_photo_suffix, is_ignored
 FLOWERS = "https://s3.amazonaws.com/content.udacity-data.com/courses/nd188/flower_data.zip"
 TIMEOUT = 30.0  # seconds without a byte, after which a connection is given up
 CHUNK = 2**18  # bytes
+BEGINNING = b"PK"  # of every zip archive
 MOST_UNPACKED = 20 * 10**9  # bytes that an archive may unpack to
 OUTSIDE = re.compile(r"^/|[\\\0]|(^|/)(\.\.(/|$)|[A-Za-z]:)")  # in the name of an entry, on any system
 # What Python's zipfile raises for damage, in part by accident
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, IndexError)
 # The system's errors for damage: a seek to nowhere, a name of both a file and a folder, a name that is not allowed
 DAMAGE_CODES = {errno.EINVAL, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
 
@@ -69,7 +70,13 @@ def download(data_dir: Path) -> None:
             here = "makes a new folder, and cannot replace the one you are in: name a folder in it"
             raise InputError(here, "download")
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=0):
+        with contextlib.ExitStack() as locked:
+            try:
+                locked.enter_context(FileLock(lock, timeout=0))
+            except Timeout:
+                raise InputError("another run is downloading the same: start this one when it has finished") from None
+            except (OSError, NotImplementedError):
+                pass  # there are no locks here
             try:
                 fetch(os.environ.get("FLOWERS_URL") or FLOWERS, partial, etag)
                 count = unpack(partial, unpacking, destination)
@@ -80,10 +87,8 @@ def download(data_dir: Path) -> None:
             finally:
                 with contextlib.suppress(OSError):  # Windows cannot remove it before it is released, and then does
                     lock.unlink()
-    except Timeout:
-        raise InputError("another run is downloading the same: start this one when it has finished") from None
-    except NotImplementedError:
-        raise RunError(f"cannot lock {lock}: name a folder on another disk") from None
+                if partial.exists() and not partial.stat().st_size:
+                    remove(partial, etag)
     except OSError as error:
         raise RunError(f"cannot write {error.filename or destination}: {error.strerror or error}") from error
     note(f"unpacked {counted(count, 'photo')} into {data_dir}")
@@ -108,36 +113,52 @@ def fetch(url: str, partial: Path, etag: Path) -> None:
         with network_errors(url, partial):
             response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
-        if error.code == 416 and start:  # the archive has no more bytes; unpacking will show whether it is whole
-            return
-        again = "try again later, or let FLOWERS_URL name another place"
-        raise RunError(f"cannot download {printable(url)}: HTTP {error.code} {error.reason}; {again}") from error
+        if error.code != 416 or not start:
+            again = "try again later, or let FLOWERS_URL name another place"
+            raise RunError(f"cannot download {printable(url)}: HTTP {error.code} {error.reason}; {again}") from error
+        if error.headers.get("Content-Range", "") not in ("", f"bytes */{start}"):
+            remove(partial, etag)  # of another archive
+            fetch(url, partial, etag)
+        return  # the archive has no more bytes; unpacking will show whether it is whole
     except (InvalidURL, ValueError):
         raise InputError(f"FLOWERS_URL: {printable(url)} is no address; it should look like {FLOWERS}") from None
     with response:
-        if response.headers.get_content_type() == "text/html":  # of a hotel's network, say: what we have may be good
-            page = "a web page or the like, not a zip archive: does it open in a browser?"
-            raise RunError(f"{printable(url)} sent {page}")
-        start = start if response.status == 206 else 0  # the archive has changed, or the server knows no ranges
-        length = response.headers.get("Content-Length", "")
-        total = start + int(length) if length.isdecimal() else None
-        sizes = [size for size in (start, total) if size]
-        size = f"{'going on at ' if start else ''}{megabytes(*sizes)}" if sizes else "size unknown"
-        note(f"downloading {printable(url)} ({size})")
-        bar = progress(total, "downloading", "byte", scaled=True, done=start)
-        with bar, partial.open("ab" if start else "wb") as file:
-            if not start and response.headers.get("ETag", "").startswith('"'):  # If-Range takes no weak one, W/"..."
+        receive(response, url, partial, etag)
+
+
+def receive(response: HTTPResponse, url: str, partial: Path, etag: Path) -> None:
+    """Write what a server answers behind the bytes that are there, or in their place if it sends the whole archive."""
+    no_archive = f"{printable(url)} sent a web page or the like, not a zip archive: does it open in a browser?"
+    if response.headers.get_content_type() == "text/html":  # of a hotel's network, say: what we have may be good
+        raise RunError(no_archive)
+    start = partial.stat().st_size if response.status == 206 else 0  # else it has changed, or there are no ranges
+    length = response.headers.get("Content-Length", "")
+    total = start + int(length) if length.isdecimal() else None
+    if match := re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "")):
+        if int(match[1]) != start:
+            raise RunError(f"{printable(url)} sent other bytes than were asked for: remove {partial}, and try again")
+        total = int(match[2]) if match[2] != "*" else total
+    sizes = [size for size in (start, total) if size]
+    size = f"{'going on at ' if start else ''}{megabytes(*sizes)}" if sizes else "size unknown"
+    note(f"downloading {printable(url)} ({size})")
+    bar = progress(total, "downloading", "byte", scaled=True, done=start)
+    with bar, partial.open("ab" if start else "wb") as file:
+        if not start:
+            remove(etag)
+            if response.headers.get("ETag", "").startswith('"'):  # If-Range takes no weak one, W/"..."
                 etag.write_text(response.headers["ETag"], encoding="utf-8")
-            while True:
-                with network_errors(url, partial):
-                    chunk = response.read1(CHUNK)
-                    if not chunk and total is not None and file.tell() != total:
-                        raise URLError(f"the connection broke off at {megabytes(file.tell(), total)}")
-                if not chunk:
-                    return
-                file.write(chunk)
-                file.flush()  # so that kill -9 loses nothing
-                bar.update(len(chunk))
+        while True:
+            with network_errors(url, partial):
+                chunk = response.read1(CHUNK)
+                if not chunk and total is not None and file.tell() != total:
+                    raise URLError(f"the connection broke off at {megabytes(file.tell(), total)}")
+            if not chunk:
+                return
+            if not file.tell() and not chunk.startswith(BEGINNING[: len(chunk)]):
+                raise RunError(no_archive)
+            file.write(chunk)
+            file.flush()  # so that kill -9 loses nothing
+            bar.update(len(chunk))
 
 
 @contextlib.contextmanager
@@ -154,7 +175,7 @@ def network_errors(url: str, partial: Path) -> Iterator[None]:
         elif isinstance(error, URLError):
             reason = reason_of(getattr(error.reason, "strerror", None) or error.reason)
         advice = "is there a network? The same command tries again"
-        if partial.exists():
+        if partial.exists() and partial.stat().st_size:
             advice = f"{megabytes(partial.stat().st_size)} of it are kept; the same command goes on from there"
         raise RunError(f"cannot download {printable(url)}: {reason}\n{advice}") from error
 
@@ -204,8 +225,8 @@ def checked(archive: zipfile.ZipFile) -> tuple[str, list[zipfile.ZipInfo]]:
     if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
         raise zipfile.BadZipFile("it is compressed in a way that is hardly ever used")
     files = [entry for entry in entries if not (entry.is_dir() or any(map(is_ignored, Path(entry.filename).parts)))]
-    roots = {match[1] or "" for file in files if (match := re.match("([^/]+/)??train/", file.filename))}
-    if "" not in roots and len(roots) != 1:
+    roots = {match[1] for file in files if (match := re.match(r"((?:\./)?(?:[^/]+/)??)train/", file.filename))}
+    if not roots & {"", "./"} and len(roots) != 1:
         without = "the archive holds no folder train/, at its top or in a folder there: is it the right one?"
         raise BadArchiveError(without)
     root = min(roots, key=len)

@@ -1,4 +1,4 @@
-"""The photos of a run: which are for training, which are held out, and the class of each.
+"""The photos of a run: which are for training, which are held out or left out, and the class of each.
 
 `load_splits` finds them below a data folder; folders.py says what may lie in one. `--without` leaves out the photos
 that a table lists, such as the doctor's.
@@ -70,7 +70,10 @@ class Split:
         return [size for _, size, *_ in self.keys()]
 
     def fingerprint(self) -> str:
-        """Return a digest that changes when a photo is added, removed, renamed, resized or moved to another class."""
+        """Return a digest that tells whether photos were added, removed, renamed, resized or moved to another class.
+
+        Of a photo that changes while the program runs, the size that was seen first counts.
+        """
         rows = "\0".join(f"{row}" for row in zip(self.photos, self.labels, self.sizes, strict=True))
         return hashlib.blake2b(rows.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Pictures of photos: a prediction, the mistakes of an evaluation, photos in a grid; and what charts share with them.
+"""Pictures of photos: a prediction and its heat map, mistakes, photos in a grid; and what charts share with them.
 
 Positions in a figure are inches from its bottom left, sizes are inches; text sizes are points. It uses matplotlib
 without pyplot: nothing opens a window.

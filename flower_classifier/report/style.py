@@ -1,5 +1,6 @@
 """The colours of pictures, and the sizes of their texts."""
 
-INK, FAINT, PALE = "#1d2b22", "#6b756f", "#f2f5f3"  # texts, texts beside them, lines and backgrounds
+# Prediction bars and charts share them
+INK, FAINT, PALE = "#1d2b22", "#6b756f", "#f2f5f3"  # of texts; of lesser texts; of lines and backgrounds
 GREEN, LIGHT_GREEN, PALE_GREEN, GREY, RED = "#2f7d4f", "#86cb98", "#c3e0ca", "#9aa39d", "#c23b4e"
 TINY, SMALL, CAPTION, NORMAL, TITLE, LARGE = 8.0, 8.5, 9.0, 10.0, 11.0, 13.0  # points

@@ -17,14 +17,6 @@ FORMAT_VERSION = 6  # of last.pth; the only one that is read
 Tensors = dict[str, torch.Tensor]
 
 
-def epoch_line(row: Row, epochs: int) -> str:
-    """Return an epoch's numbers as a line for people; lines of the same stage align."""
-    return (
-        f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}   training loss {row['train_loss']:.4f}   "
-        f"validation loss {row['valid_loss']:.4f}   validation accuracy {row['valid_accuracy']:6.2%}"
-    )
-
-
 @dataclass(frozen=True)
 class Identity:
     """The model and the data of a run: what must be the same for its numbers to mean anything when it is resumed."""

@@ -33,7 +33,7 @@ from flower_classifier.training.head_search import OPTIONS, search
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced, second_recipe
 from flower_classifier.training.run_folder import RunFolder
-from flower_classifier.training.saved_state import Finished, Identity, epoch_line
+from flower_classifier.training.saved_state import Finished, Identity
 from flower_classifier.training.state import TrainState
 
 # Options that the checkpoint records. A resumed run says which of them have changed
@@ -227,6 +227,14 @@ def fixed_by(config: TrainConfig) -> dict[str, object]:
 
 
 # ----------------------------------------------------------------------------------------------------------- the epochs
+
+
+def epoch_line(row: Row, epochs: int) -> str:
+    """Return an epoch's numbers as a line for people; lines of the same stage align."""
+    return (
+        f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}   training loss {row['train_loss']:.4f}   "
+        f"validation loss {row['valid_loss']:.4f}   validation accuracy {row['valid_accuracy']:6.2%}"
+    )
 
 
 def train_epochs(state: TrainState, inputs: AllInputs, run_folder: RunFolder, log: RunLog) -> None:
