@@ -67,7 +67,7 @@ def test_a_run_leaves_the_files_of_the_list(reported):
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("charts, figures", ["torch"]),
+        ("charts, pictures", ["torch"]),
         ("report_files", ["torch", "matplotlib"]),
         ("run_log", ["matplotlib", "tensorboard"]),
     ],

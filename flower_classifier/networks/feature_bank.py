@@ -16,6 +16,8 @@ from pathlib import PurePath
 import torch
 from torch.nn import functional as F
 
+from flower_classifier.networks.devices import threads_for_work, torch_threads
+
 MOST_AXES = 256
 MOST_BYTES = 10_000_000  # of all in it; half of that at most for the axes
 FITTED = 2_048  # photos that the axes are found from: more would change them little and take long
@@ -125,12 +127,13 @@ def remember(
     centre = fitted.mean(dim=0)
     centred = fitted - centre  # (N, D)
     by_rows = len(centred) < centred.shape[1]
-    gram = centred @ centred.T if by_rows else centred.T @ centred  # the smaller one
-    values, vectors = (ascending.flip(-1)[..., :count] for ascending in torch.linalg.eigh(gram))
-    varied = values > LEAST_VARIANCE * values[0]  # along the others, rounding is all there is
-    varied[0] = True
-    vectors = vectors[:, varied]
-    axes = (F.normalize(centred.T @ vectors, dim=0) if by_rows else vectors).bfloat16()  # (D, K)
+    with torch_threads(threads_for_work(centred.numel() * min(centred.shape))):
+        gram = centred @ centred.T if by_rows else centred.T @ centred  # the smaller one
+        values, vectors = (ascending.flip(-1)[..., :count] for ascending in torch.linalg.eigh(gram))
+        varied = values > LEAST_VARIANCE * values[0]  # along the others, rounding is all there is
+        varied[0] = True
+        vectors = vectors[:, varied]
+        axes = (F.normalize(centred.T @ vectors, dim=0) if by_rows else vectors).bfloat16()  # (D, K)
     blocks = torch.arange(len(labels)).split(BLOCK)
     rows = [((F.normalize(extract(block.tolist()), dim=1) - centre) @ axes.float()).bfloat16() for block in blocks]
     return FeatureBank(names, list(labels), centre, axes, torch.cat(rows))
