@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from flower_classifier.judging.evaluation import Evaluation, thinned
+from flower_classifier.networks.devices import threads_for_work, torch_threads
 from flower_classifier.networks.feature_bank import FeatureBank
 
 # Share of a covariance that is taken from all directions alike. Photos are few, directions many: of 0.02 to 0.8, 0.5
@@ -30,11 +31,14 @@ class Clusters:
         present, inverse = labels.unique(return_inverse=True)
         sums = torch.zeros(len(present), rows.shape[1], dtype=torch.float64).index_add_(0, inverse, rows)
         means = sums / torch.bincount(inverse)[:, None]  # (C, K)
-        self.centre = rows.mean(dim=0)
-        around_all = rows - self.centre
-        around_own = rows - means[inverse] if len(rows) > len(present) else around_all  # else their shape is unknown
-        self.to_class, self.to_all = whitening(around_own), whitening(around_all)  # (K, K)
-        self.means = means @ self.to_class
+        with torch_threads(threads_for_work(rows.numel() * rows.shape[1])):
+            self.centre = rows.mean(dim=0)
+            around_all = rows - self.centre
+            around_own = (
+                rows - means[inverse] if len(rows) > len(present) else around_all
+            )  # else their shape is unknown
+            self.to_class, self.to_all = whitening(around_own), whitening(around_all)  # (K, K)
+            self.means = means @ self.to_class
 
     def distances(self, features: torch.Tensor) -> torch.Tensor:
         """Return how far features (N, D) are from the nearest class, less how far from all photos, float64 (N,).
@@ -42,8 +46,10 @@ class Clusters:
         Both are squared, so it may be below 0: the relative Mahalanobis distance (Ren et al. 2021) of features that are
         scaled to unit length.
         """
-        points = (F.normalize(features.float(), dim=1) - self.memory.centre) @ self.memory.own_axes  # (N, K)
-        return self.relative(points.double())
+        axes = self.memory.own_axes  # (D, K)
+        with torch_threads(threads_for_work(len(features) * axes.numel())):
+            points = (F.normalize(features.float(), dim=1) - self.memory.centre) @ axes  # (N, K)
+            return self.relative(points.double())
 
     def relative(self, points: torch.Tensor) -> torch.Tensor:
         """Return the same of points (N, K), float64, in the memory's space."""
