@@ -85,6 +85,18 @@ def test_a_mistyped_flag_gets_the_right_one(run):
     assert run(train, "flowers", "more").err.startswith("train.py: unknown argument 'more'")
 
 
+def test_an_empty_path_is_not_the_current_folder(run):
+    """As of a shell's variable that is not set."""
+    for command, arguments, name in (
+        (train, ("",), "DATA_DIR"),
+        (train, ("flowers", "--category_names", ""), "--category_names"),
+        (predict, ("", "checkpoint.pth"), "IMAGE"),
+    ):
+        outcome = run(command, *arguments)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert f"argument {name}: the path is empty: is a variable of the shell not set?" in outcome.err
+
+
 def test_control_sequences_and_bytes_that_are_no_text_are_escaped():
     for name in ("rose 雛菊 é", "fire\xa0lily", "バラ\u3000赤", "گل\u200cسرخ"):
         assert printable(name) == name

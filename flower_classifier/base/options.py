@@ -25,6 +25,7 @@ import textwrap
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
@@ -175,7 +176,8 @@ class Settings:
             if setting.kind is bool:
                 group.add_argument(*setting.flags, action="store_true", **details)
                 continue
-            details |= {"type": setting.kind, "metavar": setting.metavar, "choices": setting.choices or None}
+            kind = filled_path if setting.kind is Path else setting.kind
+            details |= {"type": kind, "metavar": setting.metavar, "choices": setting.choices or None}
             if setting.positional:
                 group.add_argument(setting.name, nargs="+" if setting.several else None, **details)
                 parser.endings[str(setting.metavar)] = setting.endings
@@ -185,6 +187,13 @@ class Settings:
                 parser.many.update(setting.flags)
             group.add_argument(*setting.flags, default=setting.default, **details)
         return parser
+
+
+def filled_path(text: str) -> Path:
+    """Parse a path: an empty one, of a shell's variable that is not set, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty: is a variable of the shell not set?")
+    return Path(text)
 
 
 # ----------------------------------------------------------------------------------------------------------- the parser

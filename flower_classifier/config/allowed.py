@@ -24,6 +24,16 @@ DEFAULT_SETS = 95.0  # percent of the sets that hold the true class, unless a pr
 DEFAULT_RATE = 5.0  # percent of the photos of known classes that may be taken for strangers
 
 
+def check_calibration(temperature: object, set_scores: object) -> None:
+    """Raise ValueError for a temperature, or scores of prediction sets, that no run can have found."""
+    if not isinstance(temperature, float) or not TEMPERATURE.allow(temperature):
+        raise ValueError(f"a temperature of {temperature}")
+    if not isinstance(set_scores, list) or not all(isinstance(x, float) and 0 <= x <= 1 for x in set_scores):
+        raise ValueError("scores for sets that are no probabilities")
+    if set_scores != sorted(set_scores):
+        raise ValueError("scores for sets that are not in order")
+
+
 # --------------------------------------------------------------------------------------------------- an exported folder
 
 

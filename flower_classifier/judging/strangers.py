@@ -49,15 +49,16 @@ class Clusters:
         axes = self.memory.own_axes  # (D, K)
         with torch_threads(threads_for_work(len(features) * axes.numel())):
             points = (F.normalize(features.float(), dim=1) - self.memory.centre) @ axes  # (N, K)
-            return self.relative(points.double())
+        return self.relative(points.double())
 
     def relative(self, points: torch.Tensor) -> torch.Tensor:
         """Return the same of points (N, K), float64, in the memory's space."""
         distances = []
-        for block in points.split(BLOCK):  # (B, K)
-            to_nearest = torch.cdist(block @ self.to_class, self.means).amin(dim=1) ** 2
-            to_all = ((block - self.centre) @ self.to_all).square().sum(dim=1)
-            distances.append(to_nearest - to_all)
+        with torch_threads(threads_for_work(len(points) * self.to_all.numel())):
+            for block in points.split(BLOCK):  # (B, K)
+                to_nearest = torch.cdist(block @ self.to_class, self.means).amin(dim=1) ** 2
+                to_all = ((block - self.centre) @ self.to_all).square().sum(dim=1)
+                distances.append(to_nearest - to_all)
         return torch.cat(distances)
 
     def strangeness(self, features: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from typing import TypedDict
 import torch
 
 from flower_classifier.base.messages import InputError
-from flower_classifier.config.allowed import MOST_SCORED, TEMPERATURE
+from flower_classifier.config.allowed import MOST_SCORED, check_calibration
 from flower_classifier.networks import safe_files
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import Classifier, ModelConfig
@@ -63,12 +63,7 @@ class Trust:
         Whether the feature bank fits the classifier is not checked.
         """
         temperature, set_scores, strangers = (contents[key] for key in ("temperature", "set_scores", "stranger_scores"))
-        if not isinstance(temperature, float) or not TEMPERATURE.allow(temperature):
-            raise ValueError(f"a temperature of {temperature}")
-        if not isinstance(set_scores, list) or not all(isinstance(x, float) and 0 <= x <= 1 for x in set_scores):
-            raise ValueError("scores for sets that are no probabilities")
-        if set_scores != sorted(set_scores):
-            raise ValueError("scores for sets that are not in order")
+        check_calibration(temperature, set_scores)
         feature_bank = None if contents["memory"] is None else FeatureBank(**contents["memory"])
         if strangers is not None:
             if feature_bank is None or not isinstance(strangers, torch.Tensor) or strangers.dtype != torch.float64:

@@ -24,7 +24,7 @@ import numpy as np
 from flower_classifier.base.console import Bar
 from flower_classifier.base.files import sha256_of
 from flower_classifier.base.messages import NEEDED_BY_EXPORTED, InputError, check_installed, reason_of
-from flower_classifier.config.allowed import DEFAULT_RATE, MODEL_FILE, MOST_SCORED, SPEC_FILE, TEMPERATURE
+from flower_classifier.config.allowed import DEFAULT_RATE, MODEL_FILE, MOST_SCORED, SPEC_FILE, check_calibration
 from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.images import ImageError, PhotoSource
@@ -137,12 +137,7 @@ class ExportSpec:
             raise ValueError("names that are no text")
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise ValueError("too few classes, or one twice")
-        if not isinstance(self.temperature, float) or not TEMPERATURE.allow(self.temperature):
-            raise ValueError(f"a temperature of {self.temperature}")
-        if not all(isinstance(score, float) and 0 <= score <= 1 for score in self.set_scores):
-            raise ValueError("scores for sets that are no probabilities")
-        if self.set_scores != sorted(self.set_scores):
-            raise ValueError("scores for sets that are not in order")
+        check_calibration(self.temperature, self.set_scores)
         if self.stranger_scores is not None:
             if not 0 < len(self.stranger_scores) <= MOST_SCORED:
                 raise ValueError("scores for strangers of too few photos, or of too many")
