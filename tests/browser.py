@@ -182,3 +182,8 @@ def picture(width, height, seed=0, **saved):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, **({"format": "PNG"} | saved))
     return file.getvalue()
+
+
+def text_of(driver, name):
+    """Return the text of an element by its id."""
+    return driver.find_element("id", name).text

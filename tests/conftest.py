@@ -172,6 +172,13 @@ def page(page_site):
         yield driver
 
 
+@pytest.fixture(scope="module")
+def visitor():
+    """A browser without a camera, for sites at addresses of their own: nothing that one leaves is another's."""
+    with browser() as driver:
+        yield driver
+
+
 @pytest.fixture
 def speaking():
     """Show notes and warnings on stderr, as the commands do."""
