@@ -14,6 +14,9 @@ DEFAULT_HIDDEN_UNITS = 512  # of the hidden layer of a head on a pretrained back
 LAYER_WIDTH = Limits(least=1, most=10**6)  # of a hidden layer of the head
 MOST_LAYERS = 100  # hidden ones, of the head
 DROPOUT = Limits(least=0, below=1)
+LAYERS = ("several", "last", "flat")  # whose features a head sees
+SHRINKAGE = Limits(least=0.001, most=1)
+DEFAULT_SHRINKAGE = 0.4
 UNFREEZE = ("last", "all")  # which of a pretrained backbone's layers fine-tuning may change
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20  # calibration searches between these
 TEMPERATURE = Limits(least=LEAST_TEMPERATURE, most=MOST_TEMPERATURE)

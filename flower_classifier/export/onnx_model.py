@@ -164,7 +164,7 @@ class WholeNetwork(nn.Module):
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         classifier = checkpoint.classifier
-        self.mirror = classifier.config.mirror
+        self.mirror, self.features_of = classifier.config.mirror, classifier.features_of
         self.normalisation = Normalisation(classifier)
         # With batch norms folded: smaller, faster to load, as good in int8
         side = classifier.preprocessing.crop_size
@@ -177,10 +177,10 @@ class WholeNetwork(nn.Module):
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Take pixels to logits, features and perhaps distances."""
         images = self.normalisation(pixels)  # (B, 3, S, S)
-        features = self.backbone(images)
+        features = self.features_of(self.backbone(images))
         logits = self.head(features)
         if self.mirror:
-            mirrored = self.backbone(images.flip(-1))
+            mirrored = self.features_of(self.backbone(images.flip(-1)))
             features, logits = (features + mirrored) / 2, (logits + self.head(mirrored)) / 2
         return (logits, features) if self.distance is None else (logits, features, self.distance(features))
 

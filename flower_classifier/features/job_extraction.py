@@ -24,6 +24,7 @@ from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import ModelConfig
 from flower_classifier.networks.frozen_backbone import FrozenBackbone, RowForm, versions_of
 from flower_classifier.networks.job import EXTRACT, Job, LostError, Message, current_job
+from flower_classifier.networks.layers import Layer
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Preprocessing
@@ -159,9 +160,15 @@ sent: dict[str, weakref.ref[object]] = {}  # the network and the photos that the
 def new_model_or_split(frozen: FrozenBackbone, split: Split) -> Message:
     """Return the network and the photos that an order has to bring: those that the helpers lack. They never change."""
     news: Message = {}
-    if not is_sent("frozen", frozen):
-        classifier = frozen.classifier
-        model = {"model": asdict(classifier.config), "preprocessing": asdict(classifier.preprocessing)}
+    classifier = frozen.classifier
+    # A search changes the head, and what it sees, of the same network: then the configuration is another object
+    has_frozen, has_config = is_sent("frozen", frozen), is_sent("config", classifier.config)
+    if not (has_frozen and has_config):
+        means = [layer.to_plain() for layer in classifier.config.means]
+        model = {
+            "model": {**asdict(classifier.config), "means": means},
+            "preprocessing": asdict(classifier.preprocessing),
+        }
         news["frozen"] = {**model, "tensors": classifier.state_dict()}
     if not is_sent("split", split):
         news["split"] = {**asdict(split), "root": str(split.root)}
@@ -194,7 +201,9 @@ class Helper:
     def hear(self, order: Message) -> None:
         """Take in the network and the photos that an order is about. Raises RunError where the photos are not here."""
         if frozen := order.get("frozen"):
-            config, preprocessing = ModelConfig(**frozen["model"]), Preprocessing(**frozen["preprocessing"])
+            means = tuple(Layer.from_plain(layer) for layer in frozen["model"]["means"])
+            config = ModelConfig(**{**frozen["model"], "means": means})
+            preprocessing = Preprocessing(**frozen["preprocessing"])
             self.frozen = FrozenBackbone(
                 Checkpoint(config, preprocessing, (), frozen["tensors"]).classifier, self.device
             )

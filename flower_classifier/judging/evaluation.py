@@ -261,7 +261,7 @@ def feature_reader(learner: nn.Module, inputs: Inputs, indices: Sequence[int]) -
         by_view = []
         for view in seen.frozen.config.answer_views:
             batches = row_indices[positions].split(EVALUATION_BATCH)
-            rows = [to_learner(seen.rows(view)[batch], seen.frozen.device) for batch in batches]
+            rows = [to_learner(seen.features(view)[batch], seen.frozen.device) for batch in batches]
             if isinstance(learner, Classifier):  # the rows are pixels
                 rows = [learner.features(pixels) for pixels in rows]
             by_view.append(torch.cat(rows).cpu())

@@ -2,19 +2,24 @@
 
 HiResCAM (Draelos & Carin 2020): the last feature map times the gradient of the class's logit with respect to it, summed
 over the channels. Grad-CAM (Selvaraju et al. 2017) averages the gradient over positions first; the two are the same
-where the network averages over positions itself, and where it does not (vgg16, alexnet) this one stays true to it.
+where the network averages over positions itself, and where it does not (vgg16's flat features) this one stays true to
+it. The means of earlier layers speak for a class too: each position by its channels, times what the logit rises with
+their means.
 """
 
 import contextlib
+import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from flower_classifier.networks.backbones import source_of
-from flower_classifier.networks.classifier import Classifier
+from flower_classifier.networks.classifier import Classifier, normalise
 from flower_classifier.photos.views import centre, trimmed_size
 
 
@@ -44,6 +49,7 @@ def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size:
     if last is None:
         return None
     maps: list[torch.Tensor] = []
+    entering: dict[str, torch.Tensor] = {}  # what enters the layers whose means are features
     here = threading.get_ident()  # other threads may run the same network for the next photos
 
     def start_here(_: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
@@ -52,10 +58,26 @@ def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size:
         maps.append(output.detach().requires_grad_())
         return maps[-1].clone()  # the layers behind may change it in place
 
-    with last.register_forward_hook(start_here), torch.enable_grad():
-        logit = classifier(batch)[0, label]
-        (gradient,) = torch.autograd.grad(logit, maps[-1])  # (1, C, h, w)
-    values = (maps[-1] * gradient).sum(dim=1).clamp(min=0)[0].detach().float().cpu()  # (h, w)
+    def keep(name: str, values: torch.Tensor) -> None:
+        if threading.get_ident() == here:
+            entering[name] = values.detach().clone()  # a block may change it in place
+
+    layers = classifier.config.seen_means
+    with contextlib.ExitStack() as hooks, torch.enable_grad():
+        for layer in layers:
+            module = classifier.backbone.get_submodule(layer.module)
+            hook = module.register_forward_pre_hook(lambda _, inputs, name=layer.module: keep(name, inputs[0]))
+            hooks.enter_context(hook)
+        hooks.enter_context(last.register_forward_hook(start_here))
+        row = classifier.backbone(normalise(batch, classifier.mean, classifier.std))  # (1, D)
+        logit = classifier.head(classifier.features_of(row))[0, label]
+        gradient, slopes = torch.autograd.grad(logit, (maps[-1], row))  # (1, C, h, w), (1, D)
+    spoken_for = [(maps[-1] * gradient).sum(dim=1)]  # (1, h, w) each
+    begin = classifier.output_width
+    for layer in layers:
+        spoken_for.append(layer.weighted(entering[layer.module], slopes[0, begin : begin + layer.width]))
+        begin += layer.width
+    values = summed(spoken_for).clamp(min=0).detach().float().cpu()  # (h, w)
     values = values / values.max().clamp(min=torch.finfo(values.dtype).tiny)
     width, height = size  # and what of it the plain view shows, as shares of both
     trimmed_width, trimmed_height = trimmed_size(width, height)
@@ -63,6 +85,16 @@ def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size:
     left, top, right, bottom = classifier.preprocessing.plain_box(trimmed_width, trimmed_height)
     box = (across + left) / width, (down + top) / height, (across + right) / width, (down + bottom) / height
     return Heatmap(values.numpy(), box)
+
+
+def summed(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the sum of maps (1, h, w) of several sizes, in the finest of these; each keeps its own sum."""
+    finest = max((values.shape[1:] for values in maps), key=math.prod)
+    resized = [
+        F.interpolate(values[None], size=finest, mode="bilinear") * (math.prod(values.shape[1:]) / math.prod(finest))
+        for values in maps
+    ]
+    return torch.stack(resized).sum(dim=0)[0, 0]
 
 
 @torch.no_grad()

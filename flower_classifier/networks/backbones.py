@@ -3,11 +3,14 @@
 Our own source has one small network, that of the classic CIFAR-10 exercise, trained from scratch.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from flower_classifier.base.messages import InputError, first_few, nearest
 from flower_classifier.config.allowed import DEFAULT_IMAGE_SIZE, IMAGE_SIZE
+from flower_classifier.networks.layers import last_layers, noise_picture
 from flower_classifier.networks.source import Backbone, Source, Weights, fill_backbone
 from flower_classifier.networks.timm_models import Timm
 from flower_classifier.networks.torchvision_models import Torchvision
@@ -43,7 +46,7 @@ class Cnn(Source):
         """Say whether the sizes are some that `--image_size` allows."""
         return preprocessing.resize_size == preprocessing.crop_size and IMAGE_SIZE.allow(preprocessing.crop_size)
 
-    def build(self, arch: str, preprocessing: Preprocessing) -> Backbone:
+    def build(self, arch: str, preprocessing: Preprocessing, flat: bool = False) -> Backbone:
         """Build the network up to its last layer, which is our head: (B, 3, S, S) -> (B, 64 * (S // 2) ** 2)."""
         module = ChannelsLast(
             *block(3, 32), *block(32, 32), nn.MaxPool2d(2), *block(32, 64), *block(64, 64), nn.Flatten()
@@ -105,15 +108,27 @@ def resolve_arch(name: str) -> str:
     raise InputError(f"{name!r}: there is no such architecture; {hint}{timm_hint}", "arch")
 
 
-def load_backbone(arch: str, weights: str | None = None, image_size: int | None = None) -> tuple[Backbone, Weights]:
+def load_backbone(
+    arch: str, weights: str | None = None, image_size: int | None = None, flat: bool = False
+) -> tuple[Backbone, Weights]:
     """Build `arch` with the weights of this name; `none` draws them from torch's generator.
 
-    Raises InputError for names and files that do not fit, RunError where a download fails.
+    A pretrained backbone gives the means of its last layers too, unless it is `flat`. Raises InputError for names and
+    files that do not fit, RunError where a download fails.
     """
     source = source_of(arch)
+    if flat and not source.has_flat(arch):
+        raise InputError(f"flat is for vgg and alexnet: {arch} itself takes the mean of its last layer", "layers")
     resolved = source.weights(arch, weights, image_size)
     if resolved.read is None:
-        return source.build(arch, resolved.preprocessing), resolved
-    backbone = source.build_empty(arch, resolved.preprocessing)
-    fill_backbone(backbone.module, resolved.read(), arch, resolved.name)
+        backbone = source.build(arch, resolved.preprocessing, flat)
+    else:
+        backbone = source.build_empty(arch, resolved.preprocessing, flat)
+        fill_backbone(backbone.module, resolved.read(), arch, resolved.name)
+    if source.pretrained and not flat:
+        side = resolved.preprocessing.crop_size
+        with torch.no_grad():
+            is_nonnegative = bool((backbone.module.eval()(noise_picture(side)) >= 0).all())
+        layers = last_layers(backbone.module, side, backbone.width)
+        backbone = replace(backbone.with_layers(layers), is_nonnegative=is_nonnegative)
     return backbone, resolved

@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import TypedDict
 
 import torch
+from torch import nn
 
 from flower_classifier.base.messages import InputError
 from flower_classifier.config.allowed import MOST_SCORED, check_calibration
 from flower_classifier.networks import safe_files
 from flower_classifier.networks.backbones import source_of
-from flower_classifier.networks.classifier import Classifier, ModelConfig
+from flower_classifier.networks.classifier import FORMAT_OF_LAST_LAYERS, Classifier, ModelConfig
 from flower_classifier.networks.feature_bank import FeatureBank
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.networks.source import black_picture
 from flower_classifier.photos.views import Preprocessing
 
-FORMAT_VERSION = 5  # the only one that is read
+FORMAT_VERSION = 6
+READ_VERSIONS = (FORMAT_OF_LAST_LAYERS, FORMAT_VERSION)
 
 
 class Row(TypedDict):
@@ -99,9 +101,12 @@ class Checkpoint:
 
         It is built without memory for tensors of its own. Raises ValueError or RuntimeError where they do not fit it.
         """
-        backbone = source_of(self.model.arch).build_empty(self.model.arch, self.preprocessing)
+        arch, is_flat = self.model.arch, self.model.layers == "flat"
+        backbone = source_of(arch).build_empty(arch, self.preprocessing, is_flat).with_layers(self.model.means)
         with torch.device("meta"):
-            classifier = Classifier(self.model, backbone, self.model.build_head(backbone.width))
+            classifier = Classifier(self.model, backbone, nn.Identity())
+            classifier.head = self.model.build_head(classifier.feature_width)
+        classifier.eval()
         state = classifier.state_dict()
         for name, tensor in state.items():
             if name in self.tensors and self.tensors[name].dtype != tensor.dtype:
@@ -125,6 +130,10 @@ class Checkpoint:
             "training": self.training,
             "history": self.history,
             "mirror": self.model.mirror,
+            "layers": self.model.layers,
+            "means": [layer.to_plain() for layer in self.model.means],
+            "is_nonnegative": self.model.is_nonnegative,
+            "square_roots": self.model.square_roots,
             **self.trust.to_plain(),
             "state_dict": self.tensors,
         }
@@ -173,7 +182,7 @@ class Checkpoint:
         if not isinstance(version, int) or "state_dict" not in contents:
             kind = safe_files.kind_of_contents(path, contents) or "it holds something else"
             raise InputError(f"{path} is no checkpoint that train.py wrote: {kind}")
-        if version != FORMAT_VERSION:
+        if version not in READ_VERSIONS:
             raise InputError(f"{path} has format {version}, this program reads {FORMAT_VERSION}: {what_to_do(version)}")
         safe_files.check_digest(path, contents)
         with safe_files.errors_as_input_error(path):

@@ -15,12 +15,15 @@ import torch
 from torch import nn
 
 from flower_classifier.base.messages import note, warn
-from flower_classifier.config.allowed import DROPOUT, LAYER_WIDTH, MOST_LAYERS
+from flower_classifier.config.allowed import DROPOUT, LAYER_WIDTH, LAYERS, MOST_LAYERS
 from flower_classifier.networks.backbones import load_backbone, resolve_arch, source_of
 from flower_classifier.networks.devices import seed_torch
+from flower_classifier.networks.layers import MAP, MOST_FEATURES, MOST_MEANS, Layer
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.networks.source import Backbone, Weights, black_picture
 
+LEAST_UNDER_ROOT = 1e-2  # what is added before square roots are taken: else their slope at 0 would be infinite
+FORMAT_OF_LAST_LAYERS = 5  # of checkpoint.pth, in which heads saw a backbone's own output alone
 LEARNS = ("head", "last", "all")  # which layers have learned: those of the head, the backbone's last ones too, all
 
 
@@ -34,6 +37,15 @@ class ModelConfig:
     num_classes: int
     learns: str  # one of LEARNS
     mirror: bool = False  # whether an answer is the mean of those to a photo and to its mirror image
+    layers: str = "last"  # one of LAYERS: whose features the head sees
+    means: tuple[Layer, ...] = ()  # layers whose means the backbone gives behind its own output
+    is_nonnegative: bool = False  # whether that output is never below zero
+    square_roots: bool = False  # whether the head sees the square roots of what is never below zero
+
+    @property
+    def seen_means(self) -> tuple[Layer, ...]:
+        """The layers whose means the head sees."""
+        return self.means if self.layers == "several" else ()
 
     @property
     def answer_views(self) -> tuple[int, ...]:
@@ -62,13 +74,32 @@ class ModelConfig:
         if not all(type(width) is int and LAYER_WIDTH.allow(width) for width in hidden_units):
             raise ValueError("hidden layers of impossible widths")
         learns, mirror = contents["learns"], contents["mirror"]
+        if contents.get("format_version") == FORMAT_OF_LAST_LAYERS:
+            layers = "flat" if source_of(arch).has_flat(arch) else "last"
+            contents = {**contents, "layers": layers, "means": [], "is_nonnegative": False, "square_roots": False}
+        layers, means = contents["layers"], tuple(Layer.from_plain(layer) for layer in contents["means"])
+        if len(means) > MOST_MEANS or len({layer.module for layer in means}) < len(means):
+            raise ValueError("means of too many layers")
         if not DROPOUT.allow(contents["dropout"]):
             raise ValueError(f"a dropout of {contents['dropout']}")
-        if type(mirror) is not bool:
-            raise ValueError(f"mirror is {mirror!r}")
-        if learns not in LEARNS:
-            raise ValueError(f"learns is {learns!r}")
-        return cls(arch, hidden_units, contents["dropout"], len(contents["class_to_idx"]), learns, mirror)
+        is_nonnegative, square_roots = contents["is_nonnegative"], contents["square_roots"]
+        if not all(type(flag) is bool for flag in (mirror, is_nonnegative, square_roots)):
+            raise ValueError("mirror, is_nonnegative or square_roots is no bool")
+        if learns not in LEARNS or layers not in LAYERS:
+            raise ValueError(f"learns is {learns!r}, layers is {layers!r}")
+        classes = len(contents["class_to_idx"])
+        return cls(
+            arch,
+            hidden_units,
+            contents["dropout"],
+            classes,
+            learns,
+            mirror,
+            layers,
+            means,
+            is_nonnegative,
+            square_roots,
+        )
 
 
 class Classifier(nn.Module):
@@ -81,7 +112,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = config
         self.preprocessing = backbone.preprocessing
-        self.feature_width = backbone.width
+        self.output_width = backbone.width  # of the backbone's output, without the means
         self.backbone = backbone.module
         self.head = head
         for name, numbers in (("mean", self.preprocessing.mean), ("std", self.preprocessing.std)):
@@ -90,6 +121,16 @@ class Classifier(nn.Module):
         if self.starts_frozen:
             self.backbone.requires_grad_(False)
         self.eval()
+
+    @property
+    def feature_width(self) -> int:
+        """How many numbers the head sees of a photo."""
+        return self.output_width + sum(layer.width for layer in self.config.seen_means)
+
+    @property
+    def can_be_whitened(self) -> bool:
+        """Whether a head may learn from whitened features: a backbone gives them, and they are not too many."""
+        return self.starts_frozen and self.feature_width <= MOST_FEATURES
 
     @property
     def starts_frozen(self) -> bool:
@@ -123,6 +164,13 @@ class Classifier(nn.Module):
         head = self.config.build_head(self.feature_width, seed)
         self.head = head.to(next(self.parameters()).device).eval()
 
+    def look_at(self, layers: str, square_roots: bool) -> None:
+        """Let the head see the features of these layers, one of LAYERS but "flat"; it must then be renewed.
+
+        `square_roots`: the square roots of what is never below zero.
+        """
+        self.config = replace(self.config, layers=layers, square_roots=square_roots)
+
     def state_with(self, learned: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the whole state dict with another state of the learner in it."""
         prefix = "" if self.learner is self else "head."
@@ -134,7 +182,20 @@ class Classifier(nn.Module):
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Take uint8 pixels (B, 3, S, S) to features (B, D)."""
-        return self.backbone(normalise(pixels, self.mean, self.std))
+        return self.features_of(self.backbone(normalise(pixels, self.mean, self.std)))
+
+    def features_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """Take what the backbone gives, (B, ...), to what of it the head sees, (B, D)."""
+        features = rows[:, : self.feature_width]
+        if not self.config.square_roots:
+            return features
+        widths = [self.output_width, *(layer.width for layer in self.config.seen_means)]
+        are_nonnegative = [self.config.is_nonnegative, *(layer.is_nonnegative for layer in self.config.seen_means)]
+        pieces = zip(features.float().split(widths, dim=1), are_nonnegative, strict=True)
+        return torch.cat(
+            [(piece.relu() + LEAST_UNDER_ROOT).sqrt() if is_nonnegative else piece for piece, is_nonnegative in pieces],
+            dim=1,
+        )
 
 
 def normalise(
@@ -163,25 +224,32 @@ def new_classifier(
     image_size: int | None = None,
     seed: int = 0,
     mirror: bool = False,
+    layers: str | None = None,
 ) -> tuple[Classifier, Weights]:
     """Put a new head on the backbone of this name; return the classifier and what its backbone's weights are.
 
     `weights`: None for the best, a name, a file, or "none". `hidden_units`: None for what the architecture's source
     suggests. `image_size` (pixels) is for cnn and timm's models. `mirror`: answers are means over a photo and its
-    mirror image. What is random is drawn from the seed. Raises InputError for a name that does not exist or does not
-    fit, RunError where a download fails.
+    mirror image. `layers`: one of LAYERS, for a pretrained backbone; None: several, but of transformers, for which
+    that was never measured, the last. What is random is drawn from the seed. Raises
+    InputError for a name that does not exist or does not fit, RunError where a download fails.
     """
     arch = resolve_arch(arch)
     source = source_of(arch)
     seed_torch(seed, "backbone")  # what random weights are drawn from
-    backbone, resolved = load_backbone(arch, weights, image_size)
+    backbone, resolved = load_backbone(arch, weights, image_size, layers == "flat")
     units = source.hidden_units if hidden_units is None else hidden_units
     if resolved.licence and resolved.licence.lower() not in FREE_LICENCES:
         note(f"the weights' licence is {resolved.licence}, which may not allow every use")
     if source.pretrained and resolved.name == "none":
         warn(f"random weights: the features of a random, frozen {arch} are useful only for trying things out")
-    config = ModelConfig(arch, units, dropout, num_classes, "head" if source.pretrained else "all", mirror)
-    return Classifier(config, backbone, config.build_head(backbone.width, seed)), resolved
+    are_maps = all(layer.form == MAP for layer in backbone.layers)
+    learns, seen = ("head", layers or ("several" if are_maps else "last")) if source.pretrained else ("all", "last")
+    model = (arch, units, dropout, num_classes, learns, mirror, seen, backbone.layers, backbone.is_nonnegative)
+    config = ModelConfig(*model)
+    classifier = Classifier(config, backbone, nn.Identity())
+    classifier.head = config.build_head(classifier.feature_width, seed).eval()
+    return classifier, resolved
 
 
 # -------------------------------------------------------------------------------------------------- the depth of layers

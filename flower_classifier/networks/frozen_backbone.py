@@ -137,6 +137,8 @@ class FrozenBackbone:
         return {
             "arch": self.config.arch,
             "backbone": self.digest,
+            "width": self.classifier.output_width,  # vgg's flat features are more
+            "means": [layer.to_plain() for layer in self.config.means],
             "version": VERSION,
             **self.way(threads),
         }

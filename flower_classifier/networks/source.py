@@ -5,11 +5,13 @@ Networks are built without memory for their tensors, which a file brings: it is 
 and assigned.
 """
 
+from __future__ import annotations
+
 import argparse
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -19,16 +21,27 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from flower_classifier.base.messages import InputError, first_few, is_out_of_memory, reason_of
+from flower_classifier.networks.layers import Layer, add_means, traced
 from flower_classifier.photos.views import Preprocessing
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network without its classifier. `module` takes normalised images (B, 3, S, S) to features (B, width)."""
+    """A network without its classifier. `module` takes normalised images (B, 3, S, S) to features (B, width).
+
+    With the means of `layers` (layers.py) they are so many more.
+    """
 
     module: nn.Module
     width: int
     preprocessing: Preprocessing
+    layers: tuple[Layer, ...] = ()
+    is_nonnegative: bool = False  # whether its own output is never below zero
+
+    def with_layers(self, layers: Sequence[Layer]) -> Backbone:
+        """Let the module give the means of these layers too. Raises ValueError for layers that it lacks."""
+        add_means(self.module, layers)
+        return replace(self, layers=tuple(layers))
 
 
 @dataclass(frozen=True)
@@ -62,19 +75,26 @@ class Source(Protocol):
     def weights(self, arch: str, name: str | None, image_size: int | None) -> Weights:
         """Return the weights of this name, or the best ones. Raises InputError for a name or a size they do not fit."""
 
+    def has_flat(self, arch: str) -> bool:
+        """Say whether an architecture by itself hands its last layer on position by position, not as a mean."""
+        return False
+
     def takes(self, arch: str, preprocessing: Preprocessing) -> bool:
         """Say whether an architecture takes pictures of these sizes."""
 
-    def build(self, arch: str, preprocessing: Preprocessing) -> Backbone:
-        """Build an architecture with random weights drawn from torch's generator, its own classifier left out."""
+    def build(self, arch: str, preprocessing: Preprocessing, flat: bool = False) -> Backbone:
+        """Build an architecture with random weights drawn from torch's generator, its own classifier left out.
 
-    def build_empty(self, arch: str, preprocessing: Preprocessing) -> Backbone:
+        `flat`: its last layer comes position by position, where it has that; else as a mean over positions.
+        """
+
+    def build_empty(self, arch: str, preprocessing: Preprocessing, flat: bool = False) -> Backbone:
         """Build it without memory for its tensors, to be assigned from a file: initialising vgg16 takes seconds.
 
         Buffers that no file holds must be there at the latest when `load_state_dict` returns.
         """
         with Unfilled():
-            return self.build(arch, preprocessing)
+            return self.build(arch, preprocessing, flat)
 
     def folded(self, module: nn.Module, side: int) -> nn.Module:
         """Return a backbone with the same output for pictures of `side` pixels, batch norms folded; or itself."""
@@ -87,15 +107,16 @@ class Source(Protocol):
 def fold_batch_norms(module: nn.Module) -> nn.Module:
     """Return a copy with each batch norm folded into the convolution before it; the module itself if it has none.
 
-    In eval mode a batch norm is a scaling and a shift (Jacob et al. 2018, section 3.2). Networks of many small layers
-    gain most: mobilenet_v3_large's forward takes three quarters of the time, resnet50's 95 %.
+    The copy's graph gives the means of layers, without hooks. In eval mode a batch norm is a scaling and a shift (Jacob
+    et al. 2018, section 3.2). Networks of many small layers gain most: mobilenet_v3_large's forward takes three
+    quarters of the time, resnet50's 95 %.
     """
     if not any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
         return module
     try:
         from torch.fx.experimental.optimization import fuse  # here, since what is experimental may move
 
-        return fuse(module.eval())
+        return fuse(traced(module.eval()), inplace=True, no_trace=True)
     except Exception as error:  # of any kind: this network's forward cannot be traced, so it runs as it is
         if is_out_of_memory(error):
             raise

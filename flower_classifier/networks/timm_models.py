@@ -203,20 +203,20 @@ class Timm(Source):
         crop, resize = preprocessing.crop_size, preprocessing.resize_size
         return IMAGE_SIZE.allow(crop) and crop <= resize <= MOST_CROPPED * crop
 
-    def build(self, arch: str, preprocessing: Preprocessing) -> Backbone:
+    def build(self, arch: str, preprocessing: Preprocessing, flat: bool = False) -> Backbone:
         """Build an architecture with random weights, its original classifier left out."""
         module = Features(create(arch.removeprefix(PREFIX), preprocessing.crop_size))
         return Backbone(module, module.feature_width, preprocessing)
 
-    def build_empty(self, arch: str, preprocessing: Preprocessing) -> Backbone:
+    def build_empty(self, arch: str, preprocessing: Preprocessing, flat: bool = False) -> Backbone:
         """Build an architecture without memory for its tensors; those that no file holds are computed after loading."""
         try:
             with torch.device("meta"):
-                backbone = self.build(arch, preprocessing)
+                backbone = self.build(arch, preprocessing, flat)
         except (NotImplementedError, RuntimeError):  # it computes with tensors while it is built
-            return self.build(arch, preprocessing)
+            return self.build(arch, preprocessing, flat)
         if not all(isinstance(layer, Computable) for layer in backbone.module.modules() if computed_in(layer)):
-            return self.build(arch, preprocessing)  # its constructor alone can compute them
+            return self.build(arch, preprocessing, flat)  # its constructor alone can compute them
         backbone.module.register_load_state_dict_post_hook(fill_computed)
         return backbone
 

@@ -4,6 +4,7 @@ Weights come through torchvision's own cache and download, or from a file.
 """
 
 import contextlib
+import math
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -66,19 +67,31 @@ class Torchvision(Source):
         valid = f"valid: DEFAULT, {', '.join(entry.name for entry in entries)}, none, a file"
         raise InputError(f"{name}: no such file, nor weights of {arch}; {valid}", "weights")
 
+    def has_flat(self, arch: str) -> bool:
+        """Say so of vgg and alexnet."""
+        return arch == "alexnet" or arch.startswith("vgg")
+
     def takes(self, arch: str, preprocessing: Preprocessing) -> bool:
         """Say whether torchvision has weights that expect these sizes."""
         presets = [preset_of(arch, entry) for entry in models.get_model_weights(arch)]
         sizes = [(preset.resize_size, preset.crop_size) for preset in presets]
         return (preprocessing.resize_size, preprocessing.crop_size) in sizes
 
-    def build(self, arch: str, preprocessing: Preprocessing) -> Backbone:
-        """Build an architecture with random weights, its original classifier left out."""
+    def build(self, arch: str, preprocessing: Preprocessing, flat: bool = False) -> Backbone:
+        """Build an architecture with random weights, its original classifier left out.
+
+        vgg16 and alexnet hand their last layer on position by position; unless it is to be `flat`, its mean is taken,
+        as all other architectures do.
+        """
         extras: Mapping[str, int] = CONSTRUCTOR_EXTRAS.get(arch, {})
         if arch.startswith("vit"):  # a vision transformer's position embedding has the size of the picture
             extras = {"image_size": preprocessing.crop_size}
         module = models.get_model(arch, weights=None, **extras)
-        return Backbone(module, drop_classifier(module), preprocessing)
+        width = drop_classifier(module)
+        if self.has_flat(arch) and not flat:
+            width //= math.prod(module.avgpool.output_size)
+            module.avgpool = nn.AdaptiveAvgPool2d(1)
+        return Backbone(module, width, preprocessing)
 
     def has_feature_map(self, module: nn.Module, side: int) -> bool:
         """Say whether the last layers have positions; a vision transformer's only map is its input in patches."""

@@ -95,8 +95,8 @@ class Predictor(BasePredictor):
     def head_answers(self, photos: Sequence[PhotoSource], views: Iterable[torch.Tensor]) -> list[Answer]:
         """Return the answers to photos (B,), on the CPU, from the frozen part's rows (B, ...) of each view."""
         features = [to_learner(rows, self.frozen.device) for rows in views]
-        if self.frozen.network is None:  # the rows are pixels
-            features = [self.classifier.features(pixels) for pixels in features]
+        is_frozen = self.frozen.network is not None  # else the rows are pixels
+        features = [(self.classifier.features_of if is_frozen else self.classifier.features)(rows) for rows in features]
         logits = torch.stack([self.classifier.head(view) for view in features]).mean(dim=0)  # (B, C)
         if not logits.isfinite().all():
             raise InputError(BROKEN)
