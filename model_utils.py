@@ -45,7 +45,7 @@ from flower_classifier.report.evaluation_report import EvaluationReport
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced
 from flower_classifier.training.state import TrainState, learned, load_learned
-from flower_classifier.training.steps import epoch_line, keep_feature_bank
+from flower_classifier.training.steps import choose_layers, choose_shrinkage, epoch_line, keep_feature_bank, whiten
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -137,6 +137,7 @@ def build_model(
     seed: int = TrainConfig.seed,
     gpu: bool = False,
     mirror: bool = TrainConfig.mirror,
+    layers: str | None = TrainConfig.layers,
 ) -> Model:
     """Put a new head, with one output per class of the data, on a pretrained network.
 
@@ -144,16 +145,21 @@ def build_model(
     `hidden_units`: the width of the head's hidden layer, or several widths, or 0 for none; without it what suits the
     architecture. `weights`: the library's name of them, a file, or "none" for random ones; without it the best.
     `image_size` (pixels) is for cnn and timm's models. `mirror`: answers are means over a photo and its mirror image.
+    `layers`: what the head sees of a pretrained network, "several" layers, the "last" one, or that "flat"; without it
+    several, but for very few photos.
     The arguments are the options of train.py. Raises InputError for a value that does not fit, RunError where the
     weights cannot be downloaded.
     """
     units = widths(hidden_units)
     root = data.splits.train.root
-    TrainConfig(root, arch=arch, hidden_units=units, dropout=dropout, image_size=image_size, seed=seed)  # checks them
+    TrainConfig(
+        root, arch=arch, hidden_units=units, dropout=dropout, image_size=image_size, seed=seed, layers=layers
+    )  # checks them
     with speaking():
         device = choose_device(gpu)
         with own_randomness(device):
-            settings = (units, dropout, image_size, seed, mirror)
+            seen = layers or choose_layers(data)
+            settings = (units, dropout, image_size, seed, mirror, seen)
             classifier, used_weights = new_classifier(arch, len(data.classes), weights, *settings)
         training = {"weights": used_weights.name, **({"licence": used_weights.licence} if used_weights.licence else {})}
         trained = Checkpoint(
@@ -179,6 +185,9 @@ def train_model(
     label_smoothing: float = TrainConfig.label_smoothing,
     class_weights: str = TrainConfig.class_weights,
     patience: int = TrainConfig.patience,
+    shrinkage: float | None = TrainConfig.shrinkage,
+    no_roots: bool = TrainConfig.no_roots,
+    no_whitening: bool = TrainConfig.no_whitening,
 ) -> None:
     """Train a model on the training photos, printing a line per epoch; it then is as it was after its best epoch.
 
@@ -202,21 +211,27 @@ def train_model(
         class_weights=weights,
         patience=patience,
     )
-    settings = {**asdict(recipe), "class_weights": class_weights}
-    TrainConfig(data.splits.train.root, **settings)  # checks them
+    settings = {**asdict(recipe), "class_weights": class_weights, "shrinkage": shrinkage}
+    TrainConfig(data.splits.train.root, no_whitening=no_whitening, **settings)  # checks them
     check_classes(model, data)
     del settings["epochs"], settings["patience"]
     training = {**model.training, **settings, "precision": model.frozen.precision_name, "skipped": []}
+    training["shrinkage"] = choose_shrinkage(model.classifier, data, shrinkage, no_whitening)
+    if not model.history:  # else the head has learned from the features that it looks at
+        square_roots = bool(training["shrinkage"]) and not no_roots
+        model.classifier.look_at(model.classifier.config.layers, square_roots)
     for name in ("results", "fine_tuned_after"):  # of an earlier training
         training.pop(name, None)
     with speaking(), own_randomness(model.frozen.device):
         inputs = prepare_inputs(model.frozen, data.splits, seed, open_cache(), recipe.schedule)
         refuse_bad(*inputs)
-        train, valid, _ = inputs
         state = TrainState(model.classifier, recipe, model.classes, model.category_names, training)
         before = learned(state.learner)
+        seen = whiten(state, inputs, training["shrinkage"])
+        if model.history:
+            load_learned(state.learner, state.unfolded(before))
         try:
-            fit(state, train, valid, lambda row, _: print(epoch_line(row, epochs), flush=True))
+            fit(state, seen.train, seen.valid, lambda row, _: print(epoch_line(row, epochs), flush=True))
         finally:
             if state.epoch:
                 state.load_best()

@@ -83,11 +83,12 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     if config.tune and not saved:
         config, state, tuning = steps.tune(config, data, built, inputs, state)
     state.leave_out(inputs.left_out, tested=data.splits.test.photos if data.splits.test else ())
+    seen = steps.whiten(state, inputs, state.identity.whitening)
     log = RunLog(run_folder.folder, state.finished.history, not config.no_report, config.tensorboard, tuning)
     with log, run_folder.saving(state, log.write):
-        steps.train_epochs(state, inputs, run_folder, log)
+        steps.train_epochs(state, seen, run_folder, log)
         if config.fine_tune and not state.is_fine_tuning:
-            steps.begin_fine_tuning(config, run_folder, state)
+            steps.begin_fine_tuning(config, run_folder, state, inputs)
             steps.train_epochs(state, inputs, run_folder, log)
         evaluations = steps.judge_best(state, inputs)
         if not config.no_memory:

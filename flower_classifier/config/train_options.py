@@ -21,6 +21,10 @@ RESUMED_OPTIONS = (
     "hidden_units",
     "dropout",
     "image_size",
+    "layers",
+    "shrinkage",
+    "no_roots",
+    "no_whitening",
     "mirror",
     "epochs",
     "learning_rate",
@@ -169,6 +173,14 @@ class TrainConfig(Settings):
         limits=allowed.IMAGE_SIZE,
         unset=f"{allowed.DEFAULT_IMAGE_SIZE} for cnn; else the model's own",
     )
+    layers: str | None = option(
+        None,
+        "model",
+        "what the new classifier sees of the backbone: its own output and the means of several layers before it, its "
+        "output alone, or with vgg and alexnet their last layer position by position",
+        choices=allowed.LAYERS,
+        unset="several; last for transformers and for very few photos",
+    )
     mirror: bool = option(
         False,
         "model",
@@ -186,6 +198,23 @@ class TrainConfig(Settings):
         "each costs one pass of the backbone",
         metavar="N",
         limits=Limits(least=1, most=10**6),
+    )
+    shrinkage: float | None = option(
+        None,
+        "training",
+        "features are whitened for the new classifier: how far their covariance within the classes is drawn towards "
+        "one that is alike in all directions; 1 draws it there",
+        metavar="SHARE",
+        limits=allowed.SHRINKAGE,
+        unset=f"{allowed.DEFAULT_SHRINKAGE}; for very few photos not whitened",
+    )
+    no_roots: bool = option(
+        False,
+        "training",
+        "whiten features as they are: otherwise square roots are taken first of those that are never below zero",
+    )
+    no_whitening: bool = option(
+        False, "training", "let the new classifier learn from the features as the backbone gives them"
     )
     weight_decay: float = option(
         0.0,
@@ -296,5 +325,7 @@ class TrainConfig(Settings):
         super().__post_init__()
         if self.tensorboard and self.no_report:
             raise InputError("cannot be used together with --no_report", "tensorboard")
+        if self.shrinkage and self.no_whitening:
+            raise InputError("cannot be used together with --no_whitening", "shrinkage")
         if self.doctor and self.summary:
             raise InputError("cannot be used together with --summary", "doctor")

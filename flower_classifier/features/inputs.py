@@ -10,8 +10,9 @@ begins, and with it the other view of its pair: opening a photo costs about as m
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,11 +27,14 @@ from flower_classifier.features.extraction import micro_batches, opener, threads
 from flower_classifier.features.feature_cache import FeatureCache, MemoryTable, Rows, Table
 from flower_classifier.features.job_extraction import extract_by_all
 from flower_classifier.networks.frozen_backbone import FrozenBackbone, versions_of
+from flower_classifier.networks.whitening import Whitening
 from flower_classifier.photos import views as photo_views
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import PhotoKey, Split, Splits
 
 VIEWS_PER_DECODE = 2  # views 0 and 1, 2 and 3, ...
+ROWS_AT_A_TIME = 1_024  # that are whitened
+MOST_HELD = 10**9  # bytes of such rows of all views; of more, those of a batch are computed when it is its turn
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,27 @@ class Schedule:
 
 
 PLAIN_VIEW = Schedule(views=1, epochs=1)  # of photos that are only looked at
+
+
+class LearnerRows:
+    """Rows of a table as a learner takes them, float32: computed once where they have room, else when they are read.
+
+    `views`: how many views there will be of as many rows.
+    """
+
+    def __init__(self, rows: Rows | LearnerRows, change: Callable[[torch.Tensor], torch.Tensor], views: int) -> None:
+        self.rows, self.change = rows, change
+        self.held: torch.Tensor | None = None
+        blocks = torch.arange(len(rows)).split(ROWS_AT_A_TIME)
+        if len(rows) and rows[blocks[0][:1]].numel() * 4 * len(rows) * views <= MOST_HELD:
+            self.held = torch.cat([self.change(rows[block].float()) for block in blocks])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        """Return a copy of the rows (B, D) at this index (B,)."""
+        return self.change(self.rows[index].float()) if self.held is None else self.held[index]
 
 
 Computed = tuple[int, list[int], torch.Tensor]  # a view, indices of photos, and their rows
@@ -98,9 +123,17 @@ class Inputs:
         self.bad_limit = bad_limit  # share of the photos that may be bad
         self.announced = announced  # whether it says what it reads, where no bar shows that
         self.bad: dict[int, ImageError] = {}  # index of a photo -> why it cannot be opened
-        self.ready: dict[int, Rows] = {}  # by view
-        self.seconds = Timings()  # spent on computing rows so far
+        self.ready: dict[int, Rows] = {}  # by view: all that the frozen part gives
+        self.feature_rows: dict[tuple[int, str, bool], LearnerRows] = {}  # by view, and by what the head sees
+        self.whitening: Whitening | None = None  # of the rows that the learner takes
+        self.whitened_rows: dict[int, LearnerRows] = {}  # by view
+        self.timings: list[Timings] = []  # of the passes over the photos so far
         self.seen: list[PhotoKey] = []  # what the photos were when a view was last read
+
+    @property
+    def seconds(self) -> Timings:
+        """Time spent on computing rows so far."""
+        return sum(self.timings, Timings())
 
     @property
     def used(self) -> list[int]:
@@ -127,10 +160,38 @@ class Inputs:
         """Labels (N,) of the photos that are used."""
         return torch.tensor(self.split.labels)[self.used]
 
-    def rows(self, view: int = 0) -> Rows:
-        """Return a view's rows (N, ...), in the order of the split's photos."""
+    def rows(self, view: int = 0) -> Rows | LearnerRows:
+        """Return a view's rows (N, ...) as the learner takes them, in the order of the split's photos."""
+        rows = self.features(view)
+        if self.whitening is None:
+            return rows
+        if view not in self.whitened_rows:
+            self.whitened_rows[view] = LearnerRows(rows, self.whitening, self.schedule.views)
+        return self.whitened_rows[view]
+
+    def features(self, view: int = 0) -> Rows | LearnerRows:
+        """Return a view's features (N, D), or pixels (N, 3, S, S), in the order of the split's photos."""
         self.prepare(view)
-        return self.ready[view]
+        rows, classifier = self.ready[view], self.frozen.classifier
+        is_whole = self.frozen.rows.shape == (classifier.feature_width,)
+        if self.frozen.network is None or (is_whole and not classifier.config.square_roots):
+            return rows
+        key = view, classifier.config.layers, classifier.config.square_roots
+        if key not in self.feature_rows:
+            self.feature_rows[key] = LearnerRows(rows, classifier.features_of, self.schedule.views)
+        return self.feature_rows[key]
+
+    def find_whitening(self, shrinkage: float, indices: torch.Tensor | None = None) -> Whitening:
+        """Return the whitening of the plain views' features; `indices`: of the photos it is found from, None: all."""
+        features, labels = self.features(), self.labels
+        indices = torch.arange(len(labels)) if indices is None else indices
+        return Whitening.of(lambda block: features[indices[block]].float(), labels[indices], shrinkage)
+
+    def whitened_by(self, whitening: Whitening | None) -> Inputs:
+        """Return the same inputs, of which `rows` are whitened."""
+        inputs = copy.copy(self)
+        inputs.whitening, inputs.whitened_rows = whitening, {}
+        return inputs
 
     def prepare(self, view: int = 0) -> list[ImageError]:
         """Have the rows of a view ready; return what is wrong with the photos that turn out to be unusable.
@@ -206,7 +267,7 @@ class Inputs:
                     yield view, [done.indices[position] for position in positions], rows[positions]
         if work:  # workers do both at once; the time that has passed is shared out as theirs was
             passed = (time.perf_counter() - started) / (reading + computing)
-            self.seconds += Timings(reading * passed, computing * passed)
+            self.timings.append(Timings(reading * passed, computing * passed))
         self.set_aside(errors)
 
     def set_aside(self, errors: Mapping[int, ImageError]) -> None:
@@ -290,6 +351,11 @@ class AllInputs(NamedTuple):
     def judged(self) -> Inputs:
         """Those that tell what a model is worth: the test photos, and without any the validation photos."""
         return self.test or self.valid
+
+    def whitened_by(self, whitening: Whitening | None) -> AllInputs:
+        """Return the same inputs, of which `rows` are whitened."""
+        test = self.test and self.test.whitened_by(whitening)
+        return AllInputs(self.train.whitened_by(whitening), self.valid.whitened_by(whitening), test)
 
     @property
     def left_out(self) -> list[str]:

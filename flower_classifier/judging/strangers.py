@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from flower_classifier.judging.evaluation import Evaluation, thinned
 from flower_classifier.networks.devices import threads_for_work, torch_threads
 from flower_classifier.networks.feature_bank import FeatureBank
+from flower_classifier.networks.whitening import inverse_root
 
 # Share of a covariance that is taken from all directions alike. Photos are few, directions many: of 0.02 to 0.8, 0.5
 # tells strangers best (docs/strangers.md)
@@ -37,7 +38,10 @@ class Clusters:
             around_own = (
                 rows - means[inverse] if len(rows) > len(present) else around_all
             )  # else their shape is unknown
-            self.to_class, self.to_all = whitening(around_own), whitening(around_all)  # (K, K)
+            self.to_class, self.to_all = (
+                inverse_root(deviations.T @ deviations / len(rows), SHRINKAGE)  # (K, K)
+                for deviations in (around_own, around_all)
+            )
             self.means = means @ self.to_class
 
     def distances(self, features: torch.Tensor) -> torch.Tensor:
@@ -69,17 +73,6 @@ class Clusters:
         """
         doubts = -probabilities.double().amax(dim=1)
         return torch.stack([doubts, self.distances(features)], dim=1)
-
-
-def whitening(deviations: torch.Tensor) -> torch.Tensor:
-    """Return W (K, K) with which |x W| is the Mahalanobis distance of x (K,) by the deviations' covariance, shrunken.
-
-    Ledoit & Wolf 2004 shrink towards the same target, all directions alike.
-    """
-    covariance = deviations.T @ deviations / len(deviations)
-    alike = covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(len(covariance), dtype=torch.float64)
-    shrunken = (1 - SHRINKAGE) * covariance + SHRINKAGE * alike
-    return torch.linalg.inv(torch.linalg.cholesky(shrunken)).T
 
 
 def stranger_scores(memory: FeatureBank, features: torch.Tensor, valid: Evaluation) -> torch.Tensor:

@@ -13,7 +13,7 @@ from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Row, Trust, what_to_do
 from flower_classifier.networks.safe_files import Plain
 
-FORMAT_VERSION = 6  # of last.pth; the only one that is read
+FORMAT_VERSION = 7  # of last.pth; the only one that is read
 Tensors = dict[str, torch.Tensor]
 
 
@@ -33,6 +33,9 @@ class Identity:
     train: str  # digest of the training photos' names, labels and sizes
     valid: str
     mirror: bool = False  # whether photos were judged with their mirror images
+    layers: str = "last"
+    whitening: float = 0.0  # the shrinkage; 0: features are not whitened
+    square_roots: bool = False  # whether square roots were taken of features
 
     def check_same(self, now: Identity) -> None:
         """Raise InputError, naming the first difference, if a run would be resumed with another identity."""
@@ -46,6 +49,8 @@ class Identity:
 
 # How messages name the parts of an identity that are not options
 NOT_OPTIONS = {
+    "square_roots": "cannot resume: whether square roots are taken of features (--no_roots)",
+    "whitening": "cannot resume: how features are whitened (--shrinkage, --no_whitening)",
     "learns": "cannot resume: what of the network learns",
     "backbone": "cannot resume: what the backbone's weights hold",
     "classes": "cannot resume: the list of classes",

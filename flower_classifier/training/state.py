@@ -1,7 +1,7 @@
 """The state of a training run: what is being trained, and which of its epochs are finished."""
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,6 +14,7 @@ from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.feature_bank import FeatureBank
 from flower_classifier.networks.safe_files import Plain
+from flower_classifier.networks.whitening import Whitening
 from flower_classifier.training.recipe import FineTuning, Recipe
 from flower_classifier.training.saved_state import Best, Finished, Identity, Tensors
 
@@ -73,6 +74,9 @@ def load_learned(module: nn.Module, tensors: Tensors) -> None:
     module.load_state_dict(tensors, strict=False)
 
 
+ChangeLayer = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
 class TrainState:
     """What is being trained, and what its `finished` epochs have reached."""
 
@@ -87,6 +91,7 @@ class TrainState:
         settings: Plain | None = None,
     ) -> None:
         self.classifier, self.classes = classifier, tuple(classes)
+        self.whitening: Whitening | None = None  # of the features that the head learns from, while it learns alone
         self.start(recipe)
         self.training = dict(training or {})  # what the checkpoint says of the run, whichever stage it is in
         names, resampling = dict(category_names or {}), classifier.preprocessing.resampling
@@ -142,6 +147,7 @@ class TrainState:
 
         The frozen part stays as it is, because its features may be kept in a cache for other runs.
         """
+        self.whitening = None
         self.classifier = copy.deepcopy(self.classifier)
         self.classifier.unfreeze(recipe.depths, recipe.unfreeze)
         self.start(recipe)
@@ -222,8 +228,21 @@ class TrainState:
         self.finished = replace(saved, settings=self.finished.settings, category_names=names)
 
     def load_best(self) -> None:
-        """Put the best epoch's tensors into the learner."""
-        load_learned(self.learner, self.best.learned)
+        """Put the best epoch's tensors into the learner, for features as they are."""
+        load_learned(self.learner, self.folded(self.best.learned))
+
+    def folded(self, tensors: Tensors) -> Tensors:
+        """Return a learner's tensors for features as they are: those of a head may be for whitened ones."""
+        return self.with_first_layer(tensors, self.whitening.folded) if self.whitening else tensors
+
+    def unfolded(self, tensors: Tensors) -> Tensors:
+        """Return a head's tensors for whitened features, from those for features as they are."""
+        return self.with_first_layer(tensors, self.whitening.unfolded) if self.whitening else tensors
+
+    def with_first_layer(self, tensors: Tensors, change: ChangeLayer) -> Tensors:
+        """Return a head's tensors with another first layer: what a function makes of its weight and bias."""
+        first = tensors["0.weight"], tensors["0.bias"]
+        return {**tensors, **dict(zip(("0.weight", "0.bias"), change(*first), strict=True))}
 
     def keep_answers(self, valid: Evaluation) -> None:
         """Keep the best epoch's answers to the validation photos, from which its temperature is found."""
@@ -242,10 +261,10 @@ class TrainState:
         """Return what goes into checkpoint.pth: the best epoch's tensors, and how they came about."""
         classifier, finished = self.classifier, self.finished
         return Checkpoint(
-            model=replace(classifier.config, learns=self.best.learns),
+            model=replace(classifier.config, learns=self.best.learns, means=classifier.config.seen_means),
             preprocessing=classifier.preprocessing,
             classes=self.classes,
-            tensors=classifier.state_with(self.best.learned),
+            tensors=classifier.state_with(self.folded(self.best.learned)),
             category_names=finished.category_names,
             training={**finished.training, **({"results": self.best.results} if self.best.results else {})},
             history=[row.copy() for row in finished.history],

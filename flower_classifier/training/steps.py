@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flower_classifier.base.messages import InputError, counted, note, printable, warn
 from flower_classifier.base.signals import signals_held
+from flower_classifier.config.allowed import DEFAULT_SHRINKAGE
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import AllInputs, Timings, UnusablePhotosError, check_photos_left, prepare_inputs
@@ -24,17 +25,19 @@ from flower_classifier.networks.devices import PRECISION, choose_device
 from flower_classifier.networks.feature_bank import balanced_sample, capacity, remember
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.source import Weights
+from flower_classifier.networks.whitening import enough_to_whiten
 from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.download import download
 from flower_classifier.photos.splits import Data, load_splits
 from flower_classifier.report.report_files import Table
 from flower_classifier.report.run_log import RunLog
+from flower_classifier.training.feature_search import FeatureKind, choose_features
 from flower_classifier.training.head_search import OPTIONS, search
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced, second_recipe
 from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.saved_state import Finished, Identity
-from flower_classifier.training.state import TrainState
+from flower_classifier.training.state import TrainState, load_learned
 
 # Options that the checkpoint records. A resumed run says which of them have changed
 RECORDED = ("learning_rate", "batch_size", "views", "weight_decay", "label_smoothing", "class_weights")
@@ -68,8 +71,13 @@ def prepare(config: TrainConfig) -> tuple[Data, Built]:
     for option in ("tune", "fine_tune", "doctor"):
         if getattr(config, option) and not source_of(arch).pretrained:
             raise InputError(f"is for pretrained networks; all layers of {arch} learn from the start", option)
-    model = (config.hidden_units, config.dropout, config.image_size, config.seed, config.mirror)
+    if config.layers and not source_of(arch).pretrained:
+        raise InputError(f"is for pretrained networks; {arch} has its own", "layers")
+    layers = config.layers or choose_layers(data)
+    model = (config.hidden_units, config.dropout, config.image_size, config.seed, config.mirror, layers)
     classifier, weights = new_classifier(arch, len(data.classes), config.weights, *model)
+    if choose_shrinkage(classifier, data, config.shrinkage, config.no_whitening):
+        classifier.look_at(classifier.config.layers, square_roots=not config.no_roots)
     return data, Built(FrozenBackbone(classifier, device), weights)
 
 
@@ -91,6 +99,25 @@ def find_data(config: TrainConfig) -> Data:
     return Data(splits, load_category_names(config.category_names, splits.classes))
 
 
+def choose_layers(data: Data) -> str | None:
+    """Return the layers whose features a head sees, where none are asked for; None: what suits the network."""
+    return None if enough_to_whiten(len(data.splits.train), len(data.classes)) else "last"
+
+
+def choose_shrinkage(classifier: Classifier, data: Data, given: float | None, no_whitening: bool) -> float:
+    """Return the shrinkage with which features are whitened; 0 where they are not.
+
+    Raises InputError where one is given and they cannot be.
+    """
+    if given and not classifier.can_be_whitened:
+        raise InputError(
+            "is for a pretrained network, and not for flat features: they are too many to whiten", "shrinkage"
+        )
+    if no_whitening or not classifier.can_be_whitened:
+        return 0.0
+    return given or (DEFAULT_SHRINKAGE if enough_to_whiten(len(data.splits.train), len(data.classes)) else 0.0)
+
+
 def start_state(config: TrainConfig, data: Data, built: Built) -> TrainState:
     """Return the state before the first epoch."""
     classifier, splits = built.classifier, data.splits
@@ -109,9 +136,13 @@ def start_state(config: TrainConfig, data: Data, built: Built) -> TrainState:
         train=splits.train.fingerprint(),
         valid=splits.valid.fingerprint(),
         mirror=config.mirror,
+        layers=classifier.config.layers,
+        square_roots=classifier.config.square_roots,
+        whitening=choose_shrinkage(classifier, data, config.shrinkage, config.no_whitening),
     )
     training = {"weights": built.weights.name, "seed": config.seed, "precision": built.frozen.precision_name}
     training |= {key: getattr(config, key) for key in RECORDED}
+    training["shrinkage"] = identity.whitening
     if built.weights.licence:
         training["licence"] = built.weights.licence
     return TrainState(classifier, recipe, data.classes, data.category_names, training, identity, config.kept)
@@ -211,10 +242,17 @@ def tune(
 
     Options that were given stay as they are.
     """
-    outcome = search(inputs.train, inputs.valid, state.classifier, state.recipe, fixed_by(config))
+    classifier, shrinkage = state.classifier, state.identity.whitening
+    if shrinkage:
+        fixed = {name: getattr(config, name) for name in FeatureKind._fields if config.is_given(name)}
+        choice = choose_features(inputs.train, inputs.valid, classifier, **fixed)
+        note(str(choice))
+        config, shrinkage = replace(config, **choice.chosen.kind._asdict()), choice.chosen.kind.shrinkage
+    seen = whiten(state, inputs, shrinkage)
+    outcome = search(seen.train, seen.valid, classifier, state.recipe, fixed_by(config))
     note(outcome.choice_text)
     settings = outcome.chosen.settings
-    state.classifier.renew_head(settings.hidden_units, settings.dropout, config.seed)
+    classifier.renew_head(settings.hidden_units, settings.dropout, config.seed)
     tuned = replace(config, **outcome.chosen.options)
     state = start_state(tuned, data, built)
     weigh_classes(tuned, state, inputs)
@@ -227,6 +265,17 @@ def fixed_by(config: TrainConfig) -> dict[str, object]:
 
 
 # ----------------------------------------------------------------------------------------------------------- the epochs
+
+
+def whiten(state: TrainState, inputs: AllInputs, shrinkage: float) -> AllInputs:
+    """Return the inputs as the head learns from them: their features whitened by the training photos' plain view.
+
+    Not where `shrinkage` is 0, or the network is being fine-tuned.
+    """
+    if not shrinkage or state.is_fine_tuning:
+        return inputs
+    state.whitening = inputs.train.find_whitening(shrinkage)
+    return inputs.whitened_by(state.whitening)
 
 
 def epoch_line(row: Row, epochs: int) -> str:
@@ -251,10 +300,13 @@ def train_epochs(state: TrainState, inputs: AllInputs, run_folder: RunFolder, lo
         note(f"no epoch after epoch {best} was better: --patience {patience} ends it here")
 
 
-def begin_fine_tuning(config: TrainConfig, run_folder: RunFolder, state: TrainState) -> None:
+def begin_fine_tuning(config: TrainConfig, run_folder: RunFolder, state: TrainState, inputs: AllInputs) -> None:
     """Save what the head has reached, with the options of this process, and let the network learn from there."""
     run_folder.save(state, anyway=True)
     recipe = second_recipe(config, state.recipe, state.classifier, state.epoch)
+    if state.whitening:  # from here on the best epoch's head answers for features as they are
+        state.load_best()
+        state.keep_answers(evaluate_on(state.learner, inputs.valid))
     with signals_held():
         state.begin_fine_tuning(recipe)
     number = sum(parameter.numel() for parameter in state.learner.parameters() if parameter.requires_grad)
@@ -269,10 +321,12 @@ def begin_fine_tuning(config: TrainConfig, run_folder: RunFolder, state: TrainSt
 def judge_best(state: TrainState, inputs: AllInputs) -> dict[str, Evaluation]:
     """Load the best epoch, and find out what it is worth; return its answers by split: valid, and test if there is any.
 
-    The validation photos chose the temperature, so they judge it by cross-validation.
+    The validation photos chose the temperature, so they judge it by cross-validation. They are judged as in the epoch
+    itself, so that a run that is stopped before this keeps the same temperature, to the last digit.
     """
+    load_learned(state.learner, state.best.learned)
+    on_valid = evaluate_on(state.learner, inputs.valid.whitened_by(state.whitening))
     state.load_best()
-    on_valid = evaluate_on(state.learner, inputs.valid)
     state.keep_answers(on_valid)
     evaluations = {"valid": cross_validated(on_valid, state.best.trust.temperature)}
     if inputs.test:
