@@ -7,7 +7,7 @@ the backbone, a few batches through the learner, and their time is scaled to the
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,12 @@ from flower_classifier.networks.devices import MICRO_BATCH
 from flower_classifier.photos.images import ImageError, load_image, upright_size
 from flower_classifier.photos.splits import Data
 from flower_classifier.training.ddp import Alone
-from flower_classifier.training.head_search import TEMPERATURES, Trial, grid, grouped, shares
+from flower_classifier.training.head_search import Trial, grid, grouped, shares
+from flower_classifier.training.heads import TEMPERATURES, HeadSettings
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import FineTuning, Recipe, second_recipe
 from flower_classifier.training.state import TrainState
-from flower_classifier.training.steps import Built, fixed_by, prepare, start_state
+from flower_classifier.training.steps import Built, choose_shrinkage, fixed_by, prepare, start_state
 
 Size = tuple[int, int]  # width, height in pixels
 
@@ -49,7 +50,8 @@ def dry_run(config: TrainConfig) -> None:
     errors = show_photos(data, inputs, config.skip_bad)
     show_model(built)
     if all(split.used for split in inputs):
-        show_times(config, inputs, built.classifier, recipe)
+        are_whitened = choose_shrinkage(built.classifier, data, config.shrinkage, config.no_whitening) > 0
+        show_times(config, inputs, built.classifier, recipe, are_whitened)
     if errors and not config.skip_bad:
         advice = "repair or remove them, or leave them out (option skip_bad)"
         raise InputError(f"{counted(len(errors), 'photo')} cannot be used; {advice}")
@@ -160,7 +162,9 @@ def show_model(built: Built) -> None:
     show("on", f"{device.type}, {unit}, {built.frozen.precision_name}")
 
 
-def show_times(config: TrainConfig, splits: Sequence[Inputs], classifier: Classifier, recipe: Recipe) -> None:
+def show_times(
+    config: TrainConfig, splits: Sequence[Inputs], classifier: Classifier, recipe: Recipe, are_whitened: bool
+) -> None:
     """Print how long the run would take, and for which work; also a search before it, and fine-tuning after it."""
     train, *held_out = splits
     passes, held_out_count = train.schedule.used, sum(len(inputs.used) for inputs in held_out)
@@ -182,9 +186,9 @@ def show_times(config: TrainConfig, splits: Sequence[Inputs], classifier: Classi
         f"({cache}loading and the report not counted)",
     )
     if config.tune:
-        fixed = fixed_by(config)
-        searching = search_seconds(train, classifier, recipe, fixed, judged)
-        show("search", f"about {duration(searching)} for {counted(len(grid(recipe, fixed)), 'head')}, before that")
+        heads = grid(recipe, fixed_by(config), are_whitened)
+        searching = search_seconds(train, classifier, heads, judged)
+        show("search", f"about {duration(searching)} for {counted(len(heads), 'head')}, before that")
     if config.fine_tune:
         second = second_recipe(config, recipe, classifier, config.epochs)
         epochs = second.epochs - second.began
@@ -299,12 +303,11 @@ def fine_tuning_seconds(
     return (reading + learning) * len(train.used) + judging * validated
 
 
-def search_seconds(
-    train: Inputs, classifier: Classifier, recipe: Recipe, fixed: Mapping[str, object], validated: int
-) -> float:
+def search_seconds(train: Inputs, classifier: Classifier, heads: Sequence[HeadSettings], validated: int) -> float:
     """Estimate the seconds of a search among heads, from a step of each stack of heads on random inputs."""
+    recipe = heads[0].recipe
     rows, labels = random_inputs(train, classifier, min(recipe.batch_size, len(train.used)))
-    device, tried = train.frozen.device, [Trial(settings) for settings in grid(recipe, fixed)]
+    device, tried = train.frozen.device, [Trial(settings) for settings in heads]
     inputs, labels = to_learner(rows, device), labels.to(device)
     epoch = 0.0
     for members in shares(tried, classifier):
@@ -320,7 +323,7 @@ def random_inputs(train: Inputs, classifier: Classifier, count: int) -> Batch:
     """Draw random inputs of the learner for `count` photos: rows (N, ...) and labels (N,)."""
     form, labels = train.frozen.rows, torch.randint(classifier.config.num_classes, (count,))
     if form.dtype.is_floating_point:  # small ones: with saturated outputs the gradients would be slow denormals
-        return torch.rand(count, *form.shape).to(form.dtype), labels
+        return torch.rand(count, classifier.feature_width), labels
     return torch.randint(256, (count, *form.shape), dtype=form.dtype), labels
 
 

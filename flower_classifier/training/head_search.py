@@ -30,24 +30,27 @@ from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.calibration import LEAST
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import seed_torch
-from flower_classifier.training.heads import HeadSettings, HeadStack
+from flower_classifier.training.heads import TEMPERATURES, HeadSettings, HeadStack
 from flower_classifier.training.recipe import Recipe
 
 # What is tried of each option, unless one was given: a linear head can use higher learning rates and has no dropout
-LINEAR = {
+LINEAR: Values = {
     "hidden_units": ((),),
     "dropout": (0.0,),
     "learning_rate": (0.003, 0.01, 0.03),
     "weight_decay": (0.0, 0.1, 1.0),
 }
-HIDDEN = {
+HIDDEN: Values = {
     "hidden_units": ((DEFAULT_HIDDEN_UNITS,),),
     "dropout": (0.2, 0.5),
     "learning_rate": (0.001, 0.003),
     "weight_decay": (0.0, 1.0),
 }
+# The same for heads on whitened features, which are four times as many and ask for smaller steps. Half the views did as
+# well only where steps were too large
+WHITENED_LINEAR: Values = {**LINEAR, "learning_rate": (0.001, 0.003), "weight_decay": (0.1, 1.0)}
+WHITENED_HIDDEN: Values = {**HIDDEN, "learning_rate": (0.001,)}
 LABEL_SMOOTHING = (0.0, 0.1)
-TEMPERATURES = tuple(2.0 ** (step / 3) for step in range(-12, 13))  # 1/16 to 16, in steps of 26 %
 MOST_NUMBERS = 10**8  # parameters that learn at once: with moments, gradients and averages, 2 GB
 OPTIONS = ("hidden_units", "views", "dropout", "weight_decay", "label_smoothing", "learning_rate")
 
@@ -136,12 +139,16 @@ def option_text(value: object) -> str:
     return (" ".join(map(str, value)) or "0") if isinstance(value, tuple) else f"{value:g}"
 
 
-def grid(recipe: Recipe, fixed: Mapping[str, object]) -> list[HeadSettings]:
-    """Return the heads to try: all combinations of values. `fixed`: the value of each option that does not vary."""
-    half = recipe.views // 2
-    either = (half, recipe.views) if 0 < half < recipe.epochs else (recipe.views,)  # else they see the same views
+def grid(recipe: Recipe, fixed: Mapping[str, object], are_whitened: bool = False) -> list[HeadSettings]:
+    """Return the heads to try: all combinations of values, for features that are whitened or not.
+
+    `fixed`: the value of each option that does not vary.
+    """
+    half, every = recipe.views // 2, (recipe.views,)
+    either = (half, recipe.views) if 0 < half < recipe.epochs else every  # else they see the same views
     settings = []
-    for shape, views in ((LINEAR, either), (HIDDEN, (recipe.views,))):
+    whitened = ((WHITENED_LINEAR, every), (WHITENED_HIDDEN, every))
+    for shape, views in whitened if are_whitened else ((LINEAR, either), (HIDDEN, every)):
         free = {**shape, "label_smoothing": LABEL_SMOOTHING, "views": views}
         axes: dict[str, tuple[object, ...]] = {**free, **{name: (value,) for name, value in fixed.items()}}
         for values in itertools.product(*axes.values()):
@@ -158,7 +165,7 @@ def search(
 
     `fixed`: values, by option, that all heads have. Raises InputError if no head is sound.
     """
-    tried = [Trial(settings) for settings in grid(recipe, fixed or {})]
+    tried = [Trial(settings) for settings in grid(recipe, fixed or {}, train.whitening is not None)]
     for view in range(max(trial.settings.recipe.schedule.used for trial in tried)):
         train.prepare(view)  # before the search, which Ctrl-C ends without stopping the run
     started = time.perf_counter()
