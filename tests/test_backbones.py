@@ -50,9 +50,29 @@ def test_every_model_of_the_registry_becomes_a_backbone_of_its_stated_width(arch
 
 
 def test_the_classic_widths():
-    widths = {"alexnet": 9216, "vgg16": 25088, "densenet121": 1024, "densenet161": 2208, "squeezenet1_1": 512}
+    widths = {"alexnet": 256, "vgg16": 512, "densenet121": 1024, "densenet161": 2208, "squeezenet1_1": 512}
     for arch, width in widths.items():
         assert source_of(arch).build_empty(arch, default_preprocessing(arch)).width == width
+    for arch, width in {"alexnet": 9216, "vgg16": 25088}.items():
+        assert source_of(arch).build_empty(arch, default_preprocessing(arch), flat=True).width == width
+
+
+def test_vgg_and_alexnet_alone_hand_their_last_layer_on_flat():
+    """Those whose first layer with weights, of their own classifier, takes more numbers than there are channels."""
+    flat = {name for name in TORCHVISION_NAMES if name.startswith("vgg")} | {"alexnet"}
+    assert {name for name in TORCHVISION_NAMES if source_of(name).has_flat(name)} == flat
+
+
+@pytest.mark.parametrize("arch", ["alexnet", "vgg11"])
+def test_features_of_vgg_and_alexnet_are_their_last_map_averaged_unless_they_are_to_be_flat(arch):
+    original = models.get_model(arch, weights=None).eval()
+    images = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        maps = original.features(images)
+        for is_flat, expected in ((False, maps.mean(dim=(2, 3))), (True, original.avgpool(maps).flatten(1))):
+            backbone = source_of(arch).build_empty(arch, default_preprocessing(arch), is_flat)
+            fill_backbone(backbone.module, original.state_dict(), arch, "test")
+            torch.testing.assert_close(backbone.module.eval()(images), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +93,7 @@ def test_features_given_to_the_original_classifier_are_the_original_logits(arch,
     """torchvision's own whole model is the independent way to the same answer."""
     extras = {"aux_logits": True, "transform_input": True, "init_weights": False} if arch == "googlenet" else {}
     original = models.get_model(arch, weights=None, **extras).eval()
-    backbone = source_of(arch).build_empty(arch, default_preprocessing(arch))
+    backbone = source_of(arch).build_empty(arch, default_preprocessing(arch), source_of(arch).has_flat(arch))
     fill_backbone(backbone.module, original.state_dict(), arch, "test")
     images = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():

@@ -7,9 +7,11 @@ import torch
 from support import QUICK, TINY, read
 from torch.nn import functional as F
 
+from flower_classifier.config.allowed import DEFAULT_SHRINKAGE
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
+from flower_classifier.networks.whitening import Whitening
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.training.recipe import Recipe, balanced
 
@@ -45,10 +47,13 @@ def test_a_run_weighs_by_class(train_into, unequal, tmp_path):
         train_into(tmp_path / name, unequal, *options, "--class_weights", name)
     splits = load_splits(unequal)
     classifier, _ = new_classifier("squeezenet1_1", 6, "none", ())
+    classifier.look_at("several", square_roots=True)
     inputs = Inputs(FrozenBackbone(classifier, torch.device("cpu")), splits.train)
     labels = inputs.labels
+    features = inputs.rows()[torch.arange(len(labels))].float()
+    whitening = Whitening.of(lambda block: features[block], labels, DEFAULT_SHRINKAGE)
     with torch.inference_mode():
-        losses = F.cross_entropy(classifier.head(inputs.rows().float()), labels, reduction="none")
+        losses = F.cross_entropy(classifier.head(whitening(features)), labels, reduction="none")
     by_class = torch.stack([losses[labels == label].mean() for label in range(6)])
     expected = {"equal": losses.mean().item(), "balanced": by_class.mean().item()}
     assert abs(expected["equal"] - expected["balanced"]) > 1e-3

@@ -22,8 +22,8 @@ SUMMARY = rf"""6 classes: 48 training, 18 validation, 18 test photos
 smallest class  8 photos, as all have
 photo sizes     48 x 48 pixels, all of them
 bad files       none
-backbone        squeezenet1_1 with random weights: ([\d,]+) parameters, frozen; 512 features of 224 x 224 pixels
-head            512 -> 512 -> 6: ([\d,]+) parameters
+backbone        squeezenet1_1 with random weights: ([\d,]+) parameters, frozen; 1,792 features of 224 x 224 pixels
+head            1,792 -> 512 -> 6: ([\d,]+) parameters
 on              cpu, {torch.get_num_threads()} threads?, (?:bfloat16|float32)
 expected        about {TIME} for 20 epochs: {TIME} for 4 passes over 48 photos and 1 over 36, {TIME} for the head
                 \(less what the cache holds; loading and the report not counted\)
@@ -71,7 +71,7 @@ def test_the_whole_output_of_a_summary(summarise, flowers):
     backbone, head = re.fullmatch(SUMMARY, outcome.out).groups()
     plain = models.squeezenet1_1(weights=None).features
     assert int(backbone.replace(",", "")) == sum(parameter.numel() for parameter in plain.parameters())
-    assert int(head.replace(",", "")) == (512 + 1) * 512 + (512 + 1) * 6
+    assert int(head.replace(",", "")) == (1792 + 1) * 512 + (512 + 1) * 6
     assert "training its head" not in outcome.err
     assert "opening 84 photos" in outcome.err
 

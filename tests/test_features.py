@@ -295,7 +295,7 @@ def test_a_view_is_extracted_once_and_when_first_needed(splits, frozen):
     assert inputs.ready == {}
     first = inputs.rows(0)
     assert inputs.rows(0) is first
-    assert first.shape == (len(splits.valid), 256)
+    assert first.shape == (len(splits.valid), 256 + 128 + 64 + 64)  # its own output, and the means of three layers
 
 
 def test_all_photos_pass_the_backbone_before_the_first_epoch(splits, frozen):

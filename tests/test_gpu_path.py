@@ -149,7 +149,7 @@ def test_float16_is_left_where_a_number_does_not_fit(frozen):
         rounded = frozen(pixels)
         assert rounded.dtype == torch.float32
         assert 0 < (rounded - exact).norm() / exact.norm() < 0.01
-        large = nn.Sequential(frozen.network, nn.Linear(512, 3))
+        large = nn.Sequential(frozen.network, nn.Linear(exact.shape[1], 3))
         large[1].weight.data.fill_(1e6)
         frozen.network = large
         torch.testing.assert_close(frozen(pixels), large(images_of(frozen, pixels)))
@@ -213,7 +213,7 @@ def test_the_advice_for_a_full_gpu_names_the_flag():
 def test_folding_norms_does_not_hide_that_there_is_no_memory(monkeypatch):
     from torch.fx.experimental import optimization
 
-    def fail(module):
+    def fail(*_, **__):
         raise FULL
 
     monkeypatch.setattr(optimization, "fuse", fail)

@@ -11,19 +11,27 @@ from torchvision import models
 
 import predict
 from flower_classifier.judging.heatmap import find_heatmap
-from flower_classifier.networks.classifier import new_classifier
+from flower_classifier.networks.classifier import LEAST_UNDER_ROOT, new_classifier
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.views import open_views
 
 
-def untrained(arch, hidden_units=()):
+def untrained(arch, hidden_units=(), layers="several"):
     """A classifier of random weights, the same ones every time."""
-    return new_classifier(arch, 6, "none", hidden_units)[0]
+    return new_classifier(arch, 6, "none", hidden_units, layers=layers)[0]
+
+
+def hooks_of(classifier):
+    """All hooks of a network's modules: those of the layers whose means are features are there all the time."""
+    return [
+        (name, list(module._forward_pre_hooks.values()), list(module._forward_hooks.values()))
+        for name, module in classifier.named_modules()
+    ]
 
 
 def test_behind_average_pooling_and_a_linear_head_it_is_the_class_activation_map(flowers):
     """Zhou et al. 2016: the last feature map, weighted with the class's row of the head."""
-    classifier = untrained("resnet18")
+    classifier = untrained("resnet18", layers="last")
     network = models.resnet18(weights=None)
     network.fc = classifier.head[0]
     network.load_state_dict(classifier.backbone.state_dict(), strict=False)
@@ -39,6 +47,41 @@ def test_behind_average_pooling_and_a_linear_head_it_is_the_class_activation_map
         scale = expected.max().item() or 1
         assert values == pytest.approx((expected / scale).numpy(), abs=1e-3)
         assert values.max() == (1 if expected.any() else 0)
+
+
+@pytest.mark.parametrize("square_roots", [False, True])
+def test_what_the_positions_of_earlier_layers_say_is_added_to_it(flowers, square_roots):
+    """By hand: what each position adds to the class's logit, of each layer in its own size, brought to the finest.
+
+    Where the head sees square roots of means, a position's share of a mean counts by the slope of the root.
+    """
+    classifier = untrained("resnet18")
+    classifier.look_at("several", square_roots)
+    network = models.resnet18(weights=None).eval()
+    network.load_state_dict(classifier.backbone.state_dict(), strict=False)
+    photo = flowers / "test" / "54" / "drawn_000.jpg"
+    image = models.ResNet18_Weights.DEFAULT.transforms()(Image.open(photo))[None]
+    with torch.no_grad():
+        until_second = torch.nn.Sequential(*list(network.children())[:6])(image)
+        in_third = network.layer3[0](until_second)  # (1, 256, 14, 14): what enters the block behind it
+        third = network.layer3[1](in_third)
+        in_fourth = network.layer4[0](third)  # (1, 512, 7, 7)
+        maps = [network.layer4[1](in_fourth), in_fourth, third, in_third]
+        means = torch.cat([values.mean(dim=(2, 3)) for values in maps], dim=1)
+        slopes = 1 / (2 * (means[0] + LEAST_UNDER_ROOT).sqrt()) if square_roots else torch.ones_like(means[0])
+        logits = ((means + LEAST_UNDER_ROOT).sqrt() if square_roots else means) @ classifier.head[0].weight.T
+        pixels = torch.from_numpy(open_views(photo, classifier.preprocessing)[0]).permute(2, 0, 1)
+        torch.testing.assert_close(classifier(pixels[None]), logits + classifier.head[0].bias, rtol=1e-3, atol=1e-3)
+    for label in range(6):
+        expected = np.zeros((14, 14), np.float32)
+        weights = (slopes * classifier.head[0].weight[label].detach()).split([values.shape[1] for values in maps])
+        for values, weight in zip(maps, weights, strict=True):
+            said = (values[0] * weight[:, None, None]).sum(dim=0) / values[0, 0].numel()
+            fine = torch.nn.functional.interpolate(said[None, None], (14, 14), mode="bilinear")[0, 0].numpy()
+            expected += fine / (196 / said.numel())  # where a position becomes four, each says a quarter
+        expected = expected.clip(min=0)
+        values = find_heatmap(classifier, pixels, label, (48, 48)).values
+        assert values == pytest.approx(expected / (expected.max() or 1), abs=1e-3)
 
 
 @pytest.mark.parametrize("size", [(400, 300), (300, 400), (300, 300), (1000, 200), (90, 900), (40, 30)])
@@ -66,6 +109,7 @@ def test_every_kind_of_network_that_ends_in_places_has_one(flowers, arch):
     photo = flowers / "test" / "54" / "drawn_000.jpg"
     pixels = torch.from_numpy(open_views(photo, classifier.preprocessing)[0]).permute(2, 0, 1)
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    hooks = hooks_of(classifier)
     with torch.inference_mode():
         spoken_for = classifier.features(pixels[None]) @ classifier.head[0].weight.T  # (1, 6): logits without the bias
     found = find_heatmap(classifier, pixels, spoken_for.argmax().item(), (48, 48)).values
@@ -73,12 +117,12 @@ def test_every_kind_of_network_that_ends_in_places_has_one(flowers, arch):
     assert np.isfinite(found).all()
     assert (found.min() >= 0, found.max()) == (True, 1)
     assert all(torch.equal(before[name], tensor) for name, tensor in classifier.state_dict().items())
-    assert not any(module._forward_hooks for module in classifier.modules())
+    assert hooks_of(classifier) == hooks
 
 
 def test_what_lies_where_the_map_is_dark_does_not_speak_for_the_class(flowers):
     """The slope of the logit along each place of alexnet's map, whose places have weights of their own."""
-    classifier = untrained("alexnet", hidden_units=(8,))
+    classifier = untrained("alexnet", hidden_units=(8,), layers="flat")
     pixels = torch.from_numpy(
         open_views(flowers / "test" / "54" / "drawn_000.jpg", classifier.preprocessing)[0]
     ).permute(2, 0, 1)

@@ -140,10 +140,12 @@ def test_the_head_is_what_was_asked_for(train_into, flowers, tmp_path):
         state = read(tmp_path / "checkpoint.pth")["state_dict"]
         return [tuple(tensor.shape) for name, tensor in state.items() if re.match(r"head\..*weight", name)]
 
-    assert shapes() == [(512, 512), (6, 512)]
-    assert shapes("--hidden_units", 64, 32) == [(64, 512), (32, 64), (6, 32)]
-    assert shapes("--hidden_layer1=16") == [(16, 512), (6, 16)]
-    assert shapes("--hidden-units", 0) == [(6, 512)]
+    width = 512 + 512 + 384 + 384  # the last map's mean, and those of what enters the last three fire modules
+    assert shapes() == [(512, width), (6, 512)]
+    assert shapes("--hidden_units", 64, 32) == [(64, width), (32, 64), (6, 32)]
+    assert shapes("--hidden_layer1=16") == [(16, width), (6, 16)]
+    assert shapes("--hidden-units", 0) == [(6, width)]
+    assert shapes("--hidden-units", 0, "--layers", "last") == [(6, 512)]
 
 
 def test_a_checkpoint_holds_what_the_classic_exercise_asks_for(trained):
@@ -155,7 +157,7 @@ def test_a_checkpoint_holds_what_the_classic_exercise_asks_for(trained):
     assert contents["training"]["learning_rate"] == 0.001
     assert contents["preprocessing"]["crop_size"] == 32
     assert len(contents["history"]) == 3
-    assert contents["format_version"] == 5
+    assert contents["format_version"] == 6
 
 
 @pytest.mark.slow

@@ -172,6 +172,8 @@ def test_a_tuned_run_is_the_run_with_the_options_that_it_found(run, train_into, 
     assert outcome.code == 0, outcome.err
     (chosen,) = [row for row in table(tmp_path / "tuned" / "run" / "tuning.csv") if row["chosen"] == "1"]
     typed = [word for name in OPTIONS for word in (f"--{name}", *chosen[name].split())]
+    typed += re.search(r"the choice: (--layers .+) \(by LDA", outcome.err)[1].replace(",", "").split()
+    assert "kinds of features tried in " in outcome.err
     assert "heads tried in " in outcome.err
     train_into(tmp_path / "typed", flowers, *own, *typed, "--no_report")
     for file in ("checkpoint.pth", "run/last.pth"):
@@ -297,5 +299,5 @@ def test_the_summary_says_how_long_the_search_would_take(run, flowers, monkeypat
     monkeypatch.setattr(dry_run, "BUDGET", 0.02)  # how near the expected time comes is not tested
     outcome = run(train, flowers, *QUICK, "--tune", "--summary", "--hidden_units", 0, "--weight_decay", 0)
     assert outcome.code == 0, outcome.err
-    number = len(grid(RECIPE, {"hidden_units": (), "weight_decay": 0.0}))
+    number = len(grid(RECIPE, {"hidden_units": (), "weight_decay": 0.0}, are_whitened=True))
     assert re.search(rf"^search +about \S+ s for {number} heads, before that$", outcome.out, re.MULTILINE)
