@@ -150,8 +150,8 @@ def test_no_layer_is_taken_that_makes_features_too_many_but_the_last_is_while_th
     backbone, _ = load_backbone(arch, "none")
     first, *_ = backbone.layers
     for width, count in ((4096 - sum(layer.width for layer in backbone.layers), 3), (4096, 1), (10**5, 0)):
-        assert len(last_layers(backbone.module, backbone.preprocessing.crop_size, width)) == count
-    assert last_layers(backbone.module, backbone.preprocessing.crop_size, 4096) == (first,)
+        assert len(last_layers(backbone.module, backbone.preprocessing.crop_size, width)[0]) == count
+    assert last_layers(backbone.module, backbone.preprocessing.crop_size, 4096)[0] == (first,)
 
 
 def test_a_network_trained_from_scratch_gives_no_means():

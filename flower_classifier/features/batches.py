@@ -13,7 +13,7 @@ import torch
 from flower_classifier.base.seeding import fold_seed, generator
 from flower_classifier.features.extraction import ordered_parallel_map
 from flower_classifier.features.feature_cache import Rows
-from flower_classifier.features.inputs import Inputs, LearnerRows, UnusablePhotosError
+from flower_classifier.features.inputs import Inputs, UnusablePhotosError
 from flower_classifier.networks.job import current_job
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.views import FIRST_RANDOM_VIEW
@@ -26,7 +26,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, ...), labels (B,)
 
 
 def batches(
-    rows: Rows | LearnerRows, labels: torch.Tensor, batch_size: int, device: torch.device, order_seed: int | None = None
+    rows: Rows, labels: torch.Tensor, batch_size: int, device: torch.device, order_seed: int | None = None
 ) -> Iterator[Batch]:
     """Yield batches of rows (N, ...) and labels (N,) on a device, in an order drawn from `order_seed`, else as is."""
     order = torch.arange(len(labels)) if order_seed is None else shuffled(len(labels), order_seed)
@@ -38,7 +38,7 @@ def batches(
         yield to_learner(rows[indices] if row_batches is None else row_batches[batch], device), label_batches[batch]
 
 
-def on_gpu(rows: Rows | LearnerRows, order: torch.Tensor, device: torch.device) -> torch.Tensor:
+def on_gpu(rows: Rows, order: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy rows (N, ...) to the device in this order (N,), ROWS_ON_THE_WAY at a time."""
     first = rows[order[:1]]
     moved = torch.empty(len(order), *first.shape[1:], dtype=first.dtype, device=device)

@@ -24,7 +24,7 @@ import math
 import mmap
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,6 +40,8 @@ from flower_classifier.photos.splits import PhotoKey
 TABLES = "features-v1"  # the folder in --cache_dir that is ours; another form of tables gets another name
 FILES = ("index.txt", "rows.bin", "about.json")  # of a table, in the order in which they may be deleted
 RELEASE_AFTER = 16 * 2**20  # bytes made resident by reading, after which the pages are given back to the system
+ROWS_AT_A_TIME = 1_024  # that are changed for a learner
+MOST_HELD = 10**9  # bytes of such rows of all views; of more, those of a batch are computed when it is its turn
 READ_AHEAD = 64 * 2**10  # bytes that the system maps around a page that is read
 
 
@@ -254,5 +256,26 @@ class MemoryTable:
         return self.kept if len(indices) == len(self.kept) else self.kept[indices]
 
 
+class LearnerRows:
+    """Rows of a table as a learner takes them, float32: computed once where they have room, else when they are read.
+
+    `views`: how many views there will be of as many rows.
+    """
+
+    def __init__(self, rows: Rows, change: Callable[[torch.Tensor], torch.Tensor], views: int) -> None:
+        self.rows, self.change = rows, change
+        self.held: torch.Tensor | None = None
+        blocks = torch.arange(len(rows)).split(ROWS_AT_A_TIME)
+        if len(rows) and rows[blocks[0][:1]].numel() * 4 * len(rows) * views <= MOST_HELD:
+            self.held = torch.cat([self.change(rows[block].float()) for block in blocks])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        """Return a copy of the rows (B, D) at this index (B,)."""
+        return self.change(self.rows[index].float()) if self.held is None else self.held[index]
+
+
 Table = MemoryTable | FeatureTable
-Rows = torch.Tensor | MappedRows  # (N, ...)
+Rows = torch.Tensor | MappedRows | LearnerRows  # (N, ...)

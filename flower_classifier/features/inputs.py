@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ import torch
 from flower_classifier.base.console import bars_are_shown, progress
 from flower_classifier.base.messages import InputError, counted, first_few, note, reason_of, warn
 from flower_classifier.features.extraction import micro_batches, opener, threads_per_worker
-from flower_classifier.features.feature_cache import FeatureCache, MemoryTable, Rows, Table
+from flower_classifier.features.feature_cache import FeatureCache, LearnerRows, MemoryTable, Rows, Table
 from flower_classifier.features.job_extraction import extract_by_all
 from flower_classifier.networks.frozen_backbone import FrozenBackbone, versions_of
 from flower_classifier.networks.whitening import Whitening
@@ -33,8 +33,6 @@ from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import PhotoKey, Split, Splits
 
 VIEWS_PER_DECODE = 2  # views 0 and 1, 2 and 3, ...
-ROWS_AT_A_TIME = 1_024  # that are whitened
-MOST_HELD = 10**9  # bytes of such rows of all views; of more, those of a batch are computed when it is its turn
 
 
 @dataclass(frozen=True)
@@ -65,27 +63,6 @@ class Schedule:
 
 
 PLAIN_VIEW = Schedule(views=1, epochs=1)  # of photos that are only looked at
-
-
-class LearnerRows:
-    """Rows of a table as a learner takes them, float32: computed once where they have room, else when they are read.
-
-    `views`: how many views there will be of as many rows.
-    """
-
-    def __init__(self, rows: Rows | LearnerRows, change: Callable[[torch.Tensor], torch.Tensor], views: int) -> None:
-        self.rows, self.change = rows, change
-        self.held: torch.Tensor | None = None
-        blocks = torch.arange(len(rows)).split(ROWS_AT_A_TIME)
-        if len(rows) and rows[blocks[0][:1]].numel() * 4 * len(rows) * views <= MOST_HELD:
-            self.held = torch.cat([self.change(rows[block].float()) for block in blocks])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
-        """Return a copy of the rows (B, D) at this index (B,)."""
-        return self.change(self.rows[index].float()) if self.held is None else self.held[index]
 
 
 Computed = tuple[int, list[int], torch.Tensor]  # a view, indices of photos, and their rows
@@ -160,7 +137,7 @@ class Inputs:
         """Labels (N,) of the photos that are used."""
         return torch.tensor(self.split.labels)[self.used]
 
-    def rows(self, view: int = 0) -> Rows | LearnerRows:
+    def rows(self, view: int = 0) -> Rows:
         """Return a view's rows (N, ...) as the learner takes them, in the order of the split's photos."""
         rows = self.features(view)
         if self.whitening is None:
@@ -169,7 +146,7 @@ class Inputs:
             self.whitened_rows[view] = LearnerRows(rows, self.whitening, self.schedule.views)
         return self.whitened_rows[view]
 
-    def features(self, view: int = 0) -> Rows | LearnerRows:
+    def features(self, view: int = 0) -> Rows:
         """Return a view's features (N, D), or pixels (N, 3, S, S), in the order of the split's photos."""
         self.prepare(view)
         rows, classifier = self.ready[view], self.frozen.classifier

@@ -10,7 +10,7 @@ from torch import nn
 
 from flower_classifier.base.messages import InputError, first_few, nearest
 from flower_classifier.config.allowed import DEFAULT_IMAGE_SIZE, IMAGE_SIZE
-from flower_classifier.networks.layers import last_layers, noise_picture
+from flower_classifier.networks.layers import last_layers
 from flower_classifier.networks.source import Backbone, Source, Weights, fill_backbone
 from flower_classifier.networks.timm_models import Timm
 from flower_classifier.networks.torchvision_models import Torchvision
@@ -127,8 +127,6 @@ def load_backbone(
         fill_backbone(backbone.module, resolved.read(), arch, resolved.name)
     if source.pretrained and not flat:
         side = resolved.preprocessing.crop_size
-        with torch.no_grad():
-            is_nonnegative = bool((backbone.module.eval()(noise_picture(side)) >= 0).all())
-        layers = last_layers(backbone.module, side, backbone.width)
+        layers, is_nonnegative = last_layers(backbone.module.eval(), side, backbone.width)
         backbone = replace(backbone.with_layers(layers), is_nonnegative=is_nonnegative)
     return backbone, resolved

@@ -1,7 +1,7 @@
 """Features of a backbone's earlier layers: means over all positions, beside what the backbone gives itself.
 
-    layers = last_layers(module, side=224, width=512)    which layers, found by running the network once
-    add_means(module, layers)                            from now on module(images) gives (B, own width + theirs)
+    layers, _ = last_layers(module, side=224, width=512)    which layers, found by running the network once
+    add_means(module, layers)                               from now on module(images) gives (B, own width + theirs)
 
 Earlier layers know what the last one has forgotten: it was trained for other classes (Head2Toe: Evci et al. 2022). A
 layer is what enters a block, the unit that a network repeats. docs/features.md says how well that does.
@@ -137,10 +137,11 @@ def add_means(module: nn.Module, layers: Sequence[Layer]) -> None:
 
 
 @torch.no_grad()
-def last_layers(module: nn.Module, side: int, width: int) -> tuple[Layer, ...]:
+def last_layers(module: nn.Module, side: int, width: int) -> tuple[tuple[Layer, ...], bool]:
     """Return the layers that enter the last blocks of a backbone, from the last on, found with one picture of noise.
 
-    `side`: of the pictures, in pixels. `width`: of its own output. Too wide ones, in all, are left out.
+    Also return whether the backbone's output is never below zero. `side`: of the pictures, in pixels. `width`: of that
+    output. Too wide layers, in all, are left out.
     """
     called: dict[str, torch.Tensor] = {}  # what enters each block, in the order of calls
 
@@ -151,7 +152,7 @@ def last_layers(module: nn.Module, side: int, width: int) -> tuple[Layer, ...]:
     with contextlib.ExitStack() as hooks:
         for name, block in blocks(module):
             hooks.enter_context(block.register_forward_pre_hook(lambda _, inputs, name=name: record(name, inputs)))
-        module(noise_picture(side).to(next(module.parameters()).device))
+        output = module(noise_picture(side).to(next(module.parameters()).device))
     layers: list[Layer] = []
     seen: list[torch.Tensor] = []
     for name, values in reversed(called.items()):
@@ -163,7 +164,7 @@ def last_layers(module: nn.Module, side: int, width: int) -> tuple[Layer, ...]:
         if width + layer.width + sum(other.width for other in layers) > (MOST_NUMBERS if layers else MOST_FEATURES):
             break
         layers.append(layer)
-    return tuple(layers)
+    return tuple(layers), bool((output >= 0).all())
 
 
 def noise_picture(side: int) -> torch.Tensor:

@@ -77,9 +77,11 @@ def in_plain_layers(module: nn.Module, side: int) -> nn.Module:
         norm.to(next(layer.buffers()).device).eval()
         plain.set_submodule(name, nn.Sequential(norm, *map(layer.get_submodule, ("drop", "act"))))
     for name, size in sizes.items():
-        hooks = plain.get_submodule(name)._forward_pre_hooks  # which take a layer's mean
-        plain.set_submodule(name, with_fixed_padding(padded[name], size))
-        plain.get_submodule(name)._forward_pre_hooks = hooks
+        convolution = plain.get_submodule(name)
+        assert isinstance(convolution, nn.Conv2d)  # as in `padded`
+        replacement = with_fixed_padding(convolution, size)
+        replacement._forward_pre_hooks = convolution._forward_pre_hooks  # which take a layer's mean
+        plain.set_submodule(name, replacement)
     return plain
 
 
