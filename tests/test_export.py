@@ -107,8 +107,11 @@ def test_a_fine_tuned_network_is_exported_as_it_has_become(run, fine_tuned, some
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_folder_answers_as_the_checkpoint_does(request, some, precision, kind):
-    """The folder in float32, the checkpoint in each precision: bfloat16 moves ranks among 18 photos."""
-    digits, ranks = (1e-3, 0.06) if precision == torch.float32 else (0.05, 0.2)
+    """The folder in float32, the checkpoint in each precision: bfloat16 moves ranks among 18 photos.
+
+    Of random features, which whitening spreads, by up to five.
+    """
+    digits, ranks = (1e-3, 0.06) if precision == torch.float32 else (0.05, 0.3)
     save_dir, folder = request.getfixturevalue(kind), request.getfixturevalue(KINDS[kind])
     of_folder, of_checkpoint = fc.load(folder)(some, top_k=6), fc.load(save_dir / "checkpoint.pth")(some, top_k=6)
     for one, other in zip(of_folder, of_checkpoint, strict=True):

@@ -13,6 +13,7 @@ import predict
 import train
 from data_utils import load_data
 from flower_classifier.networks.checkpoint import Checkpoint
+from flower_classifier.networks.devices import precision_of
 from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.views import open_views
@@ -36,7 +37,9 @@ def test_an_answer_is_the_mean_of_the_logits_of_both(run, flowers, mirrored):
         with torch.inference_mode():
             logits = saved.classifier(both).mean(dim=0)
         expected = dict(zip(saved.classes, (logits / saved.trust.temperature).softmax(0).tolist(), strict=True))
-        assert dict(parse(outcome.out)) == pytest.approx(expected, abs=0.01)  # a backbone may run in bfloat16
+        # A backbone that runs in bfloat16 moves the probabilities of random, whitened features by some points
+        is_exact = saved.model.arch == "cnn" or precision_of(torch.device("cpu")) == torch.float32
+        assert dict(parse(outcome.out)) == pytest.approx(expected, abs=0.0002 if is_exact else 0.05)
 
 
 def test_a_photo_and_its_mirror_image_get_the_same_answer(run, flowers, mirrored, tmp_path):
