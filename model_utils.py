@@ -191,8 +191,8 @@ def train_model(
 ) -> None:
     """Train a model on the training photos, printing a line per epoch; it then is as it was after its best epoch.
 
-    The best epoch is the one with the highest accuracy on the validation photos; they also choose the temperature that
-    makes the probabilities believable. The arguments are the options of train.py, which also fine-tunes the network. If
+    The best epoch is the last one whose loss on the validation photos is not clearly higher than the lowest; they also
+    choose the temperature that makes the probabilities believable. The arguments are the options of train.py, which also fine-tunes the network. If
     it is interrupted, the model holds the best of the finished epochs. A second training goes on from what the first
     has reached, with a new optimizer.
 

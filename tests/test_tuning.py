@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import train
+from flower_classifier.judging.evaluation import loss_gap
 from flower_classifier.networks.classifier import ModelConfig
 from flower_classifier.studies import dry_run
 from flower_classifier.training import head_search
@@ -96,7 +97,7 @@ def test_the_simplest_head_within_one_standard_error_is_chosen():
     far = tried((), [0.4, 0.5, 0.6, 0.7])  # behind by 0.3 everywhere
     assert Outcome([best, near, far]).chosen is near
     assert Outcome([best, far]).chosen is best
-    difference, error = near.loss_gap(best)
+    difference, error = loss_gap(near.losses, best.losses)
     gaps = torch.tensor([0.0, 0.3, -0.2, 0.0])
     assert (difference, error) == pytest.approx((gaps.mean().item(), gaps.std().item() / 2))
 
@@ -154,7 +155,7 @@ def test_a_head_whose_loss_was_not_finite_once_is_not_sound(monkeypatch):
 
 def test_one_validation_photo_has_no_standard_error():
     heads = [Trial(HeadSettings((), 0.0, recipe()), 1, torch.tensor([loss])) for loss in (0.1, 0.3)]
-    assert heads[1].loss_gap(heads[0]) == (pytest.approx(0.2), 0.0)
+    assert loss_gap(heads[1].losses, heads[0].losses) == (pytest.approx(0.2), 0.0)
     assert Outcome(heads).chosen is heads[0]
 
 
@@ -248,9 +249,9 @@ def test_patience_ends_a_run_and_a_resumed_one_the_same(train_into, flowers, tmp
     own = ["--arch", "cnn", "--epochs", 30, "--patience", 2, "--no_report"]
     outcome = train_into(tmp_path / "whole", flowers, *own)
     stored = read(tmp_path / "whole" / "run" / "last.pth")
-    best, last = stored["training"]["epoch"], stored["epoch"]
-    assert last == best + 2 < 30
-    assert f"no epoch after epoch {best} was better: --patience 2 ends it here" in outcome.err
+    (lowest, _), last = stored["lowest"], stored["epoch"]
+    assert last == lowest + 2 < 30
+    assert f"no epoch after epoch {lowest} had a lower validation loss: --patience 2 ends it here" in outcome.err
     train_into(tmp_path / "parts", flowers, *own[:2], "--epochs", 1, *own[4:])
     train_into(tmp_path / "parts", flowers, "--resume", "--epochs", 30, "--no_report")
     assert same(read(tmp_path / "parts" / "checkpoint.pth"), read(tmp_path / "whole" / "checkpoint.pth"))

@@ -240,7 +240,7 @@ class TrainConfig(Settings):
     patience: int = option(
         0,
         "training",
-        "stop when so many epochs in a row were no better on the validation photos; 0 trains all epochs",
+        "stop when the validation loss was no lower for so many epochs; 0 trains all epochs",
         metavar="N",
         limits=Limits(least=0, most=10**5),
     )

@@ -86,6 +86,11 @@ class Evaluation:
         """Whether the predicted class is the photo's own, bool (N,)."""
         return self.predicted == self.labels
 
+    @property
+    def losses(self) -> torch.Tensor:
+        """Cross-entropy of every photo, in nats, float64 (N,)."""
+        return torch.nn.functional.cross_entropy(self.scaled, self.labels, reduction="none")
+
     @functools.cached_property
     def loss(self) -> float:
         """Mean cross-entropy, in nats."""
@@ -220,6 +225,16 @@ def evaluate(learner: nn.Module, batches: Iterable[Batch]) -> Evaluation:
     if not math.isfinite(evaluation.loss):
         raise FloatingPointError(evaluation.loss)
     return evaluation
+
+
+def loss_gap(losses: torch.Tensor, others: torch.Tensor) -> tuple[float, float]:
+    """Return how much higher the mean of losses (N,) is than that of others, and the standard error of the difference.
+
+    The losses are of the same photos, so what makes a photo hard does not count. One photo has no standard error: 0.
+    """
+    differences = (losses - others).double()
+    standard_error = differences.std().item() / len(differences) ** 0.5 if len(differences) > 1 else 0.0
+    return differences.mean().item(), standard_error
 
 
 def folds_of(labels: torch.Tensor) -> torch.Tensor:

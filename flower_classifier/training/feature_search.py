@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from flower_classifier.base.options import Values
 from flower_classifier.config.allowed import DEFAULT_SHRINKAGE
 from flower_classifier.features.inputs import Inputs
+from flower_classifier.judging.evaluation import loss_gap
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.training.heads import TEMPERATURES
 
@@ -81,9 +82,8 @@ def choose_features(train: Inputs, valid: Inputs, classifier: Classifier, **fixe
         tried.append(judge(kind, train.whitened_by(whitening), valid.whitened_by(whitening)))
     best = min(tried, key=lambda trial: trial.losses.mean().item())
     default = next(trial for trial in tried if trial.kind == default_kind)
-    differences = (default.losses - best.losses).double()
-    standard_error = differences.std().item() / len(differences) ** 0.5 if len(differences) > 1 else 0.0
-    chosen = default if differences.mean().item() <= standard_error else best
+    gap, standard_error = loss_gap(default.losses, best.losses)
+    chosen = default if gap <= standard_error else best
     classifier.look_at(chosen.kind.layers, not chosen.kind.no_roots)
     return FeatureChoice(chosen, len(tried), time.perf_counter() - started)
 

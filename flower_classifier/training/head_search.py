@@ -28,6 +28,7 @@ from flower_classifier.config.allowed import DEFAULT_HIDDEN_UNITS
 from flower_classifier.features.batches import batches, whole
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.calibration import LEAST
+from flower_classifier.judging.evaluation import loss_gap
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.training.heads import TEMPERATURES, HeadSettings, HeadStack
@@ -84,13 +85,6 @@ class Trial:
         held_back = (-recipe.weight_decay, -settings.dropout, -recipe.label_smoothing)
         return (sum(settings.hidden_units), recipe.views, *held_back, recipe.learning_rate)
 
-    def loss_gap(self, other: Trial) -> tuple[float, float]:
-        """Return how much higher its loss is than another's, and the standard error of this difference."""
-        differences = (self.losses - other.losses).double()
-        if len(differences) < 2:
-            return differences.mean().item(), 0.0
-        return differences.mean().item(), (differences.std() / len(differences) ** 0.5).item()
-
     def size(self, classifier: Classifier) -> int:
         """Return how many parameters a head has, without biases."""
         widths = [classifier.feature_width, *self.settings.hidden_units, classifier.config.num_classes]
@@ -113,8 +107,8 @@ class Outcome:
     def within(self) -> list[Trial]:
         """The heads whose loss is within one standard error of the lowest."""
         best = self.tried[0]
-        gaps = [(trial, *trial.loss_gap(best)) for trial in self.tried]
-        return [trial for trial, difference, error in gaps if trial is best or difference <= error]
+        gaps = [(trial, *loss_gap(trial.losses, best.losses)) for trial in self.tried]
+        return [trial for trial, difference, error in gaps if difference <= error]
 
     @property
     def choice_text(self) -> str:
@@ -129,7 +123,7 @@ class Outcome:
         yield [*OPTIONS, "epoch", "valid_loss", "valid_accuracy", "behind_best", "standard_error", "chosen"]
         best, choice = self.tried[0], self.chosen
         for trial in self.tried:
-            difference, error = (0.0, 0.0) if trial is best else trial.loss_gap(best)
+            difference, error = loss_gap(trial.losses, best.losses)
             numbers = [round(value, 5) for value in (trial.loss, trial.accuracy, difference, error)]
             yield [*map(option_text, trial.options.values()), trial.epoch, *numbers, int(trial is choice)]
 

@@ -44,7 +44,7 @@ class Recipe:
     weight_decay: float = 0.0  # times the learning rate: the share by which AdamW shrinks weights at every step
     label_smoothing: float = 0.0  # share of a photo's label that is spread over all classes: Szegedy et al. 2016
     class_weights: tuple[float, ...] = ()  # how much a photo of each class counts; none: all the same
-    patience: int = 0  # training stops after this many epochs without a better one; 0: never
+    patience: int = 0  # training stops when the loss was no lower for so many epochs; 0: never
 
     stage: ClassVar[str] = ""  # what progress calls it
     rate_option: ClassVar[str] = "learning_rate"  # the option that `learning_rate` comes from

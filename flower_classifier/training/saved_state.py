@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import asdict, dataclass, field, fields
+from typing import NamedTuple
 
 import torch
 
@@ -13,7 +14,7 @@ from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Row, Trust, what_to_do
 from flower_classifier.networks.safe_files import Plain
 
-FORMAT_VERSION = 7  # of last.pth; the only one that is read
+FORMAT_VERSION = 8  # of last.pth; the only one that is read
 Tensors = dict[str, torch.Tensor]
 
 
@@ -59,9 +60,19 @@ NOT_OPTIONS = {
 }
 
 
+class LowestLoss(NamedTuple):
+    """The epoch whose validation loss is the lowest so far."""
+
+    epoch: int
+    losses: torch.Tensor  # of the validation photos, float64 (N,)
+
+
 @dataclass(frozen=True)
 class Best:
-    """The best epoch so far, by validation accuracy, then loss."""
+    """The epoch that the checkpoint holds: the last one whose validation loss is as low as the lowest, but for chance.
+
+    Few validation photos cannot tell one epoch from another. The average is the better, the more steps it is of.
+    """
 
     row: Row
     learned: Tensors  # its averaged tensors: of all that learns in the stage that the run is in
@@ -69,11 +80,6 @@ class Best:
     learns: str = "head"  # what had learned when it was reached
     results: Plain = field(default_factory=dict)  # what it is worth, by split, once that is known
     measured: Trust | None = None  # what an earlier process, or the end of this run, measured
-
-    @property
-    def key(self) -> tuple[float, float]:
-        """By which epochs are compared: the validation accuracy, and of equal ones the lower validation loss."""
-        return self.row["valid_accuracy"], -self.row["valid_loss"]
 
     @functools.cached_property
     def trust(self) -> Trust:
@@ -99,6 +105,7 @@ class Finished:
     unfreeze: str | None = None  # which layers learn since then
     history: list[Row] = field(default_factory=list)
     best: Best | None = None
+    lowest: LowestLoss | None = None
     learner: Tensors = field(default_factory=dict)  # the last epoch's
     average: Tensors = field(default_factory=dict)
     optimizer: dict[int, Tensors] = field(default_factory=dict)  # its moments, by the parameter's number
@@ -109,10 +116,11 @@ class Finished:
     def to_plain(self) -> Plain:
         """Return what last.pth holds: plain types and tensors. There must be an identity, and a best epoch."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        best = self.best
-        assert best and self.identity  # else there is nothing to go on with
+        best, lowest = self.best, self.lowest
+        assert best and lowest and self.identity  # else there is nothing to go on with
         best_values = {
             "best": best.row,
+            "lowest": tuple(lowest),
             "best_learned": best.learned,
             "best_learns": best.learns,
             "results": best.results,
@@ -135,4 +143,5 @@ class Finished:
             measured=Trust.from_plain(saved),
         )
         values = {entry.name: saved[entry.name] for entry in fields(cls)}
-        return cls(**{**values, "identity": Identity(**values["identity"]), "best": best})
+        rebuilt = {"identity": Identity(**values["identity"]), "best": best, "lowest": LowestLoss(*values["lowest"])}
+        return cls(**{**values, **rebuilt})

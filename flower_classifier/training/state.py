@@ -9,14 +9,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flower_classifier.base.messages import InputError, counted, first_few
-from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.judging.evaluation import Evaluation, loss_gap
 from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.feature_bank import FeatureBank
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.networks.whitening import Whitening
 from flower_classifier.training.recipe import FineTuning, Recipe
-from flower_classifier.training.saved_state import Best, Finished, Identity, Tensors
+from flower_classifier.training.saved_state import Best, Finished, Identity, LowestLoss, Tensors
 
 # How fast the average forgets: the last tenth of the steps makes up 60 % of it. 4 and 16 gave equally good results.
 AVERAGE_DECAY = 8
@@ -137,10 +137,10 @@ class TrainState:
 
     @property
     def has_stalled(self) -> bool:
-        """Whether the recipe's patience is used up: that many epochs in a row of this stage set no new best."""
-        best, patience = self.finished.best, self.recipe.patience
-        since = max(best.row["epoch"], self.finished.began or 0) if best else 0
-        return bool(patience and best and self.epoch - since >= patience)
+        """Whether the recipe's patience is used up: in that many epochs of this stage the loss was no lower."""
+        lowest, patience = self.finished.lowest, self.recipe.patience
+        since = max(lowest.epoch, self.finished.began or 0) if lowest else 0
+        return bool(patience and lowest and self.epoch - since >= patience)
 
     def unfreeze(self, recipe: FineTuning) -> None:
         """Let the layers that a recipe names learn beside the head, in a copy of the classifier.
@@ -168,18 +168,27 @@ class TrainState:
         )
 
     def record(self, train_loss: float, valid: Evaluation) -> Row:
-        """Note a finished epoch, and keep its average if that is the best by validation accuracy, then loss."""
+        """Note a finished epoch, and keep its average unless an earlier one's validation loss is clearly lower.
+
+        Clearly: by more than the standard error of the difference, as Breiman et al. 1984 choose a tree (section
+        3.4.3). docs/measurements.md compares this rule with others.
+        """
         before = self.finished
         row = Row(epoch=self.epoch + 1, train_loss=train_loss, valid_loss=valid.loss, valid_accuracy=valid.accuracy)
         average = learned(self.average)
         averaged = {name.removeprefix("module."): tensor for name, tensor in average.items() if name != "n_averaged"}
         latest = Best(row, averaged, valid, self.classifier.config.learns)
-        best = latest if before.best is None or latest.key > before.best.key else before.best
+        lowest = before.lowest
+        if lowest is None or valid.losses.mean() < lowest.losses.mean():
+            lowest = LowestLoss(row["epoch"], valid.losses)
+        gap, standard_error = loss_gap(valid.losses, lowest.losses)
+        best = latest if before.best is None or gap <= standard_error else before.best
         self.finished = replace(
             before,
             epoch=row["epoch"],
             history=[*before.history, row],
             best=best,
+            lowest=lowest,
             learner=learned(self.learner),
             average=average,
             optimizer={

@@ -296,8 +296,9 @@ def train_epochs(state: TrainState, inputs: AllInputs, run_folder: RunFolder, lo
 
     fit(state, inputs.train, inputs.valid, on_epoch)
     if state.has_stalled:
-        best, patience = state.best.row["epoch"], state.recipe.patience
-        note(f"no epoch after epoch {best} was better: --patience {patience} ends it here")
+        lowest = state.finished.lowest
+        epoch, patience = lowest.epoch if lowest else 0, state.recipe.patience
+        note(f"no epoch after epoch {epoch} had a lower validation loss: --patience {patience} ends it here")
 
 
 def begin_fine_tuning(config: TrainConfig, run_folder: RunFolder, state: TrainState, inputs: AllInputs) -> None:

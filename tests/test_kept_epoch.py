@@ -1,0 +1,84 @@
+"""Which epoch a checkpoint holds: the last one whose validation loss is as low as the lowest, but for chance."""
+
+import numpy as np
+import pytest
+import torch
+from support import read, same
+
+from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.networks.classifier import new_classifier
+from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.state import TrainState
+
+CLASSES = 4
+
+
+def kept_by_numpy(logits, labels):
+    """The epoch, counting from 1, by the rule as a person would write it who sees all epochs at once."""
+    shifted = logits - logits.max(axis=2, keepdims=True)
+    losses = np.log(np.exp(shifted).sum(axis=2)) - shifted[:, np.arange(len(labels)), labels]  # (E, N)
+    lowest = losses[losses.mean(axis=1).argmin()]
+    gaps = losses - lowest
+    errors = gaps.std(axis=1, ddof=1) / np.sqrt(len(labels)) if len(labels) > 1 else np.zeros(len(gaps))
+    return 1 + max(np.flatnonzero(gaps.mean(axis=1) <= errors))
+
+
+def kept_by_a_run(logits, labels, patience=0):
+    """The epoch that a run keeps, whose head is as many as its number; and whether its patience is used up."""
+    classifier, _ = new_classifier("squeezenet1_1", CLASSES, "none", ())
+    recipe = Recipe(epochs=len(logits), learning_rate=0.1, batch_size=4, views=1, seed=0, patience=patience)
+    state = TrainState(classifier, recipe)
+    for epoch, answers in enumerate(logits, 1):
+        with torch.no_grad():
+            for tensor in state.average.module.parameters():
+                tensor.fill_(epoch)
+        state.record(1.0, Evaluation(torch.from_numpy(answers), torch.from_numpy(labels)))
+    assert all((tensor == state.best.row["epoch"]).all() for tensor in state.best.learned.values())
+    return state.best.row["epoch"], state.has_stalled
+
+
+@pytest.mark.parametrize("photos", [1, 2, 12, 400])
+def test_the_last_epoch_is_kept_whose_loss_is_within_a_standard_error_of_the_lowest(photos):
+    """Of epochs that learn, that walk at random, and that learn too much."""
+    rng = np.random.default_rng(photos)
+    labels = rng.integers(CLASSES, size=photos)
+    right = np.eye(CLASSES)[labels]
+    kept = []
+    for drift in (0.3, 0.0, -0.3):
+        for _ in range(10):
+            noise = rng.normal(size=(12, photos, CLASSES)).cumsum(axis=0) * 0.3
+            logits = (noise + drift * np.arange(12)[:, None, None] * right).astype(np.float32)
+            expected = kept_by_numpy(logits.astype(np.float64), labels)
+            assert kept_by_a_run(logits, labels)[0] == expected
+            kept.append(expected)
+    assert {12} < set(kept)  # the last epoch, and others
+
+
+def test_a_few_photos_do_not_end_a_run_at_its_first_epoch():
+    """All photos are right from the first epoch on, and their probabilities rise: the last is the best."""
+    labels = np.arange(8) % CLASSES
+    logits = np.stack([np.eye(CLASSES)[labels] * sure for sure in (1, 2, 3)]).astype(np.float32)
+    assert kept_by_a_run(logits, labels)[0] == 3
+
+
+def test_patience_counts_from_the_lowest_loss():
+    labels = np.arange(40) % CLASSES
+    sureness = np.random.default_rng(0).uniform(1, 3, size=(40, 1))
+    logits = np.stack([np.eye(CLASSES)[labels] * sureness * factor for factor in (1, 2, 1.9, 1.8)]).astype(np.float32)
+    assert kept_by_a_run(logits, labels, patience=2) == (2, True)
+    assert kept_by_a_run(logits, labels, patience=3) == (2, False)
+    assert kept_by_a_run(logits[:2], labels, patience=1) == (2, False)
+
+
+def test_a_resumed_run_knows_the_lowest_loss_of_the_epochs_before(train_into, flowers, tmp_path):
+    """Steps that are far too large, so that the lowest loss lies early, and another epoch is kept."""
+    options = [flowers, "--arch", "cnn", "--views", 1, "--learning_rate", 0.02, "--no_report"]
+    train_into(tmp_path / "whole", *options, "--epochs", 6)
+    train_into(tmp_path / "halves", *options, "--epochs", 4)
+    train_into(tmp_path / "halves", *options, "--epochs", 6, "--resume")
+    whole, halves = (read(tmp_path / name / "run" / "last.pth") for name in ("whole", "halves"))
+    assert same(whole["lowest"], halves["lowest"])
+    assert whole["best"] == halves["best"]
+    epoch, losses = whole["lowest"]
+    by_epoch = [row["valid_loss"] for row in whole["history"]]
+    assert by_epoch[epoch - 1] == min(by_epoch) == pytest.approx(losses.mean().item())
