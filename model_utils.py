@@ -192,9 +192,9 @@ def train_model(
     """Train a model on the training photos, printing a line per epoch; it then is as it was after its best epoch.
 
     The best epoch is the last one whose loss on the validation photos is not clearly higher than the lowest; they also
-    choose the temperature that makes the probabilities believable. The arguments are the options of train.py, which also fine-tunes the network. If
-    it is interrupted, the model holds the best of the finished epochs. A second training goes on from what the first
-    has reached, with a new optimizer.
+    choose the temperature that makes the probabilities believable. The arguments are the options of train.py, which
+    also fine-tunes the network. If it is interrupted, the model holds the best of the finished epochs. A second
+    training goes on from what the first has reached, with a new optimizer.
 
     Raises UnusablePhotosError for photos that cannot be opened, InputError for a value that does not fit, RunError for
     a loss that is not finite.

@@ -62,21 +62,19 @@ def by_loss(epochs: Sequence[Evaluation]) -> int:
     return min(range(len(epochs)), key=lambda index: epochs[index].loss)
 
 
-def last_within(epochs: Sequence[Evaluation], standard_errors: float, scaled: bool) -> int:
-    """The last epoch whose loss is within so many standard errors of the lowest; `scaled`: at its best temperature."""
+def last_within(epochs: Sequence[Evaluation], scaled: bool) -> int:
+    """The last epoch whose loss is within a standard error of the lowest; `scaled`: at each one's best temperature."""
     epochs = [epoch.at(best_temperature(epoch)) for epoch in epochs] if scaled else epochs
     lowest = epochs[by_loss(epochs)].losses
     gaps = [loss_gap(epoch.losses, lowest) for epoch in epochs]
-    return max(index for index, (gap, error) in enumerate(gaps) if gap <= standard_errors * error)
+    return max(index for index, (gap, error) in enumerate(gaps) if gap <= error)
 
 
 RULES: dict[str, Callable[[Sequence[Evaluation]], int]] = {
     "highest accuracy, then loss": by_accuracy,
     "lowest loss": by_loss,
-    "last within a standard error of the lowest": functools.partial(last_within, standard_errors=1.0, scaled=False),
-    "lowest loss at its best temperature": functools.partial(last_within, standard_errors=0.0, scaled=True),
-    "last within half a standard error of that": functools.partial(last_within, standard_errors=0.5, scaled=True),
-    "last within a standard error of that": functools.partial(last_within, standard_errors=1.0, scaled=True),
+    "last within a standard error of the lowest (kept with 50)": functools.partial(last_within, scaled=False),
+    "the same, at its best temperature (kept with 200)": functools.partial(last_within, scaled=True),
     "last": lambda epochs: len(epochs) - 1,
 }
 

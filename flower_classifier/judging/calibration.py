@@ -15,6 +15,8 @@ from flower_classifier.judging.conformal import least_probability
 from flower_classifier.judging.evaluation import FOLDS, Evaluation
 
 STANDARD_ERRORS = 2  # by which confidence and accuracy must differ: less is chance in 95 of 100 good classifiers
+ENOUGH = 100  # photos; with fewer, temperatures of single epochs are noise (docs/measurements.md)
+MOST_FITTED = 10_000  # photos that such a temperature is fitted to: more take time and change nothing
 LEAST = 5  # right answers, and as many wrong ones: fewer of either can be one draw's bad luck
 TOLERANCE = 1e-4  # of a temperature, relative
 
@@ -49,6 +51,18 @@ def cross_validated(valid: Evaluation, temperature: float) -> Evaluation:
     if temperature == 1:
         return valid.at(1.0)
     return replace(valid.cross_fitted(calibrate), temperature=temperature)
+
+
+def comparable_losses(valid: Evaluation) -> torch.Tensor:
+    """Return the losses of the validation photos, float64 (N,), by which epochs of a run are compared.
+
+    They are at the temperature that suits the epoch best, as far as enough photos say which that is: what a temperature
+    can mend does not count, since the run fits one in the end. A head that is held back is less sure than it could be.
+    """
+    if len(valid) < ENOUGH:
+        return valid.losses
+    every = -(-len(valid) // MOST_FITTED)
+    return valid.at(best_temperature(valid.of(torch.arange(len(valid)) % every == 0))).losses
 
 
 def best_temperature(valid: Evaluation) -> float:

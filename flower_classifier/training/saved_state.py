@@ -64,7 +64,7 @@ class LowestLoss(NamedTuple):
     """The epoch whose validation loss is the lowest so far."""
 
     epoch: int
-    losses: torch.Tensor  # of the validation photos, float64 (N,)
+    losses: torch.Tensor  # of the validation photos, float64 (N,), as comparable_losses gives them
 
 
 @dataclass(frozen=True)

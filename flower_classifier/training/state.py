@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flower_classifier.base.messages import InputError, counted, first_few
+from flower_classifier.judging.calibration import comparable_losses
 from flower_classifier.judging.evaluation import Evaluation, loss_gap
 from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier
@@ -178,10 +179,10 @@ class TrainState:
         average = learned(self.average)
         averaged = {name.removeprefix("module."): tensor for name, tensor in average.items() if name != "n_averaged"}
         latest = Best(row, averaged, valid, self.classifier.config.learns)
-        lowest = before.lowest
-        if lowest is None or valid.losses.mean() < lowest.losses.mean():
-            lowest = LowestLoss(row["epoch"], valid.losses)
-        gap, standard_error = loss_gap(valid.losses, lowest.losses)
+        losses, lowest = comparable_losses(valid), before.lowest
+        if lowest is None or losses.mean() < lowest.losses.mean():
+            lowest = LowestLoss(row["epoch"], losses)
+        gap, standard_error = loss_gap(losses, lowest.losses)
         best = latest if before.best is None or gap <= standard_error else before.best
         self.finished = replace(
             before,
