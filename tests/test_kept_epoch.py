@@ -1,5 +1,7 @@
 """Which epoch a checkpoint holds: the last one whose validation loss is as low as the lowest, but for chance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -33,11 +35,12 @@ def kept_by_numpy(logits, labels):
     return 1 + max(np.flatnonzero(gaps.mean(axis=1) <= errors))
 
 
-def kept_by_a_run(logits, labels, patience=0):
+def kept_by_a_run(logits, labels, patience=0, began=None):
     """The epoch that a run keeps, whose head is as many as its number; and whether its patience is used up."""
     classifier, _ = new_classifier("squeezenet1_1", CLASSES, "none", ())
     recipe = Recipe(epochs=len(logits), learning_rate=0.1, batch_size=4, views=1, seed=0, patience=patience)
     state = TrainState(classifier, recipe)
+    state.finished = replace(state.finished, began=began)
     for epoch, answers in enumerate(logits, 1):
         with torch.no_grad():
             for tensor in state.average.module.parameters():
@@ -69,6 +72,18 @@ def test_a_few_photos_do_not_end_a_run_at_its_first_epoch():
     labels = np.arange(8) % CLASSES
     logits = np.stack([np.eye(CLASSES)[labels] * sure for sure in (1, 2, 3)]).astype(np.float32)
     assert kept_by_a_run(logits, labels)[0] == 3
+
+
+def test_a_network_must_beat_the_head_before_it_is_kept():
+    """Photos that are a little less sure: within the standard error, but not better. Then better, then a bit worse."""
+    labels = np.arange(60) % CLASSES
+    sureness = np.random.default_rng(0).uniform(1, 3, size=(60, 1))
+    factors = [np.full((60, 1), factor) for factor in (1.0, 0.99, 1.1, 1.09)]
+    factors[1][::2] = 1.009  # so that there is a standard error
+    factors[3][::2] = 1.109
+    logits = [(np.eye(CLASSES)[labels] * sureness * factor).astype(np.float32) for factor in factors]
+    assert kept_by_a_run(np.stack(logits), labels)[0] == 4
+    assert [kept_by_a_run(np.stack(logits[:count]), labels, began=1)[0] for count in (1, 2, 3, 4)] == [1, 1, 3, 4]
 
 
 def test_patience_counts_from_the_lowest_loss():

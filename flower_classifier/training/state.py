@@ -172,7 +172,8 @@ class TrainState:
         """Note a finished epoch, and keep its average unless an earlier one's validation loss is clearly lower.
 
         Clearly: by more than the standard error of the difference, as Breiman et al. 1984 choose a tree (section
-        3.4.3). docs/measurements.md compares this rule with others.
+        3.4.3). docs/measurements.md compares this rule with others. The head of the first stage is simpler than a
+        network that is fine-tuned, so it stays until one epoch of the second stage has had a lower loss.
         """
         before = self.finished
         row = Row(epoch=self.epoch + 1, train_loss=train_loss, valid_loss=valid.loss, valid_accuracy=valid.accuracy)
@@ -183,7 +184,8 @@ class TrainState:
         if lowest is None or losses.mean() < lowest.losses.mean():
             lowest = LowestLoss(row["epoch"], losses)
         gap, standard_error = loss_gap(losses, lowest.losses)
-        best = latest if before.best is None or gap <= standard_error else before.best
+        is_as_low = gap <= standard_error and lowest.epoch > (before.began or 0)
+        best = latest if before.best is None or is_as_low else before.best
         self.finished = replace(
             before,
             epoch=row["epoch"],
