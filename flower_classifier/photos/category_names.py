@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flower_classifier.base.messages import InputError, counted, first_few, nearest, warn
+from flower_classifier.photos.folders import class_name_of
 
 
 def load_category_names(
@@ -29,6 +30,8 @@ def load_category_names(
         raise InputError(f"{path} is not JSON of names: {error}", "category_names") from None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise InputError(f'{path} must map class folders to names, as in {{"21": "fire lily"}}', "category_names")
+    as_in_classes = {class_name_of(name): name for name in classes}
+    names = {as_in_classes.get(class_name_of(key), key): name for key, name in names.items()}
     if nameless := [name for name in classes if name not in names and name not in stored]:
         message = f"{path} names {len(classes) - len(nameless)} of {counted(len(classes), 'class', 'classes')}"
         warn(f"{message}; without a name: {first_few(nameless)}")

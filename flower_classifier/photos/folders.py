@@ -1,124 +1,60 @@
-"""What lies in a folder: photos, class folders, tar files with photos, the folders of train, valid and test.
+"""What lies in a folder: photos, class folders, tar files with photos, and files that are none of these.
 
 In a tar file `74/image_01191.jpg` is of class 74, as on a disk. Or, as WebDataset names files, the class stands in a
 file beside the photo: `000017.cls` holds that of `000017.jpg`. Files that belong together share a key, the name up to
 the first dot.
 """
 
-import itertools
 import os
 import re
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
 from flower_classifier.base.messages import InputError, counted, first_few, note, warn
-from flower_classifier.photos.images import photo_endings
+from flower_classifier.photos.images import begins_as_photo, photo_endings
 from flower_classifier.photos.tar_files import index_of, is_tar_name, read_each
 
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "val", "validation", "validate"), "valid"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 # Left behind by macOS's zip and by Synology; hidden folders go by their dot
 NOT_CLASSES = ("__MACOSX", "@eaDir")
-# How much of a tree is sampled before the full search: the upper folders, and the first files of each
-LOOKED_INTO, LOOKED_AT = 300, 1000
-# A folder is refused if at least SURE_FROM folders in it hold files, fewer than LEAST_SHARE of them hold photos, and
-# fewer than half of the would-be classes do. A folder "holds photos" if 1 file in FILES_PER_PHOTO is a photo. So label
-# files beside the photos, or in folders of their own, do no harm.
-SURE_FROM, LEAST_SHARE, FILES_PER_PHOTO = 20, 0.2, 20
-LOOKED_INTO_CLASS = 20  # folders sampled in a would-be class
+LITTER = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")  # files that systems leave in folders
+# Endings of files that are no photos, so that nobody need look into them
+OTHER_ENDINGS = re.compile(
+    r"\.(txt|csv|tsv|xml|jsonl?|ya?ml|md|html?|pdf|docx?|xlsx?|py|ipynb|np[yz]|mat|h5|pkl|pth?|db|ini|log|zip|gz|tgz|bz2|xz"
+    r"|7z|rar|tar|mp4|mov|avi|mkv|mp3|wav|cls|xmp|aae|svg)",
+    re.IGNORECASE,
+)
 TELL_EVERY = 10  # seconds, in a long search
 
 
-# ---------------------------------------------------------------------------------------------- the shape of a folder
+def find_classes(data_dir: Path, folder: Path | None, class_folders: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Map each class that has photos to their paths below `data_dir`.
 
-
-def split_folders(data_dir: Path) -> dict[str, Path]:
-    """Map train, valid and test to their folders, or return {} where class folders lie in `data_dir` itself.
-
-    A split folder holds folders and a class folder holds photos: so a class may well be called "train".
+    Photos lie in class folders, or in tar files in `folder`. Tar files beside class folders are left out: they may hold
+    the same. Classes, and photos in folders, are sorted by name as a string ("1", "10", "2"), as by torchvision's
+    ImageFolder. Raises InputError for class folders whose names look the same.
     """
-    folders: dict[str, Path] = {}
-    for folder in visible_folders(data_dir):
-        split = SPLIT_NAMES.get(folder.name.lower())
-        if split is None or (not visible_folders(folder) and any(is_photo(file) for file in folder.iterdir())):
-            continue
-        if split in folders:
-            raise InputError(f"{data_dir} holds both {folders[split].name}/ and {folder.name}/; keep one of them")
-        folders[split] = folder
-    if folders and "train" not in folders:
-        raise InputError(f"{data_dir} holds {first_few([f.name + '/' for f in folders.values()])} but no train/")
-    return folders
-
-
-def check_shape(data_dir: Path) -> None:
-    """Raise InputError if the folders of `data_dir` are hardly classes, at once, before a long search.
-
-    `data_dir` is then the folder of one class, or a tree of other files (a home folder, a disk) with a few photos.
-    """
-    if not visible_folders(data_dir) and any(is_photo(file) for file in data_dir.iterdir()):
-        above = data_dir.absolute().parent
-        above = above.parent if above.name.lower() in SPLIT_NAMES else above
-        raise InputError(f"{data_dir} holds photos and no folders, so it is one class: give the folder above, {above}")
-    classes = visible_folders(data_dir)
-    with_files = [holds for holds in itertools.islice(hold_photos(classes), LOOKED_INTO) if holds is not None]
-    count, holding = len(with_files), sum(with_files)
-    if count < SURE_FROM or holding >= LEAST_SHARE * count:
-        return
-    first = classes[:LOOKED_INTO]  # of which half may hold photos, themselves or in the first folders below
-    if 2 * sum(any(itertools.islice(hold_photos([folder]), LOOKED_INTO_CLASS)) for folder in first) < len(first):
-        raise InputError(
-            f"{data_dir} is no folder of photos: of the first {count} folders with files below it, {holding} hold "
-            f"photos.\nGive the folder that holds the class folders, or move those into a folder train/ of their own"
-        )
-
-
-def hold_photos(folders: Sequence[Path]) -> Iterator[bool | None]:
-    """Yield whether each folder holds photos, None for one without files; then the same of the folders below.
-
-    Links are not followed, unreadable folders are passed over, and only the first entries of a large one are counted.
-    """
-    waiting = deque(folders)
-    while waiting:
-        photos = files = 0
-        try:
-            with os.scandir(waiting.popleft()) as entries:
-                for entry in itertools.islice(entries, LOOKED_AT):
-                    if entry.is_dir(follow_symlinks=False):
-                        if not is_ignored(entry.name):
-                            waiting.append(Path(entry.path))
-                    elif not entry.name.startswith("."):
-                        files += 1
-                        photos += has_photo_suffix(entry.name)
-        except OSError:  # the full search, if there is one, will report it
-            continue
-        yield photos * FILES_PER_PHOTO >= files if files else None
-
-
-# -------------------------------------------------------------------------------------------------------- what it holds
-
-
-def find_classes(data_dir: Path, folder: Path) -> dict[str, list[str]]:
-    """Map each class of `folder` that has photos to their paths below `data_dir`.
-
-    Photos lie in class folders or in tar files. Tar files beside class folders are left out: they may hold the same.
-    Classes, and photos in folders, are sorted by name as a string ("1", "10", "2"), as by torchvision's ImageFolder.
-    """
-    patience = SearchProgress(folder)
-    photos = {path.name: find_photos(path, patience) for path in visible_folders(folder)}
-    if loose := sum(is_photo(path) for path in folder.iterdir()):
+    search = PhotoSearch(folder or data_dir)
+    photos = {path: search.photos_below(path) for path in class_folders.values()}
+    by_name: dict[str, Path] = {}
+    for name, path in class_folders.items():
+        if photos[path] and by_name.setdefault(class_name_of(name), path) != path:
+            raise InputError(
+                f"{path.parent} holds two folders whose names look like {class_name_of(name)}: they differ in how "
+                "letters are stored, or in blanks; put their photos into one"
+            )
+    search.report()
+    if folder and (loose := sum(is_photo(path) for path in folder.iterdir())):
         warn(f"{folder}: {counted(loose, 'photo')} beside the class folders left out, being of no class")
-    if empty := [name for name, paths in photos.items() if not paths]:
-        warn(f"{folder}: {counted(len(empty), 'folder')} without photos left out: {first_few(empty)}")
+    if empty := [name for name, path in class_folders.items() if not photos[path]]:
+        warn(f"{folder or data_dir}: {counted(len(empty), 'folder')} without photos left out: {first_few(empty)}")
     in_folders = {
-        name: [path.relative_to(data_dir).as_posix() for path in paths] for name, paths in photos.items() if paths
+        name: [path.relative_to(data_dir).as_posix() for path in photos[by_name[name]]] for name in sorted(by_name)
     }
-    shards = shards_of(folder)
+    shards = shards_of(folder) if folder else []
     if in_folders:
         if shards:
             named = first_few([shard.name for shard in shards])
@@ -130,13 +66,14 @@ def find_classes(data_dir: Path, folder: Path) -> dict[str, list[str]]:
         tar, shard_classes = shard.relative_to(data_dir).as_posix(), classes_in(shard)
         for class_name, names in shard_classes.items():
             classes.setdefault(class_name, []).extend(f"{tar}/{name}" for name in names)
-            patience.count(len(names))
+            search.count(len(names))
         if not shard_classes:
             without_photos.append(shard.name)
     if without_photos:
         count = counted(len(without_photos), "tar file")
         warn(f"{folder}: {count} without photos left out: {first_few(without_photos)}")
-    if packed := [path.name for path in folder.iterdir() if COMPRESSED.search(path.name)]:
+    packed = [path.name for path in folder.iterdir() if COMPRESSED.search(path.name)] if folder else []
+    if packed:
         warn(f"{folder}: photos cannot be read from compressed archives ({first_few(packed)}): unpack them")
     return dict(sorted(classes.items()))
 
@@ -150,38 +87,79 @@ def visible_folders(folder: Path) -> list[Path]:
         raise InputError(f"cannot read {folder}: {error.strerror}") from None
 
 
-class SearchProgress:
-    """Says now and then how far a long search in a folder has come."""
+class PhotoSearch:
+    """A search for photos in folders. It says now and then how far it has come, and in the end what it left out."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.found, self.noted_at = folder, 0, time.monotonic()
+        self.folder, self.photos, self.noted_at = folder, 0, time.monotonic()
+        self.left_out: Counter[str] = Counter()  # files that are no photos, by ending
+        self.dangling: list[str] = []  # links to nothing
 
     def count(self, photos: int) -> None:
         """Count photos that have been found."""
-        self.found += photos
+        self.photos += photos
         if time.monotonic() - self.noted_at > TELL_EVERY:
             self.noted_at = time.monotonic()
-            note(f"still looking for photos in {self.folder}: {self.found:,} so far")
+            note(f"still looking for photos in {self.folder}: {self.photos:,} so far")
+
+    def photos_below(self, folder: Path) -> list[Path]:
+        """Return every photo below `folder`, sorted; a loop of symbolic links is walked once."""
+        photos, seen = [], set()
+
+        def refuse_unreadable(error: OSError) -> NoReturn:  # a folder that os.walk would silently skip
+            raise InputError(f"cannot read {error.filename}: {error.strerror}")
+
+        for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse_unreadable):
+            status = Path(root).stat()
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not is_ignored(name))
+            in_folder = []
+            for path in (Path(root, name) for name in sorted(files)):
+                if is_photo(path):
+                    in_folder.append(path)
+                else:
+                    self.leave_out(path)
+            self.count(len(in_folder))
+            photos += in_folder
+        return photos
+
+    def leave_out(self, path: Path) -> None:
+        """Note a file that is no photo, unless a system left it there."""
+        if path.name.startswith(".") or path.name.lower() in LITTER:
+            return
+        if path.is_symlink() and not path.exists():
+            self.dangling.append(f"{path.parent.name}/{path.name}")
+        elif path.is_file():
+            self.left_out[path.suffix or "no ending"] += 1
+
+    def report(self) -> None:
+        """Say what was left out."""
+        if self.left_out:
+            endings = first_few([f"{ending} {count:,}" for ending, count in self.left_out.most_common()])
+            files = counted(self.left_out.total(), "file")
+            note(f"{self.folder}: left out {files} that cannot be read here: {endings}")
+        if self.dangling:
+            links = counted(len(self.dangling), "link")
+            warn(f"{self.folder}: left out {links} to files that do not exist: {first_few(self.dangling)}")
 
 
-def find_photos(folder: Path, patience: SearchProgress | None = None) -> list[Path]:
-    """Return every photo below `folder`, sorted; a loop of symbolic links is walked once."""
-    photos, seen, patience = [], set(), patience or SearchProgress(folder)
-
-    def refuse_unreadable(error: OSError) -> NoReturn:  # a folder that os.walk would silently skip
-        raise InputError(f"cannot read {error.filename}: {error.strerror}")
-
-    for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse_unreadable):
-        status = Path(root).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not is_ignored(name))
-        in_folder = [path for path in (Path(root, name) for name in sorted(files)) if is_photo(path)]
-        patience.count(len(in_folder))
-        photos += in_folder
+def find_photos(folder: Path) -> list[Path]:
+    """Return every photo below `folder`, sorted, and say what was left out."""
+    search = PhotoSearch(folder)
+    photos = search.photos_below(folder)
+    search.report()
     return photos
+
+
+def class_name_of(name: str) -> str:
+    """Return the class that a folder's name is of: in NFC, as keyboards type it, and without what cannot be seen.
+
+    macOS writes an umlaut as two characters (NFD), and names copied from a web page may end in blanks.
+    """
+    return unicodedata.normalize("NFC", "".join(ch for ch in name if unicodedata.category(ch) != "Cf")).strip()
 
 
 def is_ignored(name: str) -> bool:
@@ -190,8 +168,10 @@ def is_ignored(name: str) -> bool:
 
 
 def is_photo(path: Path) -> bool:
-    """Say whether a file is taken for a photo: a regular file, not hidden, with an image's ending."""
-    return not path.name.startswith(".") and has_photo_suffix(path.name) and path.is_file()
+    """Say whether a file is taken for a photo: a regular file, not hidden, an image by its ending or content."""
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    return has_photo_suffix(path.name) or (not OTHER_ENDINGS.fullmatch(path.suffix) and begins_as_photo(path))
 
 
 def has_photo_suffix(name: str) -> bool:

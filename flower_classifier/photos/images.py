@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import io
 import re
 import stat
@@ -21,7 +22,9 @@ from flower_classifier.base.messages import InputError, is_out_of_memory, printa
 from flower_classifier.photos.tar_files import file_of, status_of
 
 # Recognised by content. AVIF and HEIF if this Pillow has them; MPO is the JPEG of many phones.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
+# Of phones; taken for photos even where nothing is installed that opens them, so that they are not passed over
+PHONE_ENDINGS = (".heic", ".heif", ".hif", ".avif")
 # Twice Pillow's default MAX_IMAGE_PIXELS, where Pillow itself refuses: 0.5 GB as RGB, more than nearly all cameras take
 MAX_PIXELS = 178_956_970
 LYING = (5, 6, 7, 8)  # EXIF's orientations that turn a picture by a quarter: its stored rows are its columns
@@ -55,7 +58,23 @@ def photo_formats() -> tuple[str, ...]:
 @functools.cache
 def photo_endings() -> frozenset[str]:
     """Return the file-name endings (".jpg", …) under which photos are looked for in a folder."""
-    return frozenset(end for end, name in Image.registered_extensions().items() if name in photo_formats())
+    readable = (end for end, name in Image.registered_extensions().items() if name in photo_formats())
+    return frozenset((*readable, *PHONE_ENDINGS))
+
+
+# How files of these formats begin, for those whose name does not say it: "IMG_1", "1.jpg_large", "1.jpg.bak"
+BEGINNINGS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|II\*\0|MM\0\*|....ftyp(?:avif|hei[cxms]|hev[cxms]|mif1|msf1)",
+    re.DOTALL,
+)
+HEIC_BEGINNING = re.compile(rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
+
+
+def begins_as_photo(path: Path) -> bool:
+    """Say whether a file's first bytes are those of an image."""
+    with contextlib.suppress(OSError):
+        return BEGINNINGS.match(first_bytes(path)) is not None
+    return False
 
 
 def load_image(source: PhotoSource, shorter_side: int | None = None) -> Image.Image:
@@ -86,7 +105,10 @@ def trouble_with(source: PhotoSource, error: Exception) -> str:
     if isinstance(error, IsADirectoryError):
         return "it is a folder"
     if isinstance(error, UnidentifiedImageError):
-        return "it is empty" if is_empty(source) else f"it is no {', '.join(photo_formats())} image"
+        if is_empty(source):
+            return "it is empty"
+        begins_as_image = isinstance(source, bytes | Path | str) and BEGINNINGS.match(first_bytes(source))
+        return "it is damaged" if begins_as_image else f"it is no {', '.join(photo_formats())} image"
     if isinstance(error, Image.DecompressionBombError):
         numbers = re.findall(r"(\d+) pixels", str(error))  # the photo's, and the most that Pillow opens
         if len(numbers) == 2:
@@ -123,7 +145,7 @@ def open_upright(source: Path | bytes | BinaryIO, shorter_side: int | None) -> I
         mode = source.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise ValueError("it is no regular file")  # reading a pipe, say, might wait for ever
-    with Image.open(source, formats=photo_formats()) as image:
+    with open_any(source) as image:
         check_size(image)
         if shorter_side:
             image.draft(None, (shorter_side, shorter_side))  # takes fewer of a JPEG's frequencies; others ignore it
@@ -131,6 +153,38 @@ def open_upright(source: Path | bytes | BinaryIO, shorter_side: int | None) -> I
         with contextlib.suppress(Exception):  # a good photo must not fail for its damaged metadata
             ImageOps.exif_transpose(image, in_place=True)
         return as_rgb(box_reduce(image, shorter_side) if shorter_side else image)
+
+
+def open_any(source: Path | BinaryIO) -> Image.Image:
+    """Open an image of an allowed format; its pixels wait until they are asked for.
+
+    Raises ValueError for HEIC where pillow-heif is not installed, which alone opens it.
+    """
+    try:
+        return Image.open(source, formats=photo_formats())
+    except UnidentifiedImageError:
+        if not HEIC_BEGINNING.match(first_bytes(source)):
+            raise
+        if importlib.util.find_spec("pillow_heif") is None:
+            raise ValueError("it is HEIC, as iPhones write: pip install pillow-heif") from None
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    photo_formats.cache_clear()
+    return Image.open(source, formats=photo_formats())
+
+
+def first_bytes(source: Path | str | bytes | BinaryIO) -> bytes:
+    """Return the first bytes of a file, which tell its format."""
+    if isinstance(source, bytes):
+        return source[:16]
+    if isinstance(source, Path | str):
+        file = file_of(Path(source))
+        return file.open("rb").read(16) if isinstance(file, Path) else first_bytes(file)
+    source.seek(0)
+    beginning = source.read(16)
+    source.seek(0)
+    return beginning
 
 
 def picture_of(source: Image.Image | np.ndarray) -> Image.Image:
@@ -160,7 +214,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 
     A PNG's orientation is missed if it stands behind the pixels, which is rare.
     """
-    with Image.open(file_of(path), formats=photo_formats()) as image:
+    with open_any(file_of(path)) as image:
         # A TIFF's `size` is turned already in newer versions of Pillow
         width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
         with contextlib.suppress(Exception):  # unreadable EXIF turns nothing

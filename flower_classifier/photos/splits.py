@@ -10,6 +10,7 @@ import contextlib
 import csv
 import functools
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,8 @@ from pathlib import Path
 
 from flower_classifier.base.messages import InputError, counted, first_few, note, printable, spoken, warn
 from flower_classifier.base.seeding import generator
-from flower_classifier.photos.folders import SPLIT_NAMES, check_shape, find_classes, split_folders
+from flower_classifier.photos.folders import class_name_of, find_classes
+from flower_classifier.photos.layout import SPLIT_NAMES, layout_of, split_folders
 from flower_classifier.photos.tar_files import index_of, read_bytes, split_path, status_of
 
 ByClass = dict[str, list[str]]  # class folder -> photos
@@ -176,19 +178,18 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
     if not data_dir.is_dir():
         fault = "is not a folder" if data_dir.exists() else "does not exist"
         raise InputError(f"{data_dir} {fault}; give the folder that holds train/ and valid/, or one folder per class")
-    folders = split_folders(data_dir)
-    if not folders:
-        check_shape(data_dir)
-    train = find_classes(data_dir, folders.get("train", data_dir))
+    layout = layout_of(data_dir)
+    train = find_classes(data_dir, *layout["train"])
     check_number_of_classes(data_dir, tuple(train))
     photos = [photo for class_photos in train.values() for photo in class_photos]
-    if not folders and all(photo.count("/") > 1 and not split_path(data_dir / photo) for photo in photos):
+    is_flat = layout["train"].folder == data_dir and len(layout) == 1
+    if is_flat and all(photo.count("/") > 1 and not split_path(data_dir / photo) for photo in photos):
         where = f"lie in folders below {first_few(list(train))}"
         warn(f"{data_dir}: all photos {where}, which are taken for classes; is this a level too high?")
-    if "valid" in folders:
-        valid = find_classes(data_dir, folders["valid"])
+    if "valid" in layout:
+        valid = find_classes(data_dir, *layout["valid"])
         if not valid:
-            raise InputError(f"{folders['valid']} holds no class folders with photos: fill it, or remove it")
+            raise InputError(f"{layout['valid'].folder} holds no class folders with photos: fill it, or remove it")
     else:
         train, valid = hold_out(train, valid_split, seed)
         if not valid:
@@ -196,9 +197,9 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
         held_out = counted(sum(map(len, valid.values())), "training photo")
         note(f"no validation folder in {data_dir}: held out {held_out} ({valid_split:.0%} of each class) as one")
     warn_of_cases(data_dir, tuple(train))
-    test = find_classes(data_dir, folders["test"]) if "test" in folders else {}
-    if "test" in folders and not test:
-        warn(f"{folders['test']} holds no class folders with photos: there will be no test result")
+    test = find_classes(data_dir, *layout["test"]) if "test" in layout else {}
+    if "test" in layout and not test:
+        warn(f"{layout['test'].folder} holds no class folders with photos: there will be no test result")
     splits = Splits(
         classes=tuple(train),
         train=make_split("train", data_dir, train, train),
@@ -216,7 +217,13 @@ def load_labelled(folder: Path, classes: tuple[str, ...]) -> Split:
     """
     if splits := split_folders(folder):
         raise InputError(f"{folder} holds {first_few([f'{path.name}/' for path in splits.values()])}: name one of them")
-    by_class = find_classes(folder, folder)
+    layout = layout_of(folder)
+    if len(layout) > 1:
+        raise InputError(f"{folder} holds several splits: name a folder of one")
+    as_in_classes = {class_name_of(name): name for name in classes}
+    by_class = {
+        as_in_classes.get(name, name): photos for name, photos in find_classes(folder, *layout["train"]).items()
+    }
     if unknown := [name for name in by_class if name not in classes]:
         raise InputError(f"{folder}: no classes of the checkpoint: {first_few(unknown)}; it knows {first_few(classes)}")
     if not by_class:
@@ -240,9 +247,10 @@ def make_split(name: str, root: Path, classes: Iterable[str], by_class: ByClass)
     """Return a split with its photos in order. Raises InputError for a class that is not among `classes`."""
     index = {class_name: i for i, class_name in enumerate(classes)}
     if unknown := [class_name for class_name in by_class if class_name not in index]:
-        raise InputError(
-            f"{root}: {spoken(name)} photos of classes that train/ lacks: {first_few(unknown)}; remove or rename them"
-        )
+        by_lower = {class_name.lower(): class_name for class_name in index}
+        alike = [by_lower[class_name.lower()] for class_name in unknown if class_name.lower() in by_lower]
+        hint = f"rename them as there: {first_few(alike)}" if alike else "remove or rename them"
+        raise InputError(f"{root}: {spoken(name)} photos of classes that train/ lacks: {first_few(unknown)}; {hint}")
     rows = [(photo, index[class_name]) for class_name, photos in by_class.items() for photo in photos]
 
     def position(row: tuple[str, int]) -> tuple[str, int]:
@@ -260,9 +268,7 @@ def check_number_of_classes(data_dir: Path, classes: tuple[str, ...]) -> None:
     if len(classes) >= 2:
         return
     content = f"only one class ({classes[0]})" if classes else "no class folders with photos"
-    nested = [path.parent for path in sorted(data_dir.glob("*/train")) if path.is_dir()]
-    hint = f"did you mean {nested[0]}?" if nested else "a class is a folder of photos, and at least two are needed"
-    raise InputError(f"{data_dir} holds {content}: {hint}")
+    raise InputError(f"{data_dir} holds {content}: a class is a folder of photos, and at least two are needed")
 
 
 def warn_of_cases(data_dir: Path, classes: tuple[str, ...]) -> None:
@@ -348,9 +354,9 @@ def read_listed(table: Path) -> set[str]:
         raise InputError(f"cannot read {table}: {error.strerror}", "without") from None
     except (ValueError, csv.Error):
         raise InputError(f"{table} is no table: give a CSV file in UTF-8 with a column {COLUMN}", "without") from None
-    return {path for path in paths if path and not path.endswith("/")}
+    return {as_written(path) for path in paths if path and not path.endswith("/")}
 
 
 def as_written(photo: str) -> str:
-    """Return a photo's name with undecodable bytes escaped, as write_table writes them."""
-    return photo.encode("utf-8", "backslashreplace").decode()
+    """Return a photo's name with undecodable bytes escaped, as write_table writes them, and letters as keyboards do."""
+    return unicodedata.normalize("NFC", photo.encode("utf-8", "backslashreplace").decode())

@@ -16,7 +16,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from flower_classifier.report import style
-from flower_classifier.report.pictures import add_axes, installed_fonts, new_figure, shorten, text_style, write_line
+from flower_classifier.report.pictures import (
+    add_axes,
+    installed_fonts,
+    new_figure,
+    shorten,
+    text_style,
+    text_width,
+    write_line,
+)
 from flower_classifier.report.report_files import Record
 
 if TYPE_CHECKING:
@@ -207,7 +215,7 @@ def fit_labels(figure: Figure, names: Sequence[str]) -> tuple[list[str], float]:
         text = figure.text(0, 0, name, **text_style(style.SMALL))
         shorten(text, LABEL_WIDTH * figure.dpi)
         labels.append(text.get_text())
-        longest = max(longest, text.get_window_extent().width / figure.dpi)
+        longest = max(longest, text_width(text) / figure.dpi)
         text.remove()
     return labels, longest
 

@@ -34,7 +34,18 @@ if TYPE_CHECKING:
     from flower_classifier.judging.heatmap import Heatmap  # which needs torch; pictures do not
 
 DPI = 120
-FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Microsoft YaHei", "Arial Unicode MS")
+FONTS = (
+    *("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Microsoft YaHei", "WenQuanYi Zen Hei"),
+    *(
+        "Noto Sans Devanagari",
+        "Lohit Devanagari",
+        "Kohinoor Devanagari",
+        "Nirmala UI",
+        "Noto Sans Thai",
+        "Malgun Gothic",
+    ),
+    *("Malgun Gothic", "Noto Emoji", "Symbola", "Arial Unicode MS"),
+)
 FAST_PNG = {"compress_level": 3}  # takes half the time of the usual 6, and a tenth more room
 
 Styles = dict[str, Any]  # what matplotlib takes by keyword; Any: each keyword has a type of its own
@@ -114,13 +125,19 @@ def installed_fonts() -> list[str]:
     return [font for font in FONTS if font in installed]
 
 
+def text_width(text: Text) -> float:
+    """Return how wide a text is, in pixels."""
+    with missing_letters_allowed():
+        return float(text.get_window_extent().width)
+
+
 def shorten(text: Text, width: float) -> None:
     """Make a text fit into `width` pixels: by a smaller font, down to style.CAPTION, then by leaving out its middle."""
-    while text.get_window_extent().width > width and (size := float(text.get_fontsize())) > style.CAPTION:
+    while text_width(text) > width and (size := float(text.get_fontsize())) > style.CAPTION:
         text.set_fontsize(size - 0.5)
     whole = text.get_text()
     length = len(whole)
-    while text.get_window_extent().width > width and length > 2:
+    while text_width(text) > width and length > 2:
         length -= 1
         text.set_text(f"{whole[: length - length // 2]}…{whole[len(whole) - length // 2 :]}")
 

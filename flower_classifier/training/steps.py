@@ -6,10 +6,11 @@ train.py calls them one after the other.
 import contextlib
 import importlib.util
 import json
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from flower_classifier.base.messages import InputError, counted, note, printable, warn
+from flower_classifier.base.messages import InputError, counted, first_few, note, printable, warn
 from flower_classifier.base.signals import signals_held
 from flower_classifier.config.allowed import DEFAULT_SHRINKAGE
 from flower_classifier.config.train_options import TrainConfig
@@ -151,7 +152,13 @@ def start_state(config: TrainConfig, data: Data, built: Built) -> TrainState:
 def report_start(config: TrainConfig, data: Data, built: Built, state: TrainState, saved: Finished | None) -> None:
     """Say on stderr what was found and what will be trained."""
     photos = [f"{len(split):,} {split.spoken}" for split in data.splits.parts]
-    note(f"{counted(len(data.classes), 'class', 'classes')}; photos: {', '.join(photos)}")
+    sizes = Counter(data.splits.train.labels).values()
+    each = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+    names = first_few([printable(name) for name in data.names])
+    note(
+        f"{counted(len(data.classes), 'class', 'classes')} ({names}); photos: {', '.join(photos)}; "
+        f"{each} training photos of a class"
+    )
     model, recipe = state.classifier.config, state.recipe
     numbers = sum(parameter.numel() for parameter in state.learner.parameters())
     learns = f"its head of {numbers:,} parameters" if model.learns == "head" else f"all {numbers:,} parameters"
