@@ -20,8 +20,8 @@ QUICK = ("--arch", "squeezenet1_1", "--weights", "none", "--no_report")  # a fro
 # For each precision: a millisecond a photo, and five where torch emulates bfloat16. Its random features tell little
 TINY = ("--arch", "timm/test_byobnet", "--image_size", "64", "--weights", "none", "--no_report")
 # Its best epoch is one of the second stage, in either precision
-TUNABLE = ("--arch", "timm/test_resnet", *TINY[2:], "--backbone_lr", 0.01)
-TWO_STAGES = (*TUNABLE[:-1], 0.003, "--hidden_units", 0, "--epochs", 2, "--fine_tune", 3)
+TUNABLE = ("--arch", "timm/test_resnet", *TINY[2:], "--backbone_lr", 0.001)
+TWO_STAGES = (*TUNABLE, "--hidden_units", 0, "--epochs", 2, "--fine_tune", 3)
 
 
 @dataclass(frozen=True)

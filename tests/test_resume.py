@@ -65,7 +65,7 @@ def test_resuming_goes_on_with_another_learning_rate(train_into, flowers, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("version", "what"), [(6, "an earlier version wrote it; train again"), (8, "update the program")]
+    ("version", "what"), [(7, "an earlier version wrote it; train again"), (9, "update the program")]
 )
 def test_a_state_of_another_format_is_refused(run, trained, flowers, tmp_path, version, what):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
@@ -73,7 +73,7 @@ def test_a_state_of_another_format_is_refused(run, trained, flowers, tmp_path, v
     write_atomically(last, {**read(last), "format_version": version})
     outcome = run(train, flowers, "--resume", "--save_dir", tmp_path)
     assert outcome.code == 2
-    assert f"run/last.pth has format {version}, this program reads 7: {what}" in outcome.err
+    assert f"run/last.pth has format {version}, this program reads 8: {what}" in outcome.err
 
 
 def test_resuming_in_another_precision_says_so(train_into, flowers, tmp_path, monkeypatch):

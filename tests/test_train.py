@@ -41,8 +41,8 @@ def test_the_whole_output_of_a_run(train_into, flowers, tmp_path, model):
     made = sorted(["last.pth", "lock", *report, *files_of("summary")])
     assert files_in(tmp_path) == ["new/out/checkpoint.pth", *(f"new/out/run/{name}" for name in made)]
     assert (
-        "6 classes (49, 51, 52 and 3 more); photos: 48 training, 18 validation, 18 test; 8 training photos of a class"
-        in (outcome.err)
+        "6 classes (49, 51, 54 and 3 more); photos: 48 training, 18 validation, 18 test; 8 training photos of a class"
+        in outcome.err
     )
     assert ("warning: random weights" in outcome.err) == (model == QUICK)
     assert "it/s" not in outcome.err  # no progress bar where there is no terminal
