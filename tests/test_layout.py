@@ -99,11 +99,30 @@ def test_names_of_splits_are_told_from_names_of_classes(name, split):
             {"train": {"cat": 2, "dog": 2}, "valid": {"cat": 0, "dog": 1}},
         ),
         (
+            {"archive/flowers/rose": 5, "archive/flowers/lily": 5},
+            {"train": {"lily": 4, "rose": 4}, "valid": {"lily": 1, "rose": 1}},
+        ),
+        (
+            {"train/flowers/rose": 2, "train/flowers/lily": 2, "valid/flowers/rose": 1, "valid/flowers/lily": 1},
+            {"train": {"lily": 2, "rose": 2}, "valid": {"lily": 1, "rose": 1}},
+        ),
+        (
+            {"cat/train": 3, "cat/val": 1, "dog/train": 2, "dog/val": 2, "annotations": 0},
+            {"train": {"cat": 3, "dog": 2}, "valid": {"cat": 1, "dog": 2}},
+        ),
+        (
+            {"train/Part 1": 2, "train/Part 2": 2, "train/Val": 2, "valid/Val": 1, "valid/Part 1": 1},
+            {"train": {"Part 1": 2, "Part 2": 2, "Val": 2}, "valid": {"Part 1": 1, "Part 2": 0, "Val": 1}},
+        ),
+        (
             {"train": 5, "plane": 5, "ship": 5},
             {"train": {"plane": 4, "ship": 4, "train": 4}, "valid": {"plane": 1, "ship": 1, "train": 1}},
         ),
     ],
-    ids=["doubled", "with a prefix", "classes first", "below other folders", "images", "images within", "a class"],
+    ids=[
+        *("doubled", "with a prefix", "classes first", "below other folders", "images", "images within"),
+        *("one folder", "one folder in each split", "classes first and annotations", "classes named so", "a class"),
+    ],
 )
 def test_where_one_reading_makes_sense_it_is_taken(lay_out, numbers, expected):
     assert sizes(load_splits(lay_out(numbers))) == expected
@@ -135,6 +154,16 @@ def test_what_is_gone_into_or_left_out_is_said(lay_out, run, tmp_path):
         ({"fold1/cat": 3, "fold1/dog": 3, "fold2/cat": 3}, "fold1/, fold2/ are no classes, by their names"),
         ({"fold_0": 3, "fold_1": 3}, "are no classes, by their names"),
         ({"cat/train": 3, "cat/test": 3, "dog": 3}, "cat/ holds train/ for itself, and dog/ does not: divide all"),
+        ({"train/train/cat": 3, "train/val/cat": 3}, "train holds train/, val/, no classes by their names"),
+        ({"train/part1/cat": 3, "train/part2/cat": 3}, "train holds part1/, part2/, no classes by their names"),
+        ({"Ana": 3, "Bo": 3, "Val": 3}, "Val/ lie in no class folders.*if these are classes, put all .* into .*train/"),
+        ({"train": 3, "test/cat": 3}, "photos in train/ lie in no class folders"),
+        ({"train/train": 3, "test/images": 3}, "photos in test/ and train/ lie in no class folders"),
+        ({"train/cat": 3, "train/dog": 3, "val/images": 3, "val/labels.csv": 0}, r"photos in val/ .*\(labels.csv may"),
+        (
+            {"cat/train_1": 3, "cat/train_2": 3, "cat/val": 3, "dog/train": 3, "dog/val": 3},
+            "two folders of train photos",
+        ),
         ({"train/cat": 3, "seg_train/cat": 3}, "holds both seg_train/ and train/; keep one of them"),
     ],
 )
@@ -182,6 +211,23 @@ def test_a_second_run_in_the_folder_of_photos_learns_nothing_of_the_first(lay_ou
     assert "run/" in second.err
 
 
+def test_a_class_is_not_taken_for_what_this_program_wrote(lay_out):
+    """Tools that convert photos name them so, and people keep other files beside theirs."""
+    data = lay_out({"train/rose": 3, "train/oak": 3, "train/lily": 3, "train/checkpoint.pth": 0})
+    (data / "train" / "oak" / "evaluation.json").touch()
+    for photo in (data / "train" / "oak").glob("*.png"):
+        photo.rename(photo.with_suffix(".jpg"))
+    assert load_splits(data).classes == ("lily", "oak", "rose")
+
+
+def test_a_folder_that_looks_like_plots_is_named(lay_out, capsys, speaking):
+    data = lay_out({"train/rose": 3, "train/oak": 3, "train/lily": 3})
+    for photo in (data / "train" / "oak").glob("*.png"):
+        photo.rename(photo.with_suffix(".jpg.png"))
+    load_splits(data)
+    assert f"{data}/train: left out what this program wrote: oak/" in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------------------------- files that are no photos
 
 
@@ -211,6 +257,24 @@ def test_photos_are_known_by_their_content(lay_out, name):
     (data / "cat" / "p9.jpg").rename(data / "cat" / name)
     splits = load_splits(data)
     assert f"cat/{name}" in splits.train.photos + splits.valid.photos
+
+
+@pytest.mark.parametrize("name", ["p9.CR2", "p9.jpg_original", "p9.jpg.crdownload", "p9.txt", "notes"])
+def test_other_files_are_not_taken_for_photos(lay_out, name):
+    data = lay_out({"cat": 3, "dog": 3})
+    Image.new("RGB", (8, 8), "red").save(data / "cat" / "p9.jpg")
+    (data / "cat" / "p9.jpg").rename(data / "cat" / name)
+    if name == "notes":
+        (data / "cat" / name).write_text("Buy food.")
+    splits = load_splits(data)
+    assert len(splits.train) + len(splits.valid) == 6
+
+
+def test_many_classes_of_photos_without_endings_are_taken(lay_out):
+    data = lay_out({f"class {index}": 2 for index in range(25)})
+    for photo in data.glob("*/*"):
+        photo.rename(photo.with_suffix(""))
+    assert len(load_splits(data).classes) == 25
 
 
 @pytest.mark.parametrize("ending", ["ppm", "pgm"])
@@ -250,6 +314,12 @@ def test_two_folders_whose_names_look_the_same_are_refused(lay_out):
     data = lay_out({names[0]: 3, names[1]: 3, "Rose": 3})
     with pytest.raises(InputError, match=f"two folders whose names look like {names[0]}"):
         load_splits(data)
+
+
+@pytest.mark.parametrize("name", ["\U0001f468\u200d\U0001f33e", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"])
+def test_joiners_within_a_name_are_spelling(lay_out, name):
+    other = name.replace("\u200d", "").replace("\u200c", "")
+    assert set(load_splits(lay_out({name: 3, other: 3})).classes) == {name, other}
 
 
 def test_a_class_in_another_case_than_in_train_gets_a_hint(lay_out):

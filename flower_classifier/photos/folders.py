@@ -18,15 +18,15 @@ from flower_classifier.base.messages import InputError, counted, first_few, note
 from flower_classifier.photos.images import begins_as_photo, photo_endings
 from flower_classifier.photos.tar_files import index_of, is_tar_name, read_each
 
-# Left behind by macOS's zip and by Synology; hidden folders go by their dot
-NOT_CLASSES = ("__MACOSX", "@eaDir")
+# Left behind by macOS's zip, by Synology and QNAP, and by Windows; hidden folders go by their dot
+NOT_CLASSES = ("__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 LITTER = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")  # files that systems leave in folders
-# Endings of files that are no photos, so that nobody need look into them
-OTHER_ENDINGS = re.compile(
-    r"\.(txt|csv|tsv|xml|jsonl?|ya?ml|md|html?|pdf|docx?|xlsx?|py|ipynb|np[yz]|mat|h5|pkl|pth?|db|ini|log|zip|gz|tgz|bz2|xz"
-    r"|7z|rar|tar|mp4|mov|avi|mkv|mp3|wav|cls|xmp|aae|svg)",
-    re.IGNORECASE,
+# Names that may be a photo's, though they do not end as one: without an ending, or with something behind it, as in
+# "1.jpg_large" and "1.jpg?w=600". Not of half a download, nor of what exiftool leaves when it changes a photo
+MAY_BE_PHOTO = re.compile(
+    r"[^.]+|.+\.(jpe?g|png|webp|gif|tiff?|hei[cf]|avif)(?!_original|.*\.(part|crdownload|tmp)$).+", re.IGNORECASE
 )
+INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 TELL_EVERY = 10  # seconds, in a long search
 
 
@@ -157,9 +157,10 @@ def find_photos(folder: Path) -> list[Path]:
 def class_name_of(name: str) -> str:
     """Return the class that a folder's name is of: in NFC, as keyboards type it, and without what cannot be seen.
 
-    macOS writes an umlaut as two characters (NFD), and names copied from a web page may end in blanks.
+    macOS writes an umlaut as two characters (NFD), and names copied from a web page may end in blanks. Joiners within a
+    name stay: they are spelling in Persian and Hindi, and make one emoji of two.
     """
-    return unicodedata.normalize("NFC", "".join(ch for ch in name if unicodedata.category(ch) != "Cf")).strip()
+    return unicodedata.normalize("NFC", INVISIBLE.sub("", name)).strip(" \t\u00a0\u200c\u200d\u3000") or name
 
 
 def is_ignored(name: str) -> bool:
@@ -171,7 +172,7 @@ def is_photo(path: Path) -> bool:
     """Say whether a file is taken for a photo: a regular file, not hidden, an image by its ending or content."""
     if path.name.startswith(".") or not path.is_file():
         return False
-    return has_photo_suffix(path.name) or (not OTHER_ENDINGS.fullmatch(path.suffix) and begins_as_photo(path))
+    return has_photo_suffix(path.name) or bool(MAY_BE_PHOTO.fullmatch(path.name) and begins_as_photo(path))
 
 
 def has_photo_suffix(name: str) -> bool:
@@ -225,7 +226,7 @@ def classes_in(tar: Path) -> dict[str, list[str]]:
         if key in classes:  # which is that of `000017.jpg`, not of `000017.mask.png`, unless there is no other
             of_class = [name for name in photos if f".{split_name(name)[1]}" in photo_endings()] or photos[:1]
         for photo in of_class:
-            class_name = classes.get(key, photo.partition("/")[0] if "/" in photo else "")
+            class_name = class_name_of(classes.get(key, photo.partition("/")[0] if "/" in photo else ""))
             if class_name:
                 by_class.setdefault(class_name, []).append(photo)
             else:

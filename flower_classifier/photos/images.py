@@ -105,15 +105,22 @@ def trouble_with(source: PhotoSource, error: Exception) -> str:
     if isinstance(error, IsADirectoryError):
         return "it is a folder"
     if isinstance(error, UnidentifiedImageError):
-        if is_empty(source):
-            return "it is empty"
-        begins_as_image = isinstance(source, bytes | Path | str) and BEGINNINGS.match(first_bytes(source))
-        return "it is damaged" if begins_as_image else f"it is no {', '.join(photo_formats())} image"
+        return fault_of_unidentified(source)
     if isinstance(error, Image.DecompressionBombError):
         numbers = re.findall(r"(\d+) pixels", str(error))  # the photo's, and the most that Pillow opens
         if len(numbers) == 2:
             return too_many_pixels(*map(int, numbers))
     return reason_of(error)
+
+
+def fault_of_unidentified(source: PhotoSource) -> str:
+    """Say what is wrong with a photo of which Pillow can make nothing."""
+    with contextlib.suppress(OSError):  # it may be gone by now
+        if is_empty(source):
+            return "it is empty"
+        if isinstance(source, bytes | Path | str) and BEGINNINGS.match(first_bytes(source)):
+            return "it is damaged"
+    return f"it is no {', '.join(photo_formats())} image"
 
 
 def too_many_pixels(count: int, most: int) -> str:

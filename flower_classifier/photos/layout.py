@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flower_classifier.base.messages import InputError, counted, first_few, note, warn
-from flower_classifier.photos.folders import has_photo_suffix, is_ignored, is_photo, shards_of, visible_folders
+from flower_classifier.photos.folders import (
+    MAY_BE_PHOTO,
+    has_photo_suffix,
+    is_ignored,
+    is_photo,
+    shards_of,
+    visible_folders,
+)
+from flower_classifier.photos.images import begins_as_photo
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -43,6 +51,8 @@ LOOKED_INTO, LOOKED_AT = 300, 1000
 # files beside the photos, or in folders of their own, do no harm.
 SURE_FROM, LEAST_SHARE, FILES_PER_PHOTO = 20, 0.2, 20
 LOOKED_INTO_CLASS = 20  # folders sampled in a would-be class
+LOOKED_INSIDE = 5  # files of a folder whose names do not say whether they are photos
+IF_CLASSES = "; if these are classes, put all classes into a folder train/"
 
 
 class SplitFolder(NamedTuple):
@@ -57,25 +67,46 @@ def layout_of(data_dir: Path) -> dict[str, SplitFolder]:
 
     Raises InputError for folders that make no sense as splits and classes.
     """
-    if ours := [f"{folder.name}/" for folder in visible_folders(data_dir) if is_ours(folder)]:
-        note(f"{data_dir}: left out what this program wrote: {first_few(ours)}")
-    splits = split_folders(data_dir)
-    inner: Path | None = data_dir
-    while not splits and (inner := only_folder(inner)):
-        if splits := split_folders(inner):
-            note(f"{data_dir} holds one folder: taking the photos from {inner}")
-    for folder in splits.values() or (data_dir,):
-        warn_of_hidden(folder)
+    top = innermost(data_dir)
+    if top != data_dir:
+        note(f"{data_dir} holds one folder: taking the photos from {top}")
+    splits = split_folders(top)
+    for folder in (top, *splits.values()):
+        report_left_out(folder)
+    for folder in splits.values():
+        check_inside_split(folder)
     if splits:
         return {
             split: SplitFolder(folder, {inner.name: inner for inner in class_folders(folder)})
             for split, folder in splits.items()
         }
-    check_shape(data_dir)
-    classes = class_folders(data_dir)
-    if by_class := splits_in_classes(data_dir, classes):
+    check_shape(top)
+    classes = class_folders(top)
+    if by_class := splits_in_classes(top, classes):
         return by_class
-    return {"train": SplitFolder(data_dir, {folder.name: folder for folder in classes})}
+    return {"train": SplitFolder(top, {folder.name: folder for folder in classes})}
+
+
+def innermost(folder: Path) -> Path:
+    """Return the folder below, where each holds one folder alone, that holds splits or several classes; else this."""
+    inner = only_folder(folder)
+    while inner and len(class_folders(inner)) < 2 and not split_of(inner.name):
+        if any(split_of(path.name) == "train" for path in class_folders(inner)):
+            break
+        inner = only_folder(inner)
+    return inner if inner and not split_of(inner.name) and not is_unsorted(inner) and may_hold_photos(inner) else folder
+
+
+def check_inside_split(folder: Path) -> None:
+    """Raise InputError where folders in a split's folder are splits or folds too, and not classes."""
+    inner = class_folders(folder)
+    splits = [path.name for path in inner if split_of(path.name) and not is_unsorted(path)]
+    are_folds = len(inner) > 1 and all(FOLD.fullmatch(path.name) and not is_unsorted(path) for path in inner)
+    if len(splits) > 1 or are_folds:
+        names = first_few([f"{name}/" for name in splits or [path.name for path in inner]])
+        raise InputError(
+            f"{folder} holds {names}, no classes by their names: put the class folders into {folder.name}/"
+        )
 
 
 def split_folders(data_dir: Path) -> dict[str, Path]:
@@ -85,23 +116,22 @@ def split_folders(data_dir: Path) -> dict[str, Path]:
     """
     children = class_folders(data_dir)
     named = [(folder, split) for folder in children if (split := split_of(folder.name))]
-    flat = [folder for folder, _ in named if is_flat(folder)]
+    unsorted = [folder for folder, _ in named if is_unsorted(folder)]
     folders: dict[str, Path] = {}
     for folder, split in named:
-        if folder in flat:
+        if folder in unsorted:
             continue
         if split in folders:
             raise InputError(f"{data_dir} holds both {folders[split].name}/ and {folder.name}/; keep one of them")
         folders[split] = folder
     if not folders:
-        check_flat(data_dir, children, flat)
+        check_classes(data_dir, children, unsorted)
         return {}
+    meant = [folder for folder in unsorted if split_of(folder.name) != "test"]
+    refuse_unsorted(data_dir, meant, "sort them, or move them away")
     if "train" not in folders:
         raise InputError(f"{data_dir} holds {first_few([f'{f.name}/' for f in folders.values()])} but no train/")
-    refuse_flat(
-        data_dir, [folder for folder in flat if split_of(folder.name) != "test"], "sort them, or move them away"
-    )
-    for folder in flat:
+    for folder in unsorted:
         warn(f"{folder}: its photos lie in no class folders, and are left out; predict.py can name them")
     beside = [folder.name for folder in children if not split_of(folder.name) and may_hold_photos(folder)]
     if beside:
@@ -125,30 +155,36 @@ def split_of(name: str) -> str | None:
     return splits[0] if len(splits) == 1 else None
 
 
-def is_flat(folder: Path) -> bool:
-    """Say whether photos lie in a folder itself, and no folders."""
-    return not class_folders(folder) and any(is_photo(path) for path in folder.iterdir())
+def is_unsorted(folder: Path) -> bool:
+    """Say whether photos lie in a folder itself, and no folders but perhaps one called images/, or as a split is."""
+    while (inner := only_folder(folder)) and (split_of(inner.name) or inner.name.lower() in FILLERS):
+        folder = inner
+    holds_folders = bool(class_folders(folder) or shards_of(folder))
+    return not holds_folders and any(is_photo(path) for path in folder.iterdir())
 
 
-def check_flat(data_dir: Path, children: Sequence[Path], flat: Sequence[Path]) -> None:
-    """Raise InputError where folders of photos are splits or folds by their names, and not classes."""
-    names = first_few([f"{folder.name}/" for folder in children])
+def check_classes(data_dir: Path, children: Sequence[Path], unsorted: Sequence[Path]) -> None:
+    """Raise InputError where would-be classes are splits or folds by their names. `unsorted`: those named as splits."""
     if len(children) > 1 and all(FOLD.fullmatch(folder.name) for folder in children):
+        names = first_few([f"{folder.name}/" for folder in children])
         raise InputError(
             f"{data_dir}: {names} are no classes, by their names. Move photos to learn from into train/, and those to "
-            "choose an epoch by into valid/"
+            f"choose an epoch by into valid/{IF_CLASSES}"
         )
-    if len(flat) == len(children):
-        refuse_flat(data_dir, flat, "sort those to learn from into a folder for each class")
-    if not_train := [folder for folder in flat if split_of(folder.name) != "train"]:  # which may be a class
-        refuse_flat(data_dir, not_train, "move them away, or sort them into a folder for each class")
+    if unsorted and len(unsorted) == len(children):
+        refuse_unsorted(data_dir, unsorted, "sort those to learn from into a folder for each class")
+    others = [folder for folder in unsorted if split_of(folder.name) != "train"]
+    refuse_unsorted(data_dir, others, f"move them away, or sort them into a folder for each class{IF_CLASSES}")
+    for folder in unsorted:  # there are other classes, so "train" may be one
+        warn(f"{data_dir}: {folder.name}/ is taken for a class: its photos lie in no class folders")
 
 
-def refuse_flat(data_dir: Path, flat: Sequence[Path], advice: str) -> None:
-    """Raise InputError for splits whose photos are of no class."""
-    if flat:
-        names = " and ".join(f"{folder.name}/" for folder in flat)
-        tables = [path.name for path in sorted(data_dir.iterdir()) if path.suffix.lower() in TABLE_ENDINGS]
+def refuse_unsorted(data_dir: Path, unsorted: Sequence[Path], advice: str) -> None:
+    """Raise InputError for splits whose photos are of no class, if there are any."""
+    if unsorted:
+        names = " and ".join(f"{folder.name}/" for folder in unsorted)
+        near = [*data_dir.iterdir(), *(path for folder in unsorted for path in folder.iterdir())]
+        tables = sorted(path.name for path in near if path.suffix.lower() in TABLE_ENDINGS)
         hint = f" ({first_few(tables)} may say of which class each is)" if tables else ""
         raise InputError(
             f"{data_dir}: photos in {names} lie in no class folders, so their class is unknown{hint}: {advice}"
@@ -156,9 +192,11 @@ def refuse_flat(data_dir: Path, flat: Sequence[Path], advice: str) -> None:
 
 
 def doubled(folder: Path, split: str) -> Path:
-    """Return the folder in a split's folder that is the split's too: training_set/training_set, train/images."""
+    """Return the folder that holds a split's classes: training_set/training_set, train/images, train/flowers."""
     inner = only_folder(folder)
-    if inner and not is_flat(inner) and (split_of(inner.name) == split or inner.name.lower() in FILLERS):
+    if not inner or is_unsorted(inner):
+        return folder
+    if split_of(inner.name) == split or inner.name.lower() in FILLERS or len(class_folders(inner)) > 1:
         note(f"{folder} holds {inner.name}/ alone: its folders are the classes")
         return inner
     return folder
@@ -177,31 +215,46 @@ def splits_in_classes(data_dir: Path, classes: Sequence[Path]) -> dict[str, Spli
 
     Raises InputError if only some classes do.
     """
-    inner = {folder: {split_of(path.name): path for path in visible_folders(folder)} for folder in classes}
-    divided = [folder for folder, splits in inner.items() if "train" in splits and None not in splits]
+    inner = {folder: class_folders(folder) for folder in classes if may_hold_photos(folder)}
+    named = {folder: {split_of(path.name) for path in paths} for folder, paths in inner.items()}
+    divided = [folder for folder, splits in named.items() if "train" in splits and len(splits) > 1]
     if not divided:
         return {}
-    if whole := [folder.name for folder in classes if folder not in divided]:
-        names = first_few([f"{name}/" for name in whole])
-        raise InputError(f"{data_dir}: {divided[0].name}/ holds train/ for itself, and {names} does not: divide all")
+    if whole := [f"{folder.name}/" for folder in inner if folder not in divided]:
+        raise InputError(
+            f"{data_dir}: {divided[0].name}/ holds train/ for itself, and {first_few(whole)} does not: divide all"
+        )
     by_split: dict[str, dict[str, Path]] = {}
-    for folder, splits in inner.items():
-        for split, path in splits.items():
-            by_split.setdefault(split or "", {})[folder.name] = path
+    for folder, paths in inner.items():
+        loose = [folder.name] if any(is_photo(path) for path in folder.iterdir()) else []
+        for path in paths:
+            split = split_of(path.name)
+            if split is None:
+                loose.append(f"{folder.name}/{path.name}")
+            elif by_split.setdefault(split, {}).setdefault(folder.name, path) != path:
+                raise InputError(f"{folder} holds two folders of {split} photos, {path.name}/ is one; keep one of them")
+        if loose:
+            warn(f"{data_dir}: photos in {first_few([f'{name}/' for name in loose])} left out, as in no split")
     note(f"{data_dir}: every class holds its own {first_few([f'{split}/' for split in by_split])}")
     return {split: SplitFolder(data_dir if split == "train" else None, folders) for split, folders in by_split.items()}
 
 
-def warn_of_hidden(folder: Path) -> None:
-    """Warn of folders with photos that are left out because their names begin with a dot."""
-    hidden = [
-        path.name
-        for path in folder.iterdir()
-        if path.name.startswith(".") and path.name.lower() not in HIDDEN_LITTER and path.is_dir() and holds_photos(path)
-    ]
+def report_left_out(folder: Path) -> None:
+    """Say which folders in a folder are no classes: what this program wrote, hidden ones with photos, dead links."""
+    if ours := [f"{path.name}/" for path in visible_folders(folder) if is_ours(path)]:
+        note(f"{folder}: left out what this program wrote: {first_few(ours)}")
+    hidden, dangling = [], []
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            if path.name.lower() not in HIDDEN_LITTER and path.is_dir() and holds_photos(path):
+                hidden.append(path.name)
+        elif path.is_symlink() and not path.exists():
+            dangling.append(path.name)
     if hidden:
         advice = "as their names begin with a dot: rename those that are classes"
         warn(f"{folder}: hidden folders left out: {first_few(sorted(hidden))}, {advice}")
+    if dangling:
+        warn(f"{folder}: left out links to what does not exist: {first_few(sorted(dangling))}")
 
 
 def holds_photos(folder: Path) -> bool:
@@ -217,13 +270,20 @@ def class_folders(folder: Path) -> list[Path]:
 
 
 def is_ours(folder: Path) -> bool:
-    """Say whether our commands wrote what lies in a folder: a run, a report, the doctor's, an export, plots."""
+    """Say whether our commands wrote what lies in a folder: a run, a report, the doctor's, an export, plots.
+
+    A folder with photos of other kinds than we write, or named as a split, is none.
+    """
+    if split_of(folder.name):
+        return False
     try:
         names = os.listdir(folder)  # noqa: PTH208 -- names alone, of folders that may hold very many
     except OSError:
         return False  # the full search will report it
     pictures = [name for name in names if has_photo_suffix(name)]
-    return any(name in OUR_FILES for name in names) or bool(pictures and all(map(PLOT.search, pictures)))
+    if any(name in OUR_FILES for name in names):
+        return all(name.endswith(".png") for name in pictures)
+    return bool(pictures) and all(map(PLOT.search, pictures))
 
 
 # -------------------------------------------------------------------------------------- trees of other files, one class
@@ -234,7 +294,7 @@ def check_shape(data_dir: Path) -> None:
 
     `data_dir` is then the folder of one class, or a tree of other files (a home folder, a disk) with a few photos.
     """
-    if not visible_folders(data_dir) and any(is_photo(file) for file in data_dir.iterdir()):
+    if not visible_folders(data_dir) and not shards_of(data_dir) and any(map(is_photo, data_dir.iterdir())):
         above = data_dir.absolute().parent
         above = above.parent if above.name.lower() in SPLIT_NAMES else above
         raise InputError(f"{data_dir} holds photos and no folders, so it is one class: give the folder above, {above}")
@@ -263,7 +323,7 @@ def hold_photos(folders: Sequence[Path]) -> Iterator[bool | None]:
     """
     waiting = deque(folders)
     while waiting:
-        photos = files = 0
+        photos = files = unclear = 0
         try:
             with os.scandir(waiting.popleft()) as entries:
                 for entry in itertools.islice(entries, LOOKED_AT):
@@ -272,7 +332,11 @@ def hold_photos(folders: Sequence[Path]) -> Iterator[bool | None]:
                             waiting.append(Path(entry.path))
                     elif not entry.name.startswith("."):
                         files += 1
-                        photos += has_photo_suffix(entry.name)
+                        is_photo_by_name = has_photo_suffix(entry.name)
+                        if not is_photo_by_name and unclear < LOOKED_INSIDE and MAY_BE_PHOTO.fullmatch(entry.name):
+                            unclear += 1
+                            is_photo_by_name = begins_as_photo(Path(entry.path))
+                        photos += is_photo_by_name
         except OSError:  # the full search, if there is one, will report it
             continue
         yield photos * FILES_PER_PHOTO >= files if files else None

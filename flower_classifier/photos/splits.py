@@ -182,10 +182,15 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
     train = find_classes(data_dir, *layout["train"])
     check_number_of_classes(data_dir, tuple(train))
     photos = [photo for class_photos in train.values() for photo in class_photos]
-    is_flat = layout["train"].folder == data_dir and len(layout) == 1
-    if is_flat and all(photo.count("/") > 1 and not split_path(data_dir / photo) for photo in photos):
+    base, folders = layout["train"]
+    if base and all(folder.parent == base for folder in folders.values()):
+        depth = len(base.relative_to(data_dir).parts) + 1
+        is_level_too_high = all(photo.count("/") > depth and not split_path(data_dir / photo) for photo in photos)
+    else:  # every class holds its own splits
+        is_level_too_high = False
+    if is_level_too_high:
         where = f"lie in folders below {first_few(list(train))}"
-        warn(f"{data_dir}: all photos {where}, which are taken for classes; is this a level too high?")
+        warn(f"{base}: all photos {where}, which are taken for classes; is this a level too high?")
     if "valid" in layout:
         valid = find_classes(data_dir, *layout["valid"])
         if not valid:
