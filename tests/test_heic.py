@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image
-from support import PROJECT, QUICK, read, run_program
+from support import PROJECT, QUICK, TINY, read, run_program
 
 import flower_classifier as fc
 import predict
@@ -82,7 +82,7 @@ def test_it_is_named_by_every_way_to_ask(phone, trained, run):
 
 
 def test_the_doctor_and_tar_files_read_it(phone, run, tmp_path):
-    doctor = run(train, phone, *QUICK, "--doctor", "--save_dir", tmp_path / "doctor")
+    doctor = run(train, phone, *TINY[:-1], "--doctor", "--save_dir", tmp_path / "doctor")
     assert doctor.code == 0
     assert "cannot be opened" not in doctor.out + doctor.err
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
@@ -90,7 +90,7 @@ def test_the_doctor_and_tar_files_read_it(phone, run, tmp_path):
             tar.add(photo, f"{photo.parent.name}/{photo.name}")
     (tmp_path / "train").mkdir()
     (tmp_path / "a.tar").rename(tmp_path / "train" / "a.tar")
-    outcome = run(train, tmp_path, *QUICK, "--epochs", 1, "--save_dir", tmp_path / "out")
+    outcome = run(train, tmp_path, *TINY, "--epochs", 1, "--save_dir", tmp_path / "out")
     assert outcome.code == 0
     assert "photos: 36 training, 12 validation" in outcome.err
 
