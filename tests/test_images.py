@@ -3,12 +3,13 @@
 import io
 import os
 import socket
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from flower_classifier.photos.images import ImageError, load_image
+from flower_classifier.photos.images import ImageError, load_image, upright_size
 from flower_classifier.photos.views import Preprocessing, open_views
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -217,3 +218,28 @@ def test_a_large_picture_of_any_mode_comes_smaller_and_looks_the_same(saved, mod
     assert small.size == (160, 120)
     assert small.mode == "RGB"
     assert close(small, whole.reduce(4), 2)
+
+
+@pytest.mark.slow
+def test_a_jpeg_of_200_megapixels_is_opened_at_an_eighth(tmp_path):
+    """As some phones take them: 3 megapixels are decoded. As a whole it is refused, and where it is progressive."""
+    half = Image.new("RGB", (8, 8), "red")
+    half.paste("blue", (4, 0, 8, 8))
+    huge = half.resize((16_320, 12_240), Image.Resampling.NEAREST)
+    huge.save(tmp_path / "huge.jpg", quality=50)
+    photo = load_image(tmp_path / "huge.jpg", 224)
+    assert min(photo.size) >= 224
+    assert np.asarray(photo)[5, 5].argmax() == 0
+    assert np.asarray(photo)[5, -5].argmax() == 2
+    assert upright_size(tmp_path / "huge.jpg") == (16_320, 12_240)
+    assert load_image((tmp_path / "huge.jpg").read_bytes(), 224).size == photo.size
+    with pytest.raises(ImageError, match="199,756,800 pixels are too many"):
+        load_image(tmp_path / "huge.jpg")
+    half.save(tmp_path / "progressive.jpg", progressive=True)
+    contents = (tmp_path / "progressive.jpg").read_bytes()
+    sides = contents.index(b"\xff\xc2") + 5  # behind the frame's marker, length and precision: height, width
+    (tmp_path / "progressive.jpg").write_bytes(
+        contents[:sides] + struct.pack(">HH", 12_240, 16_320) + contents[sides + 4 :]
+    )
+    with pytest.raises(ImageError, match="199,756,800 pixels are too many"):
+        load_image(tmp_path / "progressive.jpg", 224)

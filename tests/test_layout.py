@@ -107,6 +107,10 @@ def test_names_of_splits_are_told_from_names_of_classes(name, split):
             {"train": {"lily": 2, "rose": 2}, "valid": {"lily": 1, "rose": 1}},
         ),
         (
+            {"train/rose": 2, "train/lily": 2, "valid/rose/red": 1, "valid/rose/white": 1},
+            {"train": {"lily": 2, "rose": 2}, "valid": {"lily": 0, "rose": 2}},
+        ),
+        (
             {"cat/train": 3, "cat/val": 1, "dog/train": 2, "dog/val": 2, "annotations": 0},
             {"train": {"cat": 3, "dog": 2}, "valid": {"cat": 1, "dog": 2}},
         ),
@@ -121,7 +125,14 @@ def test_names_of_splits_are_told_from_names_of_classes(name, split):
     ],
     ids=[
         *("doubled", "with a prefix", "classes first", "below other folders", "images", "images within"),
-        *("one folder", "one folder in each split", "classes first and annotations", "classes named so", "a class"),
+        *(
+            "one folder",
+            "one folder in each split",
+            "one class in valid",
+            "classes first and annotations",
+            "classes named so",
+            "a class",
+        ),
     ],
 )
 def test_where_one_reading_makes_sense_it_is_taken(lay_out, numbers, expected):

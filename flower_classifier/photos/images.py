@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from flower_classifier.base.messages import InputError, is_out_of_memory, printable, reason_of
 from flower_classifier.photos.tar_files import file_of, status_of
@@ -67,6 +67,7 @@ BEGINNINGS = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|II\*\0|MM\0\*|....ftyp(?:avif|hei[cxms]|hev[cxms]|mif1|msf1)",
     re.DOTALL,
 )
+JPEG_BEGINNING = b"\xff\xd8\xff"
 HEIC_BEGINNING = re.compile(rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
 
 
@@ -153,9 +154,11 @@ def open_upright(source: Path | bytes | BinaryIO, shorter_side: int | None) -> I
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise ValueError("it is no regular file")  # reading a pipe, say, might wait for ever
     with open_any(source) as image:
-        check_size(image)
+        full_size = image.size
         if shorter_side:
             image.draft(None, (shorter_side, shorter_side))  # takes fewer of a JPEG's frequencies; others ignore it
+        # A progressive JPEG holds all its frequencies until the last of them has been read
+        check_size(full_size if image.info.get("progressive") else image.size)
         image.load()
         with contextlib.suppress(Exception):  # a good photo must not fail for its damaged metadata
             ImageOps.exif_transpose(image, in_place=True)
@@ -169,6 +172,10 @@ def open_any(source: Path | BinaryIO) -> Image.Image:
     """
     try:
         return Image.open(source, formats=photo_formats())
+    except Image.DecompressionBombError:  # by its full size
+        if not first_bytes(source).startswith(JPEG_BEGINNING):
+            raise
+        return JpegImagePlugin.JpegImageFile(source)  # which may be decoded to an eighth
     except UnidentifiedImageError:
         if not HEIC_BEGINNING.match(first_bytes(source)):
             raise
@@ -202,7 +209,7 @@ def picture_of(source: Image.Image | np.ndarray) -> Image.Image:
             kind = f"{source.dtype} of shape {source.shape}"
             raise ValueError(f"it is an array of {kind}, and not uint8 of shape (height, width, 3) or (height, width)")
         return Image.fromarray(source)
-    check_size(source)
+    check_size(source.size)
     source.load()  # first, so that a damaged file is not taken for damaged metadata
     try:
         return ImageOps.exif_transpose(source)
@@ -210,10 +217,11 @@ def picture_of(source: Image.Image | np.ndarray) -> Image.Image:
         return source.copy()
 
 
-def check_size(image: Image.Image) -> None:
-    """Raise ValueError for more than MAX_PIXELS: a program may have lifted Pillow's own limit."""
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(too_many_pixels(image.width * image.height, MAX_PIXELS))
+def check_size(size: tuple[int, int]) -> None:
+    """Raise ValueError for more than MAX_PIXELS, of what is to be decoded: Pillow's own limit may have been lifted."""
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise ValueError(too_many_pixels(width * height, MAX_PIXELS))
 
 
 def upright_size(path: Path) -> tuple[int, int]:

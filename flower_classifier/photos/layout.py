@@ -137,7 +137,10 @@ def split_folders(data_dir: Path) -> dict[str, Path]:
     if beside:
         names = first_few([f"{name}/" for name in beside])
         warn(f"{data_dir}: {counted(len(beside), 'folder')} beside {folders['train'].name}/ left out: {names}")
-    return {split: doubled(folder, split) for split, folder in folders.items()}
+    train = folder_of_classes(folders["train"], "train", may_be_any=True)
+    is_deeper = train != folders["train"]
+    others = {split: folder for split, folder in folders.items() if split != "train"}
+    return {"train": train} | {split: folder_of_classes(folder, split, is_deeper) for split, folder in others.items()}
 
 
 def split_of(name: str) -> str | None:
@@ -191,12 +194,16 @@ def refuse_unsorted(data_dir: Path, unsorted: Sequence[Path], advice: str) -> No
         )
 
 
-def doubled(folder: Path, split: str) -> Path:
-    """Return the folder that holds a split's classes: training_set/training_set, train/images, train/flowers."""
+def folder_of_classes(folder: Path, split: str, may_be_any: bool) -> Path:
+    """Return the folder that holds a split's classes: training_set/training_set, train/images, perhaps train/flowers.
+
+    `may_be_any`: whether a folder within that has any name may hold them, and not be a class itself.
+    """
     inner = only_folder(folder)
     if not inner or is_unsorted(inner):
         return folder
-    if split_of(inner.name) == split or inner.name.lower() in FILLERS or len(class_folders(inner)) > 1:
+    is_named_so = split_of(inner.name) == split or inner.name.lower() in FILLERS
+    if is_named_so or (may_be_any and len(class_folders(inner)) > 1):
         note(f"{folder} holds {inner.name}/ alone: its folders are the classes")
         return inner
     return folder
