@@ -1,5 +1,7 @@
 """Data folders as people unpack them: what is a split, what a class, and what is neither."""
 
+import shutil
+import tarfile
 import unicodedata
 
 import numpy as np
@@ -193,6 +195,31 @@ def test_flat_test_photos_beside_train_are_left_out_and_that_is_said(lay_out, ca
         f"{data}/test: its photos lie in no class folders, and are left out; predict.py can name"
         in capsys.readouterr().err
     )
+
+
+def test_tar_files_of_several_splits_are_not_pooled(lay_out):
+    data = lay_out({"cat": 3, "dog": 3})
+    for name in ("flowers-train-000.tar", "flowers-val-000.tar"):
+        with tarfile.open(data / name, "w") as tar:
+            tar.add(data / "cat", "cat")
+            tar.add(data / "dog", "dog")
+    shutil.rmtree(data / "cat")
+    shutil.rmtree(data / "dog")
+    with pytest.raises(InputError, match=r"tar files of several splits .*: move them into folders train/, valid/"):
+        load_splits(data)
+    (data / "flowers-val-000.tar").unlink()
+    assert load_splits(data).classes == ("cat", "dog")
+
+
+def test_a_tar_file_of_a_whole_data_set_is_not_learned_as_splits(lay_out):
+    data = lay_out({"train/cat": 3, "train/dog": 3, "val/cat": 3})
+    with tarfile.open(data / "all.tar", "w") as tar:
+        tar.add(data / "train", "train")
+        tar.add(data / "val", "val")
+    shutil.rmtree(data / "train")
+    shutil.rmtree(data / "val")
+    with pytest.raises(InputError, match=r"all\.tar holds train/, val/, no class folders: unpack it"):
+        load_splits(data)
 
 
 def test_a_folder_of_splits_is_not_evaluated_as_one(lay_out):

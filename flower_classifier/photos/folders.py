@@ -18,6 +18,11 @@ from flower_classifier.base.messages import InputError, counted, first_few, note
 from flower_classifier.photos.images import begins_as_photo, photo_endings
 from flower_classifier.photos.tar_files import index_of, is_tar_name, read_each
 
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation", "validate"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 # Left behind by macOS's zip, by Synology and QNAP, and by Windows; hidden folders go by their dot
 NOT_CLASSES = ("__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 LITTER = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")  # files that systems leave in folders

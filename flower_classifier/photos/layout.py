@@ -15,27 +15,21 @@ import contextlib
 import itertools
 import os
 import re
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from flower_classifier.base.messages import InputError, counted, first_few, note, warn
+from flower_classifier.photos.folder_samples import check_shape, may_hold_photos
 from flower_classifier.photos.folders import (
-    MAY_BE_PHOTO,
+    SPLIT_NAMES,
     has_photo_suffix,
-    is_ignored,
     is_photo,
+    photos_in,
     shards_of,
     visible_folders,
 )
-from flower_classifier.photos.images import begins_as_photo
 
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "val", "validation", "validate"), "valid"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 # Words that name no class beside a split's: seg_train, training_set, test_images, trainset
 FILLERS = ("set", "sets", "data", "dataset", "image", "images", "img", "imgs", "photo", "photos", "pictures", "seg")
 FOLD = re.compile(r"(fold|split|part|cv)[ _.-]*\d+", re.IGNORECASE)
@@ -44,14 +38,7 @@ OUR_FILES = ("checkpoint.pth", "last.pth", "evaluation.json", "doctor.csv", "man
 HIDDEN_LITTER = (".ipynb_checkpoints", ".thumbnails", ".trashes", ".git", ".cache", ".picasaoriginals")
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".xlsx")
 PLOT = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf])\.png$", re.IGNORECASE)
-# How much of a tree is sampled before the full search: the upper folders, and the first files of each
-LOOKED_INTO, LOOKED_AT = 300, 1000
-# A folder is refused if at least SURE_FROM folders in it hold files, fewer than LEAST_SHARE of them hold photos, and
-# fewer than half of the would-be classes do. A folder "holds photos" if 1 file in FILES_PER_PHOTO is a photo. So label
-# files beside the photos, or in folders of their own, do no harm.
-SURE_FROM, LEAST_SHARE, FILES_PER_PHOTO = 20, 0.2, 20
-LOOKED_INTO_CLASS = 20  # folders sampled in a would-be class
-LOOKED_INSIDE = 5  # files of a folder whose names do not say whether they are photos
+MOST_LOOKED_AT = 1000  # entries of a hidden folder
 IF_CLASSES = "; if these are classes, put all classes into a folder train/"
 
 
@@ -81,6 +68,7 @@ def layout_of(data_dir: Path) -> dict[str, SplitFolder]:
             for split, folder in splits.items()
         }
     check_shape(top)
+    check_shards(top)
     classes = class_folders(top)
     if by_class := splits_in_classes(top, classes):
         return by_class
@@ -95,6 +83,24 @@ def innermost(folder: Path) -> Path:
             break
         inner = only_folder(inner)
     return inner if inner and not split_of(inner.name) and not is_unsorted(inner) and may_hold_photos(inner) else folder
+
+
+def check_shards(folder: Path) -> None:
+    """Raise InputError where the tar files of a folder are of several splits, or hold splits instead of classes."""
+    by_split = {
+        SPLIT_NAMES[word]: shard.name
+        for shard in shards_of(folder)
+        for word in re.split(r"[\W\d_]+", shard.stem.lower())
+        if word in SPLIT_NAMES
+    }
+    if len(by_split) > 1:
+        names = first_few(list(by_split.values()))
+        folders = first_few([f"{split}/" for split in by_split])
+        raise InputError(f"{folder} holds tar files of several splits ({names}): move them into folders {folders}")
+    for shard in shards_of(folder):
+        splits = sorted({name.partition("/")[0] for name in photos_in(shard) if name.count("/") > 1})
+        if splits and all(map(split_of, splits)):
+            raise InputError(f"{shard} holds {first_few([f'{name}/' for name in splits])}, no class folders: unpack it")
 
 
 def check_inside_split(folder: Path) -> None:
@@ -267,7 +273,7 @@ def report_left_out(folder: Path) -> None:
 def holds_photos(folder: Path) -> bool:
     """Say whether photos lie in a folder itself."""
     with contextlib.suppress(OSError):
-        return any(is_photo(path) for path in itertools.islice(folder.iterdir(), LOOKED_AT))
+        return any(is_photo(path) for path in itertools.islice(folder.iterdir(), MOST_LOOKED_AT))
     return False
 
 
@@ -291,59 +297,3 @@ def is_ours(folder: Path) -> bool:
     if any(name in OUR_FILES for name in names):
         return all(name.endswith(".png") for name in pictures)
     return bool(pictures) and all(map(PLOT.search, pictures))
-
-
-# -------------------------------------------------------------------------------------- trees of other files, one class
-
-
-def check_shape(data_dir: Path) -> None:
-    """Raise InputError if the folders of `data_dir` are hardly classes, at once, before a long search.
-
-    `data_dir` is then the folder of one class, or a tree of other files (a home folder, a disk) with a few photos.
-    """
-    if not visible_folders(data_dir) and not shards_of(data_dir) and any(map(is_photo, data_dir.iterdir())):
-        above = data_dir.absolute().parent
-        above = above.parent if above.name.lower() in SPLIT_NAMES else above
-        raise InputError(f"{data_dir} holds photos and no folders, so it is one class: give the folder above, {above}")
-    classes = visible_folders(data_dir)
-    with_files = [holds for holds in itertools.islice(hold_photos(classes), LOOKED_INTO) if holds is not None]
-    count, holding = len(with_files), sum(with_files)
-    if count < SURE_FROM or holding >= LEAST_SHARE * count:
-        return
-    first = classes[:LOOKED_INTO]  # of which half may hold photos, themselves or in the first folders below
-    if 2 * sum(map(may_hold_photos, first)) < len(first):
-        raise InputError(
-            f"{data_dir} is no folder of photos: of the first {count} folders with files below it, {holding} hold "
-            f"photos.\nGive the folder that holds the class folders, or move those into a folder train/ of their own"
-        )
-
-
-def may_hold_photos(folder: Path) -> bool:
-    """Say whether photos lie in a folder, or in the first folders below it."""
-    return any(itertools.islice(hold_photos([folder]), LOOKED_INTO_CLASS))
-
-
-def hold_photos(folders: Sequence[Path]) -> Iterator[bool | None]:
-    """Yield whether each folder holds photos, None for one without files; then the same of the folders below.
-
-    Links are not followed, unreadable folders are passed over, and only the first entries of a large one are counted.
-    """
-    waiting = deque(folders)
-    while waiting:
-        photos = files = unclear = 0
-        try:
-            with os.scandir(waiting.popleft()) as entries:
-                for entry in itertools.islice(entries, LOOKED_AT):
-                    if entry.is_dir(follow_symlinks=False):
-                        if not is_ignored(entry.name):
-                            waiting.append(Path(entry.path))
-                    elif not entry.name.startswith("."):
-                        files += 1
-                        is_photo_by_name = has_photo_suffix(entry.name)
-                        if not is_photo_by_name and unclear < LOOKED_INSIDE and MAY_BE_PHOTO.fullmatch(entry.name):
-                            unclear += 1
-                            is_photo_by_name = begins_as_photo(Path(entry.path))
-                        photos += is_photo_by_name
-        except OSError:  # the full search, if there is one, will report it
-            continue
-        yield photos * FILES_PER_PHOTO >= files if files else None

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from flower_classifier.base.messages import InputError, counted, first_few, note, printable, spoken, warn
 from flower_classifier.base.seeding import generator
-from flower_classifier.photos.folders import class_name_of, find_classes
-from flower_classifier.photos.layout import SPLIT_NAMES, layout_of, split_folders
+from flower_classifier.photos.folders import SPLIT_NAMES, class_name_of, find_classes
+from flower_classifier.photos.layout import layout_of, split_folders
 from flower_classifier.photos.tar_files import index_of, read_bytes, split_path, status_of
 
 ByClass = dict[str, list[str]]  # class folder -> photos
