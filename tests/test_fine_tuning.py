@@ -171,14 +171,14 @@ def test_heat_maps_are_drawn_of_it(run, flowers, fine_tuned, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "rate"), [(signal.SIGKILL, 0.003), (signal.SIGINT, 0.003), (signal.SIGINT, 0.5)], ids=str
+    ("how", "rate"), [(signal.SIGKILL, 0.001), (signal.SIGINT, 0.001), (signal.SIGINT, 0.5)], ids=str
 )
 def test_a_run_that_is_stopped_while_the_network_learns_ends_as_if_it_never_was(
     train_into, flowers, fine_tuned, tmp_path, how, rate
 ):
     """Also one whose network gets worse, so that the best epoch is the head's."""
     options = (flowers, *TWO_STAGES, "--backbone_lr", rate, *(("--lr", 0.01) if rate == 0.5 else ()))
-    whole = fine_tuned if rate == 0.003 else tmp_path / "whole"
+    whole = fine_tuned if rate == 0.001 else tmp_path / "whole"
     if whole != fine_tuned:
         train_into(whole, *options)
         assert read(whole / "checkpoint.pth")["learns"] == "head"
@@ -227,7 +227,7 @@ train.main(arguments)
 @pytest.mark.slow
 def test_a_finished_run_can_be_fine_tuned_later_and_longer(train_into, run, flowers, fine_tuned, tmp_path):
     head = train_into(tmp_path, flowers, *TUNABLE[:-2], "--hidden_units", 0, "--epochs", 2)
-    later = train_into(tmp_path, flowers, "--resume", "--fine_tune", 3, "--backbone_lr", 0.003, "--no_report")
+    later = train_into(tmp_path, flowers, "--resume", "--fine_tune", 3, "--backbone_lr", 0.001, "--no_report")
     assert "trained already" not in later.err
     assert same(read(tmp_path / "checkpoint.pth"), read(fine_tuned / "checkpoint.pth"))
     longer = train_into(tmp_path, flowers, "--resume", "--fine_tune", 4, "--no_report")

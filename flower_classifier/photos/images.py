@@ -121,7 +121,8 @@ def fault_of_unidentified(source: PhotoSource) -> str:
             return "it is empty"
         if isinstance(source, bytes | Path | str) and BEGINNINGS.match(first_bytes(source)):
             return "it is damaged"
-    return f"it is no {', '.join(photo_formats())} image"
+    others = [name for name in photo_formats() if name != "HEIF"]  # a damaged HEIC is called that
+    return f"it is no {', '.join(others)} image"
 
 
 def too_many_pixels(count: int, most: int) -> str:
