@@ -145,8 +145,10 @@ def split_folders(data_dir: Path) -> dict[str, Path]:
         warn(f"{data_dir}: {counted(len(beside), 'folder')} beside {folders['train'].name}/ left out: {names}")
     train = folder_of_classes(folders["train"], "train", may_be_any=True)
     is_deeper = train != folders["train"]
-    others = {split: folder for split, folder in folders.items() if split != "train"}
-    return {"train": train} | {split: folder_of_classes(folder, split, is_deeper) for split, folder in others.items()}
+    return {
+        split: train if split == "train" else folder_of_classes(folder, split, is_deeper)
+        for split, folder in folders.items()
+    }
 
 
 def split_of(name: str) -> str | None:
