@@ -1,5 +1,6 @@
 """Data folders as people unpack them: what is a split, what a class, and what is neither."""
 
+import os
 import shutil
 import tarfile
 import unicodedata
@@ -197,14 +198,20 @@ def test_flat_test_photos_beside_train_are_left_out_and_that_is_said(lay_out, ca
     )
 
 
-def test_tar_files_of_several_splits_are_not_pooled(lay_out):
-    data = lay_out({"cat": 3, "dog": 3})
-    for name in ("flowers-train-000.tar", "flowers-val-000.tar"):
+def packed(data, names):
+    """Pack all folders of a data folder into tar files of these names, and remove them."""
+    folders = sorted(path for path in data.iterdir() if path.is_dir())
+    for name in names:
         with tarfile.open(data / name, "w") as tar:
-            tar.add(data / "cat", "cat")
-            tar.add(data / "dog", "dog")
-    shutil.rmtree(data / "cat")
-    shutil.rmtree(data / "dog")
+            for folder in folders:
+                tar.add(folder, folder.name)
+    for folder in folders:
+        shutil.rmtree(folder)
+    return data
+
+
+def test_tar_files_of_several_splits_are_not_pooled(lay_out):
+    data = packed(lay_out({"cat": 3, "dog": 3}), ["flowers-train-000.tar", "flowers-val-000.tar"])
     with pytest.raises(InputError, match=r"tar files of several splits .*: move them into folders train/, valid/"):
         load_splits(data)
     (data / "flowers-val-000.tar").unlink()
@@ -212,12 +219,7 @@ def test_tar_files_of_several_splits_are_not_pooled(lay_out):
 
 
 def test_a_tar_file_of_a_whole_data_set_is_not_learned_as_splits(lay_out):
-    data = lay_out({"train/cat": 3, "train/dog": 3, "val/cat": 3})
-    with tarfile.open(data / "all.tar", "w") as tar:
-        tar.add(data / "train", "train")
-        tar.add(data / "val", "val")
-    shutil.rmtree(data / "train")
-    shutil.rmtree(data / "val")
+    data = packed(lay_out({"train/cat": 3, "train/dog": 3, "val/cat": 3}), ["all.tar"])
     with pytest.raises(InputError, match=r"all\.tar holds train/, val/, no class folders: unpack it"):
         load_splits(data)
 
@@ -312,6 +314,7 @@ def test_many_classes_of_photos_without_endings_are_taken(lay_out):
     data = lay_out({f"class {index}": 2 for index in range(25)})
     for photo in data.glob("*/*"):
         photo.rename(photo.with_suffix(""))
+    os.mkfifo(data / "class 3" / "pipe")  # which is not waited for
     assert len(load_splits(data).classes) == 25
 
 

@@ -74,11 +74,11 @@ def hold_photos(folders: Sequence[Path]) -> Iterator[bool | None]:
                             waiting.append(Path(entry.path))
                     elif not entry.name.startswith("."):
                         files += 1
-                        is_photo_by_name = has_photo_suffix(entry.name)
-                        if not is_photo_by_name and unclear < LOOKED_INSIDE and MAY_BE_PHOTO.fullmatch(entry.name):
+                        is_a_photo = has_photo_suffix(entry.name)
+                        if not is_a_photo and unclear < LOOKED_INSIDE and MAY_BE_PHOTO.fullmatch(entry.name):
                             unclear += 1
-                            is_photo_by_name = begins_as_photo(Path(entry.path))
-                        photos += is_photo_by_name
+                            is_a_photo = entry.is_file() and begins_as_photo(Path(entry.path))  # no pipe: it might wait
+                        photos += is_a_photo
         except OSError:  # the full search, if there is one, will report it
             continue
         yield photos * FILES_PER_PHOTO >= files if files else None

@@ -195,7 +195,10 @@ def first_bytes(source: Path | str | bytes | BinaryIO) -> bytes:
         return source[:16]
     if isinstance(source, Path | str):
         file = file_of(Path(source))
-        return file.open("rb").read(16) if isinstance(file, Path) else first_bytes(file)
+        if not isinstance(file, Path):
+            return first_bytes(file)
+        with file.open("rb") as opened:
+            return opened.read(16)
     source.seek(0)
     beginning = source.read(16)
     source.seek(0)

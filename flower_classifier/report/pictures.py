@@ -36,14 +36,7 @@ if TYPE_CHECKING:
 DPI = 120
 FONTS = (
     *("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Microsoft YaHei", "WenQuanYi Zen Hei"),
-    *(
-        "Noto Sans Devanagari",
-        "Lohit Devanagari",
-        "Kohinoor Devanagari",
-        "Nirmala UI",
-        "Noto Sans Thai",
-        "Malgun Gothic",
-    ),
+    *("Noto Sans Devanagari", "Lohit Devanagari", "Kohinoor Devanagari", "Nirmala UI", "Noto Sans Thai"),
     *("Malgun Gothic", "Noto Emoji", "Symbola", "Arial Unicode MS"),
 )
 FAST_PNG = {"compress_level": 3}  # takes half the time of the usual 6, and a tenth more room
