@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,14 @@ from flower_classifier.report.evaluation_report import EvaluationReport
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced
 from flower_classifier.training.state import TrainState, learned, load_learned
-from flower_classifier.training.steps import choose_layers, choose_shrinkage, epoch_line, keep_feature_bank, whiten
+from flower_classifier.training.steps import (
+    RECORDED,
+    choose_layers,
+    choose_shrinkage,
+    epoch_line,
+    keep_feature_bank,
+    whiten,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -188,6 +195,7 @@ def train_model(
     shrinkage: float | None = TrainConfig.shrinkage,
     no_roots: bool = TrainConfig.no_roots,
     no_whitening: bool = TrainConfig.no_whitening,
+    augment: str = TrainConfig.augment,
 ) -> None:
     """Train a model on the training photos, printing a line per epoch; it then is as it was after its best epoch.
 
@@ -199,8 +207,8 @@ def train_model(
     Raises UnusablePhotosError for photos that cannot be opened, InputError for a value that does not fit, RunError for
     a loss that is not finite.
     """
-    weights = balanced(data.splits.train.labels, len(data.classes)) if class_weights == "balanced" else ()
-    recipe = Recipe(
+    config = TrainConfig(  # which checks the options
+        data.splits.train.root,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
@@ -208,13 +216,16 @@ def train_model(
         seed=seed,
         weight_decay=weight_decay,
         label_smoothing=label_smoothing,
-        class_weights=weights,
+        class_weights=class_weights,
         patience=patience,
+        shrinkage=shrinkage,
+        no_whitening=no_whitening,
+        augment=augment,
     )
-    settings = {**asdict(recipe), "class_weights": class_weights, "shrinkage": shrinkage}
-    TrainConfig(data.splits.train.root, no_whitening=no_whitening, **settings)  # checks them
     check_classes(model, data)
-    del settings["epochs"], settings["patience"]
+    weights = balanced(data.splits.train.labels, len(data.classes)) if class_weights == "balanced" else ()
+    recipe = Recipe.of(config, weights)
+    settings = {name: getattr(config, name) for name in ("seed", *RECORDED)}
     training = {**model.training, **settings, "precision": model.frozen.precision_name, "skipped": []}
     training["shrinkage"] = choose_shrinkage(model.classifier, data, shrinkage, no_whitening)
     if not model.history:  # else the head has learned from the features that it looks at
@@ -223,7 +234,7 @@ def train_model(
     for name in ("results", "fine_tuned_after"):  # of an earlier training
         training.pop(name, None)
     with speaking(), own_randomness(model.frozen.device):
-        inputs = prepare_inputs(model.frozen, data.splits, seed, open_cache(), recipe.schedule)
+        inputs = prepare_inputs(model.frozen, data.splits, recipe.augmentation, open_cache(), recipe.schedule)
         refuse_bad(*inputs)
         state = TrainState(model.classifier, recipe, model.classes, model.category_names, training)
         before = learned(state.learner)

@@ -81,9 +81,11 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     inputs = steps.read_photos(config, run_folder, data, built, state)  # features: once, cached
     tuning = None
     if config.tune and not saved:
-        config, state, tuning = steps.tune(config, data, built, inputs, state)
+        config, state, inputs, tuning = steps.tune(config, data, built, inputs, state)
     state.leave_out(inputs.left_out, tested=data.splits.test.photos if data.splits.test else ())
     seen = steps.whiten(state, inputs, state.identity.whitening)
+    if not saved:
+        steps.warn_of_mirrors(config, state, seen)
     log = RunLog(run_folder.folder, state.finished.history, not config.no_report, config.tensorboard, tuning)
     with log, run_folder.saving(state, log.write):
         steps.train_epochs(state, seen, run_folder, log)

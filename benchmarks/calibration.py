@@ -35,6 +35,7 @@ from flower_classifier.networks.classifier import ModelConfig, new_classifier
 from flower_classifier.networks.devices import choose_device, seed_torch
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.splits import Split, load_splits
+from flower_classifier.photos.views import USUAL
 from flower_classifier.training.ddp import Alone
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import Recipe
@@ -117,7 +118,9 @@ def read_pool(data: Path) -> tuple[torch.Tensor, torch.Tensor]:
     parts = [part for part in (splits.train, splits.valid, splits.test) if part]
     photos, labels = (sum((getattr(part, name) for part in parts), ()) for name in ("photos", "labels"))
     frozen = FrozenBackbone(new_classifier("squeezenet1_1", len(splits.classes))[0], CPU)
-    inputs = Inputs(frozen, Split("train", data, photos, labels), 0, FeatureCache(None, 10e9), Schedule(VIEWS, VIEWS))
+    inputs = Inputs(
+        frozen, Split("train", data, photos, labels), USUAL, FeatureCache(None, 10e9), Schedule(VIEWS, VIEWS)
+    )
     every = torch.arange(len(labels))
     return torch.stack([inputs.rows(view)[every].float() for view in range(VIEWS)]), torch.tensor(labels)
 

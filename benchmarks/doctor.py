@@ -34,6 +34,7 @@ from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.splits import load_splits
+from flower_classifier.photos.views import USUAL
 from flower_classifier.report.report_files import read_table
 
 LABELS, TWINS, ACROSS = 150, 60, 20
@@ -100,7 +101,7 @@ def found_by_cleanlab(own: tuple[object, ...], data: Path, cache: str, wrong: se
     splits = load_splits(data)
     classifier, _ = new_classifier(arch, len(splits.classes), weights)
     parts = prepare_inputs(
-        FrozenBackbone(classifier, torch.device("cpu")), splits, 0, FeatureCache(Path(cache), 1e10), SCHEDULE
+        FrozenBackbone(classifier, torch.device("cpu")), splits, USUAL, FeatureCache(Path(cache), 1e10), SCHEDULE
     )
     parts = [part for part in parts if part]
     opinion = second_opinion(parts, len(splits.classes), memory_of_all(parts), ())

@@ -30,6 +30,7 @@ from flower_classifier.networks.devices import choose_device, seed_torch
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.source import Backbone
 from flower_classifier.photos.splits import Split, load_splits
+from flower_classifier.photos.views import USUAL
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.state import TrainState
@@ -145,12 +146,12 @@ def main() -> None:
         photos=splits.train.photos + splits.valid.photos,
         labels=splits.train.labels + splits.valid.labels,
     )
-    everything = Inputs(frozen, pool, 0, cache, Schedule(most, most))
+    everything = Inputs(frozen, pool, USUAL, cache, Schedule(most, most))
     for view in range(most):
         everything.prepare(view)
     rows, labels = everything.rows()[torch.arange(len(pool))].float(), everything.labels
     means = torch.stack([rows[labels == label].mean(dim=0) for label in range(len(splits.classes))])
-    print_table(pool, means, lambda split, schedule: Inputs(frozen, split, 0, cache, schedule))
+    print_table(pool, means, lambda split, schedule: Inputs(frozen, split, USUAL, cache, schedule))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from flower_classifier.networks.classifier import ModelConfig, new_classifier
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.splits import load_splits
+from flower_classifier.photos.views import USUAL
 from flower_classifier.training.state import average_in
 
 SEEDS, BATCH_SIZE, HIDDEN_UNITS, DROPOUT, RATE = range(5), 64, 512, 0.2, 0.001
@@ -106,7 +107,7 @@ def main() -> None:
     splits, device = load_splits(Path(sys.argv[1]).resolve()), choose_device(gpu=False)
     frozen = FrozenBackbone(new_classifier("squeezenet1_1", len(splits.classes))[0], device)
     most = max(views for views, _ in LENGTHS)
-    train, *held_out = prepare_inputs(frozen, splits, 0, FeatureCache(None, 10e9), Schedule(most, most))
+    train, *held_out = prepare_inputs(frozen, splits, USUAL, FeatureCache(None, 10e9), Schedule(most, most))
 
     def data_of(inputs: Inputs, view: int = 0) -> Data:
         return to_learner(inputs.rows(view)[torch.arange(len(inputs.labels))], device), inputs.labels

@@ -24,7 +24,7 @@ from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos import views
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import load_splits
-from flower_classifier.photos.views import open_views
+from flower_classifier.photos.views import USUAL, Augmentation, open_views
 from flower_classifier.training.ddp import Alone
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import Recipe
@@ -61,7 +61,7 @@ def threads():
 
 
 def extract(frozen, split, view=0, seed=0):
-    return Inputs(frozen, split, seed).rows(view)
+    return Inputs(frozen, split, Augmentation(seed=seed)).rows(view)
 
 
 def batches_of(inputs, batch_size, order_seed=None):
@@ -266,7 +266,7 @@ def test_views_that_share_a_decode_are_what_they_are_alone(splits, classifier, f
     """The first two views come of one opening of each photo, view 1 being the mirror image; the third comes alone."""
     opened = []
     monkeypatch.setattr(views, "load_image", lambda path, side: opened.append(path) or load_image(path, side))
-    together = Inputs(frozen, splits.valid, 0, FeatureCache(tmp_path, 1e9), Schedule(views=3, epochs=3))
+    together = Inputs(frozen, splits.valid, USUAL, FeatureCache(tmp_path, 1e9), Schedule(views=3, epochs=3))
     together.rows(0)
     assert list(together.ready) == [0, 1]
     assert len(opened) == len(set(opened)) == len(splits.valid)
@@ -282,9 +282,9 @@ def test_views_that_share_a_decode_are_what_they_are_alone(splits, classifier, f
 
 
 def test_of_two_views_that_share_a_decode_only_the_missing_one_is_computed(splits, frozen, tmp_path):
-    first = Inputs(frozen, splits.valid, 0, FeatureCache(tmp_path, 1e9), Schedule(views=1, epochs=2))
+    first = Inputs(frozen, splits.valid, USUAL, FeatureCache(tmp_path, 1e9), Schedule(views=1, epochs=2))
     first.rows(0)
-    second = Inputs(frozen, splits.valid, 0, FeatureCache(tmp_path, 1e9), Schedule(views=2, epochs=2))
+    second = Inputs(frozen, splits.valid, USUAL, FeatureCache(tmp_path, 1e9), Schedule(views=2, epochs=2))
     assert [view for view, _, _ in second.compute_missing({0: set(), 1: {3, 17}})] == [1, 1]
     order = torch.arange(len(splits.valid))
     assert torch.equal(second.rows(1)[order], extract(frozen, splits.valid, 1))
@@ -299,7 +299,7 @@ def test_a_view_is_extracted_once_and_when_first_needed(splits, frozen):
 
 
 def test_all_photos_pass_the_backbone_before_the_first_epoch(splits, frozen):
-    found = prepare_inputs(frozen, splits, 0, None, Schedule(views=1, epochs=1))
+    found = prepare_inputs(frozen, splits, USUAL, None, Schedule(views=1, epochs=1))
     for inputs, split in zip(found, (splits.train, splits.valid, splits.test), strict=True):
         assert inputs.split is split
         assert list(inputs.ready) == [0]

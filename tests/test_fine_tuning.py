@@ -26,7 +26,7 @@ from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import new_classifier
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.splits import load_splits
-from flower_classifier.photos.views import open_views
+from flower_classifier.photos.views import USUAL, open_views
 from flower_classifier.studies import dry_run
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import FineTuning, Recipe, depths_of
@@ -53,7 +53,7 @@ def test_an_epoch_is_what_plain_torch_makes_of_the_same_pictures(flowers, unfree
     splits = load_splits(flowers)
     classifier, _ = new_classifier("squeezenet1_1", 6, "none", (8,), dropout=0.0)
     frozen, head_recipe = FrozenBackbone(classifier, CPU), Recipe(1, 0.001, 16, 1, 0)
-    train_photos, valid, _ = prepare_inputs(frozen, splits, 0, None, head_recipe.schedule)
+    train_photos, valid, _ = prepare_inputs(frozen, splits, USUAL, None, head_recipe.schedule)
     state = TrainState(classifier, head_recipe, splits.classes)
     fit(state, train_photos, valid)
     depths = depths_of(classifier, unfreeze)
@@ -79,7 +79,7 @@ def test_an_epoch_is_what_plain_torch_makes_of_the_same_pictures(flowers, unfree
             )
     optimizer = torch.optim.AdamW(groups, lr=1.0)
     average, losses, seen = copy.deepcopy(plain), [], 0
-    for step, (pixels, labels) in enumerate(fresh_batches(train_photos, 16, 0, 2)):
+    for step, (pixels, labels) in enumerate(fresh_batches(train_photos, 16, 2)):
         optimizer.zero_grad()
         loss = F.nll_loss(plain(pixels).log_softmax(1), labels)
         loss.backward()
@@ -307,7 +307,7 @@ def test_moments_come_back_in_the_parameters_memory_format(flowers):
     classifier, _ = new_classifier("timm/test_resnet", 6, "none", ())
     frozen, recipe = FrozenBackbone(classifier, CPU), Recipe(1, 0.001, 16, 1, 0)
     splits = load_splits(flowers)
-    inputs, valid, _ = prepare_inputs(frozen, splits, 0, None, recipe.schedule)
+    inputs, valid, _ = prepare_inputs(frozen, splits, USUAL, None, recipe.schedule)
     state = TrainState(classifier, recipe, splits.classes, identity=identity_of(splits))
     fit(state, inputs, valid)
     second = FineTuning(2, 0.001, 16, 1, 0, began=1, unfreeze="last", depths=depths_of(classifier, "last"))

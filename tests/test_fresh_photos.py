@@ -24,7 +24,7 @@ def test_every_epoch_sees_every_photo_anew_and_the_same_epoch_the_same(flowers):
     inputs = Inputs(FrozenBackbone(classifier, CPU), splits.train)
 
     def looks(epoch, batch_size):
-        found = list(fresh_batches(inputs, batch_size, 5, epoch))
+        found = list(fresh_batches(inputs, batch_size, epoch))
         pixels, labels = (torch.cat(part) for part in zip(*found, strict=True))
         assert pixels.dtype == torch.uint8
         assert pixels.shape == (48, 3, 224, 224)
@@ -65,6 +65,6 @@ def test_a_photo_that_breaks_while_the_network_learns_is_named_and_not_left_out(
     photo = data / "train" / splits.train.photos[7].partition("train/")[2]
     photo.write_bytes(b"no photo any more")
     with pytest.raises(UnusablePhotosError, match=re.escape(photo.name)):
-        list(fresh_batches(inputs, 16, 0, 1))
+        list(fresh_batches(inputs, 16, 1))
     with pytest.raises(UnusablePhotosError, match=re.escape(photo.name)):
         inputs.through(inputs.frozen)

@@ -26,7 +26,7 @@ def test_it_calls_back_after_each_epoch_and_neither_prints_nor_writes(flowers, t
     classifier, _ = new_classifier("squeezenet1_1", 6, "none", (8,))
     frozen = FrozenBackbone(classifier, CPU)
     state = TrainState(classifier, RECIPE, splits.classes)
-    train, valid, _ = prepare_inputs(frozen, splits, RECIPE.seed, None, RECIPE.schedule)
+    train, valid, _ = prepare_inputs(frozen, splits, RECIPE.augmentation, None, RECIPE.schedule)
     capfd.readouterr()
     rows, times = [], []
 

@@ -14,6 +14,7 @@ from flower_classifier.photos.views import (
     CROP_AREA,
     TOLERANCE_LEVELS,
     TOLERANCE_SHARE,
+    Augmentation,
     Preprocessing,
     open_views,
     random_crop,
@@ -125,7 +126,7 @@ def test_a_panorama_costs_no_more_than_its_middle():
 
 def test_random_views_differ_by_seed_view_and_name_and_by_nothing_else():
     def view(number=2, seed=0, name="a"):
-        return open_views(ramp(), SMALL, [number], seed, name)
+        return open_views(ramp(), SMALL, [number], Augmentation(seed=seed), name)
 
     assert np.array_equal(view(), view())
     for other in (view(number=3), view(seed=1), view(name="b")):

@@ -30,6 +30,7 @@ RESUMED_OPTIONS = (
     "learning_rate",
     "batch_size",
     "views",
+    "augment",
     "weight_decay",
     "label_smoothing",
     "class_weights",
@@ -194,10 +195,18 @@ class TrainConfig(Settings):
     views: int = option(
         4,
         "training",
-        "versions of every training photo, used in turn: the plain photo, its mirror image, then random crops; "
-        "each costs one pass of the backbone",
+        "versions of every training photo, used in turn: the plain photo, its mirror image, then random crops, or as "
+        "--augment says; each costs one pass of the backbone",
         metavar="N",
         limits=Limits(least=1, most=10**6),
+    )
+    augment: str = option(
+        "mirror",
+        "training",
+        "how the views of a photo differ, in fine-tuning too: none (then there is one view); random crops, where a "
+        "mirror image would be of another class, as with arrows and letters; crops and mirror images; or quarter turns "
+        "too, for photos without up and down, such as a microscope's or a satellite's",
+        choices=allowed.AUGMENTS,
     )
     shrinkage: float | None = option(
         None,
@@ -327,5 +336,11 @@ class TrainConfig(Settings):
             raise InputError("cannot be used together with --no_report", "tensorboard")
         if self.shrinkage and self.no_whitening:
             raise InputError("cannot be used together with --no_whitening", "shrinkage")
+        if self.mirror and self.augment != "mirror":
+            raise InputError("goes with --augment mirror alone, which learns from mirror images", "mirror")
+        if self.augment == "none":
+            if self.is_given("views") and self.views > 1:
+                raise InputError("above 1 cannot be used together with --augment none", "views")
+            object.__setattr__(self, "views", 1)
         if self.doctor and self.summary:
             raise InputError("cannot be used together with --summary", "doctor")

@@ -9,7 +9,7 @@ Twins, wrong labels and outliers are found by the features that training would u
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from flower_classifier.features.extraction import ordered_parallel_map
 from flower_classifier.features.inputs import Inputs, check_photos_left, prepare_inputs
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import PhotoRef
+from flower_classifier.photos.views import Augmentation
 from flower_classifier.training.steps import open_cache, prepare
 
 LEAST_TIMES = 10  # how many times likelier than a photo's own class another one must be
@@ -158,7 +159,9 @@ def run_doctor(config: TrainConfig) -> None:
     if config.without and config.without.absolute() == (folder / TABLE).absolute():
         raise InputError(f"would move {config.without}, which --without reads: give another --save_dir", "doctor")
     check_writable(folder, "save_dir")
-    inputs = prepare_inputs(built.frozen, data.splits, config.seed, open_cache(config), SCHEDULE).splits
+    augmentation = Augmentation(config.augment, config.seed)
+    schedule = replace(SCHEDULE, views=1) if config.augment == "none" else SCHEDULE
+    inputs = prepare_inputs(built.frozen, data.splits, augmentation, open_cache(config), schedule).splits
     check_photos_left(data.classes, *inputs)
     examined, findings = examine(inputs, data.classes, data.names, built.frozen.preprocessing.crop_size)
     photos = sum(map(len, data.splits.parts))

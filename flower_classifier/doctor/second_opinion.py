@@ -21,7 +21,7 @@ from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.feature_bank import FeatureBank, remember
 from flower_classifier.training.heads import FoldHeads
 
-SCHEDULE = Schedule(views=2, epochs=20)  # the heads learn from the photos and their mirror images, in turn
+SCHEDULE = Schedule(views=2, epochs=20)  # the heads learn from the photos and their mirror images, or crops, in turn
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def second_opinion(
     judges = fold_of_each_photo(labels, is_training, groups)
     learned_from = torch.stack([judges[:train_count] != head for head in range(FOLDS + 1)])  # the last head: from all
     class_mask = torch.ones(len(learned_from), classes, dtype=torch.bool)
-    heads = FoldHeads(train, SCHEDULE, learned_from, class_mask)
+    heads = FoldHeads(train, train.schedule, learned_from, class_mask)
     with progress(heads.work, f"{len(learned_from)} heads", "photo", scaled=True) as bar:
         heads.learn(bar)
     sizes = [len(inputs.used) for inputs in splits]

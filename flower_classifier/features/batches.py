@@ -16,7 +16,6 @@ from flower_classifier.features.feature_cache import Rows
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError
 from flower_classifier.networks.job import current_job
 from flower_classifier.photos.images import ImageError
-from flower_classifier.photos.views import FIRST_RANDOM_VIEW
 
 SHARE_OF_GPU = 0.25  # of its free memory: what the rows of a view may take
 ROWS_ON_THE_WAY = 1_024  # at a time, to the GPU
@@ -71,35 +70,38 @@ COLOUR = 0.2  # brightness, contrast and saturation change by at most this share
 GREY = (0.299, 0.587, 0.114)  # weights of R, G and B in a pixel's brightness: ITU-R BT.601
 
 
-def fresh_batches(inputs: Inputs, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+def fresh_batches(inputs: Inputs, batch_size: int, epoch: int) -> Iterator[Batch]:
     """Yield batches of pixels, uint8 (B, 3, S, S), and labels (B,) on the device: all photos, in the epoch's order.
 
-    Each photo is a random crop, mirrored half of the time, in other colours: functions of seed, epoch and the photo's
-    name. In a job these are this process's share of each batch, which may be empty. Raises UnusablePhotosError for
-    photos that could be opened before.
+    Each photo is a random view in other colours, or without augmentation the plain one: functions of seed, epoch and
+    the photo's name. In a job these are this process's share of each batch, which may be empty. Raises
+    UnusablePhotosError for photos that could be opened before.
     """
     used, labels, device, job = inputs.used, inputs.labels, inputs.frozen.device, current_job()
-    order = shuffled(len(used), fold_seed(seed, "shuffle", epoch))
+    order = shuffled(len(used), fold_seed(inputs.augmentation.seed, "shuffle", epoch))
     rank, processes = (job.rank, job.size) if job else (0, 1)
     shares = [batch[rank::processes] for batch in order.split(batch_size)]
     together = max(BLOCK * processes // batch_size, 1)  # batches that are read at a time
     for first in range(0, len(shares), together):
         block = shares[first : first + together]
-        pixels = read_augmented(inputs, [used[index] for batch in block for index in batch.tolist()], seed, epoch)
+        pixels = read_augmented(inputs, [used[index] for batch in block for index in batch.tolist()], epoch)
         for batch, indices in zip(pixels.split([len(batch) for batch in block]), block, strict=True):
             yield batch.to(device), labels[indices].to(device)
 
 
-def read_augmented(inputs: Inputs, indices: Sequence[int], seed: int, epoch: int) -> torch.Tensor:
+def read_augmented(inputs: Inputs, indices: Sequence[int], epoch: int) -> torch.Tensor:
     """Open photos on every core; return each as it is cut and coloured in this epoch, uint8 (N, 3, S, S)."""
-    view = FIRST_RANDOM_VIEW + epoch  # a random crop, half of the time mirrored; lower views are of cached features
+    augmentation, is_varied = inputs.augmentation, inputs.augmentation.kind != "none"
+    view = augmentation.first_random + epoch if is_varied else 0  # lower views are of cached features
 
     def open_augmented(index: int) -> np.ndarray | ImageError:
         try:
             pixels = inputs.open_photo(index, [view])[0]
         except ImageError as error:
             return error.bare()
-        return recoloured(pixels, generator(seed, "colour", epoch, inputs.split.photos[index]))
+        if not is_varied:
+            return pixels
+        return recoloured(pixels, generator(augmentation.seed, "colour", epoch, inputs.split.photos[index]))
 
     # The CPU's workers also where there is a GPU: it does nothing here
     opened = list(ordered_parallel_map(open_augmented, [(index,) for index in indices], torch.device("cpu")))

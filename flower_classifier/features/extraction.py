@@ -27,7 +27,7 @@ from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, o
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split
-from flower_classifier.photos.views import Preprocessing, open_views
+from flower_classifier.photos.views import Augmentation, Preprocessing, open_views
 
 MOST_WORKERS = 8  # threads; on a CPU each holds the activations of a micro-batch
 OPENED_AT_A_TIME = 8  # photos by one thread, where a GPU takes many more at a time
@@ -65,11 +65,11 @@ class Extracted:
         return replace(self, rows=rows, computing=self.computing + time.perf_counter() - started)
 
 
-def opener(split: Split, preprocessing: Preprocessing, seed: int) -> OpenPhoto:
-    """Return a function that opens a split's photos and cuts views; seed, view and the photo's name determine them."""
+def opener(split: Split, preprocessing: Preprocessing, augmentation: Augmentation) -> OpenPhoto:
+    """Return a function that opens a split's photos and cuts views out of them."""
 
     def open_photo(index: int, views: Sequence[int]) -> np.ndarray:
-        return open_views(split.path(index), preprocessing, views, seed, split.photos[index])
+        return open_views(split.path(index), preprocessing, views, augmentation, split.photos[index])
 
     return open_photo
 

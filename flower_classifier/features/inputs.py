@@ -31,6 +31,7 @@ from flower_classifier.networks.whitening import Whitening
 from flower_classifier.photos import views as photo_views
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import PhotoKey, Split, Splits
+from flower_classifier.photos.views import USUAL, Augmentation
 
 VIEWS_PER_DECODE = 2  # views 0 and 1, 2 and 3, ...
 
@@ -89,14 +90,15 @@ class Inputs:
         self,
         frozen: FrozenBackbone,
         split: Split,
-        seed: int = 0,
+        augmentation: Augmentation = USUAL,
         cache: FeatureCache | None = None,
         schedule: Schedule = PLAIN_VIEW,
         announced: bool = True,
         bad_limit: float = 1.0,
     ) -> None:
-        self.frozen, self.split, self.seed, self.cache, self.schedule = frozen, split, seed, cache, schedule
-        self.open_photo = opener(split, frozen.preprocessing, seed)  # index, views -> uint8 (V, S, S, 3)
+        self.frozen, self.split, self.cache = frozen, split, cache
+        self.augmentation, self.schedule = augmentation, schedule
+        self.open_photo = opener(split, frozen.preprocessing, augmentation)  # index, views -> uint8 (V, S, S, 3)
         self.bad_limit = bad_limit  # share of the photos that may be bad
         self.announced = announced  # whether it says what it reads, where no bar shows that
         self.bad: dict[int, ImageError] = {}  # index of a photo -> why it cannot be opened
@@ -170,6 +172,14 @@ class Inputs:
         inputs.whitening, inputs.whitened_rows = whitening, {}
         return inputs
 
+    def augmented_by(self, augmentation: Augmentation) -> Inputs:
+        """Return the inputs of the same photos with other views; the plain one, which is the same, must be there."""
+        inputs = copy.copy(self)
+        inputs.augmentation = augmentation
+        inputs.open_photo = opener(self.split, self.frozen.preprocessing, augmentation)
+        inputs.ready, inputs.feature_rows, inputs.whitened_rows = {0: self.ready[0]}, {}, {}
+        return inputs
+
     def prepare(self, view: int = 0) -> list[ImageError]:
         """Have the rows of a view ready; return what is wrong with the photos that turn out to be unusable.
 
@@ -234,7 +244,7 @@ class Inputs:
         errors: dict[int, ImageError] = {}
         started, reading, computing = time.perf_counter(), 0.0, 0.0
         with progress(count, description, "photo") as bar:
-            for done in extract_by_all(self.frozen, self.split, self.seed, work, bar):
+            for done in extract_by_all(self.frozen, self.split, self.augmentation, work, bar):
                 if done.errors:
                     errors |= done.errors
                     self.check_limit(errors)
@@ -301,10 +311,12 @@ class Inputs:
 
     def about(self, view: int) -> dict[str, object]:
         """Return, in plain types, all that the rows of a view depend on beside the photo, and nothing else."""
+        is_usual = view == 0 or self.augmentation.kind == USUAL.kind  # the plain view is the same in all kinds
         return {
             "data": str(self.split.root.absolute()),
             "view": view,
-            "seed": self.seed if view >= photo_views.FIRST_RANDOM_VIEW else None,
+            **({} if is_usual else {"augmentation": self.augmentation.kind}),
+            "seed": self.augmentation.seed if view >= self.augmentation.first_random else None,
             "preprocessing": self.frozen.preprocessing.to_plain(),
             "pixels": photo_views.VERSION,
             "libraries of pixels": versions_of(PIL, np),
@@ -343,7 +355,7 @@ class AllInputs(NamedTuple):
 def prepare_inputs(
     frozen: FrozenBackbone,
     splits: Splits,
-    seed: int,
+    augmentation: Augmentation,
     cache: FeatureCache | None,
     schedule: Schedule,
     bad_limit: float = 1.0,
@@ -353,7 +365,7 @@ def prepare_inputs(
     Returns the inputs of all splits, each with its bad photos known. Raises InputError as soon as more than a share
     `bad_limit` of a split's photos cannot be opened.
     """
-    train = Inputs(frozen, splits.train, seed, cache, schedule, bad_limit=bad_limit)
+    train = Inputs(frozen, splits.train, augmentation, cache, schedule, bad_limit=bad_limit)
     valid = eval_inputs(frozen, splits.valid, cache, bad_limit=bad_limit)
     test = eval_inputs(frozen, splits.test, cache, bad_limit=bad_limit) if splits.test else None
     inputs = AllInputs(train, valid, test)

@@ -27,7 +27,7 @@ from flower_classifier.networks.job import EXTRACT, Job, LostError, Message, cur
 from flower_classifier.networks.layers import Layer
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split
-from flower_classifier.photos.views import Preprocessing
+from flower_classifier.photos.views import Augmentation, Preprocessing
 
 WAITING = 64  # micro-batches by each helper that may wait for rank 0 to keep them
 NOTHING_MORE = None  # what a helper sends after its last micro-batch
@@ -38,18 +38,19 @@ FOUND_ELSEWHERE = ImageError("another process could not open it")  # of which on
 
 
 def extract_by_all(
-    frozen: FrozenBackbone, split: Split, seed: int, work: Sequence[Work], bar: Bar
+    frozen: FrozenBackbone, split: Split, augmentation: Augmentation, work: Sequence[Work], bar: Bar
 ) -> Iterator[Extracted]:
     """Run the frozen part over micro-batches of a split's photos; yield what comes of each, in no order.
 
     In a job all processes share the work. Whether a photo can be opened is for rank 0 to say: where a helper cannot,
     rank 0 does the micro-batch again. Raises LostError where a helper has ended.
     """
-    job, open_photo = current_job(), opener(split, frozen.preprocessing, seed)
+    job, open_photo = current_job(), opener(split, frozen.preprocessing, augmentation)
     if job is None or not work:
         yield from extract(frozen, open_photo, work, bar)
         return
-    task = {"seed": seed, "work": list(work), "preprocessing": asdict(frozen.preprocessing)}
+    asked = {"augmentation": asdict(augmentation), "preprocessing": asdict(frozen.preprocessing)}
+    task = {"work": list(work), **asked}
     name = job.new_list()
     job.order({"do": EXTRACT, "list": name, **task, "way": numerics_key(frozen), **new_model_or_split(frozen, split)})
     helpers = Helpers(job, frozen.rows)
@@ -215,7 +216,7 @@ class Helper:
     def extract(self, order: Message) -> None:
         """Do a share of the work that rank 0 has ordered, and send it what comes of it."""
         self.check_numerics(order["way"])
-        open_photo = opener(self.split, Preprocessing(**order["preprocessing"]), order["seed"])
+        open_photo = opener(self.split, Preprocessing(**order["preprocessing"]), Augmentation(**order["augmentation"]))
         # Results come in the order of the work; where no photo opens, only the work knows the views
         work, same = itertools.tee(self.job.shares(order["list"], order["work"]))
         with progress(None, "", "photo", hidden=True) as bar:

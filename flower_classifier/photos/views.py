@@ -1,7 +1,7 @@
 """What a model sees of a photo: squares of pixels, cut out and resampled by the one rule that is written down here.
 
 `Preprocessing` says in plain numbers what a backbone expects, and travels with the weights inside the checkpoint.
-`open_views` opens a photo and cuts views out of it: the plain one, its mirror image, random crops.
+`open_views` opens a photo and cuts views out of it: the plain one, and others that `Augmentation` describes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ VERSION = 1
 MAX_SIDE = 2048  # pixels that a model may ask for
 LEAST_STD = 1e-6  # of a channel's values from 0 to 1: dividing by much less would overflow float32
 LONGEST_ASPECT = 3  # a photo is cropped to this many times its short side first
-FIRST_RANDOM_VIEW = 2  # the plain photo and its mirror image come before
+# The views of a photo before the random crops, by the kind of augmentation: the plain photo, and what stands beside it.
+# Each is turned by so many quarters, against the clock, and then mirrored or not
+FIXED_VIEWS: dict[str, tuple[tuple[int, bool], ...]] = {
+    "none": ((0, False),),
+    "crops": ((0, False),),
+    "mirror": ((0, False), (0, True)),
+    "turns": ((0, False), (1, False), (2, False), (3, False)),
+}
 # A random view shows this share of the photo's area. ImageNet training goes down to 8 %, over hundreds of epochs; a
 # head learns from few views, so each should show the flower.
 CROP_AREA = (0.4, 1.0)
@@ -39,6 +46,42 @@ TOLERANCE_LEVELS = 2  # nearly always 1: the rounding of rows and of columns may
 TOLERANCE_SHARE = 0.03
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How the views of a training photo differ: the kind, one of FIXED_VIEWS, and the seed that draws random crops.
+
+    none: there is the plain photo alone. crops: random crops as well. mirror: its mirror image, and crops of which half
+    are mirrored. turns: the photo turned by quarters, and crops that are turned and mirrored at random, for photos
+    without up and down.
+    """
+
+    kind: str = "mirror"
+    seed: int = 0
+
+    @property
+    def first_random(self) -> int:
+        """The first view that is a random crop."""
+        return len(FIXED_VIEWS[self.kind])
+
+    def draw(self, view: int, name: str, height: int, width: int) -> tuple[Box | None, int, bool]:
+        """Return what a view of a photo shows: its box, None for the plain one; quarter turns; whether it is mirrored.
+
+        `name`: of the photo, which the draw depends on, beside the seed and the view. `height`, `width`: in pixels.
+        """
+        if view < self.first_random:
+            return None, *FIXED_VIEWS[self.kind][view]
+        if self.kind == "none":
+            raise ValueError("without augmentation there is view 0 alone")
+        rng = generator(self.seed, "view", view, name)
+        top, left, crop_height, crop_width = random_crop(height, width, rng)
+        is_mirrored = self.kind != "crops" and rng.random() < 0.5
+        quarters = int(rng.integers(4)) if self.kind == "turns" else 0
+        return (left, top, left + crop_width, top + crop_height), quarters, is_mirrored
+
+
+USUAL = Augmentation()
 
 
 @dataclass(frozen=True)
@@ -101,24 +144,24 @@ class Preprocessing:
 
 
 def open_views(
-    source: PhotoSource, preprocessing: Preprocessing, views: Sequence[int] = (0,), seed: int = 0, name: str = ""
+    source: PhotoSource,
+    preprocessing: Preprocessing,
+    views: Sequence[int] = (0,),
+    augmentation: Augmentation = USUAL,
+    name: str = "",
 ) -> np.ndarray:
     """Open a photo and cut views out of it, uint8 (V, S, S, 3): height, width, channel. Raises ImageError.
 
-    View 0 is the plain photo, view 1 its mirror image. All further ones are random crops, half of them mirrored, drawn
-    from the view's number, the seed and the photo's name.
+    View 0 is the plain photo; the augmentation says what the others are. `name`: of the photo, for random crops.
     """
     photo, side = trimmed(load_image(source, preprocessing.enough_pixels)), preprocessing.crop_size
     cut = functools.cache(lambda box: resampled(photo, box, side, preprocessing.interpolation))  # views 0, 1: once
     cut_out = np.empty((len(views), side, side, 3), np.uint8)
     for i, view in enumerate(views):
-        if view < FIRST_RANDOM_VIEW:
-            box, is_mirrored = preprocessing.plain_box(*photo.size), view == 1
-        else:
-            rng = generator(seed, "view", view, name)
-            top, left, height, width = random_crop(photo.height, photo.width, rng)
-            box, is_mirrored = (left, top, left + width, top + height), rng.random() < 0.5
-        cut_out[i] = mirrored(cut(box)) if is_mirrored else cut(box)
+        box, quarters, is_mirrored = augmentation.draw(view, name, photo.height, photo.width)
+        pixels = cut(box or preprocessing.plain_box(*photo.size))
+        pixels = np.rot90(pixels, quarters) if quarters else pixels
+        cut_out[i] = mirrored(pixels) if is_mirrored else pixels
     return cut_out
 
 

@@ -45,7 +45,7 @@ def dry_run(config: TrainConfig) -> None:
     state = start_state(config, data, built)
     recipe, bad_limit = state.recipe, config.bad_limit
     first, *held_out = data.splits.parts
-    inputs = [Inputs(built.frozen, first, recipe.seed, schedule=recipe.schedule, bad_limit=bad_limit)]
+    inputs = [Inputs(built.frozen, first, recipe.augmentation, schedule=recipe.schedule, bad_limit=bad_limit)]
     inputs += [eval_inputs(built.frozen, split, bad_limit=bad_limit) for split in held_out]
     errors = show_photos(data, inputs, config.skip_bad)
     show_model(built)
@@ -287,8 +287,8 @@ def fine_tuning_seconds(
     state.unfreeze(replace(recipe, learning_rate=0.0))
     indices = [index for micro_batch in sample for index in micro_batch]
     epoch = recipe.began + 1
-    reading = seconds(lambda: read_augmented(train, indices, recipe.seed, epoch), BUDGET) / len(indices)
-    pixels = read_augmented(train, indices, recipe.seed, epoch).to(train.frozen.device)
+    reading = seconds(lambda: read_augmented(train, indices, epoch), BUDGET) / len(indices)
+    pixels = read_augmented(train, indices, epoch).to(train.frozen.device)
     labels = torch.randint(classifier.config.num_classes, (len(indices),), device=train.frozen.device)
 
     def learn() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,14 +89,18 @@ def choose_features(train: Inputs, valid: Inputs, classifier: Classifier, **fixe
     return FeatureChoice(chosen, len(tried), time.perf_counter() - started)
 
 
-def judge(kind: FeatureKind, train: Inputs, valid: Inputs) -> FeatureTrial:
-    """Judge linear discriminant analysis on whitened inputs: the class whose mean is nearest is the likeliest."""
+def judge(kind: FeatureKind, train: Inputs, valid: Inputs, learned_views: Sequence[int] = (0,)) -> FeatureTrial:
+    """Judge linear discriminant analysis on whitened inputs: the class whose mean is nearest is the likeliest.
+
+    `learned_views`: of the training photos, whose means are taken.
+    """
     present, classes = train.labels.unique(return_inverse=True)
     every = torch.arange(len(classes))
     sums = torch.zeros(len(present), train.features()[every[:1]].shape[1])
     for block in every.split(BLOCK):
-        sums.index_add_(0, classes[block], train.rows()[block])
-    means = sums / torch.bincount(classes)[:, None]  # (C, D)
+        for view in learned_views:
+            sums.index_add_(0, classes[block], train.rows(view)[block])
+    means = sums / (len(learned_views) * torch.bincount(classes)[:, None])  # (C, D)
     every, views = torch.arange(len(valid.labels)), valid.frozen.config.answer_views
     by_view = [torch.cat([valid.rows(view)[block] for block in every.split(BLOCK)]) for view in views]
     logits = torch.stack([rows @ means.T for rows in by_view]).mean(dim=0) - means.square().sum(dim=1) / 2  # (N, C)

@@ -48,7 +48,7 @@ class FineTuner:
         assert identity  # rank 0 gives this order only in a run of train.py
         self.state = TrainState(classifier, first, identity.classes, identity=identity)
         self.state.restore(finished, second)
-        self.train = Inputs(helper.frozen, helper.split, second.seed)
+        self.train = Inputs(helper.frozen, helper.split, second.augmentation)
         self.train.set_aside(dict.fromkeys(order["left out"], FOUND_ELSEWHERE))
         self.learner = InStep(self.state, helper.device)
 

@@ -4,6 +4,8 @@ In fine-tuning the backbone learns with the head. An untrained head would spoil 
 head learns alone first, on the frozen backbone (Kumar et al. 2022).
 """
 
+from __future__ import annotations
+
 import contextlib
 import math
 from collections import Counter
@@ -21,6 +23,7 @@ from flower_classifier.features.batches import Batch, batches, fresh_batches
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.networks.classifier import Classifier, parameter_depths
 from flower_classifier.networks.devices import MICRO_BATCH, precision_of
+from flower_classifier.photos.views import Augmentation
 
 
 def balanced(labels: Sequence[int], classes: int) -> tuple[float, ...]:
@@ -45,6 +48,7 @@ class Recipe:
     label_smoothing: float = 0.0  # share of a photo's label that is spread over all classes: Szegedy et al. 2016
     class_weights: tuple[float, ...] = ()  # how much a photo of each class counts; none: all the same
     patience: int = 0  # training stops when the loss was no lower for so many epochs; 0: never
+    augment: str = "mirror"  # how the views differ: a kind of Augmentation
 
     stage: ClassVar[str] = ""  # what progress calls it
     rate_option: ClassVar[str] = "learning_rate"  # the option that `learning_rate` comes from
@@ -54,10 +58,21 @@ class Recipe:
         """What the checkpoint says of the stage, beside the settings of the run."""
         return {}
 
+    @classmethod
+    def of(cls, config: TrainConfig, class_weights: tuple[float, ...] = ()) -> Recipe:
+        """Return what a run asks for; only the photos that can be opened tell the weights of its classes."""
+        given = {entry.name: getattr(config, entry.name) for entry in fields(cls)}
+        return cls(**{**given, "class_weights": class_weights})
+
     @property
     def schedule(self) -> Schedule:
         """Which view each epoch uses."""
         return Schedule(self.views, self.epochs)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How the views differ."""
+        return Augmentation(self.augment, self.seed)
 
     def prepare(self, train: Inputs, epoch: int) -> None:
         """Prepare what an epoch needs of the training photos, so that extraction does not count as training time."""
@@ -146,7 +161,7 @@ class FineTuning(Recipe):
 
     def batches(self, train: Inputs, epoch: int) -> Iterator[Batch]:
         """Return an epoch's batches: all training photos, in the epoch's own order, freshly augmented."""
-        return fresh_batches(train, self.batch_size, self.seed, epoch)
+        return fresh_batches(train, self.batch_size, epoch)
 
     def parameter_groups(self, learner: nn.Module) -> list[dict[str, object]]:
         """Return a group for each parameter that learns, with its rate and its weight decay."""

@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import json
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flower_classifier.base.messages import InputError, counted, first_few, note, printable, warn
@@ -15,9 +15,16 @@ from flower_classifier.base.signals import signals_held
 from flower_classifier.config.allowed import DEFAULT_SHRINKAGE
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
-from flower_classifier.features.inputs import AllInputs, Timings, UnusablePhotosError, check_photos_left, prepare_inputs
+from flower_classifier.features.inputs import (
+    AllInputs,
+    Inputs,
+    Timings,
+    UnusablePhotosError,
+    check_photos_left,
+    prepare_inputs,
+)
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation, evaluate_on, feature_reader
+from flower_classifier.judging.evaluation import Evaluation, evaluate_on, feature_reader, loss_gap
 from flower_classifier.judging.strangers import stranger_scores
 from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Row
@@ -32,16 +39,17 @@ from flower_classifier.photos.download import download
 from flower_classifier.photos.splits import Data, load_splits
 from flower_classifier.report.report_files import Table
 from flower_classifier.report.run_log import RunLog
-from flower_classifier.training.feature_search import FeatureKind, choose_features
+from flower_classifier.training.feature_search import FeatureKind, choose_features, judge
 from flower_classifier.training.head_search import OPTIONS, search
 from flower_classifier.training.loop import fit
+from flower_classifier.training.mirror_check import mirror_swaps
 from flower_classifier.training.recipe import Recipe, balanced, second_recipe
 from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.saved_state import Finished, Identity
 from flower_classifier.training.state import TrainState, load_learned
 
 # Options that the checkpoint records. A resumed run says which of them have changed
-RECORDED = ("learning_rate", "batch_size", "views", "weight_decay", "label_smoothing", "class_weights")
+RECORDED = ("learning_rate", "batch_size", "views", "augment", "weight_decay", "label_smoothing", "class_weights")
 # Options that may not change any more once the network is fine-tuned: the head has learned with them
 SETTLED = ("epochs", "learning_rate", "views")
 FLOWER_NAMES = Path(__file__).parents[2] / "cat_to_name.json"  # in a clone
@@ -122,8 +130,7 @@ def choose_shrinkage(classifier: Classifier, data: Data, given: float | None, no
 def start_state(config: TrainConfig, data: Data, built: Built) -> TrainState:
     """Return the state before the first epoch."""
     classifier, splits = built.classifier, data.splits
-    given = {entry.name: getattr(config, entry.name) for entry in fields(Recipe)}
-    recipe = Recipe(**{**given, "class_weights": ()})  # which are known when the photos are
+    recipe = Recipe.of(config)
     identity = Identity(
         arch=classifier.config.arch,
         learns=classifier.config.learns,
@@ -216,8 +223,9 @@ def read_photos(config: TrainConfig, run_folder: RunFolder, data: Data, built: B
     Raises UnusablePhotosError for them without --skip_bad, InputError where a split or a class has no photo left.
     """
     bad_limit = config.bad_limit if config.skip_bad else 1.0  # else all that are bad are listed
+    recipe = state.recipe
     inputs = prepare_inputs(
-        built.frozen, data.splits, config.seed, open_cache(config), state.recipe.schedule, bad_limit
+        built.frozen, data.splits, recipe.augmentation, open_cache(config), recipe.schedule, bad_limit
     )
     errors = [error for split in inputs.splits for error in split.errors]
     run_folder.list_bad([str(error) for error in errors])
@@ -244,10 +252,10 @@ def weigh_classes(config: TrainConfig, state: TrainState, inputs: AllInputs) -> 
 
 def tune(
     config: TrainConfig, data: Data, built: Built, inputs: AllInputs, state: TrainState
-) -> tuple[TrainConfig, TrainState, Table]:
+) -> tuple[TrainConfig, TrainState, AllInputs, Table]:
     """Search for the head's settings; return the options with these, the state of a new head, and all that was tried.
 
-    Options that were given stay as they are.
+    Options that were given stay as they are. The inputs have other views where mirror images would mislead the head.
     """
     classifier, shrinkage = state.classifier, state.identity.whitening
     if shrinkage:
@@ -256,6 +264,12 @@ def tune(
         note(str(choice))
         config, shrinkage = replace(config, **choice.chosen.kind._asdict()), choice.chosen.kind.shrinkage
     seen = whiten(state, inputs, shrinkage)
+    if mirrors_mislead(config, state, seen):
+        note("validation photos are told apart better without mirror images: --augment crops is chosen")
+        config = replace(config, augment="crops")
+        state.recipe = replace(state.recipe, augment="crops")
+        inputs = inputs._replace(train=inputs.train.augmented_by(state.recipe.augmentation))
+        seen = whiten(state, inputs, shrinkage)
     outcome = search(seen.train, seen.valid, classifier, state.recipe, fixed_by(config))
     note(outcome.choice_text)
     settings = outcome.chosen.settings
@@ -263,7 +277,7 @@ def tune(
     tuned = replace(config, **outcome.chosen.options)
     state = start_state(tuned, data, built)
     weigh_classes(tuned, state, inputs)
-    return tuned, state, list(outcome.table())
+    return tuned, state, inputs, list(outcome.table())
 
 
 def fixed_by(config: TrainConfig) -> dict[str, object]:
@@ -283,6 +297,38 @@ def whiten(state: TrainState, inputs: AllInputs, shrinkage: float) -> AllInputs:
         return inputs
     state.whitening = inputs.train.find_whitening(shrinkage)
     return inputs.whitened_by(state.whitening)
+
+
+def looks_mirrored(config: TrainConfig, state: TrainState, train: Inputs) -> dict[int, int]:
+    """Return the classes whose mirror images look like another one, where a head would learn from mirror images.
+
+    Not where a person has chosen the kind of augmentation.
+    """
+    learns_from_them = state.recipe.augment == "mirror" and state.recipe.schedule.used > 1
+    if not learns_from_them or config.is_given("augment") or not state.classifier.starts_frozen:
+        return {}
+    return mirror_swaps(train)
+
+
+def mirrors_mislead(config: TrainConfig, state: TrainState, seen: AllInputs) -> bool:
+    """Say whether mirror images look like another class, and validation photos are told apart worse by them."""
+    if not looks_mirrored(config, state, seen.train):
+        return False
+    plain, both = (judge(FeatureKind(), seen.train, seen.valid, views).losses for views in ((0,), (0, 1)))
+    difference, standard_error = loss_gap(both, plain)
+    return difference > standard_error
+
+
+def warn_of_mirrors(config: TrainConfig, state: TrainState, seen: AllInputs) -> None:
+    """Warn where the mirror images that the head learns from look like another class."""
+    if swaps := looks_mirrored(config, state, seen.train):
+        category_names = state.finished.category_names
+        names = [category_names.get(name, name) for name in state.classes]
+        pairs = first_few([printable(f"{names[label]} like {names[other]}") for label, other in swaps.items()])
+        warn(
+            f"the mirror images of {counted(len(swaps), 'class', 'classes')} look like another class ({pairs}), and "
+            "training shows them: --augment crops leaves mirror images out"
+        )
 
 
 def epoch_line(row: Row, epochs: int) -> str:
