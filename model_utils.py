@@ -145,6 +145,7 @@ def build_model(
     gpu: bool = False,
     mirror: bool = TrainConfig.mirror,
     layers: str | None = TrainConfig.layers,
+    fit: str = TrainConfig.fit,
 ) -> Model:
     """Put a new head, with one output per class of the data, on a pretrained network.
 
@@ -153,20 +154,20 @@ def build_model(
     architecture. `weights`: the library's name of them, a file, or "none" for random ones; without it the best.
     `image_size` (pixels) is for cnn and timm's models. `mirror`: answers are means over a photo and its mirror image.
     `layers`: what the head sees of a pretrained network, "several" layers, the "last" one, or that "flat"; without it
-    several, but for very few photos.
+    several, but for very few photos. `fit`: how a photo becomes a square, "crop", "pad" or "squash".
     The arguments are the options of train.py. Raises InputError for a value that does not fit, RunError where the
     weights cannot be downloaded.
     """
     units = widths(hidden_units)
     root = data.splits.train.root
     TrainConfig(
-        root, arch=arch, hidden_units=units, dropout=dropout, image_size=image_size, seed=seed, layers=layers
+        root, arch=arch, hidden_units=units, dropout=dropout, image_size=image_size, seed=seed, layers=layers, fit=fit
     )  # checks them
     with speaking():
         device = choose_device(gpu)
         with own_randomness(device):
             seen = layers or choose_layers(data)
-            settings = (units, dropout, image_size, seed, mirror, seen)
+            settings = (units, dropout, image_size, seed, mirror, seen, fit)
             classifier, used_weights = new_classifier(arch, len(data.classes), weights, *settings)
         training = {"weights": used_weights.name, **({"licence": used_weights.licence} if used_weights.licence else {})}
         trained = Checkpoint(

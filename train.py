@@ -44,6 +44,7 @@ from flower_classifier.training import steps
 from flower_classifier.training.job_helper import help_rank_0
 from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.state import TrainState
+from flower_classifier.training.view_checks import warn_of_mirrors, warn_of_wide
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -77,6 +78,8 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     run_folder.begin()
     if saved:
         steps.go_on(config, run_folder, state, saved)
+    else:
+        warn_of_wide(config, data.splits.train)
 
     inputs = steps.read_photos(config, run_folder, data, built, state)  # features: once, cached
     tuning = None
@@ -85,7 +88,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     state.leave_out(inputs.left_out, tested=data.splits.test.photos if data.splits.test else ())
     seen = steps.whiten(state, inputs, state.identity.whitening)
     if not saved:
-        steps.warn_of_mirrors(config, state, seen)
+        warn_of_mirrors(config, state, seen)
     log = RunLog(run_folder.folder, state.finished.history, not config.no_report, config.tensorboard, tuning)
     with log, run_folder.saving(state, log.write):
         steps.train_epochs(state, seen, run_folder, log)

@@ -29,7 +29,7 @@ const [folder, numbers, data, type, done] = arguments;
 
 def seen_by_the_page(driver, page_site, data, preprocessing, kind="image/png"):
     """The pixels that the page makes of a file, uint8 (S, S, 3)."""
-    numbers = {name: getattr(preprocessing, name) for name in ("resize_size", "crop_size", "interpolation")}
+    numbers = preprocessing.to_plain()
     found = driver.execute_async_script(VIEW, page_site, numbers, base64.b64encode(data).decode(), kind)
     assert not found.startswith("error"), found
     side = preprocessing.crop_size
@@ -40,6 +40,8 @@ STYLES = {
     "bicubic": Preprocessing(72, 64, (0.5,) * 3, (0.5,) * 3, "bicubic"),
     "bilinear": Preprocessing(64, 64, (0.5,) * 3, (0.5,) * 3, "bilinear"),
     "uneven": Preprocessing(73, 64, (0.5,) * 3, (0.5,) * 3, "bicubic"),
+    "padded": Preprocessing(72, 64, (0.485, 0.456, 0.406), (0.5,) * 3, "bilinear", fit="pad"),
+    "squashed": Preprocessing(72, 64, (0.5,) * 3, (0.5,) * 3, "bicubic", fit="squash"),
 }
 SIZES = [
     (97, 131),

@@ -17,6 +17,7 @@ DROPOUT = Limits(least=0, below=1)
 LAYERS = ("several", "last", "flat")  # whose features a head sees
 SHRINKAGE = Limits(least=0.001, most=1)
 DEFAULT_SHRINKAGE = 0.4
+FITS = ("crop", "pad", "squash")  # how a photo becomes a square
 AUGMENTS = ("none", "crops", "mirror", "turns")  # how the views of a training photo differ
 UNFREEZE = ("last", "all")  # which of a pretrained backbone's layers fine-tuning may change
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20  # calibration searches between these

@@ -26,6 +26,7 @@ RESUMED_OPTIONS = (
     "no_roots",
     "no_whitening",
     "mirror",
+    "fit",
     "epochs",
     "learning_rate",
     "batch_size",
@@ -187,6 +188,15 @@ class TrainConfig(Settings):
         "model",
         "answer with the mean over a photo and its mirror image: a little more accurate, and twice the work for each "
         "photo; kept in the checkpoint",
+    )
+
+    fit: str = option(
+        "crop",
+        "model",
+        "how a photo becomes the square that the network takes: its middle is cut out, all of it is taken with bars "
+        "beside it (pad), or all of it is pressed into the square (squash); the last two lose nothing at the ends of "
+        "wide and tall photos; kept in the checkpoint",
+        choices=allowed.FITS,
     )
 
     batch_size: int = option(

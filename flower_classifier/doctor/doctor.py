@@ -1,6 +1,6 @@
 """What may be wrong with a folder of photos: `--doctor` examines every photo and saves no model.
 
-    examined, findings = examine(splits, classes, names, crop_size)          the worst first
+    examined, findings = examine(splits, classes, names)          the worst first
 
 Twins, wrong labels and outliers are found by the features that training would use, the rest by the pixels.
 `findings.py` lists the kinds of findings; docs/doctor.md says how reliable they are.
@@ -25,7 +25,7 @@ from flower_classifier.features.extraction import ordered_parallel_map
 from flower_classifier.features.inputs import Inputs, check_photos_left, prepare_inputs
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import PhotoRef
-from flower_classifier.photos.views import Augmentation
+from flower_classifier.photos.views import Augmentation, Preprocessing
 from flower_classifier.training.steps import open_cache, prepare
 
 LEAST_TIMES = 10  # how many times likelier than a photo's own class another one must be
@@ -50,7 +50,7 @@ class Examined:
     twins: Mapping[tuple[int, int], float]  # the indices of two photos that are one, and how alike they are
     classes: Sequence[str]  # (C,): folders
     names: Sequence[str]  # (C,): what people call them
-    crop_size: int  # pixels a side that the network sees
+    preprocessing: Preprocessing  # what the network sees of a photo
 
     def finding(self, index: int, kind: str, score: float, suggestion: str, twin: int | None = None) -> Finding:
         """Return a finding about a photo, perhaps with its twin."""
@@ -127,10 +127,11 @@ class Examined:
                 yield self.finding(index, "dark", 1 - stats.brightness, "is it bright enough to tell?")
             elif stats.contrast < FLAT:  # as a dark photo always has, which is reported once
                 yield self.finding(index, "washed_out", 1 - stats.contrast, "does it show anything?")
-            if shorter * ENLARGED < self.crop_size:
-                advice = f"{stats.size[0]} x {stats.size[1]} pixels; seen at {self.crop_size}"
-                yield self.finding(index, "tiny", self.crop_size / shorter, advice)
-            if longer > NARROW * shorter:
+            side = self.preprocessing.crop_size
+            if shorter * ENLARGED < side:
+                advice = f"{stats.size[0]} x {stats.size[1]} pixels; seen at {side}"
+                yield self.finding(index, "tiny", side / shorter, advice)
+            if longer > NARROW * shorter and self.preprocessing.fit == "crop":
                 yield self.finding(index, "narrow", longer / shorter, "cut it to what it shows")
 
     def about_classes(self) -> Iterator[Finding]:
@@ -163,16 +164,14 @@ def run_doctor(config: TrainConfig) -> None:
     schedule = replace(SCHEDULE, views=1) if config.augment == "none" else SCHEDULE
     inputs = prepare_inputs(built.frozen, data.splits, augmentation, open_cache(config), schedule).splits
     check_photos_left(data.classes, *inputs)
-    examined, findings = examine(inputs, data.classes, data.names, built.frozen.preprocessing.crop_size)
+    examined, findings = examine(inputs, data.classes, data.names)
     photos = sum(map(len, data.splits.parts))
     print(summary_of(findings, photos, len(data.classes), list(examined.leaks())), flush=True)
     write_findings(folder, data.splits.train.root, findings, data.category_names)
     note(f"all of it, and sheets of the photos: {folder}")
 
 
-def examine(
-    splits: Sequence[Inputs], classes: Sequence[str], names: Sequence[str], crop_size: int
-) -> tuple[Examined, list[Finding]]:
+def examine(splits: Sequence[Inputs], classes: Sequence[str], names: Sequence[str]) -> tuple[Examined, list[Finding]]:
     """Examine the photos of train, valid and (perhaps) test; return all measurements and the findings.
 
     Findings are sorted by kind, and within a kind by score, the highest first. `splits`: one per split, with their
@@ -189,7 +188,7 @@ def examine(
     thumbnails = [blank if isinstance(stats, ImageError) else stats.thumbnail for stats in measured]
     twins = find_twins(refs, memory.own_rows, thumbnails)
     opinion = second_opinion(splits, len(classes), memory, groups_of(twins))
-    examined = Examined(refs, measured, opinion, twins, classes, names, crop_size)
+    examined = Examined(refs, measured, opinion, twins, classes, names, splits[0].frozen.preprocessing)
     errors = [(PhotoRef(inputs.split, index), error) for inputs in splits for index, error in inputs.bad.items()]
     errors += [(ref, stats) for ref, stats in zip(refs, measured, strict=True) if isinstance(stats, ImageError)]
     findings = [

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import Classifier, normalise
-from flower_classifier.photos.views import centre, trimmed_size
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,8 @@ class Heatmap:
     @property
     def shows_all(self) -> bool:
         """Whether the network sees all of the photo, or all that anybody could make out."""
-        return all(abs(side - edge) < 0.005 for side, edge in zip(self.box, (0, 0, 1, 1), strict=True))
+        left, top, right, bottom = self.box
+        return max(left, top) < 0.005 and min(right, bottom) > 0.995
 
 
 def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size: tuple[int, int]) -> Heatmap | None:
@@ -79,12 +79,9 @@ def find_heatmap(classifier: Classifier, pixels: torch.Tensor, label: int, size:
         begin += layer.width
     values = summed(spoken_for).clamp(min=0).detach().float().cpu()  # (h, w)
     values = values / values.max().clamp(min=torch.finfo(values.dtype).tiny)
-    width, height = size  # and what of it the plain view shows, as shares of both
-    trimmed_width, trimmed_height = trimmed_size(width, height)
-    across, down = centre(width, trimmed_width), centre(height, trimmed_height)  # trimmed at each side
-    left, top, right, bottom = classifier.preprocessing.plain_box(trimmed_width, trimmed_height)
-    box = (across + left) / width, (down + top) / height, (across + right) / width, (down + bottom) / height
-    return Heatmap(values.numpy(), box)
+    left, top, right, bottom = classifier.preprocessing.shown(*size)
+    width, height = size
+    return Heatmap(values.numpy(), (left / width, top / height, right / width, bottom / height))
 
 
 def summed(maps: Sequence[torch.Tensor]) -> torch.Tensor:

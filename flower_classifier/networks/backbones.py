@@ -109,17 +109,19 @@ def resolve_arch(name: str) -> str:
 
 
 def load_backbone(
-    arch: str, weights: str | None = None, image_size: int | None = None, flat: bool = False
+    arch: str, weights: str | None = None, image_size: int | None = None, flat: bool = False, fit: str = "crop"
 ) -> tuple[Backbone, Weights]:
     """Build `arch` with the weights of this name; `none` draws them from torch's generator.
 
-    A pretrained backbone gives the means of its last layers too, unless it is `flat`. Raises InputError for names and
+    A pretrained backbone gives the means of its last layers too, unless it is `flat`. `fit`: how a photo becomes a
+    square. Raises InputError for names and
     files that do not fit, RunError where a download fails.
     """
     source = source_of(arch)
     if flat and not source.has_flat(arch):
         raise InputError(f"flat is for vgg and alexnet: {arch} itself takes the mean of its last layer", "layers")
     resolved = source.weights(arch, weights, image_size)
+    resolved = replace(resolved, preprocessing=replace(resolved.preprocessing, fit=fit))
     if resolved.read is None:
         backbone = source.build(arch, resolved.preprocessing, flat)
     else:

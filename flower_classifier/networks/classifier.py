@@ -225,19 +225,20 @@ def new_classifier(
     seed: int = 0,
     mirror: bool = False,
     layers: str | None = None,
+    fit: str = "crop",
 ) -> tuple[Classifier, Weights]:
     """Put a new head on the backbone of this name; return the classifier and what its backbone's weights are.
 
     `weights`: None for the best, a name, a file, or "none". `hidden_units`: None for what the architecture's source
     suggests. `image_size` (pixels) is for cnn and timm's models. `mirror`: answers are means over a photo and its
     mirror image. `layers`: one of LAYERS, for a pretrained backbone; None: several, but of transformers, for which
-    that was never measured, the last. What is random is drawn from the seed. Raises
-    InputError for a name that does not exist or does not fit, RunError where a download fails.
+    that was never measured, the last. `fit`: one of FITS, how a photo becomes a square. What is random is drawn from
+    the seed. Raises InputError for a name that does not exist or does not fit, RunError where a download fails.
     """
     arch = resolve_arch(arch)
     source = source_of(arch)
     seed_torch(seed, "backbone")  # what random weights are drawn from
-    backbone, resolved = load_backbone(arch, weights, image_size, layers == "flat")
+    backbone, resolved = load_backbone(arch, weights, image_size, layers == "flat", fit)
     units = source.hidden_units if hidden_units is None else hidden_units
     if resolved.licence and resolved.licence.lower() not in FREE_LICENCES:
         note(f"the weights' licence is {resolved.licence}, which may not allow every use")

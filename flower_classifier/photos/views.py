@@ -36,6 +36,7 @@ FIXED_VIEWS: dict[str, tuple[tuple[int, bool], ...]] = {
 # head learns from few views, so each should show the flower.
 CROP_AREA = (0.4, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)  # of a random view's crop, as in Szegedy et al. 2015, section 6
+FITS = ("crop", "pad", "squash")  # how a photo that is no square becomes one
 # Pillow's filter, and its reach in pixels
 FILTERS = {"bilinear": (Image.Resampling.BILINEAR, 1), "bicubic": (Image.Resampling.BICUBIC, 2)}
 
@@ -65,17 +66,18 @@ class Augmentation:
         """The first view that is a random crop."""
         return len(FIXED_VIEWS[self.kind])
 
-    def draw(self, view: int, name: str, height: int, width: int) -> tuple[Box | None, int, bool]:
+    def draw(self, view: int, name: str, height: int, width: int, shape: float) -> tuple[Box | None, int, bool]:
         """Return what a view of a photo shows: its box, None for the plain one; quarter turns; whether it is mirrored.
 
         `name`: of the photo, which the draw depends on, beside the seed and the view. `height`, `width`: in pixels.
+        `shape`: the width of a crop of usual aspect 1, in its heights.
         """
         if view < self.first_random:
             return None, *FIXED_VIEWS[self.kind][view]
         if self.kind == "none":
             raise ValueError("without augmentation there is view 0 alone")
         rng = generator(self.seed, "view", view, name)
-        top, left, crop_height, crop_width = random_crop(height, width, rng)
+        top, left, crop_height, crop_width = random_crop(height, width, rng, shape)
         is_mirrored = self.kind != "crops" and rng.random() < 0.5
         quarters = int(rng.integers(4)) if self.kind == "turns" else 0
         return (left, top, left + crop_width, top + crop_height), quarters, is_mirrored
@@ -88,8 +90,10 @@ USUAL = Augmentation()
 class Preprocessing:
     """What a backbone expects of its input, in plain numbers that a checkpoint holds.
 
-    Pixels: the shorter side is resized to `resize_size`, the centre `crop_size` square is cut out (view 0). Values:
-    (uint8 / 255 - mean) / std for each of R, G and B, done on the device as part of the model.
+    Pixels: `fit` says how a photo becomes a square of `crop_size` (view 0). crop: the shorter side is resized to
+    `resize_size`, and the centre is cut out. pad: the longer side is resized, and bars of the mean colour are added.
+    squash: both sides are resized. Values: (uint8 / 255 - mean) / std for each of R, G and B, done on the device as
+    part of the model.
     """
 
     resize_size: int  # pixels
@@ -98,6 +102,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     interpolation: str  # bilinear or bicubic; always antialiased
     resampling: str = "pillow"  # whose arithmetic; there is one so far
+    fit: str = "crop"  # one of FITS
 
     @property
     def enough_pixels(self) -> int:
@@ -109,10 +114,12 @@ class Preprocessing:
         return 2 * self.resize_size
 
     def plain_box(self, width: int, height: int) -> Box:
-        """Return the plain view's box in a trimmed photo: left, top, right, bottom in its pixels.
+        """Return the plain view's box in a photo, in its pixels; the photo is trimmed, where photos are cropped.
 
         It rounds as torchvision does: the long side of the resized photo down, the beginning of the centre to even.
         """
+        if self.fit != "crop":
+            return 0.0, 0.0, float(width), float(height)
         short, side = min(width, height), self.crop_size
         resized_width = int(self.resize_size * width / short)
         resized_height = int(self.resize_size * height / short)
@@ -124,9 +131,31 @@ class Preprocessing:
             (top + side) * height / resized_height,
         )
 
+    def area(self, box: Box) -> tuple[int, int, int, int]:
+        """Return where in a view the pixels of a box lie: left, top, width, height; beside them are bars, if any."""
+        side, (width, height) = self.crop_size, (box[2] - box[0], box[3] - box[1])
+        if self.fit != "pad":
+            return 0, 0, side, side
+        longer = max(width, height)
+        across, down = (max(1, math.floor(side * length / longer + 0.5)) for length in (width, height))
+        return (side - across) // 2, (side - down) // 2, across, down
+
+    def shown(self, width: int, height: int) -> Box:
+        """Return the box of a photo that the plain view shows, in its pixels; with bars it is larger than the photo."""
+        inner_width, inner_height = trimmed_size(width, height) if self.fit == "crop" else (width, height)
+        left, top, right, bottom = box = self.plain_box(inner_width, inner_height)
+        bar_left, bar_top, across, down = self.area(box)
+        trimmed_left, trimmed_top = centre(width, inner_width), centre(height, inner_height)
+        column, row = (right - left) / across, (bottom - top) / down  # pixels of the photo to one of the view
+        left, top = trimmed_left + left - bar_left * column, trimmed_top + top - bar_top * row
+        return left, top, left + self.crop_size * column, top + self.crop_size * row
+
     def to_plain(self) -> dict[str, object]:
-        """Return what files hold of it: numbers, strings and lists."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        """Return what files hold of it: numbers, strings and lists; of `fit` nothing where photos are cropped."""
+        plain = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        if self.fit == "crop":  # as all photos were once: files and keys of caches stay the same
+            del plain["fit"]
+        return plain
 
     @classmethod
     def from_plain(cls, contents: Mapping[str, Any]) -> Preprocessing:  # Any: a file may hold anything
@@ -138,9 +167,9 @@ class Preprocessing:
         sizes_fit = are_whole and 1 <= self.crop_size <= self.resize_size <= MAX_SIDE
         are_numbers = all(type(value) in (int, float) and abs(value) < 1e6 for value in (*self.mean, *self.std))
         numbers_fit = are_numbers and len(self.mean) == len(self.std) == 3 and min(self.std) >= LEAST_STD
-        ways_fit = self.interpolation in tuple(FILTERS) and self.resampling == "pillow"
+        ways_fit = self.interpolation in tuple(FILTERS) and self.resampling == "pillow" and self.fit in FITS
         if not (sizes_fit and numbers_fit and ways_fit):
-            raise ValueError(f"{self} makes no sense")
+            raise ValueError(f"preprocessing that makes no sense: {self}")
 
 
 def open_views(
@@ -154,15 +183,31 @@ def open_views(
 
     View 0 is the plain photo; the augmentation says what the others are. `name`: of the photo, for random crops.
     """
-    photo, side = trimmed(load_image(source, preprocessing.enough_pixels)), preprocessing.crop_size
-    cut = functools.cache(lambda box: resampled(photo, box, side, preprocessing.interpolation))  # views 0, 1: once
+    photo, side = load_image(source, preprocessing.enough_pixels), preprocessing.crop_size
+    is_cropped = preprocessing.fit == "crop"
+    photo = trimmed(photo) if is_cropped else photo
+    shape = 1.0 if is_cropped else photo.width / photo.height
+    cut = functools.cache(lambda box: cut_to_square(photo, box, preprocessing))  # views 0, 1: once
     cut_out = np.empty((len(views), side, side, 3), np.uint8)
     for i, view in enumerate(views):
-        box, quarters, is_mirrored = augmentation.draw(view, name, photo.height, photo.width)
+        box, quarters, is_mirrored = augmentation.draw(view, name, photo.height, photo.width, shape)
         pixels = cut(box or preprocessing.plain_box(*photo.size))
         pixels = np.rot90(pixels, quarters) if quarters else pixels
         cut_out[i] = mirrored(pixels) if is_mirrored else pixels
     return cut_out
+
+
+def cut_to_square(photo: Image.Image, box: Box, preprocessing: Preprocessing) -> np.ndarray:
+    """Resample a box of a photo to a view, uint8 (S, S, 3), with bars beside it where that is asked for."""
+    left, top, width, height = preprocessing.area(box)
+    pixels = resampled(photo, box, (width, height), preprocessing.interpolation)
+    side = preprocessing.crop_size
+    if (width, height) == (side, side):
+        return pixels
+    view = np.empty((side, side, 3), np.uint8)
+    view[:] = [math.floor(255 * value + 0.5) for value in preprocessing.mean]
+    view[top : top + height, left : left + width] = pixels
+    return view
 
 
 def mirrored(pixels: np.ndarray) -> np.ndarray:
@@ -170,10 +215,13 @@ def mirrored(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.ascontiguousarray(pixels).view("V3")[:, ::-1]).view(np.uint8)
 
 
-def random_crop(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Draw top, left, height and width of a crop with an area in CROP_AREA and an aspect in CROP_ASPECT."""
+def random_crop(height: int, width: int, rng: np.random.Generator, shape: float = 1.0) -> tuple[int, int, int, int]:
+    """Draw top, left, height and width of a crop with an area in CROP_AREA and an aspect in CROP_ASPECT.
+
+    `shape`: what such an aspect is a multiple of.
+    """
     area = height * width * rng.uniform(*CROP_AREA)
-    aspect = math.exp(rng.uniform(*np.log(CROP_ASPECT)))
+    aspect = shape * math.exp(rng.uniform(*np.log(CROP_ASPECT)))
     crop_height = min(max(1, round(math.sqrt(area / aspect))), height)
     crop_width = min(max(1, round(math.sqrt(area * aspect))), width)
     top = int(rng.integers(height - crop_height + 1))
@@ -185,34 +233,37 @@ def random_crop(height: int, width: int, rng: np.random.Generator) -> tuple[int,
 #
 # The contract, which every export of a model keeps too, within the tolerance above:
 #
-# 1. What of a photo (upright, RGB) lies further out than LONGEST_ASPECT short sides is trimmed: the middle stays,
-#    `trimmed_size` pixels from `centre` on. Nothing of what is trimmed counts from here on.
+# 1. Where photos are cropped, what of a photo (upright, RGB) lies further out than LONGEST_ASPECT short sides is
+#    trimmed: the middle stays, `trimmed_size` pixels from `centre` on. Nothing of what is trimmed counts from here on.
 # 2. A view is a square of S x S pixels, resampled out of a box of the photo: float coordinates in pixels, where pixel
-#    (x, y) covers x to x + 1 and y to y + 1. Pixel i of a row lies at left + (i + 0.5) * (right - left) / S.
+#    (x, y) covers x to x + 1 and y to y + 1. Pixel i of a row lies at left + (i + 0.5) * (right - left) / S. Where
+#    photos are padded, S is smaller for the box's shorter side, and bars fill the square: `Preprocessing.area`.
 # 3. A value there is the mean of the photo's, weighted by a filter of the distance: bilinear the triangle (reaching 1
 #    pixel), bicubic Keys's with a = -0.5 (reaching 2). Where the box has more pixels than the view, the filter is as
 #    many times wider (antialiasing). Pixels just outside the box count where the photo has them; beyond the photo's
 #    edge there are none, and the weights of the others are scaled to a sum of 1.
 # 4. Rows first, then columns; after each, values are rounded (halves up) and kept within 0 and 255.
 # 5. The plain view's box is `Preprocessing.plain_box`: what remains of the photo when its shorter side is resized to R
-#    and the centre S x S is cut out, as the presets of torchvision's weights do. A random view's box is its crop.
+#    and the centre S x S is cut out, as the presets of torchvision's weights do; or all of the photo where photos are
+#    padded or squashed. A random view's box is its crop.
 
 
-def resampled(photo: Image.Image, box: Box, side: int, interpolation: str) -> np.ndarray:
-    """Resample a box of a photo into a square of pixels, uint8 (S, S, 3): points 2 to 4 of the contract.
+def resampled(photo: Image.Image, box: Box, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """Resample a box of a photo to a size (width, height), uint8 (height, width, 3): points 2 to 4 of the contract.
 
-    `photo.resize((side, side), filter, box)` is the same but for the order of rows and columns, which Pillow 13 chooses
+    `photo.resize(size, filter, box)` is the same but for the order of rows and columns, which Pillow 13 chooses
     by their cost: where bicubic overshoots and is cut at 0 or 255 in between, that moves values by several levels.
     """
     kind, reach = FILTERS[interpolation]
     left, top, right, bottom = box
-    across, down = (1 + math.ceil(reach * max(1, length / side)) for length in (right - left, bottom - top))
+    lengths = (right - left) / size[0], (bottom - top) / size[1]
+    across, down = (1 + math.ceil(reach * max(1, length)) for length in lengths)
     first_column, first_row = max(0, int(left) - across), max(0, int(top) - down)
     end_column, end_row = min(photo.width, math.ceil(right) + across), min(photo.height, math.ceil(bottom) + down)
     region = photo.crop((first_column, first_row, end_column, end_row))  # all that counts; more costs time
     row_box = (left - first_column, 0, right - first_column, region.height)
-    rows = region.resize((side, region.height), kind, row_box)
-    return np.asarray(rows.resize((side, side), kind, (0, top - first_row, side, bottom - first_row)))
+    rows = region.resize((size[0], region.height), kind, row_box)
+    return np.asarray(rows.resize(size, kind, (0, top - first_row, size[0], bottom - first_row)))
 
 
 def trimmed(image: Image.Image) -> Image.Image:

@@ -34,6 +34,7 @@ class Identity:
     train: str  # digest of the training photos' names, labels and sizes
     valid: str
     mirror: bool = False  # whether photos were judged with their mirror images
+    fit: str = "crop"  # how a photo becomes a square
     layers: str = "last"
     whitening: float = 0.0  # the shrinkage; 0: features are not whitened
     square_roots: bool = False  # whether square roots were taken of features

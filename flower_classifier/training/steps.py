@@ -17,14 +17,13 @@ from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import (
     AllInputs,
-    Inputs,
     Timings,
     UnusablePhotosError,
     check_photos_left,
     prepare_inputs,
 )
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation, evaluate_on, feature_reader, loss_gap
+from flower_classifier.judging.evaluation import Evaluation, evaluate_on, feature_reader
 from flower_classifier.judging.strangers import stranger_scores
 from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Row
@@ -39,14 +38,14 @@ from flower_classifier.photos.download import download
 from flower_classifier.photos.splits import Data, load_splits
 from flower_classifier.report.report_files import Table
 from flower_classifier.report.run_log import RunLog
-from flower_classifier.training.feature_search import FeatureKind, choose_features, judge
+from flower_classifier.training.feature_search import FeatureKind, choose_features
 from flower_classifier.training.head_search import OPTIONS, search
 from flower_classifier.training.loop import fit
-from flower_classifier.training.mirror_check import mirror_swaps
 from flower_classifier.training.recipe import Recipe, balanced, second_recipe
 from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.saved_state import Finished, Identity
 from flower_classifier.training.state import TrainState, load_learned
+from flower_classifier.training.view_checks import mirrors_mislead
 
 # Options that the checkpoint records. A resumed run says which of them have changed
 RECORDED = ("learning_rate", "batch_size", "views", "augment", "weight_decay", "label_smoothing", "class_weights")
@@ -83,7 +82,7 @@ def prepare(config: TrainConfig) -> tuple[Data, Built]:
     if config.layers and not source_of(arch).pretrained:
         raise InputError(f"is for pretrained networks; {arch} has its own", "layers")
     layers = config.layers or choose_layers(data)
-    model = (config.hidden_units, config.dropout, config.image_size, config.seed, config.mirror, layers)
+    model = (config.hidden_units, config.dropout, config.image_size, config.seed, config.mirror, layers, config.fit)
     classifier, weights = new_classifier(arch, len(data.classes), config.weights, *model)
     if choose_shrinkage(classifier, data, config.shrinkage, config.no_whitening):
         classifier.look_at(classifier.config.layers, square_roots=not config.no_roots)
@@ -144,6 +143,7 @@ def start_state(config: TrainConfig, data: Data, built: Built) -> TrainState:
         train=splits.train.fingerprint(),
         valid=splits.valid.fingerprint(),
         mirror=config.mirror,
+        fit=config.fit,
         layers=classifier.config.layers,
         square_roots=classifier.config.square_roots,
         whitening=choose_shrinkage(classifier, data, config.shrinkage, config.no_whitening),
@@ -297,38 +297,6 @@ def whiten(state: TrainState, inputs: AllInputs, shrinkage: float) -> AllInputs:
         return inputs
     state.whitening = inputs.train.find_whitening(shrinkage)
     return inputs.whitened_by(state.whitening)
-
-
-def looks_mirrored(config: TrainConfig, state: TrainState, train: Inputs) -> dict[int, int]:
-    """Return the classes whose mirror images look like another one, where a head would learn from mirror images.
-
-    Not where a person has chosen the kind of augmentation.
-    """
-    learns_from_them = state.recipe.augment == "mirror" and state.recipe.schedule.used > 1
-    if not learns_from_them or config.is_given("augment") or not state.classifier.starts_frozen:
-        return {}
-    return mirror_swaps(train)
-
-
-def mirrors_mislead(config: TrainConfig, state: TrainState, seen: AllInputs) -> bool:
-    """Say whether mirror images look like another class, and validation photos are told apart worse by them."""
-    if not looks_mirrored(config, state, seen.train):
-        return False
-    plain, both = (judge(FeatureKind(), seen.train, seen.valid, views).losses for views in ((0,), (0, 1)))
-    difference, standard_error = loss_gap(both, plain)
-    return difference > standard_error
-
-
-def warn_of_mirrors(config: TrainConfig, state: TrainState, seen: AllInputs) -> None:
-    """Warn where the mirror images that the head learns from look like another class."""
-    if swaps := looks_mirrored(config, state, seen.train):
-        category_names = state.finished.category_names
-        names = [category_names.get(name, name) for name in state.classes]
-        pairs = first_few([printable(f"{names[label]} like {names[other]}") for label, other in swaps.items()])
-        warn(
-            f"the mirror images of {counted(len(swaps), 'class', 'classes')} look like another class ({pairs}), and "
-            "training shows them: --augment crops leaves mirror images out"
-        )
 
 
 def epoch_line(row: Row, epochs: int) -> str:

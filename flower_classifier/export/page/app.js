@@ -282,14 +282,17 @@ async function hold() {
   if (answer?.kind === "answer" && isHeld && own === wish) show(answer, true);
 }
 
-// Puts the corners around what the network sees: the middle of the picture, of which the stage may hide the sides.
+// Puts the corners around what the network sees: the middle of the picture, of which the stage may hide the sides, or all.
 function placeFinder() {
   if (!preprocessing || !video.videoWidth) return;
   const { clientWidth: width, clientHeight: height } = video;
   const scale = Math.max(width / video.videoWidth, height / video.videoHeight);
   const share = preprocessing.crop_size / preprocessing.resize_size;
-  const side = scale * share * Math.min(video.videoWidth, video.videoHeight);
-  const [across, down] = [Math.max((width - side) / 2, MARGIN.side), (height - side) / 2];
+  const middle = share * Math.min(video.videoWidth, video.videoHeight);
+  const seesAll = (preprocessing.fit ?? "crop") !== "crop";
+  const [seenWidth, seenHeight] = seesAll ? [video.videoWidth, video.videoHeight] : [middle, middle];
+  const across = Math.max((width - scale * seenWidth) / 2, MARGIN.side);
+  const down = (height - scale * seenHeight) / 2;
   finder.style.inset = `${Math.max(down, MARGIN.top)}px ${across}px ${Math.max(down, MARGIN.bottom)}px`;
 }
 

@@ -48,7 +48,10 @@ export function reduction(width, height, resizeSize, isJpeg) {
 }
 
 // Which part of a picture of this size the network sees: left, top, right, bottom, and how much is trimmed away.
-export function plainBox(width, height, { resize_size: resizeSize, crop_size: side }) {
+export function plainBox(width, height, { resize_size: resizeSize, crop_size: side, fit = "crop" }) {
+  if (fit !== "crop") {
+    return { left: 0, top: 0, right: width, bottom: height, width, height, trimmedLeft: 0, trimmedTop: 0 };
+  }
   const limit = LONGEST_ASPECT * Math.min(width, height);
   const [keptWidth, keptHeight] = [Math.min(width, limit), Math.min(height, limit)];
   const short = Math.min(keptWidth, keptHeight);
@@ -66,6 +69,14 @@ export function plainBox(width, height, { resize_size: resizeSize, crop_size: si
     trimmedLeft: centre(width, keptWidth),
     trimmedTop: centre(height, keptHeight),
   };
+}
+
+// Where in the square that the network takes the pixels of a box lie; beside them are bars, if any.
+function areaOf(box, { crop_size: side, fit = "crop" }) {
+  if (fit !== "pad") return { left: 0, top: 0, width: side, height: side };
+  const longer = Math.max(box.width, box.height);
+  const [width, height] = [box.width, box.height].map((length) => Math.max(1, Math.floor((side * length) / longer + 0.5)));
+  return { left: Math.floor((side - width) / 2), top: Math.floor((side - height) / 2), width, height };
 }
 
 // For each of `side` pixels: the first pixel of a line that counts, how many do, and their weights as whole numbers.
@@ -128,16 +139,17 @@ function resampleRows(source, rows, width, step, offset, { firsts, counts, weigh
   }
 }
 
-// Resamples the columns of (rows, side, 3), whose first row is row `offset` of the picture, to (side, side, 3).
-function resampleColumns(source, offset, { firsts, counts, weights, most }, side, target) {
-  const stride = side * 3;
-  for (let i = 0; i < side; i++) {
+// Resamples the columns of (rows, width, 3), whose first row is row `offset` of the picture, into an area of (side, side, 3).
+function resampleColumns(source, offset, { firsts, counts, weights, most }, area, side, target) {
+  const stride = area.width * 3;
+  for (let i = 0; i < area.height; i++) {
     const end = i * most + counts[i];
+    const out = ((area.top + i) * side + area.left) * 3;
     for (let x = 0; x < stride; x++) {
       let sum = 1 << (PRECISION - 1);
       let at = (firsts[i] - offset) * stride + x;
       for (let k = i * most; k < end; k++, at += stride) sum += Math.imul(source[at], weights[k]);
-      target[i * stride + x] = eightBits(sum);
+      target[out + x] = eightBits(sum);
     }
   }
 }
@@ -171,22 +183,23 @@ function planOf(width, height, isJpeg, preprocessing) {
   const filter = FILTERS[preprocessing.interpolation];
   const factor = reduction(width, height, preprocessing.resize_size, isJpeg);
   const box = plainBox(Math.ceil(width / factor), Math.ceil(height / factor), preprocessing);
-  const across = weightsOf(box.width, box.left, box.right, side, filter);
-  const down = weightsOf(box.height, box.top, box.bottom, side, filter);
-  const last = side - 1;
+  const area = areaOf(box, preprocessing);
+  const across = weightsOf(box.width, box.left, box.right, area.width, filter);
+  const down = weightsOf(box.height, box.top, box.bottom, area.height, filter);
+  const [lastColumn, lastRow] = [area.width - 1, area.height - 1];
   const firstColumn = across.firsts[0];
   const firstRow = down.firsts[0];
-  const columns = across.firsts[last] + across.counts[last] - firstColumn; // that count
-  const rows = down.firsts[last] + down.counts[last] - firstRow;
+  const columns = across.firsts[lastColumn] + across.counts[lastColumn] - firstColumn; // that count
+  const rows = down.firsts[lastRow] + down.counts[lastRow] - firstRow;
   const region = {
     left: (box.trimmedLeft + firstColumn) * factor,
     top: (box.trimmedTop + firstRow) * factor,
     width: Math.min(columns * factor, width - (box.trimmedLeft + firstColumn) * factor),
     height: Math.min(rows * factor, height - (box.trimmedTop + firstRow) * factor),
   };
-  const between = new Uint8Array(rows * side * 3);
+  const between = new Uint8Array(rows * area.width * 3);
   const reduced = factor > 1 ? new Uint8ClampedArray(rows * columns * 4) : null;
-  return { side, factor, across, down, firstColumn, firstRow, columns, rows, region, between, reduced };
+  return { side, area, factor, across, down, firstColumn, firstRow, columns, rows, region, between, reduced };
 }
 
 // Returns what takes a drawable picture (an ImageBitmap, say) to pixels. It keeps its canvas and its buffers.
@@ -224,11 +237,15 @@ export function viewer(preprocessing) {
       plan = planOf(width, height, isJpeg, preprocessing);
       planned = key;
     }
-    const { side, factor, across, down, firstColumn, firstRow, columns, rows, region, between } = plan;
+    const { side, area, factor, across, down, firstColumn, firstRow, columns, rows, region, between } = plan;
     const source = factor > 1 ? readReduced(picture) : read(picture, region);
-    resampleRows(source, rows, columns, 4, firstColumn, across, side, between);
+    resampleRows(source, rows, columns, 4, firstColumn, across, area.width, between);
     const pixels = new Uint8Array(side * side * 3);
-    resampleColumns(between, firstRow, down, side, pixels);
+    if (area.width < side || area.height < side) {
+      const bar = preprocessing.mean.map((value) => Math.floor(255 * value + 0.5));
+      for (let at = 0; at < pixels.length; at += 3) pixels.set(bar, at);
+    }
+    resampleColumns(between, firstRow, down, area, side, pixels);
     return pixels;
   };
 }
