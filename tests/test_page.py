@@ -225,6 +225,16 @@ def test_a_wrong_file_is_said_and_the_next_photo_works(page, some, tmp_path):
     assert ask(page, some[0])["predictions"]
 
 
+def test_an_iphones_heic_is_named_where_the_browser_cannot_open_it(page, some, tmp_path):
+    """Chromium cannot, Safari can."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.open(some[0]).convert("RGB")).save(tmp_path / "IMG_1.HEIC")
+    message = ask(page, tmp_path / "IMG_1.HEIC")
+    assert message.startswith("IMG_1.HEIC is HEIC, as iPhones write")
+    assert "JPEG" in message
+    assert ask(page, some[0])["predictions"]
+
+
 def test_a_photo_may_be_dropped(page, some):
     page.execute_script("window.answers.length = 0")
     page.execute_async_script(

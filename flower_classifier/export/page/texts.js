@@ -24,6 +24,9 @@ export const TEXTS = {
     other: "The camera does not start. Choose a photo, or drop one onto this page.",
   },
   noPicture: (file) => `${file || "This"} is not a picture that this browser can open.`,
+  noHeic: (file) =>
+    `${file || "This"} is HEIC, as iPhones write, and this browser cannot open it. Send it as a JPEG, or choose ` +
+    "“Most Compatible” in the iPhone’s settings, under Camera, Formats.",
   tooOld: "This browser is too old to run the classifier. One from 2023 or later does.",
   notStarted: (reason) => `The classifier could not be started: ${reason || "a file of it is missing"}`,
   runsNowhere: (reasons) => `The classifier does not run in this browser (${reasons})`,

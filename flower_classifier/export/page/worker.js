@@ -77,8 +77,14 @@ async function opened(file) {
   try {
     return await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "default" });
   } catch {
-    throw new Error(TEXTS.noPicture(file.name));
+    throw new Error(await isHeic(file) ? TEXTS.noHeic(file.name) : TEXTS.noPicture(file.name));
   }
+}
+
+// Says whether a file is an iPhone's HEIC, which Safari opens and other browsers do not.
+async function isHeic(file) {
+  const start = new Uint8Array(await file.slice(4, 12).arrayBuffer());
+  return /^ftyp(hei[cxms]|hev[cxms]|mif1|msf1)$/.test(String.fromCharCode(...start));
 }
 
 async function startsWith(file, bytes) {
