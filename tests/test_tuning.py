@@ -251,7 +251,7 @@ def test_patience_ends_a_run_and_a_resumed_one_the_same(train_into, flowers, tmp
     stored = read(tmp_path / "whole" / "run" / "last.pth")
     (lowest, _), last = stored["lowest"], stored["epoch"]
     assert last == lowest + 2 < 30
-    assert f"no epoch after epoch {lowest} was better: --patience 2 ends it here" in outcome.err
+    assert f"the validation loss was lowest in epoch {lowest}: --patience 2 ends it here" in outcome.err
     train_into(tmp_path / "parts", flowers, *own[:2], "--epochs", 1, *own[4:])
     train_into(tmp_path / "parts", flowers, "--resume", "--epochs", 30, "--no_report")
     assert same(read(tmp_path / "parts" / "checkpoint.pth"), read(tmp_path / "whole" / "checkpoint.pth"))

@@ -32,6 +32,7 @@ from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import FineTuning, Recipe, second_recipe
 from flower_classifier.training.state import TrainState
 from flower_classifier.training.steps import Built, choose_shrinkage, fixed_by, prepare, start_state
+from flower_classifier.training.view_checks import warn_of_wide
 
 Size = tuple[int, int]  # width, height in pixels
 
@@ -47,6 +48,7 @@ def dry_run(config: TrainConfig) -> None:
     first, *held_out = data.splits.parts
     inputs = [Inputs(built.frozen, first, recipe.augmentation, schedule=recipe.schedule, bad_limit=bad_limit)]
     inputs += [eval_inputs(built.frozen, split, bad_limit=bad_limit) for split in held_out]
+    warn_of_wide(config, first)
     errors = show_photos(data, inputs, config.skip_bad)
     show_model(built)
     if all(split.used for split in inputs):

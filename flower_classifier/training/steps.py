@@ -319,7 +319,7 @@ def train_epochs(state: TrainState, inputs: AllInputs, run_folder: RunFolder, lo
     if state.has_stalled:
         lowest = state.finished.lowest
         epoch, patience = lowest.epoch if lowest else 0, state.recipe.patience
-        note(f"no epoch after epoch {epoch} was better: --patience {patience} ends it here")
+        note(f"the validation loss was lowest in epoch {epoch}: --patience {patience} ends it here")
 
 
 def begin_fine_tuning(config: TrainConfig, run_folder: RunFolder, state: TrainState, inputs: AllInputs) -> None:
