@@ -138,7 +138,7 @@ def judged(options: argparse.Namespace, predictor: Predictor, known: set[str], f
     found = []
     for share in SHARES if options.choice else (strangers.SHRINKAGE,):
         strangers.SHRINKAGE = share
-        clusters = Clusters(predictor.feature_bank)
+        clusters = Clusters(predictor.feature_bank, predictor.stranger_measure)
         reference = clusters.strangeness(valid.features, valid.probabilities)
         stranger_test = StrangerTest(reference)
         of_known = familiar.scores(clusters, stranger_test)

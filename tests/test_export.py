@@ -44,7 +44,7 @@ def test_the_network_computes_what_plain_torch_does(request, some, kind):
     with torch.inference_mode():
         features = checkpoint.classifier.features(torch.from_numpy(pixels).permute(0, 3, 1, 2))
         logits = checkpoint.classifier.head(features)
-    distances = Clusters(checkpoint.trust.feature_bank).distances(features)
+    distances = Clusters(checkpoint.trust.feature_bank, checkpoint.trust.stranger_measure).distances(features)
     folder = request.getfixturevalue(KINDS[kind])
     for chosen in (slice(None), slice(3, 4)):
         found = outputs_of(folder, pixels[chosen])

@@ -16,6 +16,7 @@ import predict
 import train
 from data_utils import load_data
 from flower_classifier.base.console import progress
+from flower_classifier.config.allowed import StrangerMeasure
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.judging.evaluation import Evaluation
@@ -93,7 +94,7 @@ def test_the_distance_is_mahalanobis_to_the_nearest_class_less_that_to_all():
     means = np.stack([rows[labels == label].mean(axis=0) for label in range(5)])
     within = [squared(points, mean, rows - means[labels]) for mean in means]
     expected = np.min(within, axis=0) - squared(points, rows.mean(axis=0), rows - rows.mean(axis=0))
-    found = Clusters(memory).distances(others)
+    found = Clusters(memory, StrangerMeasure()).distances(others)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -101,19 +102,26 @@ def test_the_distance_is_mahalanobis_to_the_nearest_class_less_that_to_all():
 def test_few_photos_have_distances_too(number, classes):
     """Of classes with one photo each nobody knows the shape."""
     features, labels = cloud(number, classes)
-    distances = Clusters(memory_of(features, labels)).distances(torch.cat([features, 5 * torch.rand(40, 20)]))
+    distances = Clusters(memory_of(features, labels), StrangerMeasure()).distances(
+        torch.cat([features, 5 * torch.rand(40, 20)])
+    )
     assert distances.isfinite().all()
 
 
 def test_photos_that_are_all_the_same_have_distances_too():
-    assert Clusters(memory_of(torch.ones(6, 20), [0, 1] * 3)).distances(torch.rand(3, 20)).isfinite().all()
+    assert (
+        Clusters(memory_of(torch.ones(6, 20), [0, 1] * 3), StrangerMeasure())
+        .distances(torch.rand(3, 20))
+        .isfinite()
+        .all()
+    )
 
 
 def test_a_class_without_photos_in_the_memory_is_left_out():
     features, labels = cloud(40, 4)
     sparse = [label if label < 2 else label + 3 for label in labels]
     others = torch.rand(9, 20)
-    one, other = (Clusters(memory_of(features, some)).distances(others) for some in (labels, sparse))
+    one, other = (Clusters(memory_of(features, some), StrangerMeasure()).distances(others) for some in (labels, sparse))
     torch.testing.assert_close(one, other)
 
 
@@ -151,10 +159,14 @@ def test_either_kind_of_evidence_is_enough():
     memory, valid = memory_of(features, labels), cloud(100, seed=1)
     spread = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
     logits = 8 * F.one_hot(torch.tensor(valid[1]), 5) + spread
-    stranger_test = StrangerTest(stranger_scores(memory, valid[0], Evaluation(logits, torch.tensor(valid[1]))))
+    stranger_test = StrangerTest(
+        stranger_scores(memory, valid[0], Evaluation(logits, torch.tensor(valid[1])), StrangerMeasure())
+    )
 
     def p_known(feature, probabilities):
-        return stranger_test.p_value(Clusters(memory).strangeness(feature[None], probabilities[None])[0])
+        return stranger_test.p_value(
+            Clusters(memory, StrangerMeasure()).strangeness(feature[None], probabilities[None])[0]
+        )
 
     near, far = features[0], torch.linspace(-3, 3, 20)
     sure, undecided = torch.tensor([0.996, 0.001, 0.001, 0.001, 0.001]), torch.full((5,), 0.2)
@@ -162,6 +174,43 @@ def test_either_kind_of_evidence_is_enough():
     assert p_known(near, undecided) < 0.1
     assert p_known(far, sure) < 0.1
     assert p_known(far, undecided) == pytest.approx(1 / 101)
+
+
+@pytest.mark.parametrize("background", [0.0, 0.9, 1.0])
+def test_a_share_of_the_distance_from_all_is_taken_off(background):
+    features, labels = cloud(120)
+    memory, others = memory_of(features, labels), 5 * torch.rand(40, 20, generator=torch.Generator().manual_seed(0))
+    nearest, relative, shared = (
+        Clusters(memory, StrangerMeasure(share)).distances(others) for share in (0.0, 1.0, background)
+    )
+    torch.testing.assert_close(shared, nearest - background * (nearest - relative))
+
+
+@pytest.mark.parametrize("classes", [2, 5, 6])
+def test_with_few_classes_an_undecided_answer_is_no_sign_of_a_stranger(classes):
+    measure = StrangerMeasure.for_classes(classes)
+    features, labels = cloud(200, classes)
+    clusters = Clusters(memory_of(features, labels), measure)
+    sure = torch.eye(classes)[torch.tensor(labels)]
+    scores = clusters.strangeness(features, sure)
+    stranger_test = StrangerTest(scores)
+    undecided = clusters.strangeness(features[:1], torch.full((1, classes), 1 / classes))[0]
+    p_sure, p_undecided = (stranger_test.p_value(score) for score in (scores[0], undecided))
+    assert (abs(p_sure - p_undecided) < 0.01) == (classes < 6)
+    distances = clusters.distances(features)
+    if classes < 6:  # then the share of photos that are as far away is the p-value
+        expected = (1 + int((distances >= distances[0]).sum())) / 201
+        assert p_sure == pytest.approx(expected, abs=0.01)
+
+
+def test_a_checkpoint_of_before_goes_on_telling_strangers_as_it_did(flowers, checkpoint, tmp_path):
+    """Format 6 does not say how strangers are measured; its scores are of both kinds, and of the relative distance."""
+    contents = read(checkpoint)
+    del contents["stranger_measure"], contents["digest"]
+    write_atomically(tmp_path / "old.pth", {**contents, "format_version": 6})
+    saved = Checkpoint.load(tmp_path / "old.pth")
+    assert saved.trust.stranger_measure == StrangerMeasure(background=1.0, by_probability=True)
+    assert Checkpoint.load(checkpoint).trust.stranger_measure == StrangerMeasure(0.9, by_probability=True)
 
 
 def test_auroc_counts_pairs():
@@ -182,7 +231,9 @@ def check_scores(path, flowers):
     answers = list(predictor.answers(sorted((flowers / "valid").rglob("*.jpg"))))
     features = torch.from_numpy(np.stack([answer.features for answer in answers]))
     doubts = torch.tensor([-predictor.probabilities(answer).max() for answer in answers], dtype=torch.float64)
-    expected = torch.stack([doubts, Clusters(saved.trust.feature_bank).distances(features)], dim=1)
+    expected = torch.stack(
+        [doubts, Clusters(saved.trust.feature_bank, saved.trust.stranger_measure).distances(features)], dim=1
+    )
     torch.testing.assert_close(
         saved.trust.stranger_scores, expected, rtol=0.02, atol=0.02
     )  # a frozen part may be bfloat16
@@ -282,6 +333,8 @@ def test_the_notebooks_training_can_tell_too(flowers, checkpoint, tmp_path):
         lambda contents: contents.update(stranger_scores=torch.zeros(1, 1, dtype=torch.float64).expand(10**7, 2)),
         lambda contents: contents.update(memory=None),
         lambda contents: contents.pop("stranger_scores"),
+        lambda contents: contents.update(stranger_measure={"background": 2.0}),
+        lambda contents: contents.update(stranger_measure={"by_probability": 1}),
     ],
 )
 def test_scores_that_make_no_sense_are_refused(run, checkpoint, familiar, tmp_path, change):

@@ -3,8 +3,13 @@
 This module imports no network, so the values are available without torch.
 """
 
+from __future__ import annotations
+
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flower_classifier.base.options import Limits
 
@@ -37,6 +42,35 @@ def check_calibration(temperature: object, set_scores: object) -> None:
         raise ValueError("scores for sets that are no probabilities")
     if set_scores != sorted(set_scores):
         raise ValueError("scores for sets that are not in order")
+
+
+# How a photo of none of the classes is told: chosen on 2 to 80 classes of two backbones (docs/strangers.md)
+BACKGROUND = 0.9
+ENOUGH_CLASSES = 6  # from which on an undecided answer tells a stranger; with fewer it misleads
+
+
+@dataclass(frozen=True)
+class StrangerMeasure:
+    """What the distance and the doubt are by which a stranger is told (judging/strangers.py).
+
+    The defaults are what checkpoints have that do not say it.
+    """
+
+    background: float = 1.0  # share of a photo's distance from all photos that is taken off that from the nearest class
+    by_probability: bool = True  # whether it counts, too, that no class is probable
+
+    @classmethod
+    def for_classes(cls, count: int) -> StrangerMeasure:
+        """Return the one that suits so many classes."""
+        return cls(BACKGROUND, count >= ENOUGH_CLASSES)
+
+    @classmethod
+    def from_plain(cls, contents: Mapping[str, Any]) -> StrangerMeasure:  # Any: a file may hold anything
+        """Make one of what a file holds. Raises ValueError or TypeError for what makes no sense."""
+        measure = cls(**contents)
+        if type(measure.by_probability) is not bool or not 0 <= measure.background <= 1:
+            raise ValueError("strangers told in a way that does not exist")
+        return measure
 
 
 # --------------------------------------------------------------------------------------------------- an exported folder

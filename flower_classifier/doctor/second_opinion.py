@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from flower_classifier.base.console import progress
+from flower_classifier.config.allowed import StrangerMeasure
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.evaluation import FOLDS, feature_reader, folds_of
 from flower_classifier.judging.strangers import Clusters
@@ -95,7 +96,8 @@ def distances_of(memory: FeatureBank, judges: torch.Tensor, learned_from: torch.
         if len(indices):
             rows = taught.nonzero()[:, 0].tolist()
             photos, labels = [memory.photos[row] for row in rows], [memory.labels[row] for row in rows]
-            clusters = Clusters(replace(memory, photos=photos, labels=labels, rows=memory.rows[rows]))
+            bank = replace(memory, photos=photos, labels=labels, rows=memory.rows[rows])
+            clusters = Clusters(bank, StrangerMeasure())
             distances[indices] = clusters.relative(points[indices])
     return distances
 

@@ -195,6 +195,7 @@ def spec_of(checkpoint: Checkpoint, model: bytes, path: Path) -> ExportSpec:
         category_names=checkpoint.category_names,
         temperature=trust.temperature,
         set_scores=trust.set_scores,
+        stranger_measure=trust.stranger_measure,
         stranger_scores=None if trust.stranger_scores is None else trust.stranger_scores.tolist(),
         pattern=pattern_of(model, checkpoint.preprocessing.crop_size),
         provenance=provenance,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -171,7 +172,7 @@ class WholeNetwork(nn.Module):
         self.backbone = source_of(classifier.config.arch).folded(classifier.backbone, side)
         self.head = classifier.head
         memory = None if checkpoint.trust.stranger_scores is None else checkpoint.trust.feature_bank
-        self.distance = None if memory is None else Distance(Clusters(memory))
+        self.distance = None if memory is None else Distance(Clusters(memory, checkpoint.trust.stranger_measure))
         self.eval()
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -226,7 +227,7 @@ class Distance(nn.Module):
             "axes": memory.own_axes,
             "centre": clusters.centre,
             "to_class": clusters.to_class,
-            "to_all": clusters.to_all,
+            "to_all": clusters.to_all * math.sqrt(clusters.measure.background),
             "means": clusters.means,
         }
         for name, tensor in numbers.items():

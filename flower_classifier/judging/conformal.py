@@ -24,6 +24,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from flower_classifier.config.allowed import StrangerMeasure
+
 
 def least_probability(scores: Sequence[float], level: float) -> float:
     """Return the probability from which on a class is in the set. 0, so every class, where there are too few scores.
@@ -48,6 +50,12 @@ def likeliest_first(probabilities: np.ndarray) -> list[int]:
 
 
 # ------------------------------------------------------------------------------------------------------------- p-values
+
+
+def doubts(probabilities: np.ndarray, measure: StrangerMeasure) -> np.ndarray:
+    """Return how undecided answers are, (N,) from probabilities (N, C): higher is stranger, or constant."""
+    highest = probabilities.max(axis=1)
+    return -highest if measure.by_probability else np.full_like(highest, -1.0)
 
 
 class StrangerTest:

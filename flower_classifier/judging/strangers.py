@@ -1,17 +1,20 @@
 """Does a photo show any class that training knew? Two kinds of evidence say how unlike the classes it is.
 
-    clusters = Clusters(checkpoint.trust.feature_bank)
+    clusters = Clusters(checkpoint.trust.feature_bank, checkpoint.trust.stranger_measure)
     clusters.strangeness(features, probabilities)        (N, 2), for StrangerTest.p_value
 
 A stranger betrays itself in one of two ways. One that is much like the classes, such as another flower, makes the
 probabilities undecided. One that is like none of them, such as an ant or a screenshot, may well get a high probability,
-but lies far from all training photos. So there is a score of each kind, and conformal.py makes a p-value of both.
+but lies far from all training photos. So there is a score of each kind, and conformal.py makes a p-value of both. With
+few classes the probability says nothing, and only the distance counts.
 docs/strangers.md says which scores these are, and how well they do.
 """
 
 import torch
 from torch.nn import functional as F
 
+from flower_classifier.config.allowed import StrangerMeasure
+from flower_classifier.judging.conformal import doubts
 from flower_classifier.judging.evaluation import Evaluation, thinned
 from flower_classifier.networks.devices import threads_for_work, torch_threads
 from flower_classifier.networks.feature_bank import FeatureBank
@@ -26,8 +29,8 @@ BLOCK = 256  # photos whose distances to all classes are held at a time
 class Clusters:
     """The classes in a memory: clouds of points around their means, all of one shape."""
 
-    def __init__(self, memory: FeatureBank) -> None:
-        self.memory = memory
+    def __init__(self, memory: FeatureBank, measure: StrangerMeasure) -> None:
+        self.memory, self.measure = memory, measure
         rows, labels = memory.own_rows.double(), torch.tensor(memory.labels)
         present, inverse = labels.unique(return_inverse=True)
         sums = torch.zeros(len(present), rows.shape[1], dtype=torch.float64).index_add_(0, inverse, rows)
@@ -45,10 +48,10 @@ class Clusters:
             self.means = means @ self.to_class
 
     def distances(self, features: torch.Tensor) -> torch.Tensor:
-        """Return how far features (N, D) are from the nearest class, less how far from all photos, float64 (N,).
+        """Return how far features (N, D) are from the nearest class, less a share of how far from all, float64 (N,).
 
         Both are squared, so it may be below 0: the relative Mahalanobis distance (Ren et al. 2021) of features that are
-        scaled to unit length.
+        scaled to unit length. There the share is 1; with two classes both distances are much the same then.
         """
         axes = self.memory.own_axes  # (D, K)
         with torch_threads(threads_for_work(len(features) * axes.numel())):
@@ -62,7 +65,7 @@ class Clusters:
             for block in points.split(BLOCK):  # (B, K)
                 to_nearest = torch.cdist(block @ self.to_class, self.means).amin(dim=1) ** 2
                 to_all = ((block - self.centre) @ self.to_all).square().sum(dim=1)
-                distances.append(to_nearest - to_all)
+                distances.append(to_nearest - self.measure.background * to_all)
         return torch.cat(distances)
 
     def strangeness(self, features: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
@@ -71,13 +74,15 @@ class Clusters:
         `features` (N, D) and `probabilities` (N, C), as in a prediction. A third kind, another order or another way to
         measure one needs new versions of the formats of checkpoint.pth and last.pth, which keep such scores.
         """
-        doubts = -probabilities.double().amax(dim=1)
-        return torch.stack([doubts, self.distances(features)], dim=1)
+        undecided = torch.from_numpy(doubts(probabilities.double().numpy(), self.measure))
+        return torch.stack([undecided, self.distances(features)], dim=1)
 
 
-def stranger_scores(memory: FeatureBank, features: torch.Tensor, valid: Evaluation) -> torch.Tensor:
+def stranger_scores(
+    memory: FeatureBank, features: torch.Tensor, valid: Evaluation, measure: StrangerMeasure
+) -> torch.Tensor:
     """Return the scores that a checkpoint keeps, of validation photos with these features (N, D)."""
-    return thinned(Clusters(memory).strangeness(features, valid.probabilities))
+    return thinned(Clusters(memory, measure).strangeness(features, valid.probabilities))
 
 
 def auroc(known_scores: torch.Tensor, strange_scores: torch.Tensor) -> float:

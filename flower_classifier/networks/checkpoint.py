@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from flower_classifier.base.messages import InputError
-from flower_classifier.config.allowed import MOST_SCORED, check_calibration
+from flower_classifier.config.allowed import MOST_SCORED, StrangerMeasure, check_calibration
 from flower_classifier.networks import safe_files
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import FORMAT_OF_LAST_LAYERS, Classifier, ModelConfig
@@ -25,8 +25,8 @@ from flower_classifier.networks.safe_files import Plain
 from flower_classifier.networks.source import black_picture
 from flower_classifier.photos.views import Preprocessing
 
-FORMAT_VERSION = 6
-READ_VERSIONS = (FORMAT_OF_LAST_LAYERS, FORMAT_VERSION)
+FORMAT_VERSION = 7
+READ_VERSIONS = (FORMAT_OF_LAST_LAYERS, 6, FORMAT_VERSION)  # 6 measures strangers as all did before 7
 
 
 class Row(TypedDict):
@@ -48,6 +48,7 @@ class Trust:
     feature_bank: FeatureBank | None = None  # what is remembered of the training photos
     # Validation scores by which strangers are told, float64 (N, 2). Only beside a feature bank
     stranger_scores: torch.Tensor | None = None
+    stranger_measure: StrangerMeasure = field(default_factory=StrangerMeasure)  # by which they were found
 
     def to_plain(self) -> Plain:
         """Return what a file holds of it."""
@@ -56,6 +57,7 @@ class Trust:
             "set_scores": self.set_scores,
             "memory": self.feature_bank.to_plain() if self.feature_bank else None,
             "stranger_scores": self.stranger_scores,
+            "stranger_measure": asdict(self.stranger_measure),
         }
 
     @classmethod
@@ -74,7 +76,8 @@ class Trust:
                 raise ValueError("scores for strangers of another shape")
             if not 0 < len(strangers) <= MOST_SCORED or not strangers.isfinite().all():
                 raise ValueError("scores for strangers of impossible photos, or of too many")
-        return cls(temperature, set_scores, feature_bank, strangers)
+        measure = StrangerMeasure.from_plain(contents.get("stranger_measure", {}))
+        return cls(temperature, set_scores, feature_bank, strangers, measure)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,14 @@ import numpy as np
 from flower_classifier.base.console import Bar
 from flower_classifier.base.files import sha256_of
 from flower_classifier.base.messages import NEEDED_BY_EXPORTED, InputError, check_installed, reason_of
-from flower_classifier.config.allowed import DEFAULT_RATE, MODEL_FILE, MOST_SCORED, SPEC_FILE, check_calibration
+from flower_classifier.config.allowed import (
+    DEFAULT_RATE,
+    MODEL_FILE,
+    MOST_SCORED,
+    SPEC_FILE,
+    StrangerMeasure,
+    check_calibration,
+)
 from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.images import ImageError, PhotoSource
@@ -34,7 +41,7 @@ from flower_classifier.predicting.base_predictor import Answer, BasePredictor, s
 if TYPE_CHECKING:
     import onnxruntime
 
-FORMAT_VERSION = 1  # of classifier.json
+FORMAT_VERSION = 2  # of classifier.json; 1 says nothing of how strangers are measured
 EXPORT_AGAIN = "export the checkpoint again"
 BATCH = 8  # photos that the network takes at a time
 ONLY_ERRORS = 3  # of onnxruntime's levels of messages
@@ -62,6 +69,7 @@ class ExportSpec:
     temperature: float = 1.0  # logits are divided by it before the softmax
     set_scores: list[float] = field(default_factory=list)  # validation scores for prediction sets, lowest first
     stranger_scores: list[list[float]] | None = None  # (N, 2), validation scores by which strangers are told
+    stranger_measure: StrangerMeasure = field(default_factory=StrangerMeasure)
     # What the network says of a picture of stripes, and how far off a browser may be (onnx_model.pattern_of). One whose
     # graphics processor says something else runs the network in another way
     pattern: dict[str, object] = field(default_factory=dict)
@@ -84,6 +92,7 @@ class ExportSpec:
             "temperature": self.temperature,
             "set_scores": self.set_scores,
             "stranger_scores": self.stranger_scores,
+            "stranger_measure": asdict(self.stranger_measure),
             "stranger_rate": DEFAULT_RATE,  # of the page; predict.py is asked for its own
             "pattern": self.pattern,
             "provenance": self.provenance,
@@ -105,6 +114,7 @@ class ExportSpec:
             temperature=contents["temperature"],
             set_scores=contents["set_scores"],
             stranger_scores=contents["stranger_scores"],
+            stranger_measure=StrangerMeasure.from_plain(contents.get("stranger_measure", {})),
             pattern=contents["pattern"],
             provenance=contents["provenance"],
         )
@@ -200,7 +210,7 @@ class ExportedPredictor(BasePredictor):
         named = load_category_names(category_names, self.classes, self.spec.category_names)
         self.names = [named.get(name, name) for name in self.classes]
         self.temperature, self.set_scores = self.spec.temperature, self.spec.set_scores
-        scores = self.spec.stranger_scores
+        scores, self.stranger_measure = self.spec.stranger_scores, self.spec.stranger_measure
         self.stranger_test = None if scores is None else StrangerTest(scores)
 
     def answers(

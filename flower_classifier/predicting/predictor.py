@@ -47,7 +47,7 @@ class Predictor(BasePredictor):
         trust = checkpoint.trust
         self.temperature, self.set_scores = trust.temperature, trust.set_scores
         self.stranger_test = None if trust.stranger_scores is None else StrangerTest(trust.stranger_scores)
-        self.feature_bank = trust.feature_bank
+        self.stranger_measure, self.feature_bank = trust.stranger_measure, trust.feature_bank
         self.remembers_photos = trust.feature_bank is not None
         self.threads = torch.get_num_threads()
 
@@ -55,7 +55,7 @@ class Predictor(BasePredictor):
     def clusters(self) -> Clusters:
         """The classes in the feature bank, which there must be."""
         assert self.feature_bank  # as where there is stranger_test
-        return Clusters(self.feature_bank)
+        return Clusters(self.feature_bank, self.stranger_measure)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

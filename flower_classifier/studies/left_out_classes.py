@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from flower_classifier.base.console import progress
-from flower_classifier.config.allowed import DEFAULT_RATE
+from flower_classifier.config.allowed import DEFAULT_RATE, StrangerMeasure
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.conformal import StrangerTest
@@ -55,7 +55,7 @@ def leave_classes_out(train: Inputs, valid: Inputs, test: Inputs | None, schedul
         for inputs, features in judged:
             logits = heads.logits_by(torch.full((len(features),), index), inputs)
             seen.append((features, Evaluation(logits, inputs.labels), mask[inputs.labels]))
-        cells.append([int((~mask).sum()), *judge(memory, seen)])
+        cells.append([int((~mask).sum()), *judge(memory, seen, StrangerMeasure.for_classes(class_count))])
     means = torch.tensor(cells, dtype=torch.float64).mean(dim=0).tolist()
     header: list[object] = ["round", "classes_left_out", "known_photos", "strangers", "auroc", "auroc_of_probability"]
     header += [f"strangers_found_at_{DEFAULT_RATE:g}", f"false_alarms_at_{DEFAULT_RATE:g}"]
@@ -65,7 +65,9 @@ def leave_classes_out(train: Inputs, valid: Inputs, test: Inputs | None, schedul
     return table
 
 
-def judge(memory: FeatureBank, seen: Sequence[tuple[torch.Tensor, Evaluation, torch.Tensor]]) -> list[float]:
+def judge(
+    memory: FeatureBank, seen: Sequence[tuple[torch.Tensor, Evaluation, torch.Tensor]], measure: StrangerMeasure
+) -> list[float]:
     """Return how strange the photos of the known and of the left-out classes look to a head: cells of strangers.csv.
 
     `seen`: of each split the features (N, D), the head's logits, and which photos are of known classes, bool (N,). The
@@ -75,8 +77,8 @@ def judge(memory: FeatureBank, seen: Sequence[tuple[torch.Tensor, Evaluation, to
     features, evaluation, is_known = seen[0]
     answers = evaluation.of(is_known)
     temperature = calibrate(answers)
-    scores = stranger_scores(memory, features[is_known], answers.at(temperature))
-    stranger_test, clusters = StrangerTest(scores), Clusters(memory)
+    scores = stranger_scores(memory, features[is_known], answers.at(temperature), measure)
+    stranger_test, clusters = StrangerTest(scores), Clusters(memory, measure)
     all_scores = [clusters.strangeness(rows, split.at(temperature).probabilities) for rows, split, _ in seen]
     known = all_scores[-1][seen[-1][2]]  # (N, 2)
     strangers = torch.cat([scores[~is_known] for scores, (_, _, is_known) in zip(all_scores, seen, strict=True)])

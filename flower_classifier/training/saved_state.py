@@ -14,7 +14,7 @@ from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Row, Trust, what_to_do
 from flower_classifier.networks.safe_files import Plain
 
-FORMAT_VERSION = 8  # of last.pth; the only one that is read
+FORMAT_VERSION = 9  # of last.pth; the only one that is read
 Tensors = dict[str, torch.Tensor]
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flower_classifier.base.messages import InputError, counted, first_few
+from flower_classifier.config.allowed import StrangerMeasure
 from flower_classifier.judging.calibration import comparable_losses
 from flower_classifier.judging.evaluation import Evaluation, loss_gap
 from flower_classifier.networks.checkpoint import Checkpoint, Row
@@ -260,9 +261,16 @@ class TrainState:
         """Keep the best epoch's answers to the validation photos, from which its temperature is found."""
         self.finished = replace(self.finished, best=replace(self.best, valid=valid))
 
-    def keep_feature_bank(self, bank: FeatureBank | None, stranger_scores: torch.Tensor | None = None) -> None:
+    def keep_feature_bank(
+        self,
+        bank: FeatureBank | None,
+        scores: torch.Tensor | None = None,
+        measure: StrangerMeasure | None = None,
+    ) -> None:
         """Keep the training photos' features in the best epoch's network, and the validation photos' scores."""
-        trust = replace(self.best.trust, feature_bank=bank, stranger_scores=stranger_scores)
+        trust = replace(
+            self.best.trust, feature_bank=bank, stranger_scores=scores, stranger_measure=measure or StrangerMeasure()
+        )
         self.finished = replace(self.finished, best=replace(self.best, measured=trust))
 
     def keep_results(self, results: Mapping[str, object]) -> None:

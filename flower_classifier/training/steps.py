@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flower_classifier.base.messages import InputError, counted, first_few, note, printable, warn
 from flower_classifier.base.signals import signals_held
-from flower_classifier.config.allowed import DEFAULT_SHRINKAGE
+from flower_classifier.config.allowed import DEFAULT_SHRINKAGE, StrangerMeasure
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.inputs import (
@@ -373,7 +373,8 @@ def keep_feature_bank(state: TrainState, inputs: AllInputs, on_valid: Evaluation
             sample = [labels[index] for index in indices], [photos[index] for index in indices]
             bank = remember(feature_reader(state.learner, train, indices), *sample, axes)
         features = feature_reader(state.learner, valid, range(len(valid.used)))(range(len(valid.used)))
-        state.keep_feature_bank(bank, stranger_scores(bank, features, on_valid.at(trust.temperature)))
+        measure, answers = StrangerMeasure.for_classes(len(state.classes)), on_valid.at(trust.temperature)
+        state.keep_feature_bank(bank, stranger_scores(bank, features, answers, measure), measure)
 
 
 def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_folder: RunFolder) -> None:

@@ -51,12 +51,14 @@ export function judgeFor(spec) {
   const names = spec.classes.map((name) => (Object.hasOwn(spec.category_names, name) ? spec.category_names[name] : name));
   const scores = spec.stranger_scores;
   const pValue = scores && strangerTest(scores);
+  const countsDoubt = spec.stranger_measure.by_probability;
   const rate = spec.stranger_rate / 100;
   const canTell = Boolean(scores) && rate * (1 + scores.length) >= 1; // else there are too few photos to promise it
   return (logits, distance, number) => {
     const shares = probabilities(logits, spec.temperature);
     const top = likeliest(shares, number);
-    const pKnown = pValue ? pValue(-shares[top[0]], distance) : null;
+    const doubt = countsDoubt ? -shares[top[0]] : -1; // of few classes an undecided answer says nothing
+    const pKnown = pValue ? pValue(doubt, distance) : null;
     const predictions = top.map((index) => ({ class: spec.classes[index], name: names[index], probability: shares[index] }));
     return { predictions, p_known: pKnown, known: canTell ? pKnown > rate : null };
   };
