@@ -40,8 +40,11 @@ def load_data(
     category_names: str | Path | None = None,
     valid_split: float = TrainConfig.valid_split,
     seed: int = TrainConfig.seed,
+    labels: str | Path | None = None,
 ) -> Data:
     """Find the photos of a folder: train/, valid/ and perhaps test/, each with one folder per class.
+
+    Or `labels` is a table that says each photo's class, or "stem" where their names do, as for train.py.
 
     Without valid/, a share `valid_split` of each class's training photos, drawn from `seed`, becomes the validation
     photos. `category_names` is a JSON file of names for the class folders. Raises InputError for a folder or a file
@@ -52,9 +55,10 @@ def load_data(
         valid_split=valid_split,
         category_names=Path(category_names) if category_names else None,
         seed=seed,
+        labels=Path(labels) if labels else None,
     )  # which refuses what train.py refuses
     with speaking():
-        splits = load_splits(config.data_dir, config.valid_split, config.seed)
+        splits = load_splits(config.data_dir, config.valid_split, config.seed, config.label_source)
         return Data(splits, load_category_names(config.category_names, splits.classes))
 
 

@@ -60,17 +60,17 @@ def predict_photos(config: PredictConfig) -> None:
 
 
 def evaluate(config: PredictConfig) -> None:
-    """Say how good the answers to a folder of labelled photos are."""
+    """Say how good the answers to labelled photos are, in a folder for each class or as a table says."""
     from flower_classifier.predicting.evaluate_folder import evaluate_folder
     from flower_classifier.predicting.predictor import Predictor  # here, as it loads torch
     from flower_classifier.report.report_files import report_folder
 
     folder = config.images[0]
-    report = config.report or report_folder(config.checkpoint, folder)
+    report = config.report or report_folder(config.checkpoint, folder, config.labels)
     check_writable(report, "report")
     predictor = load_predictor(config)
     assert isinstance(predictor, Predictor)  # PredictConfig refuses an exported folder
-    evaluate_folder(predictor, folder, config.checkpoint, report, config.format)
+    evaluate_folder(predictor, folder, config.label_source, config.checkpoint, report, config.format)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,6 +4,7 @@
     python train.py flowers --arch cnn                      (needs no pretrained weights)
     python train.py flowers --download                      (fetches the photos of 102 species first)
     python train.py flowers --save_dir out --category_names cat_to_name.json
+    python train.py photos --labels labels.csv              (where a table says which photo is of which class)
     python train.py flowers --arch resnet50 --tune          (searches for the head's settings first)
     python train.py flowers --arch resnet50 --fine_tune 4   (lets the network learn too, in the end)
     python train.py flowers --save_dir out --resume         (goes on where the last run there stopped)

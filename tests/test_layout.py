@@ -158,7 +158,7 @@ def test_what_is_gone_into_or_left_out_is_said(lay_out, run, tmp_path):
     [
         (
             {"train": 5, "test": 5, "train.csv": 0},
-            r"photos in test/ and train/ lie in no class folders.*\(train.csv may",
+            r"photos in test/ and train/ lie in no class folders.*: add --labels .*/train\.csv, if it says",
         ),
         ({"train": 5, "test1": 5}, "photos in test1/ and train/ lie in no class folders"),
         ({"train": 5, "valid": 5}, "photos in train/ and valid/ lie in no class folders"),
@@ -173,7 +173,10 @@ def test_what_is_gone_into_or_left_out_is_said(lay_out, run, tmp_path):
         ({"Ana": 3, "Bo": 3, "Val": 3}, "Val/ lie in no class folders.*if these are classes, put all .* into .*train/"),
         ({"train": 3, "test/cat": 3}, "photos in train/ lie in no class folders"),
         ({"train/train": 3, "test/images": 3}, "photos in test/ and train/ lie in no class folders"),
-        ({"train/cat": 3, "train/dog": 3, "val/images": 3, "val/labels.csv": 0}, r"photos in val/ .*\(labels.csv may"),
+        (
+            {"train/cat": 3, "train/dog": 3, "val/images": 3, "val/labels.csv": 0},
+            r"photos in val/ .*: add --labels .*/val/labels\.csv, if it",
+        ),
         (
             {"cat/train_1": 3, "cat/train_2": 3, "cat/val": 3, "dog/train": 3, "dog/val": 3},
             "two folders of train photos",

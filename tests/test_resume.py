@@ -195,7 +195,7 @@ def test_other_data_is_not_resumed(train_into, run, flowers, tmp_path):
         change()
         outcome = run(train, changed, *QUICK, "--epochs", 2, "--resume", "--save_dir", tmp_path / "out")
         assert (outcome.code, outcome.out) == (2, "")
-        assert "the set of training photos (or the share held out of it) changed" in outcome.err
+        assert "the set of training photos, or their labels (or the share held out of it) changed" in outcome.err
 
 
 @pytest.mark.slow

@@ -366,7 +366,8 @@ def test_a_long_search_says_how_far_it_is(tree, monkeypatch, capsys, speaking):
 
 def test_the_folder_of_one_class_is_called_that(flowers, run, monkeypatch):
     """With the folder to give instead; also from within it, where its path says nothing."""
-    told = f"holds photos and no folders, so it is one class: give the folder above, {flowers}\n"
+    hint = "; or name a table of their classes, --labels FILE.csv"
+    told = f"holds photos and no folders, so it is one class: give the folder above, {flowers}{hint}\n"
     outcome = run(train, flowers / "train" / "54")
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.endswith(f": {flowers}/train/54 {told}")

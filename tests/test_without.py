@@ -49,9 +49,9 @@ def test_a_resumed_run_goes_on_without_them(run, train_into, flowers, tmp_path):
     ("contents", "said"),
     [
         (None, "cannot read"),
-        (b"photo\na.jpg\n", "has no column path"),
+        (b"title\na.jpg\n", "has no column path"),
         (b"", "has no column path"),
-        (b"path\n\xff\xfe\n", "is no table"),
+        (b"path\n\x00\x81\n", "is no table"),
         (
             b"path\n" + b"\n".join(b"train/54/drawn_%03d.jpg" % index for index in range(60)),
             "all training photos of 54",

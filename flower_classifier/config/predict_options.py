@@ -3,15 +3,22 @@
 An exported folder has a predict.py of its own, which takes the options of QuestionConfig alone.
 """
 
+from __future__ import annotations
+
 import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flower_classifier.base.messages import NEEDED, NEEDED_BY_EXPORTED, InputError
 from flower_classifier.base.options import Limits, Settings, argument, option
 from flower_classifier.base.torchrun import world_size
 from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_TOP_K, is_exported
+from flower_classifier.photos.tables import check_columns
+
+if TYPE_CHECKING:
+    from flower_classifier.photos.label_tables import Labels
 
 CHECKPOINT_ENDINGS = (".pth", ".pt")
 NAMES_HELP = (
@@ -134,6 +141,20 @@ class PredictConfig(QuestionConfig):
         "IMAGE is a folder with one folder of photos per class: say how many answers are right, and how far "
         "probabilities can be believed (--format json: as one object)",
     )
+    labels: Path | None = option(
+        None,
+        "evaluation",
+        "take classes from a table and not from folders, or from the photos' names with `stem`, as train.py does; of a "
+        "table with several splits the test photos are taken",
+        metavar="FILE.csv",
+    )
+    columns: str | None = option(
+        None,
+        "evaluation",
+        "which columns of the table hold what, such as path=image,label=species,split=set",
+        metavar="NAMES",
+        unset="found by their usual names",
+    )
     report: Path | None = option(
         None,
         "evaluation",
@@ -142,12 +163,19 @@ class PredictConfig(QuestionConfig):
         unset="evaluation/, beside the checkpoint, with a folder for each IMAGE",
     )
 
+    @property
+    def label_source(self) -> Labels | None:
+        """Where labels are written; None: folders say them."""
+        from flower_classifier.photos.label_tables import Labels  # here: --help needs no Pillow
+
+        return Labels(self.labels, columns=self.columns) if self.labels else None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.evaluate:
             self.check_evaluation()
-        elif self.report:
-            raise InputError("works only together with --evaluate", "report")
+        elif name := next((name for name in ("report", "labels", "columns") if getattr(self, name)), None):
+            raise InputError("works only together with --evaluate", name)
         if self.output and (self.format != "jsonl" or self.plot):
             raise InputError("is for --format jsonl, without --plot", "output")
         if world_size() > 1 and not self.output:
@@ -199,7 +227,8 @@ class PredictConfig(QuestionConfig):
     def check_evaluation(self) -> None:
         """Refuse what does not go with --evaluate."""
         if len(self.images) != 1 or not self.images[0].is_dir():
-            raise InputError("takes one folder that holds one folder of photos per class", "evaluate")
+            raise InputError("takes one folder: of one folder of photos per class, or with --labels", "evaluate")
+        check_columns(self.labels, self.columns)
         single = ("plot", "heatmap", "null", "top_k", "min_probability", "sets", "neighbours", "output")
         if any(getattr(self, name) for name in single):
             named = ", ".join(f"--{name}" for name in single)

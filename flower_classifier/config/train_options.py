@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flower_classifier.base.messages import InputError
 from flower_classifier.base.options import Limits, Settings, Values, argument, option
 from flower_classifier.config import allowed
+from flower_classifier.photos.tables import STEM, check_columns
 
+if TYPE_CHECKING:
+    from flower_classifier.photos.label_tables import Labels
+
+TABLES = ("labels", "valid_labels", "test_labels", "without")  # options that are paths of tables
 CLASS_WEIGHTS = ("equal", "balanced")
 # Options that a resumed run keeps, unless others are typed
 RESUMED_OPTIONS = (
+    "labels",
+    "valid_labels",
+    "test_labels",
+    "columns",
     "valid_split",
     "skip_bad",
     "bad_limit",
@@ -116,10 +126,28 @@ class TrainConfig(Settings):
         "data",
         "fetch photos of 102 species of flowers into DATA_DIR first, unless something is there already",
     )
+    labels: Path | None = option(
+        None,
+        "data",
+        "take classes from a table and not from folders: a photo's path and its label in each row, perhaps its split; "
+        "or from the photos' names, such as cat.0.jpg, with `stem`",
+        metavar="FILE.csv",
+    )
+    valid_labels: Path | None = option(
+        None, "data", "the table of the validation photos, beside --labels", metavar="FILE.csv"
+    )
+    test_labels: Path | None = option(None, "data", "the table of the test photos, beside --labels", metavar="FILE.csv")
+    columns: str | None = option(
+        None,
+        "data",
+        "which columns of the tables hold what, such as path=image,label=species,split=set",
+        metavar="NAMES",
+        unset="found by their usual names",
+    )
     valid_split: float = option(
         0.2,
         "data",
-        "share of each class's training photos to hold out, where there is no validation folder",
+        "share of each class's training photos to hold out, where there are no validation photos",
         metavar="SHARE",
         limits=Limits(above=0, below=1),
     )
@@ -324,8 +352,21 @@ class TrainConfig(Settings):
         if weights is not None and Path(weights).is_file():
             weights = str(Path(weights).absolute())  # found from any folder
         units = None if self.hidden_units is None else list(self.hidden_units)
-        without = str(self.without.absolute()) if self.without else None
-        return {**options, "weights": weights, "hidden_units": units, "without": without}
+        return {**options, "weights": weights, "hidden_units": units, **self.kept_tables}
+
+    @property
+    def kept_tables(self) -> dict[str, str | None]:
+        """The paths of tables, which are found from any folder."""
+        paths = {name: getattr(self, name) for name in TABLES}
+        return {name: str(path if path == STEM else path.absolute()) if path else None for name, path in paths.items()}
+
+    @property
+    def label_source(self) -> Labels | None:
+        """Where labels are written; None: folders say them."""
+        from flower_classifier.photos.label_tables import Labels  # here: --help needs no Pillow
+
+        tables = self.valid_labels, self.test_labels
+        return Labels(self.labels, *tables, self.columns) if self.labels else None
 
     def is_given(self, name: str) -> bool:
         """Say whether an option was typed, or set by a program to something else than its default."""
@@ -335,8 +376,7 @@ class TrainConfig(Settings):
     def resuming(self, stored: Values) -> TrainConfig:
         """Return these options with those `stored` by an earlier run, unless they were typed or set by a program."""
         taken = {name: stored[name] for name in RESUMED_OPTIONS if name in stored and not self.is_given(name)}
-        if taken.get("without"):
-            taken["without"] = Path(taken["without"])
+        taken |= {name: Path(taken[name]) for name in TABLES if taken.get(name)}
         options: Values = {name: tuple(value) if isinstance(value, list) else value for name, value in taken.items()}
         return replace(self, **options)
 
@@ -354,3 +394,7 @@ class TrainConfig(Settings):
             object.__setattr__(self, "views", 1)
         if self.doctor and self.summary:
             raise InputError("cannot be used together with --summary", "doctor")
+        for name in ("valid_labels", "test_labels"):
+            if getattr(self, name) and not (self.labels and self.labels != STEM):
+                raise InputError("is a table beside that of --labels, which gives the training photos", name)
+        check_columns(self.labels, self.columns)

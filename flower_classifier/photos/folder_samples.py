@@ -20,6 +20,7 @@ from flower_classifier.photos.folders import (
     visible_folders,
 )
 from flower_classifier.photos.images import begins_as_photo
+from flower_classifier.photos.name_labels import labels_hint
 
 # How much of a tree is sampled before the full search: the upper folders, and the first files of each
 LOOKED_INTO, LOOKED_AT = 300, 1000
@@ -39,7 +40,10 @@ def check_shape(data_dir: Path) -> None:
     if not visible_folders(data_dir) and not shards_of(data_dir) and any(map(is_photo, data_dir.iterdir())):
         above = data_dir.absolute().parent
         above = above.parent if above.name.lower() in SPLIT_NAMES else above
-        raise InputError(f"{data_dir} holds photos and no folders, so it is one class: give the folder above, {above}")
+        hint = labels_hint(data_dir) or "name a table of their classes, --labels FILE.csv"
+        raise InputError(
+            f"{data_dir} holds photos and no folders, so it is one class: give the folder above, {above}; or {hint}"
+        )
     classes = visible_folders(data_dir)
     with_files = [holds for holds in itertools.islice(hold_photos(classes), LOOKED_INTO) if holds is not None]
     count, holding = len(with_files), sum(with_files)

@@ -23,12 +23,15 @@ from flower_classifier.base.messages import InputError, counted, first_few, note
 from flower_classifier.photos.folder_samples import check_shape, may_hold_photos
 from flower_classifier.photos.folders import (
     SPLIT_NAMES,
+    find_classes,
     has_photo_suffix,
     is_photo,
     photos_in,
     shards_of,
     visible_folders,
 )
+from flower_classifier.photos.name_labels import labels_hint
+from flower_classifier.photos.tar_files import split_path
 
 # Words that name no class beside a split's: seg_train, training_set, test_images, trainset
 FILLERS = ("set", "sets", "data", "dataset", "image", "images", "img", "imgs", "photo", "photos", "pictures", "seg")
@@ -36,7 +39,6 @@ FOLD = re.compile(r"(fold|split|part|cv)[ _.-]*\d+", re.IGNORECASE)
 # Files by which folders that our commands wrote are recognised. All pictures in --plot's folder end as 1.jpg.png does
 OUR_FILES = ("checkpoint.pth", "last.pth", "evaluation.json", "doctor.csv", "manifest.webmanifest", "model.onnx")
 HIDDEN_LITTER = (".ipynb_checkpoints", ".thumbnails", ".trashes", ".git", ".cache", ".picasaoriginals")
-TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".xlsx")
 PLOT = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf])\.png$", re.IGNORECASE)
 MOST_LOOKED_AT = 1000  # entries of a hidden folder
 IF_CLASSES = "; if these are classes, put all classes into a folder train/"
@@ -47,6 +49,28 @@ class SplitFolder(NamedTuple):
 
     folder: Path | None  # in which tar files may lie, and photos of no class
     classes: Mapping[str, Path]  # folder of each class, by its name
+
+
+def photos_by_split(data_dir: Path) -> dict[str, dict[str, list[str]]]:
+    """Map train, and valid and test if they are there, to the photos of each class, by what folders say.
+
+    Photos are paths below `data_dir`. Raises InputError for folders that make no sense as splits and classes.
+    """
+    layout = layout_of(data_dir)
+    by_split = {split: find_classes(data_dir, *folders) for split, folders in layout.items()}
+    base, folders = layout["train"]
+    if base and all(folder.parent == base for folder in folders.values()):  # else every class holds its own splits
+        depth = len(base.relative_to(data_dir).parts) + 1
+        photos = [photo for class_photos in by_split["train"].values() for photo in class_photos]
+        if photos and all(photo.count("/") > depth and not split_path(data_dir / photo) for photo in photos):
+            where = f"lie in folders below {first_few(list(by_split['train']))}"
+            warn(f"{base}: all photos {where}, which are taken for classes; is this a level too high?")
+    if "valid" in layout and not by_split["valid"]:
+        raise InputError(f"{layout['valid'].folder} holds no class folders with photos: fill it, or remove it")
+    if "test" in layout and not by_split["test"]:
+        warn(f"{layout['test'].folder} holds no class folders with photos: there will be no test result")
+        del by_split["test"]
+    return by_split
 
 
 def layout_of(data_dir: Path) -> dict[str, SplitFolder]:
@@ -194,11 +218,10 @@ def refuse_unsorted(data_dir: Path, unsorted: Sequence[Path], advice: str) -> No
     """Raise InputError for splits whose photos are of no class, if there are any."""
     if unsorted:
         names = " and ".join(f"{folder.name}/" for folder in unsorted)
-        near = [*data_dir.iterdir(), *(path for folder in unsorted for path in folder.iterdir())]
-        tables = sorted(path.name for path in near if path.suffix.lower() in TABLE_ENDINGS)
-        hint = f" ({first_few(tables)} may say of which class each is)" if tables else ""
+        hint = labels_hint(data_dir, [folder for folder in unsorted if split_of(folder.name) != "test"] or unsorted)
         raise InputError(
-            f"{data_dir}: photos in {names} lie in no class folders, so their class is unknown{hint}: {advice}"
+            f"{data_dir}: photos in {names} lie in no class folders, so their class is unknown: "
+            f"{f'{hint}; or ' if hint else ''}{advice}"
         )
 
 

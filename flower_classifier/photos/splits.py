@@ -1,25 +1,26 @@
 """The photos of a run: which are for training, which are held out or left out, and the class of each.
 
-`load_splits` finds them below a data folder; folders.py says what may lie in one. `--without` leaves out the photos
-that a table lists, such as the doctor's.
+`load_splits` finds them below a data folder: layout.py says what folders may mean, label_tables.py what tables do.
+`--without` leaves out the photos that a table lists, such as the doctor's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 import hashlib
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flower_classifier.base.messages import InputError, counted, first_few, note, printable, spoken, warn
+from flower_classifier.base.messages import InputError, counted, first_few, note, photos_of, printable, spoken, warn
 from flower_classifier.base.seeding import generator
-from flower_classifier.photos.folders import SPLIT_NAMES, class_name_of, find_classes
-from flower_classifier.photos.layout import layout_of, split_folders
+from flower_classifier.photos.folders import SPLIT_NAMES, class_name_of, find_classes, visible_folders
+from flower_classifier.photos.label_tables import Labels
+from flower_classifier.photos.layout import layout_of, photos_by_split, split_folders
+from flower_classifier.photos.name_labels import labels_hint
+from flower_classifier.photos.tables import as_written, read_listed
 from flower_classifier.photos.tar_files import index_of, read_bytes, split_path, status_of
 
 ByClass = dict[str, list[str]]  # class folder -> photos
@@ -114,8 +115,8 @@ class Splits:
 
         Raises InputError for a table that cannot be read, and where nothing would be left of a class or a split.
         """
-        listed = read_listed(table)
         present = {as_written(photo) for split in self.parts for photo in split.photos}
+        listed = {path if path in present else path.replace("\\", "/") for path in read_listed(table)}
         if missing := sorted(listed - present):
             warn(f"{table}: {counted(len(missing), 'path')} of no photo in {self.train.root} ({first_few(missing)})")
         train, valid, *test = (
@@ -168,43 +169,31 @@ class Data:
         )
 
 
-def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Splits:
-    """Find the photos below `data_dir`: `train/`, a validation folder and perhaps `test/`, or class folders alone.
+def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0, labels: Labels | None = None) -> Splits:
+    """Find the photos below `data_dir`, by what `labels` say, or by its folders: layout.py has the layouts.
 
-    Each holds class folders or tar files. Without a validation folder a stratified, seeded `valid_split` of the
-    training photos is held out. Raises InputError if there is nothing to learn from, or if the folders contradict each
-    other.
+    Without validation photos a stratified, seeded `valid_split` of the training photos is held out. Raises InputError
+    if there is nothing to learn from, or if folders or tables contradict each other.
     """
     if not data_dir.is_dir():
         fault = "is not a folder" if data_dir.exists() else "does not exist"
         raise InputError(f"{data_dir} {fault}; give the folder that holds train/ and valid/, or one folder per class")
-    layout = layout_of(data_dir)
-    train = find_classes(data_dir, *layout["train"])
-    check_number_of_classes(data_dir, tuple(train))
-    photos = [photo for class_photos in train.values() for photo in class_photos]
-    base, folders = layout["train"]
-    if base and all(folder.parent == base for folder in folders.values()):
-        depth = len(base.relative_to(data_dir).parts) + 1
-        is_level_too_high = all(photo.count("/") > depth and not split_path(data_dir / photo) for photo in photos)
-    else:  # every class holds its own splits
-        is_level_too_high = False
-    if is_level_too_high:
-        where = f"lie in folders below {first_few(list(train))}"
-        warn(f"{base}: all photos {where}, which are taken for classes; is this a level too high?")
-    if "valid" in layout:
-        valid = find_classes(data_dir, *layout["valid"])
-        if not valid:
-            raise InputError(f"{layout['valid'].folder} holds no class folders with photos: fill it, or remove it")
+    by_split = labels.by_split(data_dir, default_split="train") if labels else photos_by_split(data_dir)
+    train = by_split.get("train", {})
+    check_number_of_classes(data_dir, tuple(train), labels)
+    if "valid" in by_split:
+        valid = by_split["valid"]
     else:
         train, valid = hold_out(train, valid_split, seed)
         if not valid:
-            raise InputError(f"{data_dir}: no class has two photos, so there is none to hold out and validate on")
+            raise InputError(
+                f"{labels or data_dir}: no class has two photos, so there is none to hold out as validation"
+            )
         held_out = counted(sum(map(len, valid.values())), "training photo")
-        note(f"no validation folder in {data_dir}: held out {held_out} ({valid_split:.0%} of each class) as one")
+        missing = f"validation photos in {labels}" if labels else f"validation folder in {data_dir}"
+        note(f"no {missing}: held out {held_out} ({valid_split:.0%} of each class) as one")
     warn_of_cases(data_dir, tuple(train))
-    test = find_classes(data_dir, *layout["test"]) if "test" in layout else {}
-    if "test" in layout and not test:
-        warn(f"{layout['test'].folder} holds no class folders with photos: there will be no test result")
+    test = by_split.get("test", {})
     splits = Splits(
         classes=tuple(train),
         train=make_split("train", data_dir, train, train),
@@ -215,25 +204,36 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0) -> Spli
     return splits
 
 
-def load_labelled(folder: Path, classes: tuple[str, ...]) -> Split:
-    """Find the photos of a folder with one folder per class; the labels are indices into `classes`.
+def load_labelled(folder: Path, classes: tuple[str, ...], labels: Labels | None = None) -> Split:
+    """Find the photos of a folder with one folder per class, or with `labels`; theirs are indices into `classes`.
 
-    Raises InputError if there are none, or if a folder is none of the classes.
+    Of labels for several splits the test photos are taken, or the validation photos. Raises InputError if there are no
+    photos, or for a class that is none of the classes.
     """
-    if splits := split_folders(folder):
-        raise InputError(f"{folder} holds {first_few([f'{path.name}/' for path in splits.values()])}: name one of them")
-    layout = layout_of(folder)
-    if len(layout) > 1:
-        raise InputError(f"{folder} holds several splits: name a folder of one")
+    name = SPLIT_NAMES.get(folder.resolve().name.lower(), "")
+    if labels:
+        by_split = labels.by_split(folder, default_split=None)
+        taken = next(split for split in ("test", "valid", "train") if split in by_split)
+        by_class = by_split[taken]
+        if len(by_split) > 1:
+            name = taken
+            note(f"{labels} has several splits: judging by its {photos_of(taken, sum(map(len, by_class.values())))}")
+    else:
+        if splits := split_folders(folder):
+            names = first_few([f"{path.name}/" for path in splits.values()])
+            raise InputError(f"{folder} holds {names}: name one of them")
+        layout = layout_of(folder)
+        if len(layout) > 1:
+            raise InputError(f"{folder} holds several splits: name a folder of one")
+        by_class = find_classes(folder, *layout["train"])
     as_in_classes = {class_name_of(name): name for name in classes}
-    by_class = {
-        as_in_classes.get(name, name): photos for name, photos in find_classes(folder, *layout["train"]).items()
-    }
+    by_class = {as_in_classes.get(name, name): photos for name, photos in by_class.items()}
     if unknown := [name for name in by_class if name not in classes]:
-        raise InputError(f"{folder}: no classes of the checkpoint: {first_few(unknown)}; it knows {first_few(classes)}")
+        where = labels or folder
+        raise InputError(f"{where}: no classes of the checkpoint: {first_few(unknown)}; it knows {first_few(classes)}")
     if not by_class:
         raise InputError(f"{folder} holds no class folders with photos")
-    return make_split(SPLIT_NAMES.get(folder.resolve().name.lower(), ""), folder, classes, by_class)
+    return make_split(name, folder, classes, by_class)
 
 
 def hold_out(by_class: ByClass, share: float, seed: int) -> tuple[ByClass, ByClass]:
@@ -268,22 +268,30 @@ def make_split(name: str, root: Path, classes: Iterable[str], by_class: ByClass)
     return Split(name, root, photos=tuple(photo for photo, _ in rows), labels=tuple(label for _, label in rows))
 
 
-def check_number_of_classes(data_dir: Path, classes: tuple[str, ...]) -> None:
+def check_number_of_classes(data_dir: Path, classes: tuple[str, ...], labels: Labels | None) -> None:
     """Raise InputError unless there are two classes to tell apart."""
     if len(classes) >= 2:
         return
+    if labels:
+        content = f"only one class ({printable(classes[0])})" if classes else "no training photos"
+        raise InputError(f"{labels}: {content}, and at least two classes are needed")
     content = f"only one class ({classes[0]})" if classes else "no class folders with photos"
-    raise InputError(f"{data_dir} holds {content}: a class is a folder of photos, and at least two are needed")
+    hint = labels_hint(data_dir, visible_folders(data_dir))
+    raise InputError(
+        f"{data_dir} holds {content}: a class is a folder of photos, and at least two are needed"
+        f"{f'; or {hint}' if hint else ''}"
+    )
 
 
 def warn_of_cases(data_dir: Path, classes: tuple[str, ...]) -> None:
-    """Warn of classes that differ by upper and lower case only: probably one class in two folders."""
-    by_lower: dict[str, list[str]] = {}
+    """Warn of classes that differ by upper and lower case, or by leading zeros, only: probably one class in two."""
+    by_key: dict[str, list[str]] = {}
     for name in classes:
-        by_lower.setdefault(name.lower(), []).append(name)
-    if alike := [" and ".join(names) for names in by_lower.values() if len(names) > 1]:
+        by_key.setdefault(name.lstrip("0") if name.isdecimal() else name.lower(), []).append(name)
+    if alike := [" and ".join(names) for names in by_key.values() if len(names) > 1]:
+        by = "leading zeros" if all(pair[0].isdecimal() for pair in alike) else "case"
         warn(
-            f"{data_dir}: classes that differ by case only are kept apart: {first_few(alike)}; is each pair one class?"
+            f"{data_dir}: classes that differ by {by} only are kept apart: {first_few(alike)}; is each pair one class?"
         )
 
 
@@ -336,32 +344,3 @@ def alike(refs: Sequence[PhotoRef]) -> list[list[PhotoRef]]:
                         by_key.setdefault((group, key), []).append(ref)
         groups = [same for same in by_key.values() if len(same) > 1]
     return groups
-
-
-# ------------------------------------------------------------------------------------------------ without listed photos
-
-
-COLUMN = "path"
-
-
-def read_listed(table: Path) -> set[str]:
-    """Return the photos in a table's column `path`. Paths of classes, which end in "/", are ignored.
-
-    Raises InputError for a file that cannot be read or has no such column.
-    """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if COLUMN not in (reader.fieldnames or ()):
-                raise InputError(f"{table} has no column {COLUMN}: give a table such as doctor.csv", "without")
-            paths = {row[COLUMN] for row in reader}
-    except OSError as error:
-        raise InputError(f"cannot read {table}: {error.strerror}", "without") from None
-    except (ValueError, csv.Error):
-        raise InputError(f"{table} is no table: give a CSV file in UTF-8 with a column {COLUMN}", "without") from None
-    return {as_written(path) for path in paths if path and not path.endswith("/")}
-
-
-def as_written(photo: str) -> str:
-    """Return a photo's name with undecodable bytes escaped, as write_table writes them, and letters as keyboards do."""
-    return unicodedata.normalize("NFC", photo.encode("utf-8", "backslashreplace").decode())

@@ -6,6 +6,7 @@ from pathlib import Path
 from flower_classifier.base.messages import InputError, note
 from flower_classifier.features.inputs import eval_inputs
 from flower_classifier.judging.evaluation import evaluate_on
+from flower_classifier.photos.label_tables import Labels
 from flower_classifier.photos.splits import load_labelled
 from flower_classifier.predicting.answering import report_failures
 from flower_classifier.predicting.base_predictor import BROKEN
@@ -14,13 +15,16 @@ from flower_classifier.report.evaluation_report import EvaluationReport
 from flower_classifier.report.report_files import report_identity, write_facts
 
 
-def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report: Path, output_format: str) -> None:
+def evaluate_folder(
+    predictor: Predictor, folder: Path, labels: Labels | None, checkpoint: Path, report: Path, output_format: str
+) -> None:
     """Print how good the answers to a folder of labelled photos are; leave tables and pictures in `report`.
 
-    `checkpoint` is where the predictor comes from. `output_format`: "text", or "json" for one object. Raises InputError
-    where there are photos that cannot be opened, once all is written.
+    `labels`: where they are written, if not in the folders' names. `checkpoint` is where the predictor comes from.
+    `output_format`: "text", or "json" for one object. Raises InputError where there are photos that cannot be opened,
+    once all is written.
     """
-    split = load_labelled(folder, predictor.classes)
+    split = load_labelled(folder, predictor.classes, labels)
     inputs = eval_inputs(predictor.frozen, split)
     inputs.prepare()
     evaluation = None
@@ -31,7 +35,7 @@ def evaluate_folder(predictor: Predictor, folder: Path, checkpoint: Path, report
             raise InputError(BROKEN) from None
     bad = [(split.path(index), inputs.bad[index]) for index in sorted(inputs.bad)]
     facts = {  # for programs
-        **report_identity(folder, checkpoint),
+        **report_identity(folder, checkpoint, labels.labels if labels else None),
         "split": split.name or None,
         **(evaluation.results if evaluation else {"photos": 0}),
         "bad_photos": [{"path": str(path), "error": str(error)} for path, error in bad],

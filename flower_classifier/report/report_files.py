@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from flower_classifier.base.files import write_whole
 from flower_classifier.base.messages import RunError
+from flower_classifier.photos.tables import STEM
 
 # What of a report a file belongs to. RunLog writes the history, tuning, tensorboard and summary, EvaluationReport the
 # evaluation, train.py the strangers, write_facts the result
@@ -178,18 +179,19 @@ def csv_line(cells: Iterable[object]) -> str:
 Facts = dict[str, object]
 
 
-def report_identity(folder: Path, checkpoint: Path) -> Facts:
-    """Identify a report by the real paths of folder and checkpoint."""
-    return {"folder": os.path.realpath(folder), "checkpoint": os.path.realpath(checkpoint)}
+def report_identity(folder: Path, checkpoint: Path, labels: Path | None = None) -> Facts:
+    """Identify a report by the real paths of folder and checkpoint, and of the table that labels the photos, if any."""
+    source = {"labels": str(labels) if labels == STEM else os.path.realpath(labels)} if labels else {}
+    return {"folder": os.path.realpath(folder), "checkpoint": os.path.realpath(checkpoint), **source}
 
 
-def report_folder(checkpoint: Path, folder: Path) -> Path:
+def report_folder(checkpoint: Path, folder: Path, labels: Path | None = None) -> Path:
     """Return where the report of a folder goes: into evaluation/, beside the checkpoint, under the folder's name.
 
-    Where another folder of that name, or another checkpoint beside this one, has left its report there, or something
-    else lies there, the name gets a number: test, test-2, test-3.
+    Where another folder of that name, another table of labels, or another checkpoint beside this one has left its
+    report there, or something else lies there, the name gets a number: test, test-2, test-3.
     """
-    subject, name = report_identity(folder, checkpoint), Path(os.path.realpath(folder)).name or "root"
+    subject, name = report_identity(folder, checkpoint, labels), Path(os.path.realpath(folder)).name or "root"
     candidates = (checkpoint.parent / "evaluation" / f"{name}{ending}" for ending in endings())
     return next(path for path in candidates if not os.path.lexists(path) or subject_in(path) == subject)
 
@@ -216,7 +218,8 @@ def subject_in(report: Path) -> Facts | None:
     """Return what a report is of; None for a folder that holds no report."""
     try:
         facts = json.loads((report / RESULT_FILE).read_text(encoding="utf-8"))
-        return {"folder": facts["folder"], "checkpoint": os.path.realpath(report / facts["checkpoint"])}
+        labels = {"labels": facts["labels"]} if "labels" in facts else {}
+        return {"folder": facts["folder"], "checkpoint": os.path.realpath(report / facts["checkpoint"]), **labels}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -56,8 +56,8 @@ NOT_OPTIONS = {
     "learns": "cannot resume: what of the network learns",
     "backbone": "cannot resume: what the backbone's weights hold",
     "classes": "cannot resume: the list of classes",
-    "train": "cannot resume: the set of training photos (or the share held out of it)",
-    "valid": "cannot resume: the set of validation photos",
+    "train": "cannot resume: the set of training photos, or their labels (or the share held out of it)",
+    "valid": "cannot resume: the set of validation photos, or their labels",
 }
 
 

@@ -96,7 +96,7 @@ def find_data(config: TrainConfig) -> Data:
     elif not config.data_dir.exists():
         advice = "give the folder that holds train/ and valid/, or one folder per class"
         raise InputError(f"{config.data_dir} does not exist; {advice}, or let --download fetch photos of 102 species")
-    splits = load_splits(config.data_dir, config.valid_split, config.seed)
+    splits = load_splits(config.data_dir, config.valid_split, config.seed, config.label_source)
     if config.without:
         splits = splits.without(config.without)
     if config.category_names is None and not config.resume:  # a resumed run has its names
