@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from support import PROJECT, TINY, read, same
 
@@ -18,6 +20,7 @@ import train
 from flower_classifier.base.messages import InputError
 from flower_classifier.photos.label_tables import Labels
 from flower_classifier.photos.splits import load_labelled, load_splits
+from flower_classifier.report.report_files import report_folder
 
 CASES = PROJECT.parent / "shared" / "cases"
 
@@ -383,7 +386,7 @@ def test_what_is_left_out_is_counted_and_said(draw, tmp_path, capsys, speaking):
         "2,b,train",
         "3,b,train",
         "3,b,train",
-        "4,,train",
+        "4,\u200b ,train",
         "5,b,",
         "9,a,train",
         "8,b,test",
@@ -428,11 +431,13 @@ def test_what_is_left_out_is_counted_and_said(draw, tmp_path, capsys, speaking):
         ("path,label,split\ncat.0,cat,test\ndog.0,dog,test\n", "no training photos, and at least two classes"),
         ('{"path": "cat.0", "label": "cat"}\n{"path": "cat.1", "label": }\n', "line 2 is not JSON"),
         ('{"images": [], "annotations": []}', "holds no rows of photos"),
-        ('{"classes": ["cat"], "labels": {"cat.0": 1}}', "label 1 is the number of none of its 1 classes"),
+        ('{"classes": ["cat"], "labels": {"cat.0": 1}}', "label 1 is the number of none of its classes"),
         ('{"type": "dataset", "task": "detect", "class_names": {}}\n{"file": "cat.0"}\n', "task 'detect', and not of"),
         ("PK\x03\x04", "is an Excel workbook: save it as CSV"),
         ("path\0,label", "is no table"),
         ('[{"path": "cat.0\\u0000", "label": "cat"}]', "letters that no text has"),
+        ('[{"path": "cat.0", "label": "cat"}, 5]', "its rows should be objects"),
+        ('{"type": "dataset", "task": "classify", "class_names": {}}\n{"annotations": 5}\n', "is no table"),
         ("foo,label\nx,dog.0\ny,dog.1\n", "has no column of paths"),
     ],
 )
@@ -443,6 +448,54 @@ def test_a_table_that_is_not_plain_is_refused_in_two_lines(run, pets, tmp_path, 
     outcome = run(train, pets, "--labels", table, "--summary")
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.splitlines()[-1].startswith("__main__.py: ")
+
+
+CELLS = st.sampled_from(
+    ["cat.0", "cat.0.png", "dog.1", "cat", "dog", "", "train", "1", "..", "/", "\\", "\ud800", '"', "🌹"]
+)
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | CELLS,
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(
+            st.sampled_from(
+                ["path", "label", "labels", "classes", "samples", "type", "class_names", "annotations", "task"]
+            ),
+            inner,
+        )
+    ),
+)
+
+
+@given(
+    st.one_of(
+        st.binary(),
+        st.lists(st.lists(CELLS, max_size=4), max_size=6).map(
+            lambda rows: "\n".join(",".join(row) for row in [["path", "label", "split"], *rows]).encode(
+                "utf-8", "replace"
+            )
+        ),
+        JSON_VALUES.map(lambda value: json.dumps(value).encode()),
+        st.lists(JSON_VALUES).map(lambda values: "\n".join(map(json.dumps, values)).encode()),
+    )
+)
+def test_whatever_a_file_holds_it_labels_photos_or_is_refused(pets, tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content)
+    try:
+        by_split = Labels(tmp_path / "t.csv").by_split(pets, "train")
+    except InputError:
+        return
+    photos = [photo for classes in by_split.values() for group in classes.values() for photo in group]
+    assert len(set(photos)) == len(photos) > 0
+    assert {*photos} <= {path.name for path in pets.iterdir()}
+
+
+def test_a_linked_data_folder_is_known_by_its_real_path_too(pets, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(pets)
+    rows = [(str(path), path.name[:3]) for path in pets.iterdir()]
+    splits = load_splits(link, labels=Labels(written(tmp_path / "t.csv", as_csv(rows, ("path", "label")))))
+    assert splits.classes == ("cat", "dog")
 
 
 def test_a_name_without_ending_that_two_photos_have_is_refused(draw, tmp_path):
@@ -482,7 +535,7 @@ def test_a_table_in_windows_1252_is_read_and_that_is_said(draw, tmp_path, capsys
 def test_numbers_of_folds_are_no_splits(pets, tmp_path, capsys, speaking):
     table = written(
         tmp_path / "t.csv",
-        "id,label,fold\n" + "".join(f"{p.stem},{p.name[:3]},{i}\n" for i, p in enumerate(sorted(pets.iterdir()))),
+        "id,breed,fold\n" + "".join(f"{p.stem},{p.name[:3]},{i}\n" for i, p in enumerate(sorted(pets.iterdir()))),
     )
     assert len(load_splits(pets, labels=Labels(table)).valid) == 2
     assert (
@@ -499,11 +552,13 @@ def test_numbers_of_folds_are_no_splits(pets, tmp_path, capsys, speaking):
         (("--labels", "t.csv", "--columns", "a,b"), "--columns should be such as path=image,label=species,split=set"),
         (("--labels", "t.csv"), "--labels cannot read t.csv: No such file or directory"),
         (("--labels", "."), "--labels . is no file"),
+        (("--labels", "inner.csv"), "--labels inner.csv does not exist: did you mean "),
         (("--labels", ""), "the path is empty"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(run, pets, monkeypatch, options, said):
-    monkeypatch.chdir(pets)
+    written(pets / "inner.csv", "path,label\n")
+    monkeypatch.chdir(pets.parent)
     outcome = run(train, pets, *options)
     assert (outcome.code, outcome.out) == (2, "")
     assert said in outcome.err
@@ -526,12 +581,10 @@ def test_a_table_is_evaluated_as_folders_are(run, trained, flowers, tmp_path):
     assert by_table.code == 0, by_table.err
     assert by_table.out == run(predict, flowers / "test", checkpoint, "--evaluate").out
     assert "has several splits: judging by its 18 test photos" in by_table.err
-    one_split = written(tmp_path / "valid.csv", as_csv([row for row in records_of(flowers) if row[2] == "valid"]))
-    by_table = run(predict, flowers, checkpoint, "--evaluate", "--labels", one_split)
-    assert by_table.code == 0, by_table.err
-    assert f"{tmp_path}/run/evaluation/flowers-2" in by_table.err  # beside the report of the other table
-    facts = json.loads((tmp_path / "run" / "evaluation" / "flowers-2" / "evaluation.json").read_text())
-    assert (facts["photos"], facts["labels"]) == (18, str(one_split))
+    facts = json.loads((tmp_path / "run" / "evaluation" / "flowers" / "evaluation.json").read_text())
+    assert (facts["photos"], facts["labels"]) == (18, str(table))
+    reports = [report_folder(checkpoint, flowers, labels).name for labels in (table, tmp_path / "other.csv", None)]
+    assert reports == ["flowers", "flowers-2", "flowers-2"]
     odd = written(tmp_path / "odd.csv", as_csv([(path, "rose") for path, *_ in records_of(flowers)], ("path", "label")))
     outcome = run(predict, flowers, checkpoint, "--evaluate", "--labels", odd)
     assert (outcome.code, outcome.out) == (2, "")

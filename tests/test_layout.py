@@ -368,7 +368,7 @@ def test_joiners_within_a_name_are_spelling(lay_out, name):
 
 def test_a_class_in_another_case_than_in_train_gets_a_hint(lay_out):
     data = lay_out({"train/Rose": 3, "train/Tulip": 3, "valid/rose": 2, "valid/tulip ": 2})
-    with pytest.raises(InputError, match="lacks: rose, tulip; rename them as there: Rose, Tulip"):
+    with pytest.raises(InputError, match="without training photos: rose, tulip; rename them as there: Rose, Tulip"):
         load_splits(data)
 
 

@@ -82,9 +82,9 @@ def find_split(table: Table, given: dict[str, str], split: str | None) -> str | 
         elif named:
             usable.append(column)
             if others := [cell for cell in named if split and split_of(cell) != split]:
-                raise InputError(f"{table.path} is the table of one split, and column {column} has {first_few(others)}")
+                raise table.error(f" is the table of one split, and column {column} has {first_few(others)}")
     if len(usable) > 1:
-        raise InputError(f"{table.path}: {first_few(usable)} all say splits: name one, --columns split={usable[0]}")
+        raise table.error(f": {first_few(usable)} all say splits: name one, --columns split={usable[0]}")
     return usable[0] if usable else None
 
 
@@ -126,9 +126,10 @@ def find_paths(
 def find_labels(table: Table, given: str | None, taken: Sequence[str]) -> tuple[str, list[str]]:
     """Return what to call the labels' column, and the label of each row. Raises InputError where it is not clear."""
     named = [given] if given else [column for column in table.called(LABEL_COLUMNS) if column not in taken]
-    others = [column for column in table.columns if column not in taken and column.casefold() not in ROW_NUMBERS]
+    used = [*taken, *table.called(SPLIT_COLUMNS), *(name for name in table.columns if name.casefold() in ROW_NUMBERS)]
+    others = [column for column in table.columns if column not in used]
     if not named and len(others) > 1 and all(FLAGS.keys() >= set(table.cells(column)) for column in others):
-        return f"its columns of 0 and 1 ({first_few(others)})", from_flags(table, others)
+        return f"columns of 0 and 1 ({first_few(others)})", from_flags(table, others)
     if not named:
         named = others if len(others) == 1 else [column for column in others if column.endswith(".label")]
     if len(named) > 1:

@@ -202,9 +202,10 @@ def check_classes(data_dir: Path, children: Sequence[Path], unsorted: Sequence[P
     """Raise InputError where would-be classes are splits or folds by their names. `unsorted`: those named as splits."""
     if len(children) > 1 and all(FOLD.fullmatch(folder.name) for folder in children):
         names = first_few([f"{folder.name}/" for folder in children])
+        hint = labels_hint(data_dir, children)
         raise InputError(
-            f"{data_dir}: {names} are no classes, by their names. Move photos to learn from into train/, and those to "
-            f"choose an epoch by into valid/{IF_CLASSES}"
+            f"{data_dir}: {names} are no classes, by their names: {f'{hint}; or ' if hint else ''}move photos to learn "
+            f"from into train/, and those to choose an epoch by into valid/{IF_CLASSES}"
         )
     if unsorted and len(unsorted) == len(children):
         refuse_unsorted(data_dir, unsorted, "sort those to learn from into a folder for each class")

@@ -6,7 +6,7 @@ photo, and one of them is taken for all rows: `1` is never one row's train/1.jpg
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
 import posixpath
 import re
@@ -22,7 +22,6 @@ from flower_classifier.photos.tables import as_written
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # https://…, s3://…
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")  # of an absolute path of Windows
-real_path = functools.lru_cache(maxsize=10_000)(os.path.realpath)  # of folders: a table names few, again and again
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,13 @@ class PhotoLookup:
     def __init__(self, data_dir: Path, photos: Sequence[str], default_split: str | None) -> None:
         self.data_dir = data_dir
         self.default_split = default_split  # of tables that say none
-        self.roots = os.path.abspath(data_dir), real_path(data_dir)  # noqa: PTH100 -- links are followed in one alone
-        self.by_name: dict[str, list[str]] = {}  # by the file's name in small letters, and the same without ending
+        self.folders: dict[tuple[Path, str], str | None] = {}  # what folder_below has answered: tables name few folders
+        # Photos by their name in small letters, and by that without its ending; each with its path so written
+        self.by_name: dict[str, list[tuple[str, str]]] = {}
         for photo in photos:
-            name = folded(photo.rpartition("/")[2])
-            self.by_name.setdefault(name, []).append(photo)
-            if has_photo_suffix(name):
-                self.by_name.setdefault(posixpath.splitext(name)[0], []).append(photo)
+            whole = as_written(photo).casefold()
+            for path in (whole, posixpath.splitext(whole)[0]) if has_photo_suffix(whole) else (whole,):
+                self.by_name.setdefault(path.rpartition("/")[2], []).append((photo, path))
 
     def match_by_split(self, cells: Sequence[str], table: Path, split: Sequence[str] | str | None) -> Match:
         """Find the photo of each cell. `split`: that of each cell, or of all of them; None or "" where it is open.
@@ -76,7 +75,7 @@ class PhotoLookup:
         """
         if address := next((cell for cell in cells if ADDRESS.match(cell)), None):
             raise InputError(f"{table}: {reason_of(address)} is an address: download the photos, and give their paths")
-        folder = self.below(table.absolute().parent)
+        folder = self.folder_below(table.absolute().parent)
         fits = [self.fits(cell, table, is_outside=folder is None) for cell in cells]
         if split and any(splits_of(base) == {split} for fit in fits for base in fit):
             fits = [{base: photo for base, photo in fit.items() if splits_of(base) <= {split}} for fit in fits]
@@ -124,7 +123,7 @@ class PhotoLookup:
             leads_up = ".." in text.split("/")
             starts = [table.absolute().parent] if is_absolute or is_outside or leads_up else []
             for start in [*starts, self.data_dir] if leads_up else starts:
-                below = self.below(start / text)
+                below = self.below(start, text)
                 if below and (photo := self.ending_in(below, table).get("")):
                     return {None: photo}
             if not is_absolute and (fit := self.ending_in(posixpath.normpath(text), table)):
@@ -137,39 +136,38 @@ class PhotoLookup:
         Upper and lower case, and an ending that the path leaves out, make no difference. Raises InputError where that
         leaves a choice.
         """
-        tail, depth = folded(path), path.count("/")
+        exact, depth = as_written(path), path.count("/")
+        tail = exact.casefold()
         by_base: dict[str, list[str]] = {}
-        for photo in self.by_name.get(tail.rpartition("/")[2], []):
-            whole = folded(photo)
-            bare = posixpath.splitext(whole)[0] if has_photo_suffix(whole) else whole
-            if any(f"/{name}".endswith(f"/{tail}") for name in (whole, bare)):
+        for photo, lowered in self.by_name.get(tail.rpartition("/")[2], []):
+            if lowered == tail or lowered.endswith(f"/{tail}"):
                 by_base.setdefault("/".join(photo.split("/")[: -depth - 1]), []).append(photo)
         chosen: dict[str | None, str] = {}
         for base, photos in by_base.items():
-            same = [photo for photo in photos if as_written(photo).endswith(as_written(path))]
-            if len(photos) > 1 and len(same) != 1:
+            same = photos if len(photos) == 1 else [photo for photo in photos if as_written(photo).endswith(exact)]
+            if len(same) != 1:
                 names = " and ".join(printable(photo) for photo in sorted(photos))
                 raise InputError(f"{table}: {printable(path)} may be {names}: write the photo's whole name")
-            chosen[base] = (same or photos)[0]
+            chosen[base] = same[0]
         return chosen
 
-    def below(self, path: Path) -> str | None:
-        """Return a path as from the data folder on, with "/" and "" for itself; None for one outside of it."""
-        whole = Path(os.path.abspath(path))  # noqa: PTH100
-        real = Path(real_path(whole.parent), whole.name)
-        for text, root in zip(map(str, (whole, real)), self.roots, strict=True):
-            if text == root:
-                return ""
-            if text.startswith(root.rstrip(os.sep) + os.sep):
-                return text[len(root.rstrip(os.sep)) + 1 :].replace(os.sep, "/")
+    def below(self, start: Path, text: str) -> str | None:
+        """Return a file's path as from the data folder on, with "/"; None for one outside of it."""
+        folder, slash, name = text.rpartition("/")
+        if (start, folder) not in self.folders:
+            self.folders[start, folder] = self.folder_below(start / f"{folder}{slash}")
+        inner = self.folders[start, folder]
+        return inner if inner is None else f"{inner}/{name}".lstrip("/")
+
+    def folder_below(self, folder: Path) -> str | None:
+        """Return a folder as from the data folder on, with "/" and "" for itself; None for one outside of it."""
+        for normal in (os.path.abspath, os.path.realpath):  # without and with links followed
+            with contextlib.suppress(ValueError):
+                below = Path(normal(folder)).relative_to(normal(self.data_dir)).as_posix()
+                return "" if below == "." else below
         return None
 
 
 def splits_of(base: str | None) -> set[str]:
     """Return the splits that a folder, and those that it lies in, are called by."""
     return {split for folder in (base or "").split("/") if (split := split_of(folder))}
-
-
-def folded(path: str) -> str:
-    """Return a path as it is compared: its letters as keyboards type them, and small."""
-    return as_written(path).casefold()

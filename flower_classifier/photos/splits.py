@@ -191,7 +191,7 @@ def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0, labels:
             )
         held_out = counted(sum(map(len, valid.values())), "training photo")
         missing = f"validation photos in {labels}" if labels else f"validation folder in {data_dir}"
-        note(f"no {missing}: held out {held_out} ({valid_split:.0%} of each class) as one")
+        note(f"no {missing}: held out {held_out} ({valid_split:.0%} of each class) as {'such' if labels else 'one'}")
     warn_of_cases(data_dir, tuple(train))
     test = by_split.get("test", {})
     splits = Splits(
@@ -255,7 +255,9 @@ def make_split(name: str, root: Path, classes: Iterable[str], by_class: ByClass)
         by_lower = {class_name.lower(): class_name for class_name in index}
         alike = [by_lower[class_name.lower()] for class_name in unknown if class_name.lower() in by_lower]
         hint = f"rename them as there: {first_few(alike)}" if alike else "remove or rename them"
-        raise InputError(f"{root}: {spoken(name)} photos of classes that train/ lacks: {first_few(unknown)}; {hint}")
+        raise InputError(
+            f"{root}: {spoken(name)} photos of classes without training photos: {first_few(unknown)}; {hint}"
+        )
     rows = [(photo, index[class_name]) for class_name, photos in by_class.items() for photo in photos]
 
     def position(row: tuple[str, int]) -> tuple[str, int]:

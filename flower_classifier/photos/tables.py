@@ -100,7 +100,7 @@ def read_table(path: Path, option: str) -> Table:
         table = read(text, path, option)
     except TableError as error:
         raise InputError(f"{path}: {error}", option) from None
-    except (ValueError, csv.Error, RecursionError) as error:
+    except (ValueError, csv.Error, RecursionError, AttributeError, TypeError) as error:  # JSON may hold anything
         raise InputError(f"{path} is no table ({reason_of(error)}): give CSV or JSON Lines, in UTF-8", option) from None
     repeated = [column for column in table.columns if column and table.columns.count(column) > 1]
     if repeated:
@@ -223,12 +223,12 @@ def ultralytics_rows(records: Sequence[tuple[int, Json]]) -> Iterator[tuple[int,
 
 def named(label: object, classes: object) -> object:
     """Return the class that a number stands for, and any other label as it is. Raises TableError for no such class."""
-    if isinstance(label, int) and classes:
+    if isinstance(label, int) and not isinstance(label, bool) and classes:
         if isinstance(classes, dict) and str(label) in classes:
             return classes[str(label)]
         if isinstance(classes, list) and 0 <= label < len(classes):
             return classes[label]
-        raise TableError(f"label {label} is the number of none of its {len(list(classes))} classes")  # type: ignore[call-overload]
+        raise TableError(f"label {label} is the number of none of its classes")
     return label["label"] if isinstance(label, dict) and "label" in label else label
 
 
