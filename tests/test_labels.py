@@ -90,7 +90,7 @@ def from_the_table(flowers, folder):
 
 def without_endings(flowers, folder):
     rows = [(path.removesuffix(".jpg"), *rest) for path, *rest in records_of(flowers)]
-    return Labels(written(folder / "t.csv", as_csv(rows, ("Image ID", "Species", "Set"))))
+    return Labels(written(folder / "t.csv", as_csv(rows, ("ImageID", "Class Name", "Set"))))
 
 
 def of_windows(flowers, folder):
@@ -130,6 +130,13 @@ def with_two_columns(flowers, folder):
     """Kaggle's way: `id,breed`."""
     rows = [(path, label) for path, label, _ in records_of(flowers)]
     return Labels(written(folder / "t.csv", as_csv(rows, ("id", "breed"))))
+
+
+def as_json_with_odd_keys(flowers, folder):
+    """Column names as macOS stores letters, and a label of each object in a list of its own."""
+    rows = [{"Pfa\u0308d": path, "kind": [label], "split": split} for path, label, split in records_of(flowers)]
+    table = written(folder / "t.json", json.dumps(rows))
+    return Labels(table, columns="path=pf\u00e4d,label=kind")
 
 
 def with_row_numbers(flowers, folder):
@@ -189,7 +196,14 @@ def as_ultralytics_have_it(flowers, folder):
 WAYS = (
     *(plain, absolute, from_the_table, without_endings, of_windows, of_excel, with_a_separator_named, with_row_numbers),
     *(with_columns_named, in_three_tables, with_splits_in_the_paths, with_two_columns, with_ones_and_zeros),
-    *(as_json_lines, as_numbers_in_json, as_samples_of_fiftyone, as_labels_of_fiftyone, as_ultralytics_have_it),
+    *(
+        as_json_lines,
+        as_json_with_odd_keys,
+        as_numbers_in_json,
+        as_samples_of_fiftyone,
+        as_labels_of_fiftyone,
+        as_ultralytics_have_it,
+    ),
 )
 
 
@@ -436,6 +450,8 @@ def test_what_is_left_out_is_counted_and_said(draw, tmp_path, capsys, speaking):
         ("PK\x03\x04", "is an Excel workbook: save it as CSV"),
         ("path\0,label", "is no table"),
         ('[{"path": "cat.0\\u0000", "label": "cat"}]', "letters that no text has"),
+        ('{"labels": {"cat.0": "cat", "cat.0": "dog"}}', "'cat.0' is given twice"),
+        ('path,label,notes\ncat.0,cat,"tall\ndog.0,dog,small\n', "is no table"),
         ('[{"path": "cat.0", "label": "cat"}, 5]', "its rows should be objects"),
         ('{"type": "dataset", "task": "classify", "class_names": {}}\n{"annotations": 5}\n', "is no table"),
         ("foo,label\nx,dog.0\ny,dog.1\n", "has no column of paths"),

@@ -1,12 +1,12 @@
 """What people call the classes: a file that maps class folders to names."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flower_classifier.base.messages import InputError, counted, first_few, nearest, warn
 from flower_classifier.photos.folders import class_name_of
+from flower_classifier.photos.tables import reject_duplicate_keys
 
 
 def load_category_names(
@@ -38,14 +38,6 @@ def load_category_names(
     warn_of_unknown_keys(path, names, [name for name in classes if name not in names], classes)
     named = {**stored, **names}
     return {name: named[name] for name in classes if name in named}
-
-
-def reject_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Make a mapping of a JSON object's pairs. Raises ValueError for a key with two values."""
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r} is given twice")
-    return mapping
 
 
 def warn_of_unknown_keys(path: Path, names: Mapping[str, str], missing: Sequence[str], classes: Sequence[str]) -> None:

@@ -17,8 +17,8 @@ from flower_classifier.photos.photo_lookup import Match, PhotoLookup
 from flower_classifier.photos.tables import PATH_COLUMNS, SHOWN, Table, named_column, parse_columns
 
 LABEL_COLUMNS = (
-    *("label", "labels", "label_name", "class", "classes", "class_name", "category", "category_name", "species"),
-    *("target", "ground_truth.label"),
+    *("label", "labels", "labelname", "class", "classes", "classname", "category", "categoryname", "species", "target"),
+    "groundtruth.label",
 )
 SPLIT_COLUMNS = ("split", "set", "subset", "fold", "tags")
 ROW_NUMBERS = ("", "unnamed: 0")  # what pandas calls them

@@ -16,6 +16,7 @@ import io
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +34,10 @@ UNUSABLE = re.compile("[\0\ud800-\udfff]")  # which JSON can write
 JSON_LINES = (".jsonl", ".ndjson")
 Json = dict[str, Any]  # Any: what a JSON object holds
 
-# How columns with a photo's path are called, the surest first. In capitals too, and with blanks for "_"
+# How columns with a photo's path are called, the surest first; "Image ID" and "image_id" are compared as "imageid"
 PATH_COLUMNS = (
-    *("path", "filepath", "file_path", "image_path", "img_path", "file", "filename", "file_name", "image_file"),
-    *("image_filename", "image_name", "image", "img", "photo", "fname", "image_id", "img_id", "id_code", "id", "name"),
+    *("path", "filepath", "imagepath", "imgpath", "file", "filename", "imagefile", "imagefilename", "imagename"),
+    *("image", "img", "photo", "fname", "imageid", "imgid", "idcode", "id", "name"),
 )
 
 
@@ -61,8 +62,8 @@ class Table:
 
     def called(self, names: Sequence[str]) -> list[str]:
         """Return the columns that are called by one of these names, in the order of the names."""
-        plain = {column: re.sub(r"[ -]+", "_", column.strip().casefold()) for column in self.columns}
-        return [column for name in names for column in self.columns if plain[column] == name]
+        joined = {column: re.sub(r"[ _-]", "", column.casefold()) for column in self.columns}
+        return [column for name in names for column in self.columns if joined[column] == name]
 
 
 def as_written(photo: str) -> str:
@@ -139,7 +140,7 @@ def read_csv(text: str, path: Path, option: str) -> Table:
     body = text[start:]
 
     def reader(delimiter: str) -> Any:  # noqa: ANN401 -- csv's reader has no public type
-        return csv.reader(io.StringIO(body, newline=""), delimiter=delimiter)
+        return csv.reader(io.StringIO(body, newline=""), delimiter=delimiter, strict=True)
 
     widths = {delimiter: len(next(reader(delimiter), [])) for delimiter in (sep[1] if sep else DELIMITERS)}
     delimiter = max(widths, key=widths.__getitem__)  # of equal ones the first
@@ -170,23 +171,31 @@ def read_json(text: str, path: Path, option: str) -> Table:
     if is_lines or path.suffix.lower() in JSON_LINES:
         records = [(number, json_of(line, number)) for number, line in written]
     else:
-        records = list(enumerate(records_in(json.loads(text)), 1))
+        records = list(enumerate(records_in(json.loads(text, object_pairs_hook=reject_duplicate_keys)), 1))
     if not all(isinstance(record, dict) for _, record in records):
         raise TableError('its rows should be objects, such as {"file_name": "a.jpg", "label": "cat"}')
     if records and records[0][1].get("type") == "dataset" and "class_names" in records[0][1]:
         records = list(ultralytics_rows(records))
     flat = [flattened(record) for _, record in records]
-    columns = tuple(dict.fromkeys(unicodedata.normalize("NFC", name) for record in flat for name in record))
+    columns = tuple(dict.fromkeys(name for record in flat for name in record))
     rows = [[record.get(name, "") for name in columns] for record in flat]
     if any(UNUSABLE.search(cell) for row in rows for cell in row):
         raise ValueError("it holds letters that no text has")
     return Table(path, option, columns, rows, [number for number, _ in records])
 
 
+def reject_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make a mapping of a JSON object's pairs. Raises ValueError for a key with two values."""
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r} is given twice")
+    return mapping
+
+
 def json_of(line: str, number: int) -> Any:  # noqa: ANN401 -- what JSON holds
     """Parse one line. Raises TableError, naming it."""
     try:
-        return json.loads(line)
+        return json.loads(line, object_pairs_hook=reject_duplicate_keys)
     except ValueError as error:
         raise TableError(f"line {number} is not JSON: {reason_of(error)}") from None
 
@@ -235,9 +244,10 @@ def named(label: object, classes: object) -> object:
 def flattened(record: Json) -> dict[str, str]:
     """Return an object's values as text; those of an object in it are called `outer.inner`."""
     flat: dict[str, str] = {}
-    for name, value in record.items():
+    for key, value in record.items():
+        name = unicodedata.normalize("NFC", key)
         if isinstance(value, dict):
-            flat |= {f"{name}.{key}": text_of(inner) for key, inner in value.items() if not key.startswith("_")}
+            flat |= {f"{name}.{inner}": text_of(held) for inner, held in value.items() if not inner.startswith("_")}
         else:
             flat[name] = text_of(value)
     return flat
