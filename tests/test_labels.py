@@ -335,7 +335,7 @@ def test_two_folders_that_serve_equally_well_are_named(draw, tmp_path):
         [f"{name}.{index}.png" for name in ("cat", "dog") for index in range(4)],
         [f"{name}_{index}.png" for name in ("Abyssinian", "great_pyrenees") for index in range(8, 12)],
         [f"{name} ({index}).png" for name in ("red rose", "lily") for index in range(4)],
-        [f"boeing_{number}_{index}.png" for number in (737, 747) for index in range(4)],
+        [f"boeing_{kind}_{index}.png" for kind in (737, 747) for index in range(4)],
         [f"{index:05d}-{name}.png" for name in ("cat", "dog") for index in range(4)],
         [f"{name}{index}.png" for name in ("cat", "dog") for index in range(4)],
     ],

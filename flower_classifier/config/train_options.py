@@ -352,10 +352,10 @@ class TrainConfig(Settings):
         if weights is not None and Path(weights).is_file():
             weights = str(Path(weights).absolute())  # found from any folder
         units = None if self.hidden_units is None else list(self.hidden_units)
-        return {**options, "weights": weights, "hidden_units": units, **self.kept_tables}
+        return {**options, "weights": weights, "hidden_units": units, **self.stored_tables}
 
     @property
-    def kept_tables(self) -> dict[str, str | None]:
+    def stored_tables(self) -> dict[str, str | None]:
         """The paths of tables, which are found from any folder."""
         paths = {name: getattr(self, name) for name in TABLES}
         return {name: str(path if path == STEM else path.absolute()) if path else None for name, path in paths.items()}

@@ -166,10 +166,10 @@ def read_csv(text: str, path: Path, option: str) -> Table:
 
 def read_json(text: str, path: Path, option: str) -> Table:
     """Read one object a line, a list of objects, or an export of FiftyOne's or Ultralytics'. Raises ValueError."""
-    written = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    written = [(position, line) for position, line in enumerate(text.split("\n"), 1) if line.strip()]
     is_lines = len(written) > 1 and all(line.strip()[0] == "{" and line.strip()[-1] == "}" for _, line in written)
     if is_lines or path.suffix.lower() in JSON_LINES:
-        records = [(number, json_of(line, number)) for number, line in written]
+        records = [(position, json_of(line, position)) for position, line in written]
     else:
         records = list(enumerate(records_in(json.loads(text, object_pairs_hook=reject_duplicate_keys)), 1))
     if not all(isinstance(record, dict) for _, record in records):
@@ -181,7 +181,7 @@ def read_json(text: str, path: Path, option: str) -> Table:
     rows = [[record.get(name, "") for name in columns] for record in flat]
     if any(UNUSABLE.search(cell) for row in rows for cell in row):
         raise ValueError("it holds letters that no text has")
-    return Table(path, option, columns, rows, [number for number, _ in records])
+    return Table(path, option, columns, rows, [position for position, _ in records])
 
 
 def reject_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -192,12 +192,12 @@ def reject_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return mapping
 
 
-def json_of(line: str, number: int) -> Any:  # noqa: ANN401 -- what JSON holds
+def json_of(line: str, position: int) -> Any:  # noqa: ANN401 -- what JSON holds
     """Parse one line. Raises TableError, naming it."""
     try:
         return json.loads(line, object_pairs_hook=reject_duplicate_keys)
     except ValueError as error:
-        raise TableError(f"line {number} is not JSON: {reason_of(error)}") from None
+        raise TableError(f"line {position} is not JSON: {reason_of(error)}") from None
 
 
 def records_in(content: Any) -> list[Json]:  # noqa: ANN401 -- what JSON holds
@@ -224,10 +224,10 @@ def ultralytics_rows(records: Sequence[tuple[int, Json]]) -> Iterator[tuple[int,
     task, class_names = header.get("task"), header["class_names"]
     if task != "classify":
         raise TableError(f"is a data set of Ultralytics' task {task!r}, and not of classify: photos there have boxes")
-    for number, record in records[1:]:
+    for position, record in records[1:]:
         labels = record.get("annotations", {}).get("classification", [])
         label = [named(label, class_names) for label in labels]
-        yield number, {"path": record.get("file"), "label": label, "split": record.get("split")}
+        yield position, {"path": record.get("file"), "label": label, "split": record.get("split")}
 
 
 def named(label: object, classes: object) -> object:
