@@ -41,14 +41,15 @@ def load_data(
     valid_split: float = TrainConfig.valid_split,
     seed: int = TrainConfig.seed,
     labels: str | Path | None = None,
+    groups: str | None = TrainConfig.groups,
 ) -> Data:
     """Find the photos of a folder: train/, valid/ and perhaps test/, each with one folder per class.
 
     Or `labels` is a table that says each photo's class, or "stem" where their names do, as for train.py.
 
     Without valid/, a share `valid_split` of each class's training photos, drawn from `seed`, becomes the validation
-    photos. `category_names` is a JSON file of names for the class folders. Raises InputError for a folder or a file
-    that does not fit.
+    photos; `groups` says what stays together then, as --groups does. `category_names` is a JSON file of names for the
+    class folders. Raises InputError for a folder or a file that does not fit.
     """
     config = TrainConfig(
         Path(data_dir),
@@ -56,9 +57,10 @@ def load_data(
         category_names=Path(category_names) if category_names else None,
         seed=seed,
         labels=Path(labels) if labels else None,
+        groups=groups,
     )  # which refuses what train.py refuses
     with speaking():
-        splits = load_splits(config.data_dir, config.valid_split, config.seed, config.label_source)
+        splits = load_splits(config.data_dir, config.valid_split, config.seed, config.label_source, config.groups)
         return Data(splits, load_category_names(config.category_names, splits.classes))
 
 

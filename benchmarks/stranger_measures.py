@@ -2,10 +2,10 @@
 
     TORCH_HOME=... python benchmarks/stranger_measures.py flowers --signs signs --lite0 tf_efficientnet_lite0.pth
 
-`flowers` holds train/, valid/ and test/, `signs` a folder for each of ten classes. Heads learn some of the classes by the
-defaults, from features that are computed once. Near strangers are photos of the other classes of the same data; far ones
-the drawings of strangers.py and photos of the other data. A cell is the AUROC, the mean over draws: a known test photo
-against a stranger, by the p-value where two scores count. Takes ten minutes on two cores.
+`flowers` holds train/, valid/ and test/, `signs` a folder for each of ten classes. Heads learn some of the classes by
+the defaults, from features that are computed once. Near strangers are photos of the other classes of the same data; far
+ones the drawings of strangers.py and photos of the other data. A cell is the AUROC, the mean over draws: a known test
+photo against a stranger, by the p-value where two scores count. Takes ten minutes on two cores.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ from support import QUICK, TINY
 
 import train
 from flower_classifier.doctor.findings import KINDS
-from flower_classifier.doctor.image_stats import ImageStats, find_twins, groups_of, likeness, near_pairs
+from flower_classifier.doctor.image_stats import ImageStats, find_twins, likeness, near_pairs
 from flower_classifier.doctor.second_opinion import fold_of_each_photo
+from flower_classifier.photos.copies import linked
 from flower_classifier.photos.demo import draw_dataset
 from flower_classifier.photos.splits import PhotoRef, Split
 from flower_classifier.report.report_files import read_table
@@ -213,7 +214,7 @@ def test_a_wrong_label_does_not_vouch_for_its_twin():
 
 def test_groups_are_the_photos_that_twins_link():
     twins = [(1, 5), (2, 3), (5, 2), (7, 8)]
-    assert groups_of(twins) == [[1, 2, 3, 5], [7, 8]]
+    assert linked(twins) == [[1, 2, 3, 5], [7, 8]]
 
 
 @pytest.mark.slow

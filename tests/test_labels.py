@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -463,7 +464,7 @@ def test_a_table_that_is_not_plain_is_refused_in_two_lines(run, pets, tmp_path, 
         load_splits(pets, labels=Labels(table))
     outcome = run(train, pets, "--labels", table, "--summary")
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err.splitlines()[-1].startswith("__main__.py: ")
+    assert outcome.err.splitlines()[-1].startswith(f"{Path(sys.argv[0]).name}: ")
 
 
 CELLS = st.sampled_from(

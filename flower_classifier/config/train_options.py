@@ -23,6 +23,7 @@ RESUMED_OPTIONS = (
     "test_labels",
     "columns",
     "valid_split",
+    "groups",
     "skip_bad",
     "bad_limit",
     "without",
@@ -150,6 +151,15 @@ class TrainConfig(Settings):
         "share of each class's training photos to hold out, where there are no validation photos",
         metavar="SHARE",
         limits=Limits(above=0, below=1),
+    )
+    groups: str | None = option(
+        None,
+        "data",
+        "which photos are held out together, so that what is validated on was not learned from: those in a folder "
+        "below their class's (folder), those whose names differ by the last number (stem: scene1_frame2.jpg), or those "
+        "with the same value in the column `group` of a table, beside `path`; none: each photo for itself",
+        metavar="folder|stem|FILE.csv",
+        unset="near copies",
     )
     doctor: bool = option(
         False,
@@ -352,7 +362,10 @@ class TrainConfig(Settings):
         if weights is not None and Path(weights).is_file():
             weights = str(Path(weights).absolute())  # found from any folder
         units = None if self.hidden_units is None else list(self.hidden_units)
-        return {**options, "weights": weights, "hidden_units": units, **self.stored_tables}
+        groups = self.groups
+        if groups is not None and Path(groups).suffix:  # a table
+            groups = str(Path(groups).absolute())
+        return {**options, "weights": weights, "hidden_units": units, "groups": groups, **self.stored_tables}
 
     @property
     def stored_tables(self) -> dict[str, str | None]:
@@ -375,6 +388,7 @@ class TrainConfig(Settings):
 
     def resuming(self, stored: Values) -> TrainConfig:
         """Return these options with those `stored` by an earlier run, unless they were typed or set by a program."""
+        stored = {"groups": "none", **stored}  # as runs of earlier versions held photos out
         taken = {name: stored[name] for name in RESUMED_OPTIONS if name in stored and not self.is_given(name)}
         taken |= {name: Path(taken[name]) for name in TABLES if taken.get(name)}
         options: Values = {name: tuple(value) if isinstance(value, list) else value for name, value in taken.items()}

@@ -19,10 +19,12 @@ from flower_classifier.base.files import check_writable
 from flower_classifier.base.messages import InputError, note, reason_of
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.doctor.findings import KINDS, TABLE, Finding, summary_of, write_findings
-from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats, find_twins, groups_of
+from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats, find_twins
 from flower_classifier.doctor.second_opinion import SCHEDULE, Opinion, memory_of_all, second_opinion
 from flower_classifier.features.extraction import ordered_parallel_map
 from flower_classifier.features.inputs import Inputs, check_photos_left, prepare_inputs
+from flower_classifier.features.seen_before import warn_of_seen
+from flower_classifier.photos.copies import linked
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import PhotoRef
 from flower_classifier.photos.views import Augmentation, Preprocessing
@@ -66,7 +68,7 @@ class Examined:
         """
         opinion, order = self.opinion, {"train": 0, "valid": 1, "test": 2}
         sureness = opinion.logits.log_softmax(dim=1).gather(1, opinion.labels[:, None])[:, 0].tolist()
-        for group in groups_of(self.twins):
+        for group in linked(self.twins):
             *duplicates, best = sorted(group, key=lambda index: (order[self.refs[index].split.name], sureness[index]))
             best_ref = self.refs[best]
             for index in duplicates:
@@ -162,9 +164,10 @@ def run_doctor(config: TrainConfig) -> None:
     check_writable(folder, "save_dir")
     augmentation = Augmentation(config.augment, config.seed)
     schedule = replace(SCHEDULE, views=1) if config.augment == "none" else SCHEDULE
-    inputs = prepare_inputs(built.frozen, data.splits, augmentation, open_cache(config), schedule).splits
+    inputs = prepare_inputs(built.frozen, data.splits, augmentation, open_cache(config), schedule)
     check_photos_left(data.classes, *inputs)
-    examined, findings = examine(inputs, data.classes, data.names)
+    warn_of_seen(inputs)
+    examined, findings = examine(inputs.splits, data.classes, data.names)
     photos = sum(map(len, data.splits.parts))
     print(summary_of(findings, photos, len(data.classes), list(examined.leaks())), flush=True)
     write_findings(folder, data.splits.train.root, findings, data.category_names)
@@ -187,7 +190,7 @@ def examine(splits: Sequence[Inputs], classes: Sequence[str], names: Sequence[st
     blank = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
     thumbnails = [blank if isinstance(stats, ImageError) else stats.thumbnail for stats in measured]
     twins = find_twins(refs, memory.own_rows, thumbnails)
-    opinion = second_opinion(splits, len(classes), memory, groups_of(twins))
+    opinion = second_opinion(splits, len(classes), memory, linked(twins))
     examined = Examined(refs, measured, opinion, twins, classes, names, splits[0].frozen.preprocessing)
     errors = [(PhotoRef(inputs.split, index), error) for inputs in splits for index, error in inputs.bad.items()]
     errors += [(ref, stats) for ref, stats in zip(refs, measured, strict=True) if isinstance(stats, ImageError)]

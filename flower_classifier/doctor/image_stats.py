@@ -11,7 +11,7 @@ photo.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from flower_classifier.photos.copies import averaging
 from flower_classifier.photos.images import load_image, upright_size
-from flower_classifier.photos.splits import PhotoRef, alike
+from flower_classifier.photos.splits import PhotoRef, copies_among
 
 SIDE = 256  # pixels of the shorter side that brightness, contrast and sharpness are measured at
 LEAST_VARIANCE = 1e-3  # squared levels, added to both variances of sharpness: a picture of one colour counts as sharp
@@ -104,19 +105,9 @@ def averages(boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
     offsets = [step / (steps - 1) for step in range(steps)]
     crops = [(0.0, 0.0, 1.0)]
     crops += [(top * (1 - side), left * (1 - side), side) for side in sides for top in offsets for left in offsets]
-    rows = np.stack([averaging(top, side) for top, _, side in crops])
-    columns = np.stack([averaging(left, side).T for _, left, side in crops])
+    rows = np.stack([averaging(top, side, THUMBNAIL, COMPARED) for top, _, side in crops])
+    columns = np.stack([averaging(left, side, THUMBNAIL, COMPARED).T for _, left, side in crops])
     return rows, columns
-
-
-def averaging(begin: float, side: float) -> np.ndarray:
-    """Return the matrix (COMPARED, THUMBNAIL) that averages a stretch of the pixels over COMPARED equal intervals.
-
-    The stretch begins at `begin` and is `side` long, both as shares of the thumbnail."""
-    edges = THUMBNAIL * (begin + side * np.arange(COMPARED + 1) / COMPARED)  # (COMPARED + 1,)
-    pixels = np.arange(THUMBNAIL)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (overlap.clip(0) / (edges[1:] - edges[:-1])[:, None]).astype(np.float32)
 
 
 # ------------------------------------------------------------------------------------------------- the same photo twice
@@ -137,7 +128,7 @@ def find_twins(
     """
     index_of = {id(ref): index for index, ref in enumerate(refs)}
     twins: dict[tuple[int, int], float] = {}
-    for original, *copies in alike(refs):
+    for original, *copies in copies_among(refs):
         for copy in copies:
             twins[index_of[id(original)], index_of[id(copy)]] = 1.0
     for first, second in near_pairs(features):
@@ -146,18 +137,6 @@ def find_twins(
             if closely >= LEAST_FINELY:
                 twins[first, second] = closely
     return twins
-
-
-def groups_of(twins: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Return the groups of photos that twins link, as ascending indices."""
-    group_of: dict[int, list[int]] = {}
-    for pair in twins:
-        group, absorbed = (group_of.setdefault(index, [index]) for index in pair)
-        if group is not absorbed:
-            group += absorbed
-            group_of |= dict.fromkeys(absorbed, group)
-    unique = {id(group): sorted(group) for group in group_of.values()}
-    return sorted(unique.values())
 
 
 def near_pairs(features: torch.Tensor) -> list[tuple[int, int]]:

@@ -23,6 +23,7 @@ from flower_classifier.base.messages import InputError, counted, first_few, note
 from flower_classifier.photos.folder_samples import check_shape, may_hold_photos
 from flower_classifier.photos.folders import (
     SPLIT_NAMES,
+    class_name_of,
     find_classes,
     has_photo_suffix,
     is_photo,
@@ -51,10 +52,11 @@ class SplitFolder(NamedTuple):
     classes: Mapping[str, Path]  # folder of each class, by its name
 
 
-def photos_by_split(data_dir: Path) -> dict[str, dict[str, list[str]]]:
+def photos_by_split(data_dir: Path) -> tuple[dict[str, dict[str, list[str]]], dict[str, str]]:
     """Map train, and valid and test if they are there, to the photos of each class, by what folders say.
 
-    Photos are paths below `data_dir`. Raises InputError for folders that make no sense as splits and classes.
+    Return the folder of each class of training photos, too. Photos and folders are paths below `data_dir`. Raises
+    InputError for folders that make no sense as splits and classes.
     """
     layout = layout_of(data_dir)
     by_split = {split: find_classes(data_dir, *folders) for split, folders in layout.items()}
@@ -70,7 +72,8 @@ def photos_by_split(data_dir: Path) -> dict[str, dict[str, list[str]]]:
     if "test" in layout and not by_split["test"]:
         warn(f"{layout['test'].folder} holds no class folders with photos: there will be no test result")
         del by_split["test"]
-    return by_split
+    class_folders = {class_name_of(name): path.relative_to(data_dir).as_posix() for name, path in folders.items()}
+    return by_split, class_folders
 
 
 def layout_of(data_dir: Path) -> dict[str, SplitFolder]:

@@ -6,24 +6,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flower_classifier.base.messages import InputError, counted, first_few, note, photos_of, printable, spoken, warn
-from flower_classifier.base.seeding import generator
+from flower_classifier.photos.copies import same_bytes
 from flower_classifier.photos.folders import SPLIT_NAMES, class_name_of, find_classes, visible_folders
+from flower_classifier.photos.hold_out import NONE, ByClass, Photos, hold_out
 from flower_classifier.photos.label_tables import Labels
 from flower_classifier.photos.layout import layout_of, photos_by_split, split_folders
 from flower_classifier.photos.name_labels import labels_hint
-from flower_classifier.photos.tables import as_written, read_listed
-from flower_classifier.photos.tar_files import index_of, read_bytes, split_path, status_of
+from flower_classifier.photos.tables import as_written, read_values
+from flower_classifier.photos.tar_files import index_of, split_path, status_of
 
-ByClass = dict[str, list[str]]  # class folder -> photos
 PhotoKey = tuple[str, int, int, int]  # path below the data folder, size in bytes, mtime and ctime in ns
 
 
@@ -97,7 +96,7 @@ class Splits:
 
     def warn_of_copies(self) -> None:
         """Warn of photos in two splits, which makes an accuracy too good, and of photos in two classes."""
-        copies = alike([PhotoRef(split, index) for split in self.parts for index in range(len(split))])
+        copies = copies_among([PhotoRef(split, index) for split in self.parts for index in range(len(split))])
         for split, seen in ((self.valid, self.train), (self.test, self.train), (self.test, self.valid)):
             groups = [group for group in copies if any(ref.split is seen for ref in group)]
             if split and (shared := [ref.photo for group in groups for ref in group if ref.split is split]):
@@ -116,7 +115,7 @@ class Splits:
         Raises InputError for a table that cannot be read, and where nothing would be left of a class or a split.
         """
         present = {as_written(photo) for split in self.parts for photo in split.photos}
-        listed = {path if path in present else path.replace("\\", "/") for path in read_listed(table)}
+        listed = {path if path in present else path.replace("\\", "/") for path in read_values(table, "without")}
         if missing := sorted(listed - present):
             warn(f"{table}: {counted(len(missing), 'path')} of no photo in {self.train.root} ({first_few(missing)})")
         train, valid, *test = (
@@ -169,29 +168,37 @@ class Data:
         )
 
 
-def load_splits(data_dir: Path, valid_split: float = 0.2, seed: int = 0, labels: Labels | None = None) -> Splits:
+def load_splits(
+    data_dir: Path,
+    valid_split: float = 0.2,
+    seed: int = 0,
+    labels: Labels | None = None,
+    groups: str | None = None,
+    cache_dir: Path | None = None,
+) -> Splits:
     """Find the photos below `data_dir`, by what `labels` say, or by its folders: layout.py has the layouts.
 
-    Without validation photos a stratified, seeded `valid_split` of the training photos is held out. Raises InputError
-    if there is nothing to learn from, or if folders or tables contradict each other.
+    Without validation photos a stratified, seeded `valid_split` of the training photos is held out; `groups` says what
+    stays together then (hold_out.py), and near copies that were found are kept in `cache_dir`. Raises InputError if
+    there is nothing to learn from, or if folders or tables contradict each other.
     """
     if not data_dir.is_dir():
         fault = "is not a folder" if data_dir.exists() else "does not exist"
         raise InputError(f"{data_dir} {fault}; give the folder that holds train/ and valid/, or one folder per class")
-    by_split = labels.by_split(data_dir, default_split="train") if labels else photos_by_split(data_dir)
+    class_folders: dict[str, str] = {}
+    if labels:
+        by_split = labels.by_split(data_dir, default_split="train")
+    else:
+        by_split, class_folders = photos_by_split(data_dir)
     train = by_split.get("train", {})
     check_number_of_classes(data_dir, tuple(train), labels)
     if "valid" in by_split:
         valid = by_split["valid"]
     else:
-        train, valid = hold_out(train, valid_split, seed)
-        if not valid:
-            raise InputError(
-                f"{labels or data_dir}: no class has two photos, so there is none to hold out as validation"
-            )
-        held_out = counted(sum(map(len, valid.values())), "training photo")
-        missing = f"validation photos in {labels}" if labels else f"validation folder in {data_dir}"
-        note(f"no {missing}: held out {held_out} ({valid_split:.0%} of each class) as {'such' if labels else 'one'}")
+        held_from = Photos(data_dir, train, class_folders, str(labels or ""), cache_dir)
+        train, valid = hold_out(held_from, valid_split, seed, groups)
+    if groups not in (None, NONE) and "valid" in by_split:
+        warn("--groups says which photos are held out together, but there are validation photos: none is held out")
     warn_of_cases(data_dir, tuple(train))
     test = by_split.get("test", {})
     splits = Splits(
@@ -234,18 +241,6 @@ def load_labelled(folder: Path, classes: tuple[str, ...], labels: Labels | None 
     if not by_class:
         raise InputError(f"{folder} holds no class folders with photos")
     return make_split(name, folder, classes, by_class)
-
-
-def hold_out(by_class: ByClass, share: float, seed: int) -> tuple[ByClass, ByClass]:
-    """Hold out a seeded `share` of every class: at least one photo, if that leaves one to train on."""
-    train, valid = {}, {}
-    for name, photos in by_class.items():
-        count = min(max(1, round(share * len(photos))), len(photos) - 1)
-        order = generator(seed, "hold out", name).permutation(len(photos))
-        held = {photos[i] for i in order[:count]}
-        train[name] = [photo for photo in photos if photo not in held]
-        valid[name] = [photo for photo in photos if photo in held]
-    return train, {name: photos for name, photos in valid.items() if photos}
 
 
 def make_split(name: str, root: Path, classes: Iterable[str], by_class: ByClass) -> Split:
@@ -297,12 +292,6 @@ def warn_of_cases(data_dir: Path, classes: tuple[str, ...]) -> None:
         )
 
 
-# --------------------------------------------------------------------------------------------------------------- copies
-
-
-TAIL = 4096  # bytes at a file's end: nearly all photos of the same size differ in them
-
-
 @dataclass(frozen=True)
 class PhotoRef:
     """One photo of a split."""
@@ -326,23 +315,7 @@ class PhotoRef:
         return self.split.path(self.index)
 
 
-def alike(refs: Sequence[PhotoRef]) -> list[list[PhotoRef]]:
-    """Return the groups of photos with the same bytes; one that is empty, or cannot be read, is like no other.
-
-    A costly key is computed only if the cheaper are equal.
-    """
-    keys: tuple[Callable[[PhotoRef], Hashable], ...] = (
-        lambda ref: max(ref.split.sizes[ref.index], 0),
-        lambda ref: read_bytes(ref.path, last=TAIL),
-        lambda ref: hashlib.blake2b(read_bytes(ref.path), digest_size=16).digest(),
-    )
-    groups = [list(refs)]
-    for key_of in keys:
-        by_key: dict[Hashable, list[PhotoRef]] = {}
-        for group, members in enumerate(groups):
-            for ref in members:
-                with contextlib.suppress(OSError):  # which opening the photo will report; an empty file has no key
-                    if key := key_of(ref):
-                        by_key.setdefault((group, key), []).append(ref)
-        groups = [same for same in by_key.values() if len(same) > 1]
-    return groups
+def copies_among(refs: Sequence[PhotoRef]) -> list[list[PhotoRef]]:
+    """Return the groups of photos with the same bytes; one that is empty, or cannot be read, is like no other."""
+    groups = same_bytes([ref.path for ref in refs], [ref.split.sizes[ref.index] for ref in refs])
+    return [[refs[index] for index in group] for group in groups]

@@ -71,17 +71,21 @@ def as_written(photo: str) -> str:
     return unicodedata.normalize("NFC", photo.encode("utf-8", "backslashreplace").decode())
 
 
-def read_listed(table: Path) -> set[str]:
-    """Return the photos that a table lists, as `as_written` has them. Paths of classes, which end in "/", are ignored.
+def read_values(path: Path, option: str, column: str | None = None) -> dict[str, str]:
+    """Map the photos that a table lists, as `as_written` has them, to what stands in a column; without one, to "".
 
-    Raises InputError for a file that cannot be read or has no column with paths.
+    Paths of classes, which end in "/", are ignored. Raises InputError, naming the option, for a file that cannot be
+    read or lacks a column.
     """
-    listed = read_table(table, "without")
-    columns = listed.called(PATH_COLUMNS)
+    table = read_table(path, option)
+    columns = table.called(PATH_COLUMNS)
     if not columns:
-        raise listed.error(" has no column path: give a table such as doctor.csv")
-    paths = {path for path in listed.cells(columns[0]) if path and not path.endswith("/")}
-    return {as_written(path) for path in paths}
+        raise table.error(" has no column path: give a table such as doctor.csv")
+    if column and column not in table.columns:
+        raise table.error(f" has no column {column}: give a table with the columns path and {column}")
+    values = table.cells(column) if column else [""] * len(table.rows)
+    rows = zip(table.cells(columns[0]), values, strict=True)
+    return {as_written(photo): value for photo, value in rows if photo and not photo.endswith("/")}
 
 
 def read_table(path: Path, option: str) -> Table:

@@ -22,6 +22,7 @@ from flower_classifier.features.inputs import (
     check_photos_left,
     prepare_inputs,
 )
+from flower_classifier.features.seen_before import warn_of_seen
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation, evaluate_on, feature_reader
 from flower_classifier.judging.strangers import stranger_scores
@@ -96,7 +97,10 @@ def find_data(config: TrainConfig) -> Data:
     elif not config.data_dir.exists():
         advice = "give the folder that holds train/ and valid/, or one folder per class"
         raise InputError(f"{config.data_dir} does not exist; {advice}, or let --download fetch photos of 102 species")
-    splits = load_splits(config.data_dir, config.valid_split, config.seed, config.label_source)
+    cache = None if config.summary else open_cache(config)  # a summary writes nothing
+    cache_dir = cache.folder if cache else None
+    labels, groups = config.label_source, config.groups
+    splits = load_splits(config.data_dir, config.valid_split, config.seed, labels, groups, cache_dir)
     if config.without:
         splits = splits.without(config.without)
     if config.category_names is None and not config.resume:  # a resumed run has its names
@@ -235,6 +239,7 @@ def read_photos(config: TrainConfig, run_folder: RunFolder, data: Data, built: B
     if errors:
         warn(f"going on without {counted(len(errors), 'photo')} that cannot be opened, {listed}")
     check_photos_left(data.classes, *inputs)
+    warn_of_seen(inputs)
     weigh_classes(config, state, inputs)
     return inputs
 

@@ -1,0 +1,242 @@
+"""Which training photos are held out to validate on, where there is no validation folder.
+
+    train, valid = hold_out(Photos(data_dir, by_class, class_folders), 0.2, seed, rule)
+
+Photos of a group are all held out or all learned from. Else an accuracy says how well a network recognises a scene that
+it has seen, and not how well it tells classes.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from flower_classifier.base.messages import InputError, counted, first_few, note, warn
+from flower_classifier.base.seeding import generator
+from flower_classifier.photos.copies import linked, same_bytes
+from flower_classifier.photos.near_copies import near_copies_once
+from flower_classifier.photos.tables import as_written, read_values
+from flower_classifier.photos.tar_files import Status, split_path, status_of
+
+FOLDER, STEM, NONE = "folder", "stem", "none"  # what --groups takes beside a table
+# A name up to its last run of digits, and the separators before that: scene01_frame7 is of scene01_frame
+SERIES = re.compile(r"(.*?)[\s._()-]*\d+\D*")
+LEAST_SERIES = 3  # photos whose names differ by a number alone
+MOSTLY = 0.8  # share of the photos in such series, from which on they are taken for that
+
+ByClass = dict[str, list[str]]  # class -> photos
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The photos that some are held out of."""
+
+    root: Path  # the data folder
+    by_class: ByClass  # paths below root, with "/", in the order that they are drawn in
+    class_folders: Mapping[str, str]  # the folder of each class below root, of those that have one
+    labelled_by: str = ""  # what says the classes, where folders do not
+    cache_dir: Path | None = None  # keeps what was found to be near copies
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """The photos, class by class; others know a photo by its index here."""
+        return [photo for photos in self.by_class.values() for photo in photos]
+
+    @functools.cached_property
+    def classes(self) -> list[str]:
+        """The class of each photo."""
+        return [name for name, photos in self.by_class.items() for _ in photos]
+
+    @property
+    def indices(self) -> dict[str, range]:
+        """The indices of each class."""
+        ends = list(itertools.accumulate(map(len, self.by_class.values()), initial=0))
+        return {name: range(*ends[rank : rank + 2]) for rank, name in enumerate(self.by_class)}
+
+    @property
+    def paths(self) -> list[Path]:
+        """The photos' files."""
+        return [self.root / name for name in self.names]
+
+
+def hold_out(photos: Photos, share: float, seed: int, rule: str | None = None) -> tuple[ByClass, ByClass]:
+    """Return what to learn from and what to hold out, about a `share` of every class; say how many.
+
+    `rule`: what belongs together, as for `groups_of`. Near copies of which a class has no others are torn apart, with a
+    warning; where another rule makes one group of a class, none of it is held out. Raises InputError where nothing is.
+    """
+    groups, indices_of = [frozenset(group) for group in groups_of(photos, rule)], photos.indices
+    whole = [
+        name
+        for name, indices in indices_of.items()
+        if len(indices) > 1 and any(group.issuperset(indices) for group in groups)
+    ]
+    if whole and rule is None:
+        groups = [group for group in groups if not any(group.issuperset(indices_of[name]) for name in whole)]
+        warn(
+            f"{photos.root}: all photos of {first_few(whole)} are near copies of one another: some are held out "
+            "nonetheless, and say little of other photos"
+        )
+    held = choose(indices_of, share, seed, groups)
+    if not held and groups:
+        raise InputError(f"makes one group of each class in {photos.root}, so none can be held out", "groups")
+    if not held:
+        where = photos.labelled_by or photos.root
+        raise InputError(f"{where}: no class has two photos, so there is none to hold out and validate on")
+    if whole and rule is not None:
+        warn(f"{photos.root}: nothing is held out of {first_few(whole)}: by --groups {rule} each class is one group")
+    missing = (
+        f"validation photos in {photos.labelled_by}" if photos.labelled_by else f"validation folder in {photos.root}"
+    )
+    note(f"no {missing}: held out {held_in_words(photos, held, share, groups, rule)}")
+    if rule is None:
+        hint_at_series(photos, held)
+    train = {
+        name: [photos.names[index] for index in indices if index not in held] for name, indices in indices_of.items()
+    }
+    valid = {name: [photos.names[index] for index in indices if index in held] for name, indices in indices_of.items()}
+    return train, {name: held_photos for name, held_photos in valid.items() if held_photos}
+
+
+def held_in_words(
+    photos: Photos, held: Collection[int], share: float, groups: Sequence[Collection[int]], rule: str | None
+) -> str:
+    """Say how many photos are held out, and what is kept together."""
+    count, one = counted(len(held), "training photo"), "such" if photos.labelled_by else "one"
+    if not groups:
+        return f"{count} ({share:.0%} of each class) as {one}"
+    actual, asked = f"{len(held) / len(photos.names):.0%}", f"{share:.0%}"
+    of_all = asked if actual == asked else f"{actual} instead of {asked}"
+    what = "near copies" if rule is None else f"photos that belong together by --groups {rule}"
+    in_groups = f"{sum(map(len, groups)):,} {what}, in {counted(len(groups), 'group')}"
+    return f"{count} ({of_all}) as {one}; {in_groups}, are not torn apart"
+
+
+def choose(
+    by_class: Mapping[str, Sequence[int]], share: float, seed: int, groups: Sequence[Collection[int]]
+) -> set[int]:
+    """Draw a seeded `share` of every class, but at least one photo; return their indices.
+
+    A group goes whole, and only where that brings its class nearer to the share. A class of one photo, or of one group,
+    is left whole.
+    """
+    group_of = {index: rank for rank, group in enumerate(groups) for index in group}
+    # By group. One that lies in several classes goes by the first of them; one that is all of a class is not held out
+    is_held = {
+        group_of[indices[0]]: False
+        for indices in by_class.values()
+        if indices[0] in group_of and len({group_of.get(index) for index in indices}) == 1
+    }
+    held: set[int] = set()
+    for name, indices in by_class.items():
+        count = min(max(1, round(share * len(indices))), len(indices) - 1)
+        members: dict[int, list[int]] = {}  # of each group; a photo alone is one too
+        for position in generator(seed, "hold out", name).permutation(len(indices)):
+            index = indices[position]
+            members.setdefault(group_of.get(index, -1 - index), []).append(index)
+        free = [group for group in members if group not in is_held]
+        of_class = [index for group in members if is_held.get(group) for index in members[group]]
+        if len(of_class) == len(indices):
+            continue  # all lie in other classes too, which are held out there: some must be left to learn from
+        for group in free:
+            with_it = len(of_class) + len(members[group])
+            is_held[group] = with_it < len(indices) and abs(with_it - count) < abs(len(of_class) - count)
+            if is_held[group]:
+                of_class += members[group]
+        if not of_class and free and len(members) > 1:  # every group is larger than what is to be held out
+            smallest = min(free, key=lambda group: len(members[group]))
+            is_held[smallest] = True
+            of_class = members[smallest]
+        held.update(of_class)
+    return held
+
+
+def hint_at_series(photos: Photos, held: set[int]) -> None:
+    """Say where the photos' names look like those of series that lie on both sides."""
+    series: dict[tuple[str, tuple[str, str]], list[int]] = {}
+    for index, (class_name, name) in enumerate(zip(photos.classes, photos.names, strict=True)):
+        if key := series_of(name):
+            series.setdefault((class_name, key), []).append(index)
+    long = {key: indices for key, indices in series.items() if len(indices) >= LEAST_SERIES}
+    by_class = Counter(class_name for class_name, _ in long)
+    are_series = sum(map(len, long.values())) >= MOSTLY * len(photos.names)
+    torn = [stem for (_, (_, stem)), indices in long.items() if 0 < len(held.intersection(indices)) < len(indices)]
+    if torn and are_series and min(by_class[name] for name in photos.by_class) > 1:
+        names = first_few(sorted(torn))
+        note(f"names look like {counted(len(torn), 'series', 'series')} ({names}): --groups stem keeps each together")
+
+
+# ------------------------------------------------------------------------------------------------ what belongs together
+
+
+def groups_of(photos: Photos, rule: str | None) -> list[list[int]]:
+    """Return the groups of photos that belong together, as indices.
+
+    `rule`: None for near copies, "folder", "stem", "none", or the path of a table with the columns path and group.
+    Copies, byte for byte, belong together by every rule but "none". Raises InputError for a table that does not serve.
+    """
+    if rule == NONE:
+        return []
+    paths, states = photos.paths, list(map(state_of, photos.paths))
+    copies = same_bytes(paths, [state.size for state in states])
+    if rule is None:
+        return linked([*copies, *near_copies_once(paths, photos.classes, states, photos.cache_dir)])
+    groups: dict[object, list[int]] = {}
+    for index, key in enumerate(keys_by(rule, photos)):
+        if key:
+            groups.setdefault(key, []).append(index)
+    return linked([*copies, *groups.values()])
+
+
+def state_of(path: Path) -> Status:
+    """Return what the system knows of a photo; of a missing one, which opening it will report, a size of -1 bytes."""
+    try:
+        return status_of(path)
+    except OSError:
+        return Status(-1, (-1, -1))
+
+
+def keys_by(rule: str, photos: Photos) -> list[object]:
+    """Return what photos of a group have in common, of each photo; None where it is in no group."""
+    if rule == FOLDER:
+        folders = [photos.class_folders.get(class_name) for class_name in photos.classes]
+        return [folder_of(photos.root, name, folder) for name, folder in zip(photos.names, folders, strict=True)]
+    if rule == STEM:
+        return [series_of(name) for name in photos.names]
+    table = Path(rule)
+    if not table.suffix:
+        raise InputError(f"must be {FOLDER}, {STEM}, {NONE} or a table (FILE.csv), not {rule}", "groups")
+    group_of = read_values(table, "groups", "group")
+    names = [as_written(name) for name in photos.names]
+    if missing := sorted(group_of.keys() - set(names)):
+        where = f"no photo that may be held out of {photos.root}"
+        warn(f"{table}: {counted(len(missing), 'path')} of {where} ({first_few(missing)})")
+    if alone := [name for name in names if name not in group_of]:
+        warn(f"{table} lacks {counted(len(alone), 'photo')}, in no group therefore: {first_few(alone)}")
+    return [group_of.get(name) or None for name in names]
+
+
+def folder_of(root: Path, name: str, class_folder: str | None) -> str | None:
+    """Return the folder below its class's that a photo lies in; None where it lies in the class's folder itself.
+
+    Without a class folder, it is the folder that the photo lies in. In a tar file the first folder is the class's.
+    """
+    if location := split_path(root / name):
+        class_folder, name = location[1].partition("/")[0], location[1]
+    if class_folder is None or not name.startswith(f"{class_folder}/"):
+        return name.rpartition("/")[0]
+    below, slash, _ = name.removeprefix(f"{class_folder}/").partition("/")
+    return f"{class_folder}/{below}" if slash else None
+
+
+def series_of(name: str) -> tuple[str, str] | None:
+    """Return a photo's folder and the stem of its name, which frames of a series share; None for a name of digits."""
+    path = PurePosixPath(name)
+    match = SERIES.fullmatch(path.stem)
+    stem = match[1] if match else path.stem
+    return (str(path.parent), stem) if stem else None
