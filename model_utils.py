@@ -29,6 +29,7 @@ from flower_classifier.base.messages import InputError, RunError, counted, note,
 from flower_classifier.config.allowed import DEFAULT_TOP_K
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
+from flower_classifier.features.grey_range import find_grey_range
 from flower_classifier.features.inputs import Inputs, UnusablePhotosError, eval_inputs, prepare_inputs
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation, evaluate_on
@@ -38,6 +39,7 @@ from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.photos.images import load_image
+from flower_classifier.photos.mending import counting_mended
 from flower_classifier.photos.views import Preprocessing
 from flower_classifier.predicting.base_predictor import BROKEN
 from flower_classifier.predicting.predictor import Predictor
@@ -169,6 +171,8 @@ def build_model(
             seen = layers or choose_layers(data)
             settings = (units, dropout, image_size, seed, mirror, seen, fit)
             classifier, used_weights = new_classifier(arch, len(data.classes), weights, *settings)
+        grey_range = find_grey_range(data.splits.train)
+        classifier.preprocessing = replace(classifier.preprocessing, grey_range=grey_range)
         training = {"weights": used_weights.name, **({"licence": used_weights.licence} if used_weights.licence else {})}
         trained = Checkpoint(
             model=classifier.config,
@@ -266,7 +270,8 @@ def evaluate_model(model: Model, data: Data) -> Results:
     check_classes(model, data)
     with speaking():
         inputs = eval_inputs(model.frozen, data.judged, open_cache())
-        inputs.prepare()
+        with counting_mended():
+            inputs.prepare()
         refuse_bad(inputs)
         try:
             answers = evaluate_on(model.classifier.learner, inputs)
@@ -275,7 +280,8 @@ def evaluate_model(model: Model, data: Data) -> Results:
         they_chose_it = data.splits.test is None
         judge = cross_validated if they_chose_it else Evaluation.at
         evaluation = judge(answers, model.trained.trust.temperature)
-        return Results(inputs.split.name, evaluation, inputs.paths, model.classes, model.trained.names)
+        photos, grey_range = inputs.paths, model.preprocessing.grey_range
+        return Results(inputs.split.name, evaluation, photos, model.classes, model.trained.names, grey_range=grey_range)
 
 
 def save_checkpoint(model: Model, path: str | Path) -> None:
@@ -325,7 +331,7 @@ def show_prediction(
     from flower_classifier.report.pictures import draw_prediction, image_of
 
     probabilities, classes = predict(image, model, topk)
-    photo = load_image(image, PHOTO_SIDE)
+    photo = load_image(image, PHOTO_SIDE, model.preprocessing.grey_range)
     title = Path(image).name if isinstance(image, str | Path) else ""
     names = [printable(model.category_names.get(name, name)) for name in classes]
     bars = list(zip(names, probabilities, strict=True))

@@ -73,7 +73,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     saved = run_folder.read_last() if config.resume else None
     if saved:
         config = config.resuming(saved.settings)
-    data, built = steps.prepare(config)
+    data, built = steps.prepare(config, saved)
     state = steps.start_state(config, data, built)
     steps.report_start(config, data, built, state, saved)
     run_folder.begin()
@@ -130,6 +130,7 @@ def write_report(
         checkpoint.names,
         checkpoint.trust.set_scores,
         class_sizes=[counts[label] for label in range(len(checkpoint.classes))],
+        grey_range=checkpoint.preprocessing.grey_range,
     )
     figures |= evaluation_report.write(folder)
     if checkpoint.trust.stranger_scores is not None and state.classifier.starts_frozen and can_leave_out(*inputs):

@@ -265,7 +265,7 @@ def test_views_are_a_function_of_seed_view_and_photo(splits, frozen):
 def test_views_that_share_a_decode_are_what_they_are_alone(splits, classifier, frozen, tmp_path, monkeypatch):
     """The first two views come of one opening of each photo, view 1 being the mirror image; the third comes alone."""
     opened = []
-    monkeypatch.setattr(views, "load_image", lambda path, side: opened.append(path) or load_image(path, side))
+    monkeypatch.setattr(views, "load_image", lambda path, *rest: opened.append(path) or load_image(path, *rest))
     together = Inputs(frozen, splits.valid, USUAL, FeatureCache(tmp_path, 1e9), Schedule(views=3, epochs=3))
     together.rows(0)
     assert list(together.ready) == [0, 1]

@@ -2,6 +2,9 @@
 
 import base64
 import io
+import struct
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,6 +37,22 @@ def seen_by_the_page(driver, page_site, data, preprocessing, kind="image/png"):
     assert not found.startswith("error"), found
     side = preprocessing.crop_size
     return np.frombuffer(base64.b64decode(found), np.uint8).reshape(side, side, 3)
+
+
+VIEW_GREY = """
+const [folder, numbers, range, data, done] = arguments;
+(async () => {
+  const { viewer } = await import(folder + "resample.js");
+  const { openDeepGrey } = await import(folder + "grey.js");
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  const picture = await openDeepGrey(new Blob([bytes]), range);
+  if (!picture) return done("");
+  const pixels = viewer(numbers)(picture, picture.width, picture.height, false);
+  let text = "";
+  for (const level of pixels) text += String.fromCharCode(level);
+  done(btoa(text));
+})().catch((error) => done("error: " + error));
+"""
 
 
 STYLES = {
@@ -95,3 +114,40 @@ def test_a_photo_is_turned_as_its_exif_says(page, page_site, orientation):
     data = picture(120, 90, format="JPEG", quality=95, exif=exif)
     found = seen_by_the_page(page, page_site, data, STYLES["bilinear"], "image/jpeg").astype(int)
     assert np.abs(found - open_views(data, STYLES["bilinear"])[0]).max() <= TOLERANCE_LEVELS
+
+
+@pytest.mark.parametrize("size", [(97, 131), (640, 480)])
+def test_grey_of_16_bits_is_seen_by_its_range(page, page_site, size):
+    """By each of PNG's filters; noise in the band, and values below and above it."""
+    style = replace(STYLES["bicubic"], grey_range=(2800.0, 3304.0))
+    numbers = {name: getattr(style, name) for name in ("resize_size", "crop_size", "interpolation")}
+    rng = np.random.default_rng(sum(size))
+    values = np.linspace(2600, 3500, size[0])[None] + rng.integers(-99, 99, size[::-1])
+    data = png_of(values.astype(np.uint16))
+    found = page.execute_async_script(VIEW_GREY, page_site, numbers, style.grey_range, base64.b64encode(data).decode())
+    assert not found.startswith("error"), found
+    found = np.frombuffer(base64.b64decode(found), np.uint8).reshape(64, 64, 3)
+    assert np.array_equal(found, open_views(data, style)[0])
+    eight_bits = base64.b64encode(picture(*size, 0)).decode()
+    assert page.execute_async_script(VIEW_GREY, page_site, numbers, style.grey_range, eight_bits) == ""
+
+
+def png_of(values):
+    """A PNG of 16-bit grey (H, W) whose rows take PNG's five filters in turn."""
+    raw = values.astype(">u2").view(np.uint8).reshape(len(values), -1).astype(int)
+    rows = []
+    for y, row in enumerate(raw):
+        above = raw[y - 1] if y else np.zeros_like(row)
+        left, corner = (np.concatenate([[0, 0], line[:-2]]) for line in (row, above))
+        estimate = left + above - corner
+        nearest = np.abs(np.stack([left, above, corner]) - estimate).argmin(axis=0)
+        paeth = np.choose(nearest, [left, above, corner])
+        guess = (np.zeros_like(row), left, above, (left + above) // 2, paeth)[y % 5]
+        rows.append(bytes([y % 5]) + ((row - guess) % 256).astype(np.uint8).tobytes())
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b""))
+    body = (
+        struct.pack(">I", len(contents)) + name + contents + struct.pack(">I", zlib.crc32(name + contents))
+        for name, contents in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)

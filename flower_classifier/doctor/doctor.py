@@ -25,6 +25,7 @@ from flower_classifier.features.extraction import ordered_parallel_map
 from flower_classifier.features.inputs import Inputs, check_photos_left, prepare_inputs
 from flower_classifier.features.seen_before import warn_of_seen
 from flower_classifier.photos.copies import linked
+from flower_classifier.photos.grey import GreyRange
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import PhotoRef
 from flower_classifier.photos.views import Augmentation, Preprocessing
@@ -170,7 +171,8 @@ def run_doctor(config: TrainConfig) -> None:
     examined, findings = examine(inputs.splits, data.classes, data.names)
     photos = sum(map(len, data.splits.parts))
     print(summary_of(findings, photos, len(data.classes), list(examined.leaks())), flush=True)
-    write_findings(folder, data.splits.train.root, findings, data.category_names)
+    grey_range = built.frozen.preprocessing.grey_range
+    write_findings(folder, data.splits.train.root, findings, data.category_names, grey_range)
     note(f"all of it, and sheets of the photos: {folder}")
 
 
@@ -181,9 +183,10 @@ def examine(splits: Sequence[Inputs], classes: Sequence[str], names: Sequence[st
     features computed.
     """
     refs = [PhotoRef(inputs.split, index) for inputs in splits for index in inputs.used]
-    measured: list[ImageStats | ImageError] = []
+    preprocessing, measured = splits[0].frozen.preprocessing, list[ImageStats | ImageError]()
     with progress(len(refs), "looking at photos", "photo") as bar:
-        for outcome in ordered_parallel_map(try_to_measure, ((ref,) for ref in refs), torch.device("cpu")):
+        work = ((ref, preprocessing.grey_range) for ref in refs)
+        for outcome in ordered_parallel_map(try_to_measure, work, torch.device("cpu")):
             measured.append(outcome)
             bar.update()
     memory = memory_of_all(splits)
@@ -191,7 +194,7 @@ def examine(splits: Sequence[Inputs], classes: Sequence[str], names: Sequence[st
     thumbnails = [blank if isinstance(stats, ImageError) else stats.thumbnail for stats in measured]
     twins = find_twins(refs, memory.own_rows, thumbnails)
     opinion = second_opinion(splits, len(classes), memory, linked(twins))
-    examined = Examined(refs, measured, opinion, twins, classes, names, splits[0].frozen.preprocessing)
+    examined = Examined(refs, measured, opinion, twins, classes, names, preprocessing)
     errors = [(PhotoRef(inputs.split, index), error) for inputs in splits for index, error in inputs.bad.items()]
     errors += [(ref, stats) for ref, stats in zip(refs, measured, strict=True) if isinstance(stats, ImageError)]
     findings = [
@@ -204,10 +207,10 @@ def examine(splits: Sequence[Inputs], classes: Sequence[str], names: Sequence[st
     return examined, sorted(findings, key=lambda finding: (order[finding.kind], -finding.score, finding.path))
 
 
-def try_to_measure(ref: PhotoRef) -> ImageStats | ImageError:
+def try_to_measure(ref: PhotoRef, grey_range: GreyRange | None) -> ImageStats | ImageError:
     """Measure a photo's pixels; return the error where it can no longer be opened."""
     try:
-        return ImageStats.of(ref.path)
+        return ImageStats.of(ref.path, grey_range)
     except ImageError as error:
         return error.bare()
     except OSError as error:  # the file vanished between two reads

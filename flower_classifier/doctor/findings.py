@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flower_classifier.base.messages import counted, note, printable
+from flower_classifier.photos.grey import GreyRange
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.report.evaluation_report import PHOTO_SIDE
 from flower_classifier.report.report_files import endings, write_table, writing
@@ -77,7 +78,13 @@ HEADER = ["path", "finding", "score", "suggestion", "other"]
 # --------------------------------------------------------------------------------------------- the table and the sheets
 
 
-def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names: Mapping[str, str]) -> None:
+def write_findings(
+    folder: Path,
+    root: Path,
+    findings: Sequence[Finding],
+    names: Mapping[str, str],
+    grey_range: GreyRange | None = None,
+) -> None:
     """Write doctor.csv and the sheets into a folder; earlier sheets are replaced.
 
     An earlier table is renamed, since a person may have edited it. `root`: the data folder. `names`: what people call
@@ -98,13 +105,15 @@ def write_findings(folder: Path, root: Path, findings: Sequence[Finding], names:
             (folder / f"{kind.name}.png").unlink(missing_ok=True)
     for kind in KINDS:
         of_kind = [finding for finding in findings if finding.kind == kind.name]
-        if cells := cells_of(of_kind, root, names):
+        if cells := cells_of(of_kind, root, names, grey_range):
             drawn = sum(bool(cell.remark) for cell in cells)  # a twin's second photo has no remark
             how_many = f"the first {drawn:,} of {len(of_kind):,}" if drawn < len(of_kind) else f"{drawn:,}"
             save_figure(draw_sheet(cells, f"{kind.shows}: {how_many}"), folder / f"{kind.name}.png")
 
 
-def cells_of(findings: Sequence[Finding], root: Path, names: Mapping[str, str]) -> list[Cell]:
+def cells_of(
+    findings: Sequence[Finding], root: Path, names: Mapping[str, str], grey_range: GreyRange | None
+) -> list[Cell]:
     """Return the cells of a sheet: each photo, followed by its twin if it has one. Classes are not drawn."""
     from flower_classifier.report.pictures import Cell
 
@@ -115,7 +124,7 @@ def cells_of(findings: Sequence[Finding], root: Path, names: Mapping[str, str]) 
             break
         with contextlib.suppress(ImageError):  # it cannot be opened, which the table says
             photos = [(finding.path, finding.class_name)] + [(finding.other, finding.other_class)] * has_twin
-            opened = [load_image(root / photo, PHOTO_SIDE) for photo, _ in photos]
+            opened = [load_image(root / photo, PHOTO_SIDE, grey_range) for photo, _ in photos]
             remarks = [finding.suggestion, ""]
             for image, (photo, label), remark in zip(opened, photos, remarks, strict=False):
                 named = f"label: {names.get(label, label)}"

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from flower_classifier.photos.copies import averaging
+from flower_classifier.photos.grey import GreyRange
 from flower_classifier.photos.images import load_image, upright_size
 from flower_classifier.photos.splits import PhotoRef, copies_among
 
@@ -47,9 +48,9 @@ class ImageStats:
     thumbnail: np.ndarray  # (THUMBNAIL, THUMBNAIL) of uint8: the whole photo in grey, squeezed into a square
 
     @classmethod
-    def of(cls, path: Path) -> ImageStats:
-        """Measure a photo's pixels. Raises ImageError for one that cannot be opened."""
-        image = load_image(path, SIDE)
+    def of(cls, path: Path, grey_range: GreyRange | None = None) -> ImageStats:
+        """Measure a photo's pixels, as the network sees them. Raises ImageError for one that cannot be opened."""
+        image = load_image(path, SIDE, grey_range)
         if min(image.size) > SIDE:
             scale = SIDE / min(image.size)
             image = image.resize([max(SIDE, round(side * scale)) for side in image.size], Image.Resampling.BOX)

@@ -23,6 +23,7 @@ from flower_classifier.base.signals import signals_held
 from flower_classifier.config.allowed import MODEL_FILE, SPEC_FILE
 from flower_classifier.export.onnx_model import OPSET, pattern_of
 from flower_classifier.networks.checkpoint import Checkpoint
+from flower_classifier.photos.grey import GreyRange
 from flower_classifier.predicting.exported_predictor import ExportSpec
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -222,6 +223,7 @@ def readme(title: str, spec: ExportSpec, size: int) -> bytes:
     made: Mapping[str, object] = spec.provenance
     unknown = "not stated: look where they come from before you pass this folder on"
     licence = printable(str(made["licence_of_weights"])) or unknown
+    of_grey = f"\n{about_grey(spec.preprocessing.grey_range)}\n" if spec.preprocessing.grey_range else ""
     return f"""# {title}
 
 A classifier for {counted(len(spec.classes), "class", "classes")}. It runs without torch, and nothing leaves the device.
@@ -246,9 +248,18 @@ In a program, with this folder in Python's path:
 | {SPEC_FILE} | the classes and their names, how photos become pixels, and what the outputs are worth |
 | predict.py, flower_classifier/ | answers in a terminal or a program |
 | index.html and the other files | the page; vendor/ holds onnxruntime-web, with its licence |
-
+{of_grey}
 Made of a `{made["arch"]}`. Licence of its pretrained weights: {licence}.
 """.encode()
+
+
+def about_grey(grey_range: GreyRange) -> str:
+    """Return what the README says of photos in grey of more than 8 bits."""
+    low, high = (f"{value:,g}" for value in grey_range)
+    return (
+        f"In photos of more than 8 bits of grey, the values {low} to {high} become 0 to 255, as in training. The page\n"
+        "opens such photos as PNG of 16 bits; it refuses TIFF."
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- the page

@@ -4,7 +4,8 @@ A table holds one view of what one network makes of the photos of one data folde
 
 - about.json: what the numbers depend on beside the photo (network, weights, preprocessing, view, seed, device, ...)
 - rows.bin: the features, row after row, each of the same number of bytes; it is mapped into memory as it is
-- index.txt: one line per row, in JSON: [row, CRC-32 of its bytes, and the photo's name, size, mtime and ctime in ns];
+- index.txt: one line per row, in JSON: [row, CRC-32 of its bytes, and the photo's name, size, mtime and ctime in ns],
+  and behind them what is wrong with a damaged photo that was opened all the same;
   a photo that cannot be opened has [-1, CRC-32 of the reason, the same four, the reason], so that it is not tried again
 
 Whoever looks up, appends or drops holds a lock of the same name beside the folder. A row counts only if its line is
@@ -43,6 +44,7 @@ RELEASE_AFTER = 16 * 2**20  # bytes made resident by reading, after which the pa
 ROWS_AT_A_TIME = 1_024  # that are changed for a learner
 MOST_HELD = 10**9  # bytes of such rows of all views; of more, those of a batch are computed when it is its turn
 READ_AHEAD = 64 * 2**10  # bytes that the system maps around a page that is read
+NO_DAMAGES: Mapping[int, str] = {}
 
 
 class MappedRows:
@@ -100,6 +102,7 @@ class FeatureTable:
             self.next_row = -(-self.row_file.seek(0, os.SEEK_END) // self.row_bytes)  # behind whatever is there
             self.entries: dict[PhotoKey, tuple[int, int]] = {}  # row, CRC-32
             self.reasons: dict[PhotoKey, str] = {}  # why a photo cannot be opened
+            self.wrongs: dict[PhotoKey, str] = {}  # what is wrong with a damaged photo that has a row
             self.read_index()
             self.open_files = stack.pop_all()
         return self
@@ -121,8 +124,11 @@ class FeatureTable:
             photo, fault = tuple(rest[:4]), rest[4:]
             if [type(value) for value in (row, checksum, *photo)] != [int, int, str, int, int, int]:
                 continue
-            if not fault and 0 <= row < self.next_row:
+            if 0 <= row < self.next_row and all(type(value) is str for value in fault):
                 self.entries[photo] = row, checksum
+                self.wrongs.pop(photo, None)
+                if fault:
+                    self.wrongs[photo] = fault[0]
             elif [type(value) for value in fault] == [str] and checksum_of(fault[0]) == checksum:
                 self.reasons[photo] = fault[0]
 
@@ -143,15 +149,23 @@ class FeatureTable:
         """Return, by index, why photos cannot be opened, as far as an earlier run has found out."""
         return {index: self.reasons[photo] for index, photo in enumerate(self.photos) if photo in self.reasons}
 
-    def keep(self, indices: Sequence[int], rows: torch.Tensor) -> None:
-        """Append the rows (B, ...) of some photos, then the lines that make them count."""
+    def damages(self) -> dict[int, str]:
+        """Return, by index, what is wrong with damaged photos that have a row."""
+        return {index: self.wrongs[photo] for index, photo in enumerate(self.photos) if photo in self.wrongs}
+
+    def keep(self, indices: Sequence[int], rows: torch.Tensor, damages: Mapping[int, str] = NO_DAMAGES) -> None:
+        """Append the rows (B, ...) of some photos, then the lines that make them count.
+
+        `damages`: by index, what is wrong with those of them that are damaged.
+        """
         lines = []
         self.row_file.seek(self.next_row * self.row_bytes)
         for index, row in zip(indices, as_stored(rows), strict=True):
             photo, data = self.photos[index], row.tobytes()
             self.row_file.write(data)
             self.entries[photo] = self.next_row, zlib.crc32(data)
-            lines.append(json.dumps([*self.entries[photo], *photo]) + "\n")
+            wrong = [damages[index]] if index in damages else []
+            lines.append(json.dumps([*self.entries[photo], *photo, *wrong]) + "\n")
             self.next_row += 1
         self.row_file.flush()
         self.index_file.write("".join(lines).encode())
@@ -244,7 +258,11 @@ class MemoryTable:
         """Return the known faults by index. Memory keeps none."""
         return {}
 
-    def keep(self, indices: Sequence[int], rows: torch.Tensor) -> None:
+    def damages(self) -> dict[int, str]:
+        """Return the known damages by index. Memory keeps none."""
+        return {}
+
+    def keep(self, indices: Sequence[int], rows: torch.Tensor, damages: Mapping[int, str] = NO_DAMAGES) -> None:
         """Keep the rows (B, ...) of some photos."""
         self.kept[indices] = rows
 

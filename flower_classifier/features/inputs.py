@@ -30,6 +30,7 @@ from flower_classifier.networks.frozen_backbone import FrozenBackbone, versions_
 from flower_classifier.networks.whitening import Whitening
 from flower_classifier.photos import views as photo_views
 from flower_classifier.photos.images import ImageError
+from flower_classifier.photos.mending import counting_mended, mended
 from flower_classifier.photos.splits import PhotoKey, Split, Splits
 from flower_classifier.photos.views import USUAL, Augmentation
 
@@ -211,6 +212,7 @@ class Inputs:
         """Extract what the tables lack, keep it in them, and return the rows of each view."""
         for table in tables.values():
             self.set_aside(self.retry_bad([index for index in table.faults() if index not in self.bad]))
+            mended.update({str(self.split.path(index)): damage for index, damage in table.damages().items()})
         before = set(self.bad)
         missing = {view: table.missing() - before for view, table in tables.items()}
         for view, lacking in missing.items():
@@ -218,11 +220,17 @@ class Inputs:
                 note(f"{self.split.spoken} photos, view {view}: {cached:,} of {len(self.split):,} taken from the cache")
         with contextlib.closing(self.compute_missing(missing)) as computed:  # ends at once where rows cannot be kept
             for view, indices, rows in computed:
-                tables[view].keep(indices, rows)
+                tables[view].keep(indices, rows, self.damages_of(indices))
         if faults := {index: error.fault for index, error in self.bad.items() if index not in before and error.fault}:
             for table in tables.values():
                 table.keep_faults(faults)
         return {view: table.rows(self.used) for view, table in tables.items()}
+
+    def damages_of(self, indices: Sequence[int]) -> dict[int, str]:
+        """Return, by index, what is wrong with those photos that were opened though damaged."""
+        if not mended:  # nearly always
+            return {}
+        return {index: mended[path] for index in indices if (path := str(self.split.path(index))) in mended}
 
     def compute_missing(self, missing: dict[int, set[int]]) -> Generator[Computed, None, None]:
         """Run the frozen part over the photos whose rows are `missing`, by view; yield view, indices and their rows.
@@ -369,8 +377,9 @@ def prepare_inputs(
     valid = eval_inputs(frozen, splits.valid, cache, bad_limit=bad_limit)
     test = eval_inputs(frozen, splits.test, cache, bad_limit=bad_limit) if splits.test else None
     inputs = AllInputs(train, valid, test)
-    for split in inputs.splits:
-        split.prepare()
+    with counting_mended():
+        for split in inputs.splits:
+            split.prepare()
     return inputs
 
 

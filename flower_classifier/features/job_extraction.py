@@ -26,6 +26,7 @@ from flower_classifier.networks.frozen_backbone import FrozenBackbone, RowForm, 
 from flower_classifier.networks.job import EXTRACT, Job, LostError, Message, current_job
 from flower_classifier.networks.layers import Layer
 from flower_classifier.photos.images import ImageError
+from flower_classifier.photos.mending import mended
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Augmentation, Preprocessing
 
@@ -49,7 +50,7 @@ def extract_by_all(
     if job is None or not work:
         yield from extract(frozen, open_photo, work, bar)
         return
-    asked = {"augmentation": asdict(augmentation), "preprocessing": asdict(frozen.preprocessing)}
+    asked = {"augmentation": asdict(augmentation), "preprocessing": frozen.preprocessing.to_plain()}
     task = {"work": list(work), **asked}
     name = job.new_list()
     job.order({"do": EXTRACT, "list": name, **task, "way": numerics_key(frozen), **new_model_or_split(frozen, split)})
@@ -144,12 +145,14 @@ class Head(TypedDict):
     indices: list[int]  # of the photos that could be opened
     views: list[int]
     errors: list[int]  # indices of the photos that could not
+    mended: dict[str, str]  # damaged photos that were opened all the same, which rank 0 counts -> what is wrong
     seconds: list[float]  # of reading, of computing
 
 
 def received(head: Head, body: torch.Tensor, form: RowForm) -> Extracted:
     """Return a micro-batch from what a process has sent of it."""
     indices, views = head["indices"], head["views"]
+    mended.update(head["mended"])
     rows = body.view(form.dtype).view(len(views), len(indices), *form.shape)
     errors = dict.fromkeys(head["errors"], FOUND_ELSEWHERE)
     return Extracted(indices, dict(zip(views, rows, strict=True)), errors, *head["seconds"])
@@ -168,7 +171,7 @@ def new_model_or_split(frozen: FrozenBackbone, split: Split) -> Message:
         means = [layer.to_plain() for layer in classifier.config.means]
         model = {
             "model": {**asdict(classifier.config), "means": means},
-            "preprocessing": asdict(classifier.preprocessing),
+            "preprocessing": classifier.preprocessing.to_plain(),
         }
         news["frozen"] = {**model, "tensors": classifier.state_dict()}
     if not is_sent("split", split):
@@ -204,7 +207,7 @@ class Helper:
         if frozen := order.get("frozen"):
             means = tuple(Layer.from_plain(layer) for layer in frozen["model"]["means"])
             config = ModelConfig(**{**frozen["model"], "means": means})
-            preprocessing = Preprocessing(**frozen["preprocessing"])
+            preprocessing = Preprocessing.from_plain(frozen["preprocessing"])
             self.frozen = FrozenBackbone(
                 Checkpoint(config, preprocessing, (), frozen["tensors"]).classifier, self.device
             )
@@ -216,13 +219,17 @@ class Helper:
     def extract(self, order: Message) -> None:
         """Do a share of the work that rank 0 has ordered, and send it what comes of it."""
         self.check_numerics(order["way"])
-        open_photo = opener(self.split, Preprocessing(**order["preprocessing"]), Augmentation(**order["augmentation"]))
+        preprocessing = Preprocessing.from_plain(order["preprocessing"])
+        open_photo = opener(self.split, preprocessing, Augmentation(**order["augmentation"]))
         # Results come in the order of the work; where no photo opens, only the work knows the views
         work, same = itertools.tee(self.job.shares(order["list"], order["work"]))
         with progress(None, "", "photo", hidden=True) as bar:
             for done, (_, views) in zip(extract(self.frozen, open_photo, work, bar), same, strict=True):
                 seconds = [done.reading, done.computing]
-                head = Head(indices=done.indices, views=list(views), errors=list(done.errors), seconds=seconds)
+                paths = [str(self.split.path(index)) for index in done.indices]
+                damaged = {path: mended.pop(path) for path in paths if path in mended}
+                errors = list(done.errors)
+                head = Head(indices=done.indices, views=list(views), errors=errors, mended=damaged, seconds=seconds)
                 self.job.send(head, done.rows.values())
         self.job.send(NOTHING_MORE)
 

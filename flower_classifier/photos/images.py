@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from flower_classifier.base.messages import InputError, is_out_of_memory, printable, reason_of
+from flower_classifier.photos import mending
+from flower_classifier.photos.grey import GreyRange, by_its_values, in_8_bits, samples_of
+from flower_classifier.photos.mending import JPEG_BEGINNING
 from flower_classifier.photos.tar_files import file_of, status_of
 
 # Recognised by content. AVIF and HEIF if this Pillow has them; MPO is the JPEG of many phones.
@@ -62,12 +65,13 @@ def photo_endings() -> frozenset[str]:
     return frozenset((*readable, *PHONE_ENDINGS))
 
 
+BEGINNING = 32  # bytes that tell a format, and what a PNG's pixels are
 # How files of these formats begin, for those whose name does not say it: "IMG_1", "1.jpg_large", "1.jpg.bak"
 BEGINNINGS = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|II\*\0|MM\0\*|....ftyp(?:avif|hei[cxms]|hev[cxms]|mif1|msf1)",
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|II[*+]\0|MM\0[*+]|....ftyp(?:avif|hei[cxms]|hev[cxms]|mif1|msf1)",
     re.DOTALL,
 )
-JPEG_BEGINNING = b"\xff\xd8\xff"
+TIFF_BEGINNING = re.compile(rb"II[*+]\0|MM\0[*+]")
 HEIC_BEGINNING = re.compile(rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
 
 
@@ -78,19 +82,24 @@ def begins_as_photo(path: Path) -> bool:
     return False
 
 
-def load_image(source: PhotoSource, shorter_side: int | None = None) -> Image.Image:
+def load_image(
+    source: PhotoSource, shorter_side: int | None = None, grey_range: GreyRange | None = None
+) -> Image.Image:
     """Open a photo as RGB, upright by its EXIF orientation; of an animation, the first frame.
 
-    The content decides the format, not the name. Transparent pixels show white, 16-bit grey is scaled to 8. With
-    `shorter_side` (pixels) a large picture may come smaller, but no smaller than that: a camera's photo is then opened
-    in a third of the time. A picture in memory is left as it is; the answer is a picture of its own.
+    The content decides the format, not the name. Transparent pixels show white. Grey of more than 8 bits is scaled to
+    8 by `grey_range`, and without one by what its type can hold. With `shorter_side` (pixels) a large picture may come
+    smaller, but no smaller than that: a camera's photo is then opened in a third of the time. A picture in memory is
+    left as it is; the answer is a picture of its own.
+    A damaged photo that is whole enough is opened, and noted for `mending.warn_of_mended`.
     Raises ImageError, with the reason and the path if there is one, for whatever cannot be opened.
     """
     try:
         if isinstance(source, Image.Image | np.ndarray):
-            image = picture_of(source)
+            samples = None if isinstance(source, np.ndarray) else samples_of(source)
+            image = in_8_bits(picture_of(source), samples, grey_range)
             return as_rgb(box_reduce(image, shorter_side) if shorter_side else image)
-        return open_upright(Path(source) if isinstance(source, str) else source, shorter_side)
+        return open_upright(Path(source) if isinstance(source, str) else source, shorter_side, grey_range)
     except Exception as error:  # decoders raise nearly anything on damaged files
         reason = trouble_with(source, error)
         photo = printable(str(source)) if isinstance(source, Path | str) else "the photo"
@@ -120,9 +129,26 @@ def fault_of_unidentified(source: PhotoSource) -> str:
         if is_empty(source):
             return "it is empty"
         if isinstance(source, bytes | Path | str) and BEGINNINGS.match(first_bytes(source)):
-            return "it is damaged"
+            return (
+                "it is a kind of TIFF that cannot be read here: save it as PNG"
+                if is_rare_tiff(source)
+                else "it is damaged"
+            )
     others = [name for name in photo_formats() if name != "HEIF"]  # a damaged HEIC is called that
     return f"it is no {', '.join(others)} image"
+
+
+def is_rare_tiff(source: Path | str | bytes) -> bool:
+    """Say whether a file is a TIFF with a sound header, of samples that Pillow does not know."""
+    contents = io.BytesIO(source) if isinstance(source, bytes) else file_of(Path(source))
+    try:
+        if TIFF_BEGINNING.match(first_bytes(source)):
+            TiffImagePlugin.TiffImageFile(contents).close()
+    except SyntaxError as error:
+        return "unknown" in str(error)
+    except Exception:  # a damaged header makes it raise nearly anything
+        return False
+    return False
 
 
 def too_many_pixels(count: int, most: int) -> str:
@@ -141,29 +167,56 @@ def is_empty(source: PhotoSource) -> bool:
     return source.seekable() and source.seek(0, io.SEEK_END) == 0
 
 
-def open_upright(source: Path | bytes | BinaryIO, shorter_side: int | None) -> Image.Image:
-    """Decode a photo, turn it upright, and make RGB of it.
+def open_upright(
+    source: Path | bytes | BinaryIO, shorter_side: int | None, grey_range: GreyRange | None
+) -> Image.Image:
+    """Decode a photo, turn it upright, and make RGB of it; of a damaged one what there is, if that is enough.
 
     Raises ValueError for a path that is neither a file's nor a folder's.
     """
-    if isinstance(source, bytes):
-        source = io.BytesIO(source)
-    elif isinstance(source, Path):
-        source = file_of(source)
-    if isinstance(source, Path):
-        mode = source.stat().st_mode
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    if isinstance(file, Path):
+        file = file_of(file)
+    if isinstance(file, Path):
+        mode = file.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise ValueError("it is no regular file")  # reading a pipe, say, might wait for ever
-    with open_any(source) as image:
+    try:
+        return decode(file, shorter_side, grey_range)[0]
+    except (OSError, SyntaxError) as error:
+        if getattr(error, "errno", None) is not None:  # Pillow gives its own errors none
+            raise
+        contents = mending.mend(all_bytes(file), error)
+        if contents is None:
+            raise
+        try:
+            image, damage = decode(io.BytesIO(contents), shorter_side, grey_range, mended=contents)
+        except (OSError, SyntaxError):  # of what was mended, which nobody has
+            raise error from None
+    mending.mended[str(source) if isinstance(source, Path) else "a photo"] = damage
+    return image
+
+
+def decode(
+    file: Path | BinaryIO, shorter_side: int | None, grey_range: GreyRange | None, mended: bytes | None = None
+) -> tuple[Image.Image, str]:
+    """Return a photo from a file, upright and RGB, and what is wrong with it if its contents are `mended`.
+
+    Raises ValueError where too much of a mended one is missing.
+    """
+    with open_any(file) as image:
         full_size = image.size
         if shorter_side:
             image.draft(None, (shorter_side, shorter_side))  # takes fewer of a JPEG's frequencies; others ignore it
         # A progressive JPEG holds all its frequencies until the last of them has been read
         check_size(full_size if image.info.get("progressive") else image.size)
         image.load()
+        damage = mending.damage_of(image, mended) if mended else ""
+        samples = samples_of(image)
         with contextlib.suppress(Exception):  # a good photo must not fail for its damaged metadata
             ImageOps.exif_transpose(image, in_place=True)
-        return as_rgb(box_reduce(image, shorter_side) if shorter_side else image)
+        scaled = in_8_bits(image, samples, grey_range)
+        return as_rgb(box_reduce(scaled, shorter_side) if shorter_side else scaled), damage
 
 
 def open_any(source: Path | BinaryIO) -> Image.Image:
@@ -192,17 +245,25 @@ def open_any(source: Path | BinaryIO) -> Image.Image:
 def first_bytes(source: Path | str | bytes | BinaryIO) -> bytes:
     """Return the first bytes of a file, which tell its format."""
     if isinstance(source, bytes):
-        return source[:16]
+        return source[:BEGINNING]
     if isinstance(source, Path | str):
         file = file_of(Path(source))
         if not isinstance(file, Path):
             return first_bytes(file)
         with file.open("rb") as opened:
-            return opened.read(16)
+            return opened.read(BEGINNING)
     source.seek(0)
-    beginning = source.read(16)
+    beginning = source.read(BEGINNING)
     source.seek(0)
     return beginning
+
+
+def all_bytes(file: Path | BinaryIO) -> bytes:
+    """Return all that a file holds."""
+    if isinstance(file, Path):
+        return file.read_bytes()
+    file.seek(0)
+    return file.read()
 
 
 def picture_of(source: Image.Image | np.ndarray) -> Image.Image:
@@ -228,12 +289,23 @@ def check_size(size: tuple[int, int]) -> None:
         raise ValueError(too_many_pixels(width * height, MAX_PIXELS))
 
 
+def open_header(file: Path | BinaryIO) -> Image.Image:
+    """Open an image, mended if need be, whose pixels nobody will ask for."""
+    try:
+        return open_any(file)
+    except UnidentifiedImageError as error:
+        contents = mending.mend(all_bytes(file), error)
+        if contents is None:
+            raise
+        return open_any(io.BytesIO(contents))
+
+
 def upright_size(path: Path) -> tuple[int, int]:
     """Return a photo's upright width and height, from its header alone. The photo has to be one that can be opened.
 
     A PNG's orientation is missed if it stands behind the pixels, which is rare.
     """
-    with open_any(file_of(path)) as image:
+    with open_header(file_of(path)) as image:
         # A TIFF's `size` is turned already in newer versions of Pillow
         width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
         with contextlib.suppress(Exception):  # unreadable EXIF turns nothing
@@ -257,19 +329,8 @@ def box_reduce(image: Image.Image, shorter_side: int) -> Image.Image:
 def as_rgb(image: Image.Image) -> Image.Image:
     """Make RGB of any of Pillow's modes, looking as a person would see it on white paper."""
     if image.mode.startswith(("I", "F")):  # 16-bit grey, 32-bit grey, float: Pillow's own conversion clips these
-        image = Image.fromarray(eight_bits(np.asarray(image)))
+        image = Image.fromarray(by_its_values(np.asarray(image)))
     elif image.has_transparency_data:
         overlay = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), overlay)
     return image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy an RGB image
-
-
-def eight_bits(grey: np.ndarray) -> np.ndarray:
-    """Scale grey values (H, W) to 0…255 by the range their type and size imply: 1.0, 255, 65535, or their own."""
-    is_float = np.issubdtype(grey.dtype, np.floating)
-    finite = grey[np.isfinite(grey)].astype(np.float64)
-    highest, lowest = finite.max(initial=0.0), finite.min(initial=0.0)
-    values = np.nan_to_num(grey.astype(np.float64), nan=0.0, posinf=highest, neginf=lowest)
-    ranges = (1.0, 255.0, 65535.0) if is_float else (65535.0,)
-    top = next((limit for limit in ranges if highest <= limit), highest)
-    return np.round((values - lowest) * (255.0 / (top - lowest))).astype(np.uint8)

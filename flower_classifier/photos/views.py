@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from flower_classifier.base.seeding import generator
+from flower_classifier.photos.grey import GreyRange
 from flower_classifier.photos.images import PhotoSource, load_image
 
 # Version of the pixels that the code below and images.py compute. Raise it when they change: cached features of an
@@ -103,6 +104,7 @@ class Preprocessing:
     interpolation: str  # bilinear or bicubic; always antialiased
     resampling: str = "pillow"  # whose arithmetic; there is one so far
     fit: str = "crop"  # one of FITS
+    grey_range: GreyRange | None = None  # of grey of more than 8 bits; None: each photo is scaled by its own type
 
     @property
     def enough_pixels(self) -> int:
@@ -151,16 +153,22 @@ class Preprocessing:
         return left, top, left + self.crop_size * column, top + self.crop_size * row
 
     def to_plain(self) -> dict[str, object]:
-        """Return what files hold of it: numbers, strings and lists; of `fit` nothing where photos are cropped."""
+        """Return what files hold of it: numbers, strings and lists.
+
+        Of `fit` nothing where photos are cropped, of `grey_range` nothing where there is none, as it was for all photos
+        once: files and keys of caches stay the same.
+        """
         plain = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-        if self.fit == "crop":  # as all photos were once: files and keys of caches stay the same
+        if self.fit == "crop":
             del plain["fit"]
-        return plain
+        del plain["grey_range"]
+        return plain if self.grey_range is None else {**plain, "grey_range": list(self.grey_range)}
 
     @classmethod
     def from_plain(cls, contents: Mapping[str, Any]) -> Preprocessing:  # Any: a file may hold anything
         """Make one of what a file holds. Raises ValueError, KeyError or TypeError for what makes no sense."""
-        return cls(**{**contents, "mean": tuple(contents["mean"]), "std": tuple(contents["std"])})
+        lists = {name: tuple(contents[name]) for name in ("mean", "std", "grey_range") if name in contents}
+        return cls(**{**contents, **lists})
 
     def __post_init__(self) -> None:
         are_whole = type(self.crop_size) is int and type(self.resize_size) is int
@@ -168,7 +176,10 @@ class Preprocessing:
         are_numbers = all(type(value) in (int, float) and abs(value) < 1e6 for value in (*self.mean, *self.std))
         numbers_fit = are_numbers and len(self.mean) == len(self.std) == 3 and min(self.std) >= LEAST_STD
         ways_fit = self.interpolation in tuple(FILTERS) and self.resampling == "pillow" and self.fit in FITS
-        if not (sizes_fit and numbers_fit and ways_fit):
+        limits = (0, 1) if self.grey_range is None else self.grey_range
+        limits_are_numbers = len(limits) == 2 and all(type(value) in (int, float) for value in limits)
+        range_fits = limits_are_numbers and math.isfinite(limits[1] - limits[0]) and limits[0] < limits[1]
+        if not (sizes_fit and numbers_fit and ways_fit and range_fits):
             raise ValueError(f"preprocessing that makes no sense: {self}")
 
 
@@ -183,7 +194,7 @@ def open_views(
 
     View 0 is the plain photo; the augmentation says what the others are. `name`: of the photo, for random crops.
     """
-    photo, side = load_image(source, preprocessing.enough_pixels), preprocessing.crop_size
+    photo, side = load_image(source, preprocessing.enough_pixels, preprocessing.grey_range), preprocessing.crop_size
     is_cropped = preprocessing.fit == "crop"
     photo = trimmed(photo) if is_cropped else photo
     shape = 1.0 if is_cropped else photo.width / photo.height

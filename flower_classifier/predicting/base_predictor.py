@@ -19,6 +19,8 @@ from flower_classifier.base.messages import InputError
 from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_SETS, DEFAULT_TOP_K, StrangerMeasure
 from flower_classifier.judging.conformal import StrangerTest, doubts, least_probability, likeliest_first, members
 from flower_classifier.photos.images import ImageError, PhotoSource
+from flower_classifier.photos.mending import warn_of_mended
+from flower_classifier.photos.views import Preprocessing
 
 Many = list[PhotoSource] | tuple[PhotoSource, ...]  # photos, to be answered by a list
 Photo = TypeVar("Photo", bound=PhotoSource)  # of one kind, such as paths
@@ -124,6 +126,7 @@ class Result(list[Row]):
 class BasePredictor(ABC):
     """A trained classifier, ready to be asked what is in photos. Call it with a photo, or with a list of photos."""
 
+    preprocessing: Preprocessing  # how it sees photos
     classes: tuple[str, ...]  # class folders, in the order of the logits
     names: list[str]  # what people call them, in the same order
     temperature: float  # logits are divided by it before the softmax
@@ -190,6 +193,7 @@ class BasePredictor(ABC):
         rate, least = self.promisable_rate(stranger_rate), self.least_in_sets(sets)
         with self.alone():
             answers = list(self.answers(photos if isinstance(photos, list | tuple) else [photos]))
+            warn_of_mended()
         results = []
         for answer in answers:
             if isinstance(answer, ImageError):

@@ -7,6 +7,7 @@ from flower_classifier.base.messages import InputError, note
 from flower_classifier.features.inputs import eval_inputs
 from flower_classifier.judging.evaluation import evaluate_on
 from flower_classifier.photos.label_tables import Labels
+from flower_classifier.photos.mending import counting_mended
 from flower_classifier.photos.splits import load_labelled
 from flower_classifier.predicting.answering import report_failures
 from flower_classifier.predicting.base_predictor import BROKEN
@@ -26,7 +27,8 @@ def evaluate_folder(
     """
     split = load_labelled(folder, predictor.classes, labels)
     inputs = eval_inputs(predictor.frozen, split)
-    inputs.prepare()
+    with counting_mended():
+        inputs.prepare()
     evaluation = None
     if inputs.used:
         try:
@@ -47,7 +49,13 @@ def evaluate_folder(
     if evaluation:
         write_facts(report, facts)
         evaluation_report = EvaluationReport(
-            split.name, evaluation, inputs.paths, predictor.classes, predictor.names, predictor.set_scores
+            split.name,
+            evaluation,
+            inputs.paths,
+            predictor.classes,
+            predictor.names,
+            predictor.set_scores,
+            grey_range=predictor.preprocessing.grey_range,
         )
         evaluation_report.write(report)
         note(f"tables and pictures of it: {report}")

@@ -206,7 +206,7 @@ class ExportedPredictor(BasePredictor):
             raise InputError(f"{path} is damaged, or not the one that {SPEC_FILE} beside it belongs to: {EXPORT_AGAIN}")
         self.session = session_of(model, path)
         self.spec.check_fits(self.session, path)
-        self.classes = self.spec.classes
+        self.classes, self.preprocessing = self.spec.classes, self.spec.preprocessing
         named = load_category_names(category_names, self.classes, self.spec.category_names)
         self.names = [named.get(name, name) for name in self.classes]
         self.temperature, self.set_scores = self.spec.temperature, self.spec.set_scores
@@ -244,7 +244,7 @@ class ExportedPredictor(BasePredictor):
         The network makes the mirror image itself.
         """
         try:
-            return open_views(photo, self.spec.preprocessing)[0]
+            return open_views(photo, self.preprocessing)[0]
         except ImageError as error:
             return error.bare()
 

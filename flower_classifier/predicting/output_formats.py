@@ -212,7 +212,7 @@ class PictureWriter:
         doubt = none_of(len(self.predictor.classes)) if verdict.known is False else ""
         bars = [(printable(prediction.name), prediction.probability) for prediction in verdict.predictions]
         try:
-            image = load_image(photo, PLOTTED_SIDE)
+            image = load_image(photo, PLOTTED_SIDE, self.predictor.preprocessing.grey_range)
             heatmap = self.heatmap(photo, image.size, verdict.predictions[0].class_name) if self.heatmaps else None
             figure = draw_prediction(image, title, bars, heatmap, self.strip(verdict), doubt)
             save_figure(figure, self.pictures[photo])
@@ -227,7 +227,8 @@ class PictureWriter:
         for neighbour in verdict.neighbours[:MOST_NEIGHBOURS]:
             photo = None
             with contextlib.suppress(ImageError):
-                photo = load_image(self.training_photos / neighbour.photo, NEIGHBOUR_SIDE)
+                path, grey_range = self.training_photos / neighbour.photo, self.predictor.preprocessing.grey_range
+                photo = load_image(path, NEIGHBOUR_SIDE, grey_range)
             strip.append((photo, printable(neighbour.name), f"{neighbour.similarity:.2f}"))
         return strip
 

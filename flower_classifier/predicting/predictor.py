@@ -40,6 +40,7 @@ class Predictor(BasePredictor):
     ) -> None:
         self.checkpoint = checkpoint
         self.classifier = checkpoint.classifier
+        self.preprocessing = checkpoint.preprocessing
         self.frozen = FrozenBackbone(self.classifier, device)
         self.classes = checkpoint.classes
         named = replace(checkpoint, category_names=dict(category_names)) if category_names else checkpoint
@@ -72,7 +73,7 @@ class Predictor(BasePredictor):
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos."""
 
         def open_photo(index: int, views: Sequence[int]) -> np.ndarray:
-            return open_views(photos[index], self.frozen.preprocessing, views)  # (V, S, S, 3)
+            return open_views(photos[index], self.preprocessing, views)  # (V, S, S, 3)
 
         if not photos:
             return
@@ -109,7 +110,7 @@ class Predictor(BasePredictor):
 
         None for an architecture without a last feature map, such as a vision transformer. Raises ImageError.
         """
-        pixels = to_pixels([open_views(photo, self.classifier.preprocessing)]).to(self.frozen.device)  # (1, 1, 3, S, S)
+        pixels = to_pixels([open_views(photo, self.preprocessing)]).to(self.frozen.device)  # (1, 1, 3, S, S)
         return find_heatmap(self.classifier, pixels[0, 0], self.classes.index(class_name), size)
 
     def neighbours(self, answer: Answer, count: int) -> list[Neighbour]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flower_classifier.base.messages import counted, percent, photos_of, printable
 from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.photos.grey import GreyRange
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.photos.tar_files import is_tar_name
 from flower_classifier.report.report_files import files_of, write_table, writing
@@ -33,6 +34,7 @@ class EvaluationReport:
     names: Sequence[str]  # (C,): what people call the classes
     set_scores: Sequence[float] = ()  # validation scores for prediction sets; empty: not known
     class_sizes: Sequence[int] | None = None  # (C,): the training photos of each class, where they are known
+    grey_range: GreyRange | None = None  # of photos in grey of more than 8 bits
 
     @property
     def judged(self) -> str:
@@ -106,7 +108,10 @@ class EvaluationReport:
         for index in evaluation.mistakes[:MOST_MISTAKES]:
             path, true = self.photos[index], labels[index]
             with contextlib.suppress(ImageError):  # the photo has gone since; the numbers stay true
-                photo, file = load_image(path, PHOTO_SIDE), printable(short_path(path, self.classes[true]))
+                photo, file = (
+                    load_image(path, PHOTO_SIDE, self.grey_range),
+                    printable(short_path(path, self.classes[true])),
+                )
                 remark = f"{names[predicted[index]]}  {percent(confidence[index], digits=0)}"
                 cells.append(Cell(photo, remark, f"true class: {names[true]}", file))
         if not cells:

@@ -13,6 +13,7 @@ from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Row, Trust, what_to_do
 from flower_classifier.networks.safe_files import Plain
+from flower_classifier.photos.grey import GreyRange
 
 FORMAT_VERSION = 9  # of last.pth; the only one that is read
 Tensors = dict[str, torch.Tensor]
@@ -38,6 +39,14 @@ class Identity:
     layers: str = "last"
     whitening: float = 0.0  # the shrinkage; 0: features are not whitened
     square_roots: bool = False  # whether square roots were taken of features
+    grey_range: GreyRange | None = None  # which grey values of more than 8 bits became 0 to 255
+
+    def to_plain(self) -> Plain:
+        """Return what last.pth holds of it; of runs without such grey, what it always held."""
+        plain = asdict(self)
+        if self.grey_range is None:
+            del plain["grey_range"]
+        return plain
 
     def check_same(self, now: Identity) -> None:
         """Raise InputError, naming the first difference, if a run would be resumed with another identity."""
@@ -127,7 +136,7 @@ class Finished:
             "results": best.results,
             **best.trust.to_plain(),
         }
-        return {"format_version": FORMAT_VERSION, **values, "identity": asdict(self.identity), **best_values}
+        return {"format_version": FORMAT_VERSION, **values, "identity": self.identity.to_plain(), **best_values}
 
     @classmethod
     def from_plain(cls, saved: Plain) -> Finished:

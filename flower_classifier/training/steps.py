@@ -15,6 +15,7 @@ from flower_classifier.base.signals import signals_held
 from flower_classifier.config.allowed import DEFAULT_SHRINKAGE, StrangerMeasure
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
+from flower_classifier.features.grey_range import find_grey_range
 from flower_classifier.features.inputs import (
     AllInputs,
     Timings,
@@ -71,8 +72,11 @@ class Built:
 # ----------------------------------------------------------------------------------------------- before the first epoch
 
 
-def prepare(config: TrainConfig) -> tuple[Data, Built]:
-    """Return the photos, and a new classifier for their classes. Raises InputError for options at odds."""
+def prepare(config: TrainConfig, saved: Finished | None = None) -> tuple[Data, Built]:
+    """Return the photos, and a new classifier for their classes. Raises InputError for options at odds.
+
+    `saved`: what an earlier run has, to be resumed: it sees photos as that did.
+    """
     arch, device = resolve_arch(config.arch), choose_device(config.gpu)
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("needs tensorboard, which is not installed: pip install tensorboard", "tensorboard")
@@ -87,6 +91,9 @@ def prepare(config: TrainConfig) -> tuple[Data, Built]:
     classifier, weights = new_classifier(arch, len(data.classes), config.weights, *model)
     if choose_shrinkage(classifier, data, config.shrinkage, config.no_whitening):
         classifier.look_at(classifier.config.layers, square_roots=not config.no_roots)
+    earlier = saved.identity if saved else None
+    grey_range = earlier.grey_range if earlier else find_grey_range(data.splits.train)
+    classifier.preprocessing = replace(classifier.preprocessing, grey_range=grey_range)
     return data, Built(FrozenBackbone(classifier, device), weights)
 
 
@@ -151,6 +158,7 @@ def start_state(config: TrainConfig, data: Data, built: Built) -> TrainState:
         layers=classifier.config.layers,
         square_roots=classifier.config.square_roots,
         whitening=choose_shrinkage(classifier, data, config.shrinkage, config.no_whitening),
+        grey_range=classifier.preprocessing.grey_range,
     )
     training = {"weights": built.weights.name, "seed": config.seed, "precision": built.frozen.precision_name}
     training |= {key: getattr(config, key) for key in RECORDED}

@@ -26,7 +26,7 @@ function keys(x) {
 }
 
 // Rounds a half to even, as Python does.
-function toEven(x) {
+export function toEven(x) {
   const low = Math.floor(x);
   if (x - low !== 0.5) return Math.round(x);
   return low % 2 ? low + 1 : low;

@@ -3,6 +3,7 @@
 // In:  {kind: "load", options}, then {kind: "picture", id, picture} with an ImageBitmap or a File
 // Out: {kind: "progress", …}, {kind: "ready", …}, {kind: "answer", id, …}, {kind: "failure", id, message}
 
+import { openDeepGrey } from "./grey.js";
 import { judgeFor } from "./judging.js";
 import { fetchChecked, loadNetwork } from "./network.js";
 import { viewer } from "./resample.js";
@@ -10,6 +11,7 @@ import { TEXTS } from "./texts.js";
 
 const CLASSES_IN_ANSWER = 5;
 const JPEG = [0xff, 0xd8, 0xff];
+const TIFFS = [[0x49, 0x49], [0x4d, 0x4d]];
 
 let spec; // all that answers are made by beside the network
 let view; // a picture -> pixels
@@ -72,9 +74,16 @@ async function run(pixels) {
   }
 }
 
-// Opens a file upright, with its colours as they are stored, as predict.py does.
+// Opens a file upright, with its colours as they are stored, as predict.py does. Where grey of more than 8 bits has a
+// range, a TIFF is refused: the browsers that open one would scale it in their own way.
 async function opened(file) {
+  const range = spec.preprocessing.grey_range;
   try {
+    if (range) {
+      for (const start of TIFFS) if (await startsWith(file, start)) throw new Error("it may hold more than 8 bits");
+      const deep = await openDeepGrey(file, range);
+      if (deep) return deep;
+    }
     return await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "default" });
   } catch {
     throw new Error(await isHeic(file) ? TEXTS.noHeic(file.name) : TEXTS.noPicture(file.name));
