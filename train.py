@@ -40,7 +40,7 @@ from flower_classifier.report.evaluation_report import EvaluationReport
 from flower_classifier.report.report_files import is_there, reports_on, write_table
 from flower_classifier.report.run_log import RunLog
 from flower_classifier.studies.dry_run import dry_run
-from flower_classifier.studies.left_out_classes import can_leave_out, leave_classes_out
+from flower_classifier.studies.left_out_classes import can_leave_out, estimate, leave_classes_out
 from flower_classifier.training import steps
 from flower_classifier.training.job_helper import help_rank_0
 from flower_classifier.training.run_folder import RunFolder
@@ -135,7 +135,9 @@ def write_report(
     figures |= evaluation_report.write(folder)
     if checkpoint.trust.stranger_scores is not None and state.classifier.starts_frozen and can_leave_out(*inputs):
         schedule = Schedule(len(train.ready), min(best_epoch, config.epochs))  # of the views that are there
-        write_table(folder / "strangers.csv", leave_classes_out(*inputs, schedule))
+        strangers = leave_classes_out(*inputs, schedule)
+        write_table(folder / "strangers.csv", strangers)
+        note(estimate(strangers))
     if config.tensorboard:
         log.finish_tensorboard(best_epoch, figures, config, evaluations)
     note(f"tables and pictures of it: {folder}")

@@ -383,7 +383,7 @@ def learn(rows, photos, classes):
 @pytest.mark.slow
 def test_a_run_says_how_well_it_tells_strangers(train_into, flowers, tmp_path):
     options = [option for option in QUICK if option != "--no_report"]
-    train_into(tmp_path, flowers, *options, "--epochs", 3)
+    outcome = train_into(tmp_path, flowers, *options, "--epochs", 3)
     table = read_table(tmp_path / "run" / "strangers.csv")
     assert [row["round"] for row in table] == ["1", "2", "3", "4", "5", "mean"]
     *rounds, mean = table
@@ -394,6 +394,8 @@ def test_a_run_says_how_well_it_tells_strangers(train_into, flowers, tmp_path):
         values = [float(row[column]) for row in rounds]
         assert all(0 <= value <= 1 for value in values)
         assert float(mean[column]) == pytest.approx(np.mean(values), abs=1e-4)
+    share = float(mean["strangers_found_at_5"])
+    assert (f"about {share:.0%} would be noticed" if share else "would not be noticed") in outcome.err
 
 
 @pytest.mark.parametrize("options", [("--arch", "cnn"), (*QUICK[:4], "--no_memory")], ids=["cnn", "without memory"])

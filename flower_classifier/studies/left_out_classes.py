@@ -1,6 +1,7 @@
 """How well strangers are detected: some classes are left out of training, so that their photos are strangers.
 
     rows = leave_classes_out(train, valid, test, schedule)         those of strangers.csv
+    estimate(rows)                                                 what they say, in a sentence
 
 A fifth of the classes is left out, five times; all features are computed already, so it takes seconds.
 """
@@ -63,6 +64,19 @@ def leave_classes_out(train: Inputs, valid: Inputs, test: Inputs | None, schedul
     for name, row in [*enumerate(cells, 1), ("mean", means)]:
         table.append([name, *("" if math.isnan(value) else round(value, 4) for value in row)])
     return table
+
+
+def estimate(table: Sequence[Sequence[object]]) -> str:
+    """Say what the table of `leave_classes_out` tells of photos of something else."""
+    header, *_, means = table
+    mean = dict(zip(header, means, strict=True))
+    share = mean[f"strangers_found_at_{DEFAULT_RATE:g}"]
+    assert isinstance(share, float)
+    if not share:
+        return "photos of something else would not be noticed: that takes more validation photos"
+    return (
+        f"of photos of other classes, about {share:.0%} would be noticed (strangers.csv); of quite other things, more"
+    )
 
 
 def judge(
