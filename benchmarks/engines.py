@@ -25,10 +25,10 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.base.process import keep_freed_memory
+from flower_classifier.base.torchrun import usable_cores
 from flower_classifier.export.onnx_model import WholeNetwork, onnx_of, quantised
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.classifier import Classifier, new_classifier
-from flower_classifier.networks.devices import usable_cores
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.folders import find_photos
 from flower_classifier.photos.images import load_image

@@ -28,11 +28,11 @@ import torchvision
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from flower_classifier.base.torchrun import usable_cores
 from flower_classifier.features.batches import batches
 from flower_classifier.features.feature_cache import FeatureCache, Rows
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.networks.classifier import new_classifier
-from flower_classifier.networks.devices import usable_cores
 from flower_classifier.networks.frozen_backbone import FrozenBackbone, RowForm
 from flower_classifier.photos import demo
 from flower_classifier.photos.splits import Split

@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,6 +46,12 @@ def write_whole(path: Path, data: bytes, writer: str = "") -> None:
     """Write a file whole or not at all, as `replaced_whole` does. Raises OSError."""
     with replaced_whole(path, writer) as file:
         file.write(data)
+
+
+def digest_of(rows: Iterable[object]) -> str:
+    """Return a short digest of what rows are as text, in hexadecimal."""
+    text = "\0".join(map(str, rows)).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 def sha256_of(data: bytes) -> str:

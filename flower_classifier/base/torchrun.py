@@ -1,4 +1,4 @@
-"""The rank of this process in a job of several, from torchrun's variables. A single process is a world of size 1."""
+"""Which process of a job this is, from torchrun's variables, and its cores. A single process is a world of size 1."""
 
 import os
 import platform
@@ -38,6 +38,13 @@ def job_name() -> str:
 def is_in_job() -> bool:
     """Say whether torchrun runs this process, even if it is the only one."""
     return world_size() > 1 or bool(job_name())
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: under taskset, or in a container, fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def from_environment(name: str, alone: int) -> int:

@@ -167,7 +167,7 @@ def run_doctor(config: TrainConfig) -> None:
     schedule = replace(SCHEDULE, views=1) if config.augment == "none" else SCHEDULE
     inputs = prepare_inputs(built.frozen, data.splits, augmentation, open_cache(config), schedule)
     check_photos_left(data.classes, *inputs)
-    warn_of_seen(inputs)
+    warn_of_seen(data.splits, inputs)
     examined, findings = examine(inputs.splits, data.classes, data.names)
     photos = sum(map(len, data.splits.parts))
     print(summary_of(findings, photos, len(data.classes), list(examined.leaks())), flush=True)

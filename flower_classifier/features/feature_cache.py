@@ -19,7 +19,6 @@ yet, keeps rows, and gives them back. The cache also remembers which photos cann
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import mmap
@@ -34,6 +33,7 @@ import platformdirs
 import torch
 from filelock import FileLock, Timeout
 
+from flower_classifier.base.files import digest_of
 from flower_classifier.base.messages import note
 from flower_classifier.networks.frozen_backbone import RowForm
 from flower_classifier.photos.splits import PhotoKey
@@ -77,8 +77,7 @@ class FeatureTable:
 
     def __init__(self, cache_dir: Path, about: dict[str, object], form: RowForm, photos: Sequence[PhotoKey]) -> None:
         self.about = {**about, "shape": list(form.shape), "dtype": str(form.dtype)}
-        text = json.dumps(self.about, sort_keys=True)
-        self.folder = cache_dir / TABLES / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        self.folder = cache_dir / TABLES / digest_of([json.dumps(self.about, sort_keys=True)])
         self.form, self.photos = form, photos
         self.row_bytes = math.prod(form.shape) * form.dtype.itemsize
 
@@ -102,7 +101,7 @@ class FeatureTable:
             self.next_row = -(-self.row_file.seek(0, os.SEEK_END) // self.row_bytes)  # behind whatever is there
             self.entries: dict[PhotoKey, tuple[int, int]] = {}  # row, CRC-32
             self.reasons: dict[PhotoKey, str] = {}  # why a photo cannot be opened
-            self.wrongs: dict[PhotoKey, str] = {}  # what is wrong with a damaged photo that has a row
+            self.damage_of: dict[PhotoKey, str] = {}  # what is wrong with a damaged photo that has a row
             self.read_index()
             self.open_files = stack.pop_all()
         return self
@@ -121,16 +120,16 @@ class FeatureTable:
                 row, checksum, *rest = json.loads(line)
             except (ValueError, TypeError):
                 continue
-            photo, fault = tuple(rest[:4]), rest[4:]
+            photo, texts = tuple(rest[:4]), rest[4:]  # a text: of its damage, or why it cannot be opened
             if [type(value) for value in (row, checksum, *photo)] != [int, int, str, int, int, int]:
                 continue
-            if 0 <= row < self.next_row and all(type(value) is str for value in fault):
+            if 0 <= row < self.next_row and all(type(value) is str for value in texts):
                 self.entries[photo] = row, checksum
-                self.wrongs.pop(photo, None)
-                if fault:
-                    self.wrongs[photo] = fault[0]
-            elif [type(value) for value in fault] == [str] and checksum_of(fault[0]) == checksum:
-                self.reasons[photo] = fault[0]
+                self.damage_of.pop(photo, None)
+                if texts:
+                    self.damage_of[photo] = texts[0]
+            elif [type(value) for value in texts] == [str] and checksum_of(texts[0]) == checksum:
+                self.reasons[photo] = texts[0]
 
     def missing(self) -> set[int]:
         """Return the indices of the photos that have no row, or none that is sound."""
@@ -151,7 +150,7 @@ class FeatureTable:
 
     def damages(self) -> dict[int, str]:
         """Return, by index, what is wrong with damaged photos that have a row."""
-        return {index: self.wrongs[photo] for index, photo in enumerate(self.photos) if photo in self.wrongs}
+        return {index: self.damage_of[photo] for index, photo in enumerate(self.photos) if photo in self.damage_of}
 
     def keep(self, indices: Sequence[int], rows: torch.Tensor, damages: Mapping[int, str] = NO_DAMAGES) -> None:
         """Append the rows (B, ...) of some photos, then the lines that make them count.

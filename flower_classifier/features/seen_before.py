@@ -1,13 +1,14 @@
 """Photos to judge by that are near copies of photos learned from: an accuracy on them says little.
 
-    warn_of_seen(inputs)                   after the features were computed
-    warn_of_seen_by_pixels(splits)         without any: each photo is opened
+    warn_of_seen(splits, inputs)      after the features were computed: they choose the few photos that are opened again
+    warn_of_seen(splits)              without any: each photo is opened
 
-Features choose which photos are compared, so only few are opened again. The pixels decide (photos/near_copies.py).
+The pixels decide (photos/near_copies.py).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 
 import torch
@@ -25,35 +26,28 @@ NEAREST = 3  # photos that each is compared with
 FEWEST = 3  # photos of a class that have a mean worth taking off
 
 
-def warn_of_seen(inputs: AllInputs) -> None:
-    """Warn of validation and test photos that are near copies of photos seen before them; view 0 has been computed."""
-    train, valid, test = inputs
-    if train.frozen.network is None:  # the rows are pixels, and training takes so long that opening photos is nothing
-        warn_of_seen_by_pixels(Splits((), train.split, valid.split, test.split if test else None))
+def warn_of_seen(splits: Splits, inputs: AllInputs | None = None) -> None:
+    """Warn of validation and test photos that are near copies of photos seen before them, but for copies of bytes.
+
+    `inputs`: theirs, where view 0 has been computed.
+    """
+    if inputs is None or inputs.train.frozen.network is None:  # or it learns from pixels, which takes far longer
+        refs = [PhotoRef(split, index) for split in splits.parts for index in range(len(split))]
+        near = near_copies([ref.path for ref in refs], [ref.label for ref in refs])
+        groups = [[refs[index] for index in group] for group in near]
+        copies = copies_among([ref for group in groups for ref in group])
+        for earlier, later in itertools.combinations(splits.parts, 2):
+            tell(later, earlier, both_sides(groups, later, earlier) - both_sides(copies, later, earlier))
         return
-    for held, seen in ((valid, train), (test, train), (test, valid)):
-        if held:
-            pairs = [
-                (PhotoRef(held.split, held.used[row]), PhotoRef(seen.split, seen.used[column]))
-                for row, column in alike_pairs(held, seen)
-            ]
-            nears = are_near([(photo.path, other.path) for photo, other in pairs])
-            near = [pair for pair, is_near in zip(pairs, nears, strict=True) if is_near]
-            tell(held.split, seen.split, {photo.photo for photo, other in near if not copies_among([photo, other])})
-
-
-def warn_of_seen_by_pixels(splits: Splits) -> None:
-    """Warn of the same photos, without features."""
-    refs = [PhotoRef(split, index) for split in splits.parts for index in range(len(split))]
-    groups = [
-        [refs[index] for index in group]
-        for group in near_copies([ref.path for ref in refs], [ref.label for ref in refs])
-    ]
-    copies = copies_among([ref for group in groups for ref in group])
-    for held, seen in ((splits.valid, splits.train), (splits.test, splits.train), (splits.test, splits.valid)):
-        if held:
-            near = both_sides(groups, held, seen)
-            tell(held, seen, near - both_sides(copies, held, seen))
+    for seen, held in itertools.combinations(inputs.splits, 2):
+        pairs = [
+            (PhotoRef(held.split, held.used[row]), PhotoRef(seen.split, seen.used[column]))
+            for row, column in alike_pairs(held, seen)
+        ]
+        nears = are_near([(photo.path, other.path) for photo, other in pairs])
+        near_pairs = [pair for pair, is_near in zip(pairs, nears, strict=True) if is_near]
+        near_photos = {photo.photo for photo, other in near_pairs if not copies_among([photo, other])}
+        tell(held.split, seen.split, near_photos)
 
 
 def both_sides(groups: list[list[PhotoRef]], held: Split, seen: Split) -> set[str]:
@@ -64,23 +58,21 @@ def both_sides(groups: list[list[PhotoRef]], held: Split, seen: Split) -> set[st
 
 def alike_pairs(held: Inputs, seen: Inputs) -> list[tuple[int, int]]:
     """Return the rows of photos of a class, one of each split, whose features are most alike."""
-    held_features, seen_features = held.features(), seen.features()
-    held_labels, seen_labels = held.labels, seen.labels
-    count = max(NEAREST, AT_LEAST // len(held_labels))
-    pairs: list[tuple[float, int, int]] = []  # cosine, row of the one, row of the other
-    for label in held_labels.unique():
-        rows, columns = ((labels == label).nonzero()[:, 0] for labels in (held_labels, seen_labels))
+    count = max(NEAREST, AT_LEAST // len(held.used))
+    pairs: list[tuple[float, int, int]] = []  # cosine, row of the held photo, row of the seen one
+    for label in held.labels.unique():
+        rows, columns = ((split.labels == label).nonzero()[:, 0] for split in (held, seen))
         if not len(columns):
             continue
-        ones, others = held_features[rows].float(), seen_features[columns].float()  # (N, D), (M, D)
-        mean = others.mean(dim=0) if len(columns) >= FEWEST else torch.zeros(others.shape[1])
-        ones, others = (torch.nn.functional.normalize(features - mean, dim=1) for features in (ones, others))
-        nearest = (ones @ others.T).topk(min(count, len(columns)))
-        cosines, others_rows = nearest.values.flatten().tolist(), columns[nearest.indices].flatten().tolist()
-        pairs += zip(cosines, rows.repeat_interleave(nearest.values.shape[1]).tolist(), others_rows, strict=True)
+        features = [held.features()[rows].float(), seen.features()[columns].float()]  # (N, D), (M, D)
+        mean = features[1].mean(dim=0) if len(columns) >= FEWEST else 0.0
+        held_unit, seen_unit = (torch.nn.functional.normalize(of_split - mean, dim=1) for of_split in features)
+        cosines, nearest = (held_unit @ seen_unit.T).topk(min(count, len(columns)))  # (N, count) each
+        triples = cosines, rows[:, None].expand_as(nearest), columns[nearest]
+        pairs += zip(*(values.flatten().tolist() for values in triples), strict=True)
     pairs.sort(key=lambda pair: -pair[0])
-    alike = [(row, other) for cosine, row, other in pairs if cosine >= LEAST_COSINE]
-    return alike if len(alike) > AT_LEAST else [(row, other) for _, row, other in pairs[:AT_LEAST]]
+    enough = max(AT_LEAST, sum(cosine >= LEAST_COSINE for cosine, *_ in pairs))
+    return [(row, column) for _, row, column in pairs[:enough]]
 
 
 def tell(held: Split, seen: Split, near: Collection[str]) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from flower_classifier.base.messages import InputError, RunError, counted, note, reason_of, warn
 from flower_classifier.base.seeding import fold_seed
-from flower_classifier.base.torchrun import local_rank, local_world_size, rank, world_size
+from flower_classifier.base.torchrun import local_rank, local_world_size, rank, usable_cores, world_size
 
 # Photos per forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
 MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 64}
@@ -132,13 +132,6 @@ WORK_OF_A_THREAD = 160_000_000
 def opening_threads() -> int:
     """Return how many threads open photos for a GPU: this process's share of the cores."""
     return min(max(usable_cores() // local_world_size(), 1), MOST_OPENING)
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use: under taskset, or in a container, fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @functools.cache

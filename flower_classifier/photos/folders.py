@@ -32,10 +32,11 @@ MAY_BE_PHOTO = re.compile(
     r"[^.]+|.+\.(jpe?g|png|webp|gif|tiff?|hei[cf]|avif)(?!_original|.*\.(part|crdownload|tmp)$).+", re.IGNORECASE
 )
 INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+ByClass = dict[str, list[str]]  # class -> its photos
 TELL_EVERY = 10  # seconds, in a long search
 
 
-def find_classes(data_dir: Path, folder: Path | None, class_folders: Mapping[str, Path]) -> dict[str, list[str]]:
+def find_classes(data_dir: Path, folder: Path | None, class_folders: Mapping[str, Path]) -> ByClass:
     """Map each class that has photos to their paths below `data_dir`.
 
     Photos lie in class folders, or in tar files in `folder`. Tar files beside class folders are left out: they may hold

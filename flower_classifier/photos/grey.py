@@ -68,7 +68,7 @@ def values_of(image: Image.Image, samples: Samples) -> np.ndarray:
     return lowest + highest - values.astype(np.int64 if samples.limits else values.dtype)
 
 
-def in_8_bits(image: Image.Image, samples: Samples | None, grey_range: GreyRange | None) -> Image.Image:
+def grey_to_8_bits(image: Image.Image, samples: Samples | None, grey_range: GreyRange | None) -> Image.Image:
     """Return a picture in deep grey as one of 8 bits (mode L); any other as it is.
 
     Without a range, a picture whose values are as Pillow's mode says comes back too: images.py makes it smaller first,

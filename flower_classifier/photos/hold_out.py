@@ -19,17 +19,16 @@ from pathlib import Path, PurePosixPath
 from flower_classifier.base.messages import InputError, counted, first_few, note, warn
 from flower_classifier.base.seeding import generator
 from flower_classifier.photos.copies import linked, same_bytes
+from flower_classifier.photos.folders import ByClass
 from flower_classifier.photos.near_copies import near_copies_once
 from flower_classifier.photos.tables import as_written, read_values
-from flower_classifier.photos.tar_files import Status, split_path, status_of
+from flower_classifier.photos.tar_files import split_path, status_if_there
 
 FOLDER, STEM, NONE = "folder", "stem", "none"  # what --groups takes beside a table
 # A name up to its last run of digits, and the separators before that: scene01_frame7 is of scene01_frame
 SERIES = re.compile(r"(.*?)[\s._()-]*\d+\D*")
 LEAST_SERIES = 3  # photos whose names differ by a number alone
 MOSTLY = 0.8  # share of the photos in such series, from which on they are taken for that
-
-ByClass = dict[str, list[str]]  # class -> photos
 
 
 @dataclass(frozen=True)
@@ -182,23 +181,16 @@ def groups_of(photos: Photos, rule: str | None) -> list[list[int]]:
     """
     if rule == NONE:
         return []
-    paths, states = photos.paths, list(map(state_of, photos.paths))
-    copies = same_bytes(paths, [state.size for state in states])
+    paths = photos.paths
+    statuses = list(map(status_if_there, paths))
+    copies = same_bytes(paths, [status.size for status in statuses])
     if rule is None:
-        return linked([*copies, *near_copies_once(paths, photos.classes, states, photos.cache_dir)])
+        return linked([*copies, *near_copies_once(paths, photos.classes, statuses, photos.cache_dir)])
     groups: dict[object, list[int]] = {}
     for index, key in enumerate(keys_by(rule, photos)):
         if key:
             groups.setdefault(key, []).append(index)
     return linked([*copies, *groups.values()])
-
-
-def state_of(path: Path) -> Status:
-    """Return what the system knows of a photo; of a missing one, which opening it will report, a size of -1 bytes."""
-    try:
-        return status_of(path)
-    except OSError:
-        return Status(-1, (-1, -1))
 
 
 def keys_by(rule: str, photos: Photos) -> list[object]:

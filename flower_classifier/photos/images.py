@@ -20,9 +20,9 @@ from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, TiffImagePlugin, Uni
 
 from flower_classifier.base.messages import InputError, is_out_of_memory, printable, reason_of
 from flower_classifier.photos import mending
-from flower_classifier.photos.grey import GreyRange, by_its_values, in_8_bits, samples_of
+from flower_classifier.photos.grey import GreyRange, by_its_values, grey_to_8_bits, samples_of
 from flower_classifier.photos.mending import JPEG_BEGINNING
-from flower_classifier.photos.tar_files import file_of, status_of
+from flower_classifier.photos.tar_files import file_of
 
 # Recognised by content. AVIF and HEIF if this Pillow has them; MPO is the JPEG of many phones.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
@@ -97,7 +97,7 @@ def load_image(
     try:
         if isinstance(source, Image.Image | np.ndarray):
             samples = None if isinstance(source, np.ndarray) else samples_of(source)
-            image = in_8_bits(picture_of(source), samples, grey_range)
+            image = grey_to_8_bits(picture_of(source), samples, grey_range)
             return as_rgb(box_reduce(image, shorter_side) if shorter_side else image)
         return open_upright(Path(source) if isinstance(source, str) else source, shorter_side, grey_range)
     except Exception as error:  # decoders raise nearly anything on damaged files
@@ -126,14 +126,11 @@ def trouble_with(source: PhotoSource, error: Exception) -> str:
 def fault_of_unidentified(source: PhotoSource) -> str:
     """Say what is wrong with a photo of which Pillow can make nothing."""
     with contextlib.suppress(OSError):  # it may be gone by now
-        if is_empty(source):
+        if not isinstance(source, Image.Image | np.ndarray) and not first_bytes(source):
             return "it is empty"
         if isinstance(source, bytes | Path | str) and BEGINNINGS.match(first_bytes(source)):
-            return (
-                "it is a kind of TIFF that cannot be read here: save it as PNG"
-                if is_rare_tiff(source)
-                else "it is damaged"
-            )
+            is_rare = is_rare_tiff(source)
+            return "it is a kind of TIFF that cannot be read here: save it as PNG" if is_rare else "it is damaged"
     others = [name for name in photo_formats() if name != "HEIF"]  # a damaged HEIC is called that
     return f"it is no {', '.join(others)} image"
 
@@ -154,17 +151,6 @@ def is_rare_tiff(source: Path | str | bytes) -> bool:
 def too_many_pixels(count: int, most: int) -> str:
     """Say that a photo is too large."""
     return f"{count:,} pixels are too many (at most {most:,})"
-
-
-def is_empty(source: PhotoSource) -> bool:
-    """Say whether a photo that cannot be opened has no bytes at all."""
-    if isinstance(source, bytes):
-        return not source
-    if isinstance(source, Path | str):
-        return status_of(Path(source)).size == 0
-    if isinstance(source, Image.Image | np.ndarray):
-        return False
-    return source.seekable() and source.seek(0, io.SEEK_END) == 0
 
 
 def open_upright(
@@ -190,19 +176,19 @@ def open_upright(
         if contents is None:
             raise
         try:
-            image, damage = decode(io.BytesIO(contents), shorter_side, grey_range, mended=contents)
-        except (OSError, SyntaxError):  # of what was mended, which nobody has
+            image, damage = decode(io.BytesIO(contents), shorter_side, grey_range, repaired=contents)
+        except (OSError, SyntaxError):  # of repaired contents, which nobody has
             raise error from None
     mending.mended[str(source) if isinstance(source, Path) else "a photo"] = damage
     return image
 
 
 def decode(
-    file: Path | BinaryIO, shorter_side: int | None, grey_range: GreyRange | None, mended: bytes | None = None
+    file: Path | BinaryIO, shorter_side: int | None, grey_range: GreyRange | None, repaired: bytes | None = None
 ) -> tuple[Image.Image, str]:
-    """Return a photo from a file, upright and RGB, and what is wrong with it if its contents are `mended`.
+    """Return a photo from a file, upright and RGB, and what is wrong with it if its contents are `repaired`.
 
-    Raises ValueError where too much of a mended one is missing.
+    Raises ValueError where too much of a repaired one is missing.
     """
     with open_any(file) as image:
         full_size = image.size
@@ -211,11 +197,11 @@ def decode(
         # A progressive JPEG holds all its frequencies until the last of them has been read
         check_size(full_size if image.info.get("progressive") else image.size)
         image.load()
-        damage = mending.damage_of(image, mended) if mended else ""
+        damage = mending.damage_of(image, repaired) if repaired else ""
         samples = samples_of(image)
         with contextlib.suppress(Exception):  # a good photo must not fail for its damaged metadata
             ImageOps.exif_transpose(image, in_place=True)
-        scaled = in_8_bits(image, samples, grey_range)
+        scaled = grey_to_8_bits(image, samples, grey_range)
         return as_rgb(box_reduce(scaled, shorter_side) if shorter_side else scaled), damage
 
 

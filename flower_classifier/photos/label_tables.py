@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flower_classifier.base.messages import InputError, counted, first_few, note, photos_of, printable, warn
-from flower_classifier.photos.folders import INVISIBLE, PhotoSearch, class_name_of, is_photo
+from flower_classifier.photos.folders import INVISIBLE, ByClass, PhotoSearch, class_name_of, is_photo
 from flower_classifier.photos.label_columns import find_columns
 from flower_classifier.photos.layout import class_folders, report_left_out, split_of
 from flower_classifier.photos.name_labels import best_rule, explained
@@ -27,7 +27,6 @@ from flower_classifier.photos.tables import STEM, read_table
 SPLIT_OF_OPTION = {"labels": "train", "valid_labels": "valid", "test_labels": "test"}  # where each split has a table
 BETWEEN_LABELS = "|;,/ "
 SINGLES_FROM = 10  # classes: if there are more, and half of them have one photo each, they are hardly classes
-ByClass = dict[str, list[str]]  # class -> photos, as splits.py has them
 
 
 class Labelled(NamedTuple):
@@ -107,7 +106,11 @@ class Labels:
         if missing := [cell for cell, (photo, *_) in zip(table.cells(columns.path), rows, strict=True) if not photo]:
             where = lookup.data_dir / columns.base
             warn(f"{path}: {counted(len(missing), 'row')} of no photo in {where} left out ({first_few(missing)})")
-        labelled = [Labelled(photo, label_of(cell), named) for photo, cell, named in rows if photo]
+        labelled = [
+            Labelled(photo, class_name_of(cell.strip()) if INVISIBLE.sub("", cell).strip() else "", named)
+            for photo, cell, named in rows
+            if photo
+        ]
         if blank := sum(not row.label for row in labelled):
             warn(f"{path}: {counted(blank, 'photo')} without a label left out")
         if unsplit := [row.photo for row in labelled if columns.splits and not row.split]:
@@ -167,11 +170,6 @@ def photos_below(data_dir: Path, tables: Sequence[Path]) -> list[str]:
     search.left_out -= Counter(table.suffix for table in tables if data_dir.absolute() in table.absolute().parents[1:])
     search.report()
     return [path.relative_to(data_dir).as_posix() for path in photos]
-
-
-def label_of(cell: str) -> str:
-    """Return a cell's label, as a folder's name gives its class; "" for a cell in which nothing can be seen."""
-    return class_name_of(cell.strip()) if INVISIBLE.sub("", cell).strip() else ""
 
 
 def walking_order(photo: str) -> list[tuple[bool, str]]:

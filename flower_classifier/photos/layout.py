@@ -23,6 +23,7 @@ from flower_classifier.base.messages import InputError, counted, first_few, note
 from flower_classifier.photos.folder_samples import check_shape, may_hold_photos
 from flower_classifier.photos.folders import (
     SPLIT_NAMES,
+    ByClass,
     class_name_of,
     find_classes,
     has_photo_suffix,
@@ -52,7 +53,7 @@ class SplitFolder(NamedTuple):
     classes: Mapping[str, Path]  # folder of each class, by its name
 
 
-def photos_by_split(data_dir: Path) -> tuple[dict[str, dict[str, list[str]]], dict[str, str]]:
+def photos_by_split(data_dir: Path) -> tuple[dict[str, ByClass], dict[str, str]]:
     """Map train, and valid and test if they are there, to the photos of each class, by what folders say.
 
     Return the folder of each class of training photos, too. Photos and folders are paths below `data_dir`. Raises

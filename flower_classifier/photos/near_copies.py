@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -28,7 +27,8 @@ import PIL
 from PIL import Image
 
 from flower_classifier.base.console import progress
-from flower_classifier.base.files import write_whole
+from flower_classifier.base.files import digest_of, write_whole
+from flower_classifier.base.torchrun import usable_cores
 from flower_classifier.photos.copies import averaging, linked
 from flower_classifier.photos.images import ImageError, load_image
 
@@ -99,7 +99,7 @@ def lots_of(members: Iterable[list[int]]) -> Iterator[list[list[int]]]:
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Return what a function makes of each item, with a thread for each core where the system gives them."""
     try:
-        with ThreadPoolExecutor(cores()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             return list(pool.map(function, items))
     except RuntimeError:  # no more threads: a limit on processes, as shared hosts have it
         return [function(item) for item in items]
@@ -115,8 +115,7 @@ def near_copies_once(
     """
     if cache_dir is None:
         return near_copies(paths, classes)
-    rows = "\0".join(f"{row}" for row in (VERSION, PIL.__version__, *zip(paths, classes, keys, strict=True)))
-    digest = hashlib.blake2b(rows.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    digest = digest_of((VERSION, PIL.__version__, *zip(paths, classes, keys, strict=True)))
     file = cache_dir / CACHED / f"{digest}.json"
     with contextlib.suppress(OSError, ValueError):
         groups: list[list[int]] = json.loads(file.read_text(encoding="utf-8"))
@@ -139,11 +138,6 @@ def are_near(pairs: Sequence[tuple[Path, Path]]) -> list[bool]:
     outlines = (thumbnails.outlines[rows[:, 0]] * thumbnails.outlines[rows[:, 1]]).sum(axis=1)  # (P,)
     is_near = (outlines >= LEAST_OUTLINE) & (detail_likenesses(thumbnails.greys, rows) >= LEAST_DETAIL)
     return [bool(near) for near in is_near]
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def thumbnail_of(path: Path) -> np.ndarray | None:

@@ -7,21 +7,22 @@
 from __future__ import annotations
 
 import functools
-import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flower_classifier.base.files import digest_of
 from flower_classifier.base.messages import InputError, counted, first_few, note, photos_of, printable, spoken, warn
 from flower_classifier.photos.copies import same_bytes
-from flower_classifier.photos.folders import SPLIT_NAMES, class_name_of, find_classes, visible_folders
-from flower_classifier.photos.hold_out import NONE, ByClass, Photos, hold_out
+from flower_classifier.photos.folders import SPLIT_NAMES, ByClass, class_name_of, find_classes, visible_folders
+from flower_classifier.photos.hold_out import NONE, Photos, hold_out
 from flower_classifier.photos.label_tables import Labels
 from flower_classifier.photos.layout import layout_of, photos_by_split, split_folders
 from flower_classifier.photos.name_labels import labels_hint
 from flower_classifier.photos.tables import as_written, read_values
-from flower_classifier.photos.tar_files import index_of, split_path, status_of
+from flower_classifier.photos.tar_files import index_of, split_path, status_if_there
 
 PhotoKey = tuple[str, int, int, int]  # path below the data folder, size in bytes, mtime and ctime in ns
 
@@ -57,14 +58,8 @@ class Split:
 
     def keys(self) -> list[PhotoKey]:
         """Return what tells of each photo now that it is the same as before; a missing one is like none."""
-        keys: list[PhotoKey] = []
-        for index, photo in enumerate(self.photos):
-            try:
-                status = status_of(self.path(index))
-                keys.append((photo, status.size, *status.changed))
-            except OSError:  # which opening the photo will report
-                keys.append((photo, -1, -1, -1))
-        return keys
+        statuses = [status_if_there(self.path(index)) for index in range(len(self))]
+        return [(photo, status.size, *status.changed) for photo, status in zip(self.photos, statuses, strict=True)]
 
     @functools.cached_property
     def sizes(self) -> list[int]:
@@ -76,8 +71,7 @@ class Split:
 
         Of a photo that changes while the program runs, the size that was seen first counts.
         """
-        rows = "\0".join(f"{row}" for row in zip(self.photos, self.labels, self.sizes, strict=True))
-        return hashlib.blake2b(rows.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        return digest_of(zip(self.photos, self.labels, self.sizes, strict=True))
 
 
 @dataclass(frozen=True)
@@ -97,9 +91,9 @@ class Splits:
     def warn_of_copies(self) -> None:
         """Warn of photos in two splits, which makes an accuracy too good, and of photos in two classes."""
         copies = copies_among([PhotoRef(split, index) for split in self.parts for index in range(len(split))])
-        for split, seen in ((self.valid, self.train), (self.test, self.train), (self.test, self.valid)):
+        for seen, split in itertools.combinations(self.parts, 2):
             groups = [group for group in copies if any(ref.split is seen for ref in group)]
-            if split and (shared := [ref.photo for group in groups for ref in group if ref.split is split]):
+            if shared := [ref.photo for group in groups for ref in group if ref.split is split]:
                 are = f"is a {seen.spoken} photo" if len(shared) == 1 else f"are {seen.spoken} photos"
                 warn(
                     f"{counted(len(shared), f'{split.spoken} photo')} of {len(split):,} {are} too "
@@ -194,11 +188,11 @@ def load_splits(
     check_number_of_classes(data_dir, tuple(train), labels)
     if "valid" in by_split:
         valid = by_split["valid"]
+        if groups not in (None, NONE):
+            warn("--groups says which photos are held out together, but none is: there are validation photos")
     else:
         held_from = Photos(data_dir, train, class_folders, str(labels or ""), cache_dir)
         train, valid = hold_out(held_from, valid_split, seed, groups)
-    if groups not in (None, NONE) and "valid" in by_split:
-        warn("--groups says which photos are held out together, but there are validation photos: none is held out")
     warn_of_cases(data_dir, tuple(train))
     test = by_split.get("test", {})
     splits = Splits(

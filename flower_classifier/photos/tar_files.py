@@ -87,6 +87,14 @@ def status_of(file: str | Path | int) -> Status:
     return Status(status.st_size, (status.st_mtime_ns, status.st_ctime_ns))
 
 
+def status_if_there(file: Path) -> Status:
+    """Return the same, or of a missing file, which opening it will report, a size of -1 bytes."""
+    try:
+        return status_of(file)
+    except OSError:
+        return Status(-1, (-1, -1))
+
+
 def index_of(tar: str, file: BinaryIO | None = None) -> TarIndex:
     """Return the index of a tar file, read anew if the file has changed. Raises OSError, and DamagedTarError.
 

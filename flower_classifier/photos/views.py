@@ -158,11 +158,9 @@ class Preprocessing:
         Of `fit` nothing where photos are cropped, of `grey_range` nothing where there is none, as it was for all photos
         once: files and keys of caches stay the same.
         """
-        plain = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-        if self.fit == "crop":
-            del plain["fit"]
-        del plain["grey_range"]
-        return plain if self.grey_range is None else {**plain, "grey_range": list(self.grey_range)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        unsaid = {"fit": "crop", "grey_range": None}
+        return {name: value for name, value in plain.items() if name not in unsaid or value != unsaid[name]}
 
     @classmethod
     def from_plain(cls, contents: Mapping[str, Any]) -> Preprocessing:  # Any: a file may hold anything

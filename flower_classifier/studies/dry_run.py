@@ -20,7 +20,7 @@ from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.batches import EVALUATION_BATCH, Batch, batches, read_augmented, to_learner
 from flower_classifier.features.extraction import extract, ordered_parallel_map, shared_cores
 from flower_classifier.features.inputs import LISTED_BAD, Inputs, check_photos_left, eval_inputs
-from flower_classifier.features.seen_before import warn_of_seen_by_pixels
+from flower_classifier.features.seen_before import warn_of_seen
 from flower_classifier.judging.evaluation import Evaluation, evaluate
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import MICRO_BATCH
@@ -52,7 +52,7 @@ def dry_run(config: TrainConfig) -> None:
     inputs += [eval_inputs(built.frozen, split, bad_limit=bad_limit) for split in held_out]
     warn_of_wide(config, first)
     errors = show_photos(data, inputs, config.skip_bad)
-    warn_of_seen_by_pixels(data.splits)
+    warn_of_seen(data.splits)
     show_model(built)
     if all(split.used for split in inputs):
         are_whitened = choose_shrinkage(built.classifier, data, config.shrinkage, config.no_whitening) > 0

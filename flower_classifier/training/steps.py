@@ -247,7 +247,7 @@ def read_photos(config: TrainConfig, run_folder: RunFolder, data: Data, built: B
     if errors:
         warn(f"going on without {counted(len(errors), 'photo')} that cannot be opened, {listed}")
     check_photos_left(data.classes, *inputs)
-    warn_of_seen(inputs)
+    warn_of_seen(data.splits, inputs)
     weigh_classes(config, state, inputs)
     return inputs
 
