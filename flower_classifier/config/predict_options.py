@@ -151,7 +151,7 @@ class PredictConfig(QuestionConfig):
     columns: str | None = option(
         None,
         "evaluation",
-        "which columns of the table hold what, such as path=image,label=species,split=set",
+        "the columns of the table that hold path, label and split, such as path=image,label=species,split=set",
         metavar="NAMES",
         unset="found by their usual names",
     )

@@ -141,7 +141,7 @@ class TrainConfig(Settings):
     columns: str | None = option(
         None,
         "data",
-        "which columns of the tables hold what, such as path=image,label=species,split=set",
+        "the columns of the tables that hold path, label and split, such as path=image,label=species,split=set",
         metavar="NAMES",
         unset="found by their usual names",
     )
@@ -155,9 +155,9 @@ class TrainConfig(Settings):
     groups: str | None = option(
         None,
         "data",
-        "which photos are held out together, so that what is validated on was not learned from: those in a folder "
-        "below their class's (folder), those whose names differ by the last number (stem: scene1_frame2.jpg), or those "
-        "with the same value in the column `group` of a table, beside `path`; none: each photo for itself",
+        "which photos are held out together, so that none of them is learned from. folder: those in a folder below "
+        "their class's; stem: those whose names differ by the last number alone (scene1_frame2.jpg); a table with the "
+        "columns `path` and `group`: those with the same group; none: each photo for itself",
         metavar="folder|stem|FILE.csv",
         unset="near copies",
     )
@@ -231,9 +231,9 @@ class TrainConfig(Settings):
     fit: str = option(
         "crop",
         "model",
-        "how a photo becomes the square that the network takes: its middle is cut out, all of it is taken with bars "
-        "beside it (pad), or all of it is pressed into the square (squash); the last two lose nothing at the ends of "
-        "wide and tall photos; kept in the checkpoint",
+        "how a photo becomes the square that the network takes. crop: its middle is cut out; pad: bars are added; "
+        "squash: it is pressed into the square. pad and squash lose nothing at the ends of wide and tall photos. "
+        "Kept in the checkpoint",
         choices=allowed.FITS,
     )
 
@@ -251,9 +251,9 @@ class TrainConfig(Settings):
     augment: str = option(
         "mirror",
         "training",
-        "how the views of a photo differ, in fine-tuning too: none (then there is one view); random crops, where a "
-        "mirror image would be of another class, as with arrows and letters; crops and mirror images; or quarter turns "
-        "too, for photos without up and down, such as a microscope's or a satellite's",
+        "how the views of a photo differ, in fine-tuning too. none: there is one view; crops: random crops, where a "
+        "mirror image would be of another class, as with arrows and letters; mirror: crops and mirror images; turns: "
+        "quarter turns too, for photos without up and down, such as a microscope's or a satellite's",
         choices=allowed.AUGMENTS,
     )
     shrinkage: float | None = option(
@@ -365,13 +365,9 @@ class TrainConfig(Settings):
         groups = self.groups
         if groups is not None and Path(groups).suffix:  # a table
             groups = str(Path(groups).absolute())
-        return {**options, "weights": weights, "hidden_units": units, "groups": groups, **self.stored_tables}
-
-    @property
-    def stored_tables(self) -> dict[str, str | None]:
-        """The paths of tables, which are found from any folder."""
-        paths = {name: getattr(self, name) for name in TABLES}
-        return {name: str(path if path == STEM else path.absolute()) if path else None for name, path in paths.items()}
+        tables = {name: getattr(self, name) for name in TABLES}
+        tables = {name: path and str(path if path == STEM else path.absolute()) for name, path in tables.items()}
+        return {**options, "weights": weights, "hidden_units": units, "groups": groups, **tables}
 
     @property
     def label_source(self) -> Labels | None:
