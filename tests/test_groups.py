@@ -18,6 +18,7 @@ import train
 from flower_classifier.base.messages import InputError
 from flower_classifier.base.seeding import generator
 from flower_classifier.config.train_options import TrainConfig
+from flower_classifier.features.seen_before import warn_of_seen
 from flower_classifier.photos import near_copies as near_copies_module
 from flower_classifier.photos.hold_out import choose, series_of
 from flower_classifier.photos.near_copies import near_copies
@@ -405,14 +406,14 @@ def test_near_copies_across_given_splits_are_counted_once_the_features_are_there
     ]
 
 
-@pytest.mark.parametrize("command", [("--arch", "cnn", "--epochs", 1), ("--summary",), ("--doctor",)])
+@pytest.mark.parametrize("command", [("--epochs", 1, "--no_report"), ("--summary",), ("--doctor",)])
 def test_the_cnn_the_summary_and_the_doctor_count_them_too(run, leaking, tmp_path, command):
-    options = command if "cnn" in command else (*TINY[:-1], *command)
-    outcome = run(train, leaking, *options, "--save_dir", tmp_path / "run")
+    network = TINY[:-1] if "--doctor" in command else ("--arch", "cnn")
+    outcome = run(train, leaking, *network, *command, "--save_dir", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     assert outcome.err.splitlines().count(SEEN) == 1
 
 
-def test_other_photos_are_none(run, flowers, tmp_path):
-    outcome = run(train, flowers, *TINY, "--summary", "--save_dir", tmp_path / "run")
-    assert "near cop" not in outcome.err
+def test_other_photos_are_none(flowers, capsys, speaking):
+    warn_of_seen(load_splits(flowers))
+    assert capsys.readouterr().err == ""

@@ -6,6 +6,7 @@ import random
 import shutil
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,33 +75,40 @@ def as_csv(rows, header=("path", "label", "split"), delimiter=","):
     return "".join(delimiter.join(cells) + "\r\n" for cells in (header, *rows))
 
 
+def in_table(folder, rows, header=("path", "label", "split"), delimiter=",", encoding="utf-8", **options):
+    """Labels in a CSV of these rows."""
+    return Labels(written(folder / "t.csv", as_csv(rows, header, delimiter), encoding), **options)
+
+
+def in_json(folder, *objects, name="t.json"):
+    """Labels in a file with a JSON object in each line."""
+    return Labels(written(folder / name, "\n".join(map(json.dumps, objects))))
+
+
 def plain(flowers, folder):
-    return Labels(written(folder / "t.csv", as_csv(records_of(flowers))))
+    return in_table(folder, records_of(flowers))
 
 
 def absolute(flowers, folder):
-    return Labels(
-        written(folder / "t.csv", as_csv([(str(flowers / path), *rest) for path, *rest in records_of(flowers)]))
-    )
+    return in_table(folder, [(str(flowers / path), *rest) for path, *rest in records_of(flowers)])
 
 
 def from_the_table(flowers, folder):
-    rows = [(os.path.relpath(flowers / path, folder), *rest) for path, *rest in records_of(flowers)]
-    return Labels(written(folder / "t.csv", as_csv(rows)))
+    return in_table(folder, [(os.path.relpath(flowers / path, folder), *rest) for path, *rest in records_of(flowers)])
 
 
 def without_endings(flowers, folder):
     rows = [(path.removesuffix(".jpg"), *rest) for path, *rest in records_of(flowers)]
-    return Labels(written(folder / "t.csv", as_csv(rows, ("ImageID", "Class Name", "Set"))))
+    return in_table(folder, rows, ("ImageID", "Class Name", "Set"))
 
 
 def of_windows(flowers, folder):
     rows = [(path.replace("/", "\\").upper(), *rest) for path, *rest in records_of(flowers)]
-    return Labels(written(folder / "t.csv", as_csv(rows, delimiter=";"), "utf-8-sig"))
+    return in_table(folder, rows, delimiter=";", encoding="utf-8-sig")
 
 
 def of_excel(flowers, folder):
-    return Labels(written(folder / "t.txt", as_csv(records_of(flowers), delimiter="\t"), "utf-16"))
+    return in_table(folder, records_of(flowers), delimiter="\t", encoding="utf-16")
 
 
 def with_a_separator_named(flowers, folder):
@@ -110,8 +118,7 @@ def with_a_separator_named(flowers, folder):
 
 def with_columns_named(flowers, folder):
     rows = [(label, path, split, "0") for path, label, split in records_of(flowers)]
-    table = written(folder / "t.csv", as_csv(rows, ("a", "b", "c", "label")))
-    return Labels(table, columns="path=b,label=A,split=c")
+    return in_table(folder, rows, ("a", "b", "c", "label"), columns="path=b,label=A,split=c")
 
 
 def in_three_tables(flowers, folder):
@@ -123,46 +130,42 @@ def in_three_tables(flowers, folder):
 
 
 def with_splits_in_the_paths(flowers, folder):
-    rows = [(path, label) for path, label, _ in records_of(flowers)]
-    return Labels(written(folder / "t.csv", as_csv(rows, ("name", "label"))))
+    return in_table(folder, [row[:2] for row in records_of(flowers)], ("name", "label"))
 
 
 def with_two_columns(flowers, folder):
     """Kaggle's way: `id,breed`."""
-    rows = [(path, label) for path, label, _ in records_of(flowers)]
-    return Labels(written(folder / "t.csv", as_csv(rows, ("id", "breed"))))
+    return in_table(folder, [row[:2] for row in records_of(flowers)], ("id", "breed"))
 
 
 def as_json_with_odd_keys(flowers, folder):
     """Column names as macOS stores letters, and a label of each object in a list of its own."""
     rows = [{"Pfa\u0308d": path, "kind": [label], "split": split} for path, label, split in records_of(flowers)]
-    table = written(folder / "t.json", json.dumps(rows))
-    return Labels(table, columns="path=pf\u00e4d,label=kind")
+    return replace(in_json(folder, rows), columns="path=pf\u00e4d,label=kind")
 
 
 def with_row_numbers(flowers, folder):
     """pandas' way; the ids are those of no photo."""
-    rows = [
-        (f"{index}", f"{index}", path, label, split) for index, (path, label, split) in enumerate(records_of(flowers))
-    ]
-    return Labels(written(folder / "t.csv", as_csv(rows, ("", "id", "image", "category", "split"))))
+    rows = [(f"{index}", f"{index}", *record) for index, record in enumerate(records_of(flowers))]
+    return in_table(folder, rows, ("", "id", "image", "category", "split"))
+
+
+def classes_of(flowers):
+    """The classes, in an order of their own."""
+    return sorted({label for _, label, _ in records_of(flowers)}, reverse=True)
 
 
 def with_ones_and_zeros(flowers, folder):
-    classes = sorted({label for _, label, _ in records_of(flowers)}, reverse=True)
-    rows = [
-        (path, split, *("1" if label == name else "0" for name in classes))
-        for path, label, split in records_of(flowers)
-    ]
-    return Labels(written(folder / "t.csv", as_csv(rows, ("image_id", "split", *classes))))
+    classes = classes_of(flowers)
+    rows = [(path, split, *(str(int(label == name)) for name in classes)) for path, label, split in records_of(flowers)]
+    return in_table(folder, rows, ("image_id", "split", *classes))
 
 
 def as_json_lines(flowers, folder):
     """Hugging Face's metadata.jsonl."""
-    lines = [
-        json.dumps({"file_name": path, "label": label, "split": split}) for path, label, split in records_of(flowers)
-    ]
-    return Labels(written(folder / "metadata.jsonl", "\n".join(lines)))
+    names = ("file_name", "label", "split")
+    records = (dict(zip(names, record, strict=True)) for record in records_of(flowers))
+    return in_json(folder, *records, name="metadata.jsonl")
 
 
 def as_numbers_in_json(flowers, folder):
@@ -175,36 +178,30 @@ def as_samples_of_fiftyone(flowers, folder):
         {"filepath": path, "tags": [split], "ground_truth": {"_cls": "Classification", "label": label}}
         for path, label, split in records_of(flowers)
     ]
-    return Labels(written(folder / "samples.json", json.dumps({"samples": samples})))
+    return in_json(folder, {"samples": samples})
 
 
 def as_labels_of_fiftyone(flowers, folder):
-    classes = sorted({label for _, label, _ in records_of(flowers)}, reverse=True)
+    classes = classes_of(flowers)
     labels = {path.removesuffix(".jpg"): classes.index(label) for path, label, _ in records_of(flowers)}
-    return Labels(written(folder / "labels.json", json.dumps({"classes": classes, "labels": labels})))
+    return in_json(folder, {"classes": classes, "labels": labels})
 
 
 def as_ultralytics_have_it(flowers, folder):
-    classes = sorted({label for _, label, _ in records_of(flowers)}, reverse=True)
+    classes = classes_of(flowers)
     header = {"type": "dataset", "task": "classify", "class_names": {str(i): name for i, name in enumerate(classes)}}
     rows = [
         {"type": "image", "file": path, "split": split, "annotations": {"classification": [classes.index(label)]}}
         for path, label, split in records_of(flowers)
     ]
-    return Labels(written(folder / "t.ndjson", "\n".join(map(json.dumps, (header, *rows)))))
+    return in_json(folder, header, *rows, name="t.ndjson")
 
 
 WAYS = (
     *(plain, absolute, from_the_table, without_endings, of_windows, of_excel, with_a_separator_named, with_row_numbers),
     *(with_columns_named, in_three_tables, with_splits_in_the_paths, with_two_columns, with_ones_and_zeros),
-    *(
-        as_json_lines,
-        as_json_with_odd_keys,
-        as_numbers_in_json,
-        as_samples_of_fiftyone,
-        as_labels_of_fiftyone,
-        as_ultralytics_have_it,
-    ),
+    *(as_json_lines, as_json_with_odd_keys, as_numbers_in_json, as_samples_of_fiftyone, as_labels_of_fiftyone),
+    as_ultralytics_have_it,
 )
 
 
@@ -279,7 +276,7 @@ def test_kaggles_flat_folders_are_told_apart_though_their_photos_have_the_same_n
 def test_each_split_of_a_table_has_its_folder(draw, tmp_path):
     data = draw(*(f"{split}/{index}.png" for split in ("train", "valid", "test") for index in range(4)))
     rows = [(str(index), "ab"[index % 2], split) for split in ("train", "valid", "test") for index in range(4)]
-    splits = load_splits(data, labels=Labels(written(tmp_path / "t.csv", as_csv(rows, ("id", "label", "split")))))
+    splits = load_splits(data, labels=in_table(tmp_path, rows, ("id", "label", "split")))
     for split in splits.parts:
         assert sorted(split.photos) == [f"{split.name}/{index}.png" for index in range(4)]
         assert by_class(split, splits.classes)["b"] == [f"{split.name}/1.png", f"{split.name}/3.png"]
@@ -288,7 +285,7 @@ def test_each_split_of_a_table_has_its_folder(draw, tmp_path):
 def test_a_column_of_splits_divides_photos_of_one_folder_whatever_its_name(draw, tmp_path):
     data = draw(*(f"train/{index}.png" for index in range(8)))
     rows = [(str(index), "ab"[index % 2], ("train", "val")[index // 4]) for index in range(8)]
-    splits = load_splits(data, labels=Labels(written(tmp_path / "t.csv", as_csv(rows, ("id", "label", "split")))))
+    splits = load_splits(data, labels=in_table(tmp_path, rows, ("id", "label", "split")))
     assert (len(splits.train), splits.valid.photos) == (4, tuple(f"train/{index}.png" for index in (4, 6, 5, 7)))
 
 
@@ -511,7 +508,7 @@ def test_a_linked_data_folder_is_known_by_its_real_path_too(pets, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(pets)
     rows = [(str(path), path.name[:3]) for path in pets.iterdir()]
-    splits = load_splits(link, labels=Labels(written(tmp_path / "t.csv", as_csv(rows, ("path", "label")))))
+    splits = load_splits(link, labels=in_table(tmp_path, rows, ("path", "label")))
     assert splits.classes == ("cat", "dog")
 
 
