@@ -39,7 +39,7 @@ from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.photos.images import load_image
-from flower_classifier.photos.mending import counting_mended
+from flower_classifier.photos.mending import counting_damaged
 from flower_classifier.photos.views import Preprocessing
 from flower_classifier.predicting.base_predictor import BROKEN
 from flower_classifier.predicting.predictor import Predictor
@@ -270,7 +270,7 @@ def evaluate_model(model: Model, data: Data) -> Results:
     check_classes(model, data)
     with speaking():
         inputs = eval_inputs(model.frozen, data.judged, open_cache())
-        with counting_mended():
+        with counting_damaged():
             inputs.prepare()
         refuse_bad(inputs)
         try:

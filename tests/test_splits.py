@@ -223,7 +223,7 @@ def test_names_that_a_checkpoint_has_fill_the_gaps_of_a_file(tmp_path, capsys, s
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "cannot be read"),
+        (None, "cannot read"),
         ("{", "not JSON"),
         ("[1]", "must map"),
         ('{"1": 2}', "must map"),

@@ -53,7 +53,7 @@ def test_an_unknown_architecture_is_refused_before_the_folder_is_looked_at(run, 
         (("--arch", "vgg61"), "did you mean"),
         (("--weights", "IMAGENET21K"), "IMAGENET1K_V1"),
         (("--arch", "cnn", "--weights", "DEFAULT"), "cnn is trained from scratch"),
-        (("--category_names", "nowhere.json"), "--category_names nowhere.json cannot be read"),
+        (("--category_names", "nowhere.json"), "--category_names cannot read nowhere.json"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_flag(run, flowers, tmp_path, options, said):
@@ -75,7 +75,7 @@ def test_every_bad_photo_of_every_split_is_listed_before_the_first_epoch(run, fl
     for split, number in (("train", 4), ("valid", 1), ("test", 2)):
         for i, photo in enumerate(sorted((broken / split).glob("*/*"))[:: 18 // number][:number]):
             photo.write_bytes(photo.read_bytes()[: 400 if i % 2 else 0])
-    outcome = run(train, broken, *QUICK, "--save_dir", tmp_path / "out")
+    outcome = run(train, broken, *TINY, "--save_dir", tmp_path / "out")
     assert (outcome.code, outcome.out) == (2, "")
     listing = tmp_path / "out" / "run" / "bad_photos.txt"
     assert (
@@ -94,7 +94,7 @@ def test_a_split_of_which_no_photo_can_be_opened_is_named_with_all_the_others(ru
     broken = shutil.copytree(flowers, tmp_path / "broken")
     for photo in [*(broken / "valid").glob("*/*"), broken / "train" / "54" / "drawn_000.jpg"]:
         photo.write_bytes(b"")
-    outcome = run(train, broken, *QUICK, *cache, "--skip_bad", "--bad_limit", 1, "--save_dir", tmp_path / "out")
+    outcome = run(train, broken, *TINY, *cache, "--skip_bad", "--bad_limit", 1, "--save_dir", tmp_path / "out")
     assert (outcome.code, outcome.out) == (2, "")
     assert "none of the validation photos can be opened" in outcome.err
     assert len((tmp_path / "out" / "run" / "bad_photos.txt").read_text().splitlines()) == 19
@@ -105,7 +105,7 @@ def test_the_limit_ends_a_run_before_all_photos_are_read(run, flowers, tmp_path)
     photos = sorted((broken / "train").glob("*/*"))
     for photo in photos:
         photo.write_bytes(b"")
-    outcome = run(train, broken, *QUICK, "--skip_bad", "--no_cache", "--save_dir", tmp_path / "out")
+    outcome = run(train, broken, *TINY, "--skip_bad", "--no_cache", "--save_dir", tmp_path / "out")
     assert outcome.code == 2
     number = int(outcome.err.partition("is exceeded: ")[2].split()[0])
     assert number == 32  # more than half of 48, in micro-batches of eight
@@ -165,7 +165,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_finished_epochs(tr
 def test_without_a_gpu_it_says_so_once_and_goes_on(train_into, flowers, tmp_path):
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         pytest.skip("there is a GPU")
-    outcome = train_into(tmp_path, flowers, *QUICK, "--epochs", 1, "--gpu", "gpu")
+    outcome = train_into(tmp_path, flowers, *TINY, "--epochs", 1, "--gpu", "gpu")
     assert outcome.err.count("no GPU found; using the CPU") == 1
 
 

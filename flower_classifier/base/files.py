@@ -48,6 +48,16 @@ def write_whole(path: Path, data: bytes, writer: str = "") -> None:
         file.write(data)
 
 
+def input_file(path: Path, option: str) -> bytes:
+    """Return what a file holds that an option names. Raises InputError, naming the option."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no file", option)  # but a folder, or a pipe that might never end
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", option) from None
+
+
 def digest_of(rows: Iterable[object]) -> str:
     """Return a short digest of what rows are as text, in hexadecimal."""
     text = "\0".join(map(str, rows)).encode("utf-8", "surrogateescape")

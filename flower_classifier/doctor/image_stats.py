@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from flower_classifier.photos.copies import averaging
+from flower_classifier.photos.copies import averaging, same_bytes
 from flower_classifier.photos.grey import GreyRange
 from flower_classifier.photos.images import load_image, upright_size
-from flower_classifier.photos.splits import PhotoRef, copies_among
+from flower_classifier.photos.splits import PhotoRef
 
 SIDE = 256  # pixels of the shorter side that brightness, contrast and sharpness are measured at
 LEAST_VARIANCE = 1e-3  # squared levels, added to both variances of sharpness: a picture of one colour counts as sharp
@@ -127,11 +127,8 @@ def find_twins(
 
     A pair is the indices of two photos that are one; beside it is how alike they are, 1 for the same bytes.
     """
-    index_of = {id(ref): index for index, ref in enumerate(refs)}
-    twins: dict[tuple[int, int], float] = {}
-    for original, *copies in copies_among(refs):
-        for copy in copies:
-            twins[index_of[id(original)], index_of[id(copy)]] = 1.0
+    same = same_bytes([ref.path for ref in refs], [ref.size for ref in refs])
+    twins = {(original, copy): 1.0 for original, *copies in same for copy in copies}
     for first, second in near_pairs(features):
         if (first, second) not in twins and likeness(thumbnails[first], thumbnails[second]) >= LEAST_ROUGHLY:
             closely = likeness(thumbnails[first], thumbnails[second], finely=True)

@@ -30,7 +30,7 @@ from flower_classifier.networks.frozen_backbone import FrozenBackbone, versions_
 from flower_classifier.networks.whitening import Whitening
 from flower_classifier.photos import views as photo_views
 from flower_classifier.photos.images import ImageError
-from flower_classifier.photos.mending import counting_mended, mended
+from flower_classifier.photos.mending import counting_damaged, damages
 from flower_classifier.photos.splits import PhotoKey, Split, Splits
 from flower_classifier.photos.views import USUAL, Augmentation
 
@@ -212,7 +212,7 @@ class Inputs:
         """Extract what the tables lack, keep it in them, and return the rows of each view."""
         for table in tables.values():
             self.set_aside(self.retry_bad([index for index in table.faults() if index not in self.bad]))
-            mended.update({str(self.split.path(index)): damage for index, damage in table.damages().items()})
+            damages.update({str(self.split.path(index)): damage for index, damage in table.damages().items()})
         before = set(self.bad)
         missing = {view: table.missing() - before for view, table in tables.items()}
         for view, lacking in missing.items():
@@ -228,9 +228,9 @@ class Inputs:
 
     def damages_of(self, indices: Sequence[int]) -> dict[int, str]:
         """Return, by index, what is wrong with those photos that were opened though damaged."""
-        if not mended:  # nearly always
+        if not damages:  # nearly always
             return {}
-        return {index: mended[path] for index in indices if (path := str(self.split.path(index))) in mended}
+        return {index: damages[path] for index in indices if (path := str(self.split.path(index))) in damages}
 
     def compute_missing(self, missing: dict[int, set[int]]) -> Generator[Computed, None, None]:
         """Run the frozen part over the photos whose rows are `missing`, by view; yield view, indices and their rows.
@@ -377,7 +377,7 @@ def prepare_inputs(
     valid = eval_inputs(frozen, splits.valid, cache, bad_limit=bad_limit)
     test = eval_inputs(frozen, splits.test, cache, bad_limit=bad_limit) if splits.test else None
     inputs = AllInputs(train, valid, test)
-    with counting_mended():
+    with counting_damaged():
         for split in inputs.splits:
             split.prepare()
     return inputs

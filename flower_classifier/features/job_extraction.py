@@ -26,7 +26,7 @@ from flower_classifier.networks.frozen_backbone import FrozenBackbone, RowForm, 
 from flower_classifier.networks.job import EXTRACT, Job, LostError, Message, current_job
 from flower_classifier.networks.layers import Layer
 from flower_classifier.photos.images import ImageError
-from flower_classifier.photos.mending import mended
+from flower_classifier.photos.mending import damages
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Augmentation, Preprocessing
 
@@ -50,10 +50,10 @@ def extract_by_all(
     if job is None or not work:
         yield from extract(frozen, open_photo, work, bar)
         return
-    asked = {"augmentation": asdict(augmentation), "preprocessing": frozen.preprocessing.to_plain()}
-    task = {"work": list(work), **asked}
     name = job.new_list()
-    job.order({"do": EXTRACT, "list": name, **task, "way": numerics_key(frozen), **new_model_or_split(frozen, split)})
+    task = {"do": EXTRACT, "list": name, "work": list(work), "augmentation": asdict(augmentation)}
+    way = {"preprocessing": frozen.preprocessing.to_plain(), "way": numerics_key(frozen)}
+    job.order({**task, **way, **new_model_or_split(frozen, split)})
     helpers = Helpers(job, frozen.rows)
     try:
         for done in extract(frozen, open_photo, helpers.with_redone(job.shares(name, work)), bar):
@@ -145,14 +145,14 @@ class Head(TypedDict):
     indices: list[int]  # of the photos that could be opened
     views: list[int]
     errors: list[int]  # indices of the photos that could not
-    mended: dict[str, str]  # damaged photos that were opened all the same, which rank 0 counts -> what is wrong
+    damages: dict[str, str]  # damaged photos that were opened all the same, which rank 0 counts -> what is wrong
     seconds: list[float]  # of reading, of computing
 
 
 def received(head: Head, body: torch.Tensor, form: RowForm) -> Extracted:
     """Return a micro-batch from what a process has sent of it."""
     indices, views = head["indices"], head["views"]
-    mended.update(head["mended"])
+    damages.update(head["damages"])
     rows = body.view(form.dtype).view(len(views), len(indices), *form.shape)
     errors = dict.fromkeys(head["errors"], FOUND_ELSEWHERE)
     return Extracted(indices, dict(zip(views, rows, strict=True)), errors, *head["seconds"])
@@ -227,9 +227,9 @@ class Helper:
             for done, (_, views) in zip(extract(self.frozen, open_photo, work, bar), same, strict=True):
                 seconds = [done.reading, done.computing]
                 paths = [str(self.split.path(index)) for index in done.indices]
-                damaged = {path: mended.pop(path) for path in paths if path in mended}
+                damaged = {path: damages.pop(path) for path in paths if path in damages}
                 errors = list(done.errors)
-                head = Head(indices=done.indices, views=list(views), errors=errors, mended=damaged, seconds=seconds)
+                head = Head(indices=done.indices, views=list(views), errors=errors, damages=damaged, seconds=seconds)
                 self.job.send(head, done.rows.values())
         self.job.send(NOTHING_MORE)
 

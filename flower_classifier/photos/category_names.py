@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flower_classifier.base.files import input_file
 from flower_classifier.base.messages import InputError, counted, first_few, nearest, warn
 from flower_classifier.photos.folders import class_name_of
 from flower_classifier.photos.tables import reject_duplicate_keys
@@ -20,12 +21,9 @@ def load_category_names(
     stored = stored or {}
     if path is None:
         return dict(stored)
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is no file", "category_names")  # but a folder, or a pipe that might never end
+    data = input_file(path, "category_names")
     try:
-        names = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=reject_duplicate_keys)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}", "category_names") from None
+        names = json.loads(data.decode("utf-8-sig"), object_pairs_hook=reject_duplicate_keys)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON of names: {error}", "category_names") from None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):

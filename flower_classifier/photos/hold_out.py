@@ -21,7 +21,7 @@ from flower_classifier.base.seeding import generator
 from flower_classifier.photos.copies import linked, same_bytes
 from flower_classifier.photos.folders import ByClass
 from flower_classifier.photos.near_copies import near_copies_once
-from flower_classifier.photos.tables import as_written, read_values
+from flower_classifier.photos.tables import read_values
 from flower_classifier.photos.tar_files import split_path, status_if_there
 
 FOLDER, STEM, NONE = "folder", "stem", "none"  # what --groups takes beside a table
@@ -54,8 +54,8 @@ class Photos:
     @property
     def indices(self) -> dict[str, range]:
         """The indices of each class."""
-        ends = list(itertools.accumulate(map(len, self.by_class.values()), initial=0))
-        return {name: range(*ends[rank : rank + 2]) for rank, name in enumerate(self.by_class)}
+        ends = itertools.accumulate(map(len, self.by_class.values()), initial=0)
+        return dict(zip(self.by_class, itertools.starmap(range, itertools.pairwise(ends)), strict=True))
 
     @property
     def paths(self) -> list[Path]:
@@ -95,25 +95,24 @@ def hold_out(photos: Photos, share: float, seed: int, rule: str | None = None) -
     note(f"no {missing}: held out {held_in_words(photos, held, share, groups, rule)}")
     if rule is None:
         hint_at_series(photos, held)
-    train = {
-        name: [photos.names[index] for index in indices if index not in held] for name, indices in indices_of.items()
-    }
-    valid = {name: [photos.names[index] for index in indices if index in held] for name, indices in indices_of.items()}
-    return train, {name: held_photos for name, held_photos in valid.items() if held_photos}
+    names, by_class = {photos.names[index] for index in held}, photos.by_class.items()
+    train = {name: [photo for photo in of_class if photo not in names] for name, of_class in by_class}
+    valid = {name: [photo for photo in of_class if photo in names] for name, of_class in by_class}
+    return train, {name: of_class for name, of_class in valid.items() if of_class}
 
 
 def held_in_words(
     photos: Photos, held: Collection[int], share: float, groups: Sequence[Collection[int]], rule: str | None
 ) -> str:
     """Say how many photos are held out, and what is kept together."""
-    count, one = counted(len(held), "training photo"), "such" if photos.labelled_by else "one"
+    count, as_what = counted(len(held), "training photo"), "as such" if photos.labelled_by else "as one"
     if not groups:
-        return f"{count} ({share:.0%} of each class) as {one}"
+        return f"{count} ({share:.0%} of each class) {as_what}"
     actual, asked = f"{len(held) / len(photos.names):.0%}", f"{share:.0%}"
     of_all = asked if actual == asked else f"{actual} instead of {asked}"
     what = "near copies" if rule is None else f"photos that belong together by --groups {rule}"
     in_groups = f"{sum(map(len, groups)):,} {what}, in {counted(len(groups), 'group')}"
-    return f"{count} ({of_all}) as {one}; {in_groups}, are not torn apart"
+    return f"{count} ({of_all}) {as_what}; {in_groups}, are not torn apart"
 
 
 def choose(
@@ -203,14 +202,10 @@ def keys_by(rule: str, photos: Photos) -> list[object]:
     table = Path(rule)
     if not table.suffix:
         raise InputError(f"must be {FOLDER}, {STEM}, {NONE} or a table (FILE.csv), not {rule}", "groups")
-    group_of = read_values(table, "groups", "group")
-    names = [as_written(name) for name in photos.names]
-    if missing := sorted(group_of.keys() - set(names)):
-        where = f"no photo that may be held out of {photos.root}"
-        warn(f"{table}: {counted(len(missing), 'path')} of {where} ({first_few(missing)})")
-    if alone := [name for name in names if name not in group_of]:
-        warn(f"{table} lacks {counted(len(alone), 'photo')}, in no group therefore: {first_few(alone)}")
-    return [group_of.get(name) or None for name in names]
+    groups = read_values(table, "groups", photos.names, f"that may be held out of {photos.root}", "group")
+    if alone := [name for name, group in zip(photos.names, groups, strict=True) if group is None]:
+        warn(f"{table} lacks {counted(len(alone), 'photo')}, which are in no group: {first_few(alone)}")
+    return [group or None for group in groups]
 
 
 def folder_of(root: Path, name: str, class_folder: str | None) -> str | None:

@@ -91,7 +91,7 @@ def load_image(
     8 by `grey_range`, and without one by what its type can hold. With `shorter_side` (pixels) a large picture may come
     smaller, but no smaller than that: a camera's photo is then opened in a third of the time. A picture in memory is
     left as it is; the answer is a picture of its own.
-    A damaged photo that is whole enough is opened, and noted for `mending.warn_of_mended`.
+    A damaged photo that is whole enough is opened, and noted for `mending.warn_of_damaged`.
     Raises ImageError, with the reason and the path if there is one, for whatever cannot be opened.
     """
     try:
@@ -176,19 +176,19 @@ def open_upright(
         if contents is None:
             raise
         try:
-            image, damage = decode(io.BytesIO(contents), shorter_side, grey_range, repaired=contents)
-        except (OSError, SyntaxError):  # of repaired contents, which nobody has
+            image, damage = decode(io.BytesIO(contents), shorter_side, grey_range, mended=contents)
+        except (OSError, SyntaxError):  # of mended contents, which nobody has
             raise error from None
-    mending.mended[str(source) if isinstance(source, Path) else "a photo"] = damage
+    mending.damages[str(source) if isinstance(source, Path) else "a photo"] = damage
     return image
 
 
 def decode(
-    file: Path | BinaryIO, shorter_side: int | None, grey_range: GreyRange | None, repaired: bytes | None = None
+    file: Path | BinaryIO, shorter_side: int | None, grey_range: GreyRange | None, mended: bytes | None = None
 ) -> tuple[Image.Image, str]:
-    """Return a photo from a file, upright and RGB, and what is wrong with it if its contents are `repaired`.
+    """Return a photo from a file, upright and RGB, and what is wrong with it if its contents are `mended`.
 
-    Raises ValueError where too much of a repaired one is missing.
+    Raises ValueError where too much of a mended one is missing.
     """
     with open_any(file) as image:
         full_size = image.size
@@ -197,7 +197,7 @@ def decode(
         # A progressive JPEG holds all its frequencies until the last of them has been read
         check_size(full_size if image.info.get("progressive") else image.size)
         image.load()
-        damage = mending.damage_of(image, repaired) if repaired else ""
+        damage = mending.damage_of(image, mended) if mended else ""
         samples = samples_of(image)
         with contextlib.suppress(Exception):  # a good photo must not fail for its damaged metadata
             ImageOps.exif_transpose(image, in_place=True)

@@ -25,7 +25,7 @@ FREQUENCIES = 64  # of a JPEG's blocks
 PNG_BEGINNING = b"\x89PNG\r\n\x1a\n"
 FILLED = (127, 128)  # what a JPEG decoder fills all channels with; one of them where it is CMYK, inverted
 
-mended: dict[str, str] = {}  # photos that were opened since the last warning though damaged -> what is wrong with them
+damages: dict[str, str] = {}  # damaged photos that were opened since the last warning -> what is wrong with them
 
 
 def mend(data: bytes, error: Exception) -> bytes | None:
@@ -93,17 +93,16 @@ def without_damaged_extras(data: bytes) -> bytes | None:
 
 
 @contextlib.contextmanager
-def counting_mended() -> Iterator[None]:
+def counting_damaged() -> Iterator[None]:
     """Warn at the end of the damaged photos that were opened meanwhile, if all went well."""
-    mended.clear()
+    damages.clear()
     yield
-    warn_of_mended()
+    warn_of_damaged()
 
 
-def warn_of_mended() -> None:
+def warn_of_damaged() -> None:
     """Warn, in one line, of the damaged photos that were opened since the last such warning."""
-    photos = sorted(mended)
-    if photos:
-        damages = first_few([f"{photo}: {mended.pop(photo, '')}" for photo in photos])
+    if photos := sorted(damages):
+        listed = first_few([f"{photo}: {damages.pop(photo, '')}" for photo in photos])
         went = "is damaged: opened as far as it goes" if len(photos) == 1 else "are damaged: opened as far as they go"
-        warn(f"{counted(len(photos), 'photo')} {went} ({damages})")
+        warn(f"{counted(len(photos), 'photo')} {went} ({listed})")

@@ -21,7 +21,7 @@ from flower_classifier.photos.hold_out import NONE, Photos, hold_out
 from flower_classifier.photos.label_tables import Labels
 from flower_classifier.photos.layout import layout_of, photos_by_split, split_folders
 from flower_classifier.photos.name_labels import labels_hint
-from flower_classifier.photos.tables import as_written, read_values
+from flower_classifier.photos.tables import read_values
 from flower_classifier.photos.tar_files import index_of, split_path, status_if_there
 
 PhotoKey = tuple[str, int, int, int]  # path below the data folder, size in bytes, mtime and ctime in ns
@@ -108,12 +108,11 @@ class Splits:
 
         Raises InputError for a table that cannot be read, and where nothing would be left of a class or a split.
         """
-        present = {as_written(photo) for split in self.parts for photo in split.photos}
-        listed = {path if path in present else path.replace("\\", "/") for path in read_values(table, "without")}
-        if missing := sorted(listed - present):
-            warn(f"{table}: {counted(len(missing), 'path')} of no photo in {self.train.root} ({first_few(missing)})")
+        photos = [photo for split in self.parts for photo in split.photos]
+        values = read_values(table, "without", photos, f"in {self.train.root}")
+        listed = {photo for photo, value in zip(photos, values, strict=True) if value is not None}
         train, valid, *test = (
-            split.take([index for index, photo in enumerate(split.photos) if as_written(photo) not in listed])
+            split.take([index for index, photo in enumerate(split.photos) if photo not in listed])
             for split in self.parts
         )
         left = set(train.labels)
@@ -124,7 +123,7 @@ class Splits:
             raise InputError(f"{table} lists all validation photos: leave some")
         if test and not len(test[0]):
             warn(f"{table} lists all test photos: there will be no test result")
-        note(f"going on without {counted(len(listed & present), 'photo')} of {len(present):,}, listed in {table}")
+        note(f"going on without {counted(len(listed), 'photo')} of {len(photos):,}, listed in {table}")
         return replace(self, train=train, valid=valid, test=test[0] if test and len(test[0]) else None)
 
 
@@ -308,8 +307,13 @@ class PhotoRef:
         """The file."""
         return self.split.path(self.index)
 
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.split.sizes[self.index]
+
 
 def copies_among(refs: Sequence[PhotoRef]) -> list[list[PhotoRef]]:
     """Return the groups of photos with the same bytes; one that is empty, or cannot be read, is like no other."""
-    groups = same_bytes([ref.path for ref in refs], [ref.split.sizes[ref.index] for ref in refs])
+    groups = same_bytes([ref.path for ref in refs], [ref.size for ref in refs])
     return [[refs[index] for index in group] for group in groups]

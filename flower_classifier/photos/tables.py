@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flower_classifier.base.messages import InputError, first_few, printable, reason_of, warn
+from flower_classifier.base.files import input_file
+from flower_classifier.base.messages import InputError, counted, first_few, printable, reason_of, warn
 
 STEM = Path("stem")  # what --labels says for labels in the photos' names
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".xlsx")
@@ -71,11 +72,13 @@ def as_written(photo: str) -> str:
     return unicodedata.normalize("NFC", photo.encode("utf-8", "backslashreplace").decode())
 
 
-def read_values(path: Path, option: str, column: str | None = None) -> dict[str, str]:
-    """Map the photos that a table lists, as `as_written` has them, to what stands in a column; without one, to "".
+def read_values(
+    path: Path, option: str, photos: Sequence[str], where: str, column: str | None = None
+) -> list[str | None]:
+    """Return what stands in a column of a table for each photo, "" without a column; None for photos not listed.
 
-    Paths of classes, which end in "/", are ignored. Raises InputError, naming the option, for a file that cannot be
-    read or lacks a column.
+    Warn of paths of no photo `where` photos are looked for; those of classes, which end in "/", are ignored. Raises
+    InputError, naming the option, for a file that cannot be read or lacks a column.
     """
     table = read_table(path, option)
     columns = table.called(PATH_COLUMNS)
@@ -83,19 +86,21 @@ def read_values(path: Path, option: str, column: str | None = None) -> dict[str,
         raise table.error(" has no column path: give a table such as doctor.csv")
     if column and column not in table.columns:
         raise table.error(f" has no column {column}: give a table with the columns path and {column}")
-    values = table.cells(column) if column else [""] * len(table.rows)
-    rows = zip(table.cells(columns[0]), values, strict=True)
-    return {as_written(photo): value for photo, value in rows if photo and not photo.endswith("/")}
+    names = list(map(as_written, photos))
+    present = set(names)
+    values: dict[str, str] = {}
+    cells = table.cells(column) if column else [""] * len(table.rows)
+    for cell, value in zip(map(as_written, table.cells(columns[0])), cells, strict=True):
+        if cell and not cell.endswith("/"):
+            values[cell if cell in present else cell.replace("\\", "/")] = value
+    if missing := sorted(values.keys() - present):
+        warn(f"{path}: {counted(len(missing), 'path')} of no photo {where} ({first_few(missing)})")
+    return [values.get(name) for name in names]
 
 
 def read_table(path: Path, option: str) -> Table:
     """Read a table. Raises InputError, naming the option, for a file that is none, or whose rows do not fit."""
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is no file", option)  # but a folder, or a pipe that might never end
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", option) from None
+    data = input_file(path, option)
     for mark, kind in BINARY.items():
         if data.startswith(mark):
             raise InputError(f"{path} is {kind}: save it as CSV", option)

@@ -16,7 +16,7 @@ from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_TOP_K
 from flower_classifier.config.predict_options import QuestionConfig
 from flower_classifier.photos.folders import find_photos, is_shard, photos_in, shards_of
 from flower_classifier.photos.images import ImageError
-from flower_classifier.photos.mending import counting_mended
+from flower_classifier.photos.mending import counting_damaged
 from flower_classifier.predicting.base_predictor import Answer, BasePredictor, Verdict
 from flower_classifier.predicting.output_formats import AnswerWriter, PictureWriter
 
@@ -92,7 +92,7 @@ def answer_photos(
     shown_by_results = bool(sys.stdout and sys.stdout.isatty())
     bad: list[ImageError] = []
     with (
-        counting_mended(),
+        counting_damaged(),
         AnswerWriter(config, len(photos) > 1, predictor.names) as writer,
         progress(len(photos), "photos", "photo", hidden=shown_by_results) as bar,
     ):

@@ -19,7 +19,7 @@ from flower_classifier.base.messages import InputError
 from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_SETS, DEFAULT_TOP_K, StrangerMeasure
 from flower_classifier.judging.conformal import StrangerTest, doubts, least_probability, likeliest_first, members
 from flower_classifier.photos.images import ImageError, PhotoSource
-from flower_classifier.photos.mending import warn_of_mended
+from flower_classifier.photos.mending import warn_of_damaged
 from flower_classifier.photos.views import Preprocessing
 
 Many = list[PhotoSource] | tuple[PhotoSource, ...]  # photos, to be answered by a list
@@ -193,7 +193,7 @@ class BasePredictor(ABC):
         rate, least = self.promisable_rate(stranger_rate), self.least_in_sets(sets)
         with self.alone():
             answers = list(self.answers(photos if isinstance(photos, list | tuple) else [photos]))
-            warn_of_mended()
+            warn_of_damaged()
         results = []
         for answer in answers:
             if isinstance(answer, ImageError):

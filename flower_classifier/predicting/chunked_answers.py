@@ -24,7 +24,7 @@ from flower_classifier.base.torchrun import rank, world_size
 from flower_classifier.config.allowed import SPEC_FILE
 from flower_classifier.config.predict_options import PredictConfig
 from flower_classifier.photos.images import ImageError
-from flower_classifier.photos.mending import counting_mended
+from flower_classifier.photos.mending import counting_damaged
 from flower_classifier.predicting.answering import AnswerRules
 from flower_classifier.predicting.base_predictor import BasePredictor
 from flower_classifier.predicting.output_formats import json_of
@@ -107,7 +107,7 @@ class AnswerChunks:
         """Write the answers to this rank's parts that are not there; say whether there were any."""
         mine = self.missing(range(rank(), self.number, world_size()))
         count = sum(len(self.photos_of(index)) for index in mine)
-        with counting_mended(), progress(count, "photos", "photo") as bar:
+        with counting_damaged(), progress(count, "photos", "photo") as bar:
             for index in mine:
                 if not self.missing([index]):
                     continue  # an earlier job's process has done it meanwhile

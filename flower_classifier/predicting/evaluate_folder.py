@@ -7,7 +7,7 @@ from flower_classifier.base.messages import InputError, note
 from flower_classifier.features.inputs import eval_inputs
 from flower_classifier.judging.evaluation import evaluate_on
 from flower_classifier.photos.label_tables import Labels
-from flower_classifier.photos.mending import counting_mended
+from flower_classifier.photos.mending import counting_damaged
 from flower_classifier.photos.splits import load_labelled
 from flower_classifier.predicting.answering import report_failures
 from flower_classifier.predicting.base_predictor import BROKEN
@@ -27,7 +27,7 @@ def evaluate_folder(
     """
     split = load_labelled(folder, predictor.classes, labels)
     inputs = eval_inputs(predictor.frozen, split)
-    with counting_mended():
+    with counting_damaged():
         inputs.prepare()
     evaluation = None
     if inputs.used:

@@ -25,7 +25,7 @@ from flower_classifier.judging.evaluation import Evaluation, evaluate
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import MICRO_BATCH
 from flower_classifier.photos.images import ImageError, load_image, upright_size
-from flower_classifier.photos.mending import counting_mended
+from flower_classifier.photos.mending import counting_damaged
 from flower_classifier.photos.splits import Data
 from flower_classifier.training.ddp import Alone
 from flower_classifier.training.head_search import Trial, grid, grouped, shares
@@ -122,7 +122,7 @@ def open_all(splits: Sequence[Inputs]) -> list[Size]:
     origins = [(inputs, index) for inputs in splits for index in range(len(inputs.split))]
     work = [(inputs.split.path(index), inputs.frozen.preprocessing.enough_pixels) for inputs, index in origins]
     sizes = []
-    with counting_mended(), progress(total, "opening photos", "photo") as bar:
+    with counting_damaged(), progress(total, "opening photos", "photo") as bar:
         # As for a CPU also where there is a GPU, since no photo is sent there
         for (inputs, index), outcome in zip(
             origins, ordered_parallel_map(try_photo, work, torch.device("cpu")), strict=True
