@@ -16,7 +16,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from support import PROJECT, QUICK, TINY, read, run_program
+from support import PROJECT, TINY, read, run_program
 
 
 def picture(width=64, height=48):
@@ -118,12 +118,12 @@ def test_train_stops_for_the_bad_files_or_goes_on_without_them(everything, flowe
     (data / "train" / "54" / "loop").symlink_to(data / "train" / "54")
     import train
 
-    outcome = run(train, data, *QUICK, "--epochs", 1, "--save_dir", tmp_path / "out")
+    outcome = run(train, data, *TINY, "--epochs", 1, "--save_dir", tmp_path / "out")
     assert (outcome.code, outcome.out) == (2, "")
     assert f"{len(REFUSED)} photos cannot be used" in outcome.err
     listed = (tmp_path / "out" / "run" / "bad_photos.txt").read_text().splitlines()
     assert [line.split(": ")[0].rpartition("/")[2] for line in listed] == sorted(REFUSED)
-    train_into(tmp_path / "out", data, *QUICK, "--epochs", 1, "--skip_bad")
+    train_into(tmp_path / "out", data, *TINY, "--epochs", 1, "--skip_bad")
     skipped = read(tmp_path / "out" / "checkpoint.pth")["training"]["skipped"]
     assert [name.rpartition("/")[2] for name in skipped] == sorted(REFUSED)
 

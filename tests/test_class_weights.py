@@ -83,7 +83,7 @@ def test_photos_that_cannot_be_opened_do_not_count(train_into, unequal, tmp_path
     """Broken or absent, it is the same."""
     data = tmp_path / "data"
     shutil.copytree(unequal, data)
-    options = (*QUICK, "--epochs", 1, "--class_weights", "balanced", "--views", 1)
+    options = (*TINY, "--epochs", 1, "--class_weights", "balanced", "--views", 1)
     train_into(tmp_path / "absent", data, *options)
     folder = min((data / "train").iterdir())
     for number in range(6):

@@ -5,7 +5,7 @@ import shutil
 import signal
 
 import pytest
-from support import QUICK, read, run_program, same
+from support import QUICK, TINY, read, run_program, same
 from waiting import signalled_at
 
 import predict
@@ -39,7 +39,7 @@ def test_a_run_that_is_worse_than_an_earlier_one_says_so_and_which(train_into, f
     """Three runs: the one before is not the best one."""
     accuracies = []
     for options in (("--epochs", 8), ("--epochs", 1, "--lr", 1e-9), ("--epochs", 1, "--lr", 1e-8)):
-        outcome = train_into(tmp_path, flowers, *QUICK, *options)
+        outcome = train_into(tmp_path, flowers, *TINY, *options)
         row = read(tmp_path / "run" / "last.pth")["best"]
         accuracies.append(row["valid_accuracy"])
     assert accuracies[0] > max(accuracies[1:])
@@ -47,16 +47,16 @@ def test_a_run_that_is_worse_than_an_earlier_one_says_so_and_which(train_into, f
     assert outcome.err.splitlines()[-1] == (
         f"warning: an earlier run was better: validation accuracy {accuracies[0]:.2%}; its {best} is kept"
     )
-    outcome = train_into(tmp_path, flowers, *QUICK, "--epochs", 9)
+    outcome = train_into(tmp_path, flowers, *TINY, "--epochs", 9)
     said = f"the best earlier run reached a validation accuracy of {accuracies[0]:.2%}: {best}"
     assert outcome.err.splitlines()[-1] == said
 
 
 def test_runs_on_other_validation_photos_are_not_called_better(train_into, flowers, tmp_path):
-    train_into(tmp_path / "out", flowers, *QUICK, "--epochs", 8)
+    train_into(tmp_path / "out", flowers, *TINY, "--epochs", 8)
     accuracy = read(tmp_path / "out" / "run" / "last.pth")["best"]["valid_accuracy"]
     best = tmp_path / "out" / "run" / "earlier" / "1" / "checkpoint.pth"
-    outcome = train_into(tmp_path / "out", flowers / "train", *QUICK, "--epochs", 1, "--lr", 1e-9)
+    outcome = train_into(tmp_path / "out", flowers / "train", *TINY, "--epochs", 1, "--lr", 1e-9)
     said = f"an earlier run reached {accuracy:.2%} on other validation photos: {best}"
     assert outcome.err.splitlines()[-1] == said
 
@@ -148,10 +148,10 @@ def test_a_resumed_run_leaves_no_report_of_its_earlier_part(train_into, flowers,
 
 
 def test_a_checkpoint_that_is_a_link_is_kept_as_what_it_leads_to(train_into, flowers, tmp_path):
-    train_into(tmp_path / "out", flowers, *QUICK, "--epochs", 1)
+    train_into(tmp_path / "out", flowers, *TINY, "--epochs", 1)
     (tmp_path / "store").mkdir()
     (tmp_path / "out" / "checkpoint.pth").rename(tmp_path / "store" / "m.pth")
     (tmp_path / "out" / "checkpoint.pth").symlink_to("../store/m.pth")
-    train_into(tmp_path / "out", flowers, *QUICK, "--epochs", 2)
+    train_into(tmp_path / "out", flowers, *TINY, "--epochs", 2)
     kept = tmp_path / "out" / "run" / "earlier" / "1" / "checkpoint.pth"
     assert kept.read_bytes() == (tmp_path / "store" / "m.pth").read_bytes()

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from support import PROJECT, QUICK, TINY, run_program
+from support import PROJECT, TINY, run_program
 from waiting import LONG_LIMIT
 from warm import WarmPopen
 
@@ -88,9 +88,10 @@ def test_features_of_one_precision_do_not_serve_the_other(train_cached, tmp_path
 
 def test_a_comment_in_the_code_drops_nobodys_features(train_into, data, tmp_path):
     """In a copy of the program in which every file has changed, but not what it computes."""
-    arguments = [data, *QUICK, "--epochs", 2, "--views", 1, "--cache_dir", tmp_path / "cache"]
+    arguments = [data, *TINY, "--epochs", 1, "--cache_dir", tmp_path / "cache"]
     train_into(tmp_path / "before", *arguments)
-    program = shutil.copytree(PROJECT / "flower_classifier", tmp_path / "program" / "flower_classifier")
+    program, unread = tmp_path / "program" / "flower_classifier", shutil.ignore_patterns("__pycache__", "vendor")
+    shutil.copytree(PROJECT / "flower_classifier", program, ignore=unread)
     shutil.copy(PROJECT / "train.py", tmp_path / "program")
     for file in program.glob("**/*.py"):
         file.write_text(file.read_text(encoding="utf-8") + "# nothing that counts\n", encoding="utf-8")
@@ -231,7 +232,7 @@ def test_a_full_disk_is_a_warning_and_the_run_goes_on_in_memory(data, tmp_path):
         "steps.prepare_inputs = limited\n"
         "train.main(sys.argv[1:])"
     )
-    arguments = (data, *QUICK, "--epochs", 1, "--cache_dir", tmp_path / "cache")
+    arguments = (data, *TINY, "--epochs", 1, "--cache_dir", tmp_path / "cache")
     outcome = run_program("-c", code, *arguments, "--save_dir", tmp_path / "out")
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("going on without the feature cache") == 1
@@ -240,7 +241,7 @@ def test_a_full_disk_is_a_warning_and_the_run_goes_on_in_memory(data, tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_a_warning_said_once(train_into, data, tmp_path):
     (tmp_path / "file").touch()
-    outcome = train_into(tmp_path / "out", data, *QUICK, "--epochs", 1, "--cache_dir", tmp_path / "file" / "cache")
+    outcome = train_into(tmp_path / "out", data, *TINY, "--epochs", 1, "--cache_dir", tmp_path / "file" / "cache")
     assert outcome.err.count("going on without the feature cache") == 1
 
 

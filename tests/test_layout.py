@@ -8,7 +8,7 @@ import unicodedata
 import numpy as np
 import pytest
 from PIL import Image
-from support import QUICK, TINY
+from support import TINY
 
 import predict
 import train
@@ -344,7 +344,7 @@ def test_the_same_name_in_other_characters_is_the_same_class(lay_out, run, tmp_p
     (tmp_path / "names.json").write_text(f'{{"{decomposed}": "daisy", "Rose": "rose"}}', encoding="utf-8")
     (tmp_path / "without.csv").write_text(f"path\ntrain/{decomposed}/p0.png\n", encoding="utf-8")
     options = ["--category_names", tmp_path / "names.json", "--without", tmp_path / "without.csv"]
-    outcome = run(train, data, *QUICK, "--epochs", 1, *options, "--save_dir", tmp_path / "out")
+    outcome = run(train, data, *TINY, "--epochs", 1, *options, "--save_dir", tmp_path / "out")
     assert "2 classes (daisy, rose)" in outcome.err or "2 classes (rose, daisy)" in outcome.err
     assert "going on without 1 photo of 12" in outcome.err
     assert "warning: " not in outcome.err.replace("warning: random weights", "")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
-from support import PROJECT, PYTHON, run_program
+from support import PROJECT, PYTHON, TINY, run_program
 
 import predict
 import train
@@ -75,7 +75,7 @@ def test_what_is_not_a_number_is_within_no_limits(run, command, setting):
 
 def test_as_many_hidden_layers_as_a_checkpoint_may_have_are_taken_and_no_more(run, flowers, tmp_path):
     """What is trained can be read back; what could not be is refused before the work."""
-    options = ("--arch", "squeezenet1_1", "--weights", "none", "--epochs", 1, "--no_report", "--save_dir", tmp_path)
+    options = (*TINY, "--epochs", 1, "--save_dir", tmp_path)
     refused = run(train, flowers, *options, "--hidden_units", *[2] * (MOST_LAYERS + 1))
     assert (refused.code, refused.err.count("--hidden_units must be at most 100 numbers, not 101")) == (2, 1)
     assert list(tmp_path.iterdir()) == []
