@@ -22,14 +22,15 @@ import numpy as np
 import torch
 
 from flower_classifier.base.console import Bar
-from flower_classifier.base.torchrun import local_world_size
-from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, opening_threads, torch_threads
+from flower_classifier.base.torchrun import local_world_size, usable_cores
+from flower_classifier.networks.devices import MICRO_BATCH, can_start_threads, torch_threads
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.views import Augmentation, Preprocessing, open_views
 
 MOST_WORKERS = 8  # threads; on a CPU each holds the activations of a micro-batch
+MOST_OPENING = 32  # threads that open photos for a GPU: more only wait for the interpreter's lock
 OPENED_AT_A_TIME = 8  # photos by one thread, where a GPU takes many more at a time
 AHEAD = 2  # micro-batches per worker that may be begun before the first of their results is taken
 
@@ -223,4 +224,6 @@ def shared_cores(device: torch.device, most_workers: int = MOST_WORKERS) -> Iter
     threads, is_cpu = torch.get_num_threads(), device.type == "cpu"
     share = threads_per_worker(most_workers) if is_cpu else 1
     with torch_threads(share):
-        yield max(threads // share // local_world_size(), 1) if is_cpu else opening_threads()
+        most = threads // share if is_cpu else usable_cores()
+        workers = max(most // local_world_size(), 1)
+        yield workers if is_cpu else min(workers, MOST_OPENING)

@@ -11,7 +11,7 @@ from torch import nn
 
 from flower_classifier.base.messages import InputError, RunError, counted, note, reason_of, warn
 from flower_classifier.base.seeding import fold_seed
-from flower_classifier.base.torchrun import local_rank, local_world_size, rank, usable_cores, world_size
+from flower_classifier.base.torchrun import local_rank, local_world_size, rank, world_size
 
 # Photos per forward. On a CPU, 8 was best or nearly so for every architecture tried: the caches hold the activations.
 MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 64}
@@ -122,16 +122,10 @@ def device_name(device: torch.device) -> str:
 # ------------------------------------------------------------------------------------------- how many threads there are
 
 
-MOST_OPENING = 32  # threads that open photos for a GPU: more only wait for the interpreter's lock
 # Multiply-adds of a forward for which another thread is worth its waits. Chosen by benchmarks/neighbours.py: a head of
 # 4,096 features, 512 units and 102 classes (138 million for a batch of 64) takes 0.8 of the time with two threads on a
 # quiet machine and 2.1 times as long beside one busy process; with vgg16's 25,088 features (825 million) 0.6 and 1.9.
 WORK_OF_A_THREAD = 160_000_000
-
-
-def opening_threads() -> int:
-    """Return how many threads open photos for a GPU: this process's share of the cores."""
-    return min(max(usable_cores() // local_world_size(), 1), MOST_OPENING)
 
 
 @functools.cache

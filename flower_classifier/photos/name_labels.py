@@ -23,15 +23,10 @@ RULES = {
 }
 
 
-def stem_of(photo: str) -> str:
-    """Return a photo's name without its folders and its ending."""
-    name = posixpath.basename(photo)
-    return posixpath.splitext(name)[0] if has_photo_suffix(name) else name
-
-
 def explained(photos: Sequence[str], rule: re.Pattern[str]) -> list[str | None]:
     """Return the class in each photo's name by one rule; None where the name does not fit it."""
-    matches = [rule.fullmatch(stem_of(photo)) for photo in photos]
+    names = map(posixpath.basename, photos)
+    matches = [rule.fullmatch(posixpath.splitext(name)[0] if has_photo_suffix(name) else name) for name in names]
     labels = [match["label"].strip(" ._-") if match else "" for match in matches]
     return [class_name_of(label) if label else None for label in labels]
 
