@@ -58,9 +58,9 @@ def input_file(path: Path, option: str) -> bytes:
         raise InputError(f"cannot read {path}: {error.strerror}", option) from None
 
 
-def digest_of(rows: Iterable[object]) -> str:
-    """Return a short digest of what rows are as text, in hexadecimal."""
-    text = "\0".join(map(str, rows)).encode("utf-8", "surrogateescape")
+def digest_of(values: Iterable[object]) -> str:
+    """Return a digest of some values, by their text, in hexadecimal: 16 bytes."""
+    text = "\0".join(map(str, values)).encode("utf-8", "surrogateescape")
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 

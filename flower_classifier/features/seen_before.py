@@ -27,9 +27,9 @@ FEWEST = 3  # photos of a class that have a mean worth taking off
 
 
 def warn_of_seen(splits: Splits, inputs: AllInputs | None = None) -> None:
-    """Warn of validation and test photos that are near copies of photos seen before them, but for copies of bytes.
+    """Warn of validation and test photos that are near copies of photos seen before them.
 
-    `inputs`: theirs, where view 0 has been computed.
+    Of copies byte for byte `Splits.warn_of_copies` warns. `inputs`: of the splits, where view 0 has been computed.
     """
     if inputs is None or inputs.train.frozen.network is None:  # or it learns from pixels, which takes far longer
         refs = [PhotoRef(split, index) for split in splits.parts for index in range(len(split))]

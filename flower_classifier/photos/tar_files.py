@@ -88,7 +88,7 @@ def status_of(file: str | Path | int) -> Status:
 
 
 def status_if_there(file: Path) -> Status:
-    """Return the same, or of a missing file, which opening it will report, a size of -1 bytes."""
+    """Return what `status_of` does; of a missing file, which opening it will report, a size of -1 bytes."""
     try:
         return status_of(file)
     except OSError:
