@@ -65,7 +65,7 @@ def test_resuming_goes_on_with_another_learning_rate(train_into, flowers, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("step", "what"), [(-1, "an earlier version wrote it; train again"), (1, "update the program")]
+    ("step", "what"), [(-2, "an earlier version wrote it; train again"), (1, "update the program")]
 )
 def test_a_state_of_another_format_is_refused(run, trained, flowers, tmp_path, step, what):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
@@ -76,6 +76,27 @@ def test_a_state_of_another_format_is_refused(run, trained, flowers, tmp_path, s
     outcome = run(train, flowers, "--resume", "--save_dir", tmp_path)
     assert outcome.code == 2
     assert f"run/last.pth has format {version + step}, this program reads {version}: {what}" in outcome.err
+
+
+NEWER_OPTIONS = ("labels", "valid_labels", "test_labels", "columns", "groups", "fit", "augment")
+
+
+def test_a_state_of_the_version_before_goes_on_as_one_of_today(train_into, flowers, tmp_path):
+    train_into(tmp_path / "now", flowers, *TINY, "--epochs", 2)
+    shutil.copytree(tmp_path / "now", tmp_path / "before")
+    last = tmp_path / "before" / "run" / "last.pth"
+    state = {key: value for key, value in read(last).items() if key not in ("stranger_measure", "digest")}
+    del state["identity"]["fit"], state["training"]["augment"]
+    state["settings"] = {key: value for key, value in state["settings"].items() if key not in NEWER_OPTIONS}
+    write_atomically(last, {**state, "format_version": 8})
+    for name in ("now", "before"):
+        train_into(tmp_path / name, flowers, "--resume", "--epochs", 4, "--no_report")
+    for file in ("checkpoint.pth", "run/last.pth"):
+        now, before = (read(tmp_path / name / file) for name in ("now", "before"))
+        assert before["history"] == now["history"]
+        assert before["format_version"] == now["format_version"]
+        assert same(before.get("state_dict"), now.get("state_dict"))
+        assert same(before.get("learner"), now.get("learner"))
 
 
 def test_resuming_in_another_precision_says_so(train_into, flowers, tmp_path, monkeypatch):

@@ -15,7 +15,8 @@ from flower_classifier.networks.checkpoint import Row, Trust, what_to_do
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.photos.grey import GreyRange
 
-FORMAT_VERSION = 9  # of last.pth; the only one that is read
+FORMAT_VERSION = 9  # of last.pth
+READ_VERSIONS = (8, FORMAT_VERSION)  # 8 says nothing of how strangers are measured, which is then as it was
 Tensors = dict[str, torch.Tensor]
 
 
@@ -142,7 +143,7 @@ class Finished:
     def from_plain(cls, saved: Plain) -> Finished:
         """Make one from what last.pth holds. Raises ValueError, KeyError or TypeError for what makes no sense."""
         version = saved.get("format_version", 2)  # which 1 and 2 did not have
-        if version != FORMAT_VERSION:
+        if version not in READ_VERSIONS:
             remedy = what_to_do(version, FORMAT_VERSION)
             raise InputError(f"run/last.pth has format {version}, this program reads {FORMAT_VERSION}: {remedy}")
         best = Best(
