@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from support import TINY, read
+from support import TINY, TUNABLE, read
 
 import train
 from flower_classifier.config.allowed import AUGMENTS
@@ -129,6 +129,22 @@ def test_a_resumed_run_keeps_the_kind(train_into, flowers, tmp_path):
         assert [row["train_loss"] for row in whole["history"]] == [row["train_loss"] for row in resumed["history"]]
 
 
+def test_a_run_without_augmentation_that_is_resumed_with_one_has_several_views_again(train_into, flowers, tmp_path):
+    train_into(tmp_path, flowers, *TINY, "--augment", "none", "--epochs", 1)
+    outcome = train_into(tmp_path, flowers, "--resume", "--augment", "turns", "--epochs", 2, "--no_report")
+    assert "--views was 1, now 4 from epoch 2 on" in outcome.err
+    assert "reading 48 training photos, view 1" in outcome.err
+    assert read(tmp_path / "run" / "last.pth")["training"]["views"] == 4
+
+
+def test_fine_tuning_goes_on_without_augmentation_where_that_is_asked_for(train_into, flowers, tmp_path):
+    options = ("--hidden_units", 0, "--epochs", 2, "--fine_tune", 1)
+    train_into(tmp_path, flowers, *TUNABLE, *options)
+    outcome = train_into(tmp_path, flowers, "--resume", "--augment", "none", "--fine_tune", 2, "--no_report")
+    assert "--augment was mirror, now none from epoch 4 on" in outcome.err
+    assert len(read(tmp_path / "run" / "last.pth")["history"]) == 4
+
+
 @pytest.fixture(scope="module")
 def arrows(tmp_path_factory):
     """Arrows that point left, and their mirror images, which point right."""
@@ -169,3 +185,10 @@ def test_a_search_leaves_mirror_images_out_where_validation_photos_are_told_apar
     assert "--augment crops is chosen" in outcome.err
     assert "training shows them" not in outcome.err
     assert read(tmp_path / "out" / "checkpoint.pth")["training"]["augment"] == "crops"
+
+
+def test_with_answers_by_mirror_images_too_they_stay_and_the_warning_says_what_helps(run, arrows, tmp_path):
+    outcome = run(train, arrows, *TINY, "--epochs", 2, "--tune", "--mirror", "--save_dir", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert "--augment crops, without --mirror, leaves mirror images out" in outcome.err
+    assert read(tmp_path / "out" / "checkpoint.pth")["training"]["augment"] == "mirror"

@@ -387,6 +387,8 @@ class TrainConfig(Settings):
         stored = {"groups": "none", **stored}  # as runs of earlier versions held photos out
         taken = {name: stored[name] for name in RESUMED_OPTIONS if name in stored and not self.is_given(name)}
         taken |= {name: Path(taken[name]) for name in TABLES if taken.get(name)}
+        if stored.get("augment") == "none" and "augment" not in taken:
+            taken.pop("views", None)  # the one that there was without augmentation
         options: Values = {name: tuple(value) if isinstance(value, list) else value for name, value in taken.items()}
         return replace(self, **options)
 

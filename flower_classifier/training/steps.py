@@ -200,6 +200,8 @@ def go_on(config: TrainConfig, run_folder: RunFolder, state: TrainState, saved: 
         settled = {**{name: saved.settings[name] for name in SETTLED}, "unfreeze": saved.unfreeze}
         for name, before in settled.items():
             now = getattr(config, name)
+            if name == "views" and config.augment == "none":
+                continue  # it says how fresh photos differ, too; views were those of the head
             if config.is_given(name) and now != before:
                 change = f"was {before}, now {now}, but the network is being fine-tuned already"
                 raise InputError(f"{change}: put that back, or start a new run", name)

@@ -78,7 +78,7 @@ def looks_mirrored(config: TrainConfig, state: TrainState, train: Inputs) -> dic
 
 def mirrors_mislead(config: TrainConfig, state: TrainState, seen: AllInputs) -> bool:
     """Say whether mirror images look like another class, and validation photos are told apart worse by them."""
-    if not looks_mirrored(config, state, seen.train):
+    if config.mirror or not looks_mirrored(config, state, seen.train):  # answers that are asked to go by them do
         return False
     plain, both = (judge(FeatureKind(), seen.train, seen.valid, views).losses for views in ((0,), (0, 1)))
     difference, standard_error = loss_gap(both, plain)
@@ -91,9 +91,10 @@ def warn_of_mirrors(config: TrainConfig, state: TrainState, seen: AllInputs) -> 
         category_names = state.finished.category_names
         names = [category_names.get(name, name) for name in state.classes]
         pairs = first_few([printable(f"{names[label]} like {names[other]}") for label, other in swaps.items()])
+        advice = "--augment crops, without --mirror," if config.mirror else "--augment crops"
         warn(
             f"the mirror images of {counted(len(swaps), 'class', 'classes')} look like another class ({pairs}), and "
-            "training shows them: --augment crops leaves mirror images out"
+            f"training shows them: {advice} leaves mirror images out"
         )
 
 
