@@ -124,6 +124,17 @@ def test_where_the_system_gives_no_threads_and_in_many_lots_the_same_is_found(bu
     assert len(before) == 10
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_frames_of_a_camera_that_uses_little_of_its_16_bits_are_near_copies_too(bursts, tmp_path, kind):
+    for path in bursts.rglob("*.jpg"):
+        (tmp_path / path.parent.name).mkdir(exist_ok=True)
+        values = np.asarray(Image.open(path).convert("L")).astype(kind) + 2800
+        Image.fromarray(values).save(tmp_path / path.parent.name / f"{path.stem}.tif")
+    splits = load_splits(tmp_path)
+    assert len(splits.valid) == 8
+    assert not scenes(splits.train.photos) & scenes(splits.valid.photos)
+
+
 def jpeg(picture, path, quality=85):
     picture.save(path, "JPEG", quality=quality)
 

@@ -17,13 +17,12 @@ import torch
 
 from flower_classifier.base.messages import counted, note, warn
 from flower_classifier.features.extraction import ordered_parallel_map
-from flower_classifier.photos.grey import GreyRange, Samples, samples_of, values_of
+from flower_classifier.photos.grey import ALWAYS_8_BITS, GreyRange, Samples, samples_of, values_of
 from flower_classifier.photos.images import check_size, first_bytes, open_any
 from flower_classifier.photos.mending import PNG_BEGINNING
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.tar_files import file_of
 
-ALWAYS_8_BITS = (".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".heic", ".heif", ".hif", ".avif")  # as read here
 MOST_HEADERS, MOST_OPENED = 1_000, 200  # photos, drawn by their names
 VALUES_OF_A_PHOTO = 4_096  # at most, evenly spread
 # Below and above the range lie this many of 1,000 pixels each, such as a camera's dead and hot ones: with all pixels in

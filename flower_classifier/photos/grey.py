@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 GreyRange = tuple[float, float]  # the values of a file that become 0 and 255; all below or above become these too
+ALWAYS_8_BITS = (".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".heic", ".heif", ".hif", ".avif")  # as read here
 
 # TIFF's tags, and what they say where they are missing
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339

@@ -30,9 +30,11 @@ from flower_classifier.base.console import progress
 from flower_classifier.base.files import digest_of, write_whole
 from flower_classifier.base.torchrun import usable_cores
 from flower_classifier.photos.copies import averaging, linked
-from flower_classifier.photos.images import ImageError, load_image
+from flower_classifier.photos.grey import ALWAYS_8_BITS, GreyRange, samples_of, values_of
+from flower_classifier.photos.images import ImageError, check_size, load_image, open_any
+from flower_classifier.photos.tar_files import file_of, status_of
 
-VERSION = 1  # of all that decides which photos are near copies; raise it with any change
+VERSION = 2  # of all that decides which photos are near copies; raise it with any change
 CACHED = "near-copies"  # the folder in --cache_dir that keeps what was found
 THUMBNAIL = 48  # pixels a side
 OUTLINE = 6  # squares a side whose mean colours make a photo's outline
@@ -143,10 +145,27 @@ def are_near(pairs: Sequence[tuple[Path, Path]]) -> list[bool]:
 def thumbnail_of(path: Path) -> np.ndarray | None:
     """Return a photo squeezed into a square, uint8 (THUMBNAIL, THUMBNAIL, 3); None where it cannot be opened."""
     try:
-        image = load_image(path, THUMBNAIL)
+        image = load_image(path, THUMBNAIL, own_range(path))
     except (ImageError, OSError):  # which training will report
         return None
     return np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+
+
+def own_range(path: Path) -> GreyRange | None:
+    """Return the range of a photo in deep grey, but for its darkest and brightest pixels; None of any other.
+
+    Scaled by what 16 bits can hold, all frames of a thermal camera would show nothing.
+    """
+    if path.name.lower().endswith(ALWAYS_8_BITS) or not status_of(path).size:
+        return None
+    with contextlib.suppress(Exception), open_any(file_of(path)) as image:  # opening the photo will report it
+        check_size(image.size)
+        if samples := samples_of(image):
+            image.load()
+            values = values_of(image, samples)
+            low, high = map(float, np.percentile(values[np.isfinite(values)], (1, 99)))
+            return (low, high) if low < high else None
+    return None
 
 
 def collected(thumbnails: Sequence[np.ndarray | None]) -> Thumbnails:
