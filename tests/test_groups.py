@@ -100,8 +100,9 @@ def test_what_was_found_is_kept_until_a_photo_changes(bursts, tmp_path, capsys, 
     assert sum(map(len, json.loads(kept.read_text()))) == 40
     kept.write_text("[]")  # which another search would not find
     assert load_splits(data, cache_dir=cache) == load_splits(data, groups="none")
-    kept.write_text("no JSON")
-    assert load_splits(data, cache_dir=cache) == first
+    for damaged in ("no JSON", "null", "[[0, 40]]", '["0"]'):
+        kept.write_text(damaged)
+        assert load_splits(data, cache_dir=cache) == first
     frame(77).save(data / "a" / "scene00_frame0.jpg")
     capsys.readouterr()
     load_splits(data, cache_dir=cache)
@@ -252,9 +253,12 @@ def test_folders_below_a_class_are_groups(lay_out):
     assert not together(load_splits(data, groups="none"), lambda photo: photo.split("/")[:2][1] + photo[0])
 
 
-def test_photos_in_the_class_folder_itself_are_in_no_group(lay_out):
+def test_photos_in_the_class_folder_itself_are_in_no_group_which_is_said(lay_out, capsys, speaking):
     data = lay_out(*(f"{name}/{i}.png" for name in "ab" for i in range(8)))
-    assert load_splits(data, groups="folder") == load_splits(data, groups="none")
+    each_for_itself = load_splits(data, groups="none")
+    assert "belong together" not in capsys.readouterr().err
+    assert load_splits(data, groups="folder") == each_for_itself
+    assert f"{data}: by --groups folder no photos belong together" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("inner", ["", "plant/"])

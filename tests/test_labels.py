@@ -420,6 +420,7 @@ def test_what_is_left_out_is_counted_and_said(draw, tmp_path, capsys, speaking):
         ("", "has no rows"),
         ("path,label\n", "has no rows"),
         ("cat.0.png,cat\ncat.1.png,cat\n", "its first line is to name the columns, such as path,label"),
+        ("cat.0,cat\ncat.1,cat\ndog.1,dog\n", "its first line is to name the columns, such as path,label"),
         ("path,label\na.png,cat\n", "nothing in column path is a photo in"),
         ("path,label\nhttps://x.org/cat.0.png,cat\n", "https://x.org/cat.0.png is an address: download the photos"),
         ("path,label\n/elsewhere/cat.0.png,cat\n", r"\(the folder must hold all photos\): /elsewhere"),

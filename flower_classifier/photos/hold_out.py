@@ -70,6 +70,8 @@ def hold_out(photos: Photos, share: float, seed: int, rule: str | None = None) -
     warning; where another rule makes one group of a class, none of it is held out. Raises InputError where nothing is.
     """
     groups, indices_of = [frozenset(group) for group in groups_of(photos, rule)], photos.indices
+    if not groups and rule not in (None, NONE):
+        warn(f"{photos.root}: by --groups {rule} no photos belong together: each is taken for itself")
     whole = [
         name
         for name, indices in indices_of.items()

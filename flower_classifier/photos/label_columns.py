@@ -14,7 +14,7 @@ from flower_classifier.base.messages import InputError, counted, first_few, prin
 from flower_classifier.photos.folders import has_photo_suffix
 from flower_classifier.photos.layout import split_of
 from flower_classifier.photos.photo_lookup import Match, PhotoLookup
-from flower_classifier.photos.tables import PATH_COLUMNS, SHOWN, Table, named_column, parse_columns
+from flower_classifier.photos.tables import PATH_COLUMNS, SHOWN, Table, as_written, named_column, parse_columns
 
 LABEL_COLUMNS = (
     *("label", "labels", "labelname", "class", "classes", "classname", "category", "categoryname", "species", "target"),
@@ -22,6 +22,7 @@ LABEL_COLUMNS = (
 )
 SPLIT_COLUMNS = ("split", "set", "subset", "fold", "tags")
 ROW_NUMBERS = ("", "unnamed: 0")  # what pandas calls them
+NO_HEADER = ": its first line is to name the columns, such as path,label"
 FLAGS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
 
 
@@ -52,12 +53,15 @@ def find_columns(table: Table, columns: str | None, lookup: PhotoLookup, split: 
     if not table.rows:
         raise table.error(" has no rows")
     if any(map(has_photo_suffix, table.columns)):
-        raise table.error(": its first line is to name the columns, such as path,label")
+        raise table.error(NO_HEADER)
     given = {role: named_column(table, name) for role, name in parse_columns(columns).items()} if columns else {}
     split_column = find_split(table, given, split)
     splits = [split_of(cell) or "" for cell in table.cells(split_column)] if split_column else None
     taken = [column for column in (split_column, *given.values()) if column]
     path, match = find_paths(table, given.get("path"), taken, lookup, splits or split)
+    is_named = "path" in given or path in table.called(PATH_COLUMNS)
+    if not is_named and as_written(path).casefold().rpartition("/")[2] in lookup.by_name:
+        raise table.error(NO_HEADER)  # which is a photo's row: it would be left out
     label, labels = find_labels(table, given.get("label"), [path, *taken])
     for line, cell in zip(table.lines, labels, strict=True):
         if cell[:1] + cell[-1:] in ("[]", "{}"):

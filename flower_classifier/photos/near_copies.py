@@ -119,9 +119,9 @@ def near_copies_once(
         return near_copies(paths, classes)
     digest = digest_of((VERSION, PIL.__version__, *zip(paths, classes, keys, strict=True)))
     file = cache_dir / CACHED / f"{digest}.json"
-    with contextlib.suppress(OSError, ValueError):
-        groups: list[list[int]] = json.loads(file.read_text(encoding="utf-8"))
-        return groups
+    with contextlib.suppress(OSError, ValueError, TypeError, IndexError):  # it is missing or damaged
+        indices = range(len(paths))
+        return [[indices[index] for index in group] for group in json.loads(file.read_text(encoding="utf-8"))]
     groups = near_copies(paths, classes)
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
