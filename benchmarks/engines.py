@@ -34,6 +34,7 @@ from flower_classifier.photos.folders import find_photos
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import Split, load_splits
 from flower_classifier.photos.views import open_views
+from flower_classifier.predicting.exported_predictor import import_onnxruntime
 
 ARCHS = ("squeezenet1_1", "mobilenet_v3_large", "densenet121", "resnet50", "vgg16", "timm/tf_efficientnet_lite0")
 REAL = ("squeezenet1_1", "timm/tf_efficientnet_lite0")  # those of which there are weights here
@@ -71,8 +72,7 @@ def compiled(classifier: Classifier) -> Engine:
 
 def by_onnxruntime(model: bytes) -> Engine:
     """Return what runs an exported network on one thread."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flower_classifier.export import onnx_model
 from flower_classifier.export.onnx_model import WholeNetwork, drawn_photos, onnx_of
 from flower_classifier.networks.checkpoint import Checkpoint
-from flower_classifier.predicting.exported_predictor import LOGITS, PIXELS, session_of
+from flower_classifier.predicting.exported_predictor import LOGITS, PIXELS, import_onnxruntime, session_of
 
 OPSETS = (18, 20, 22, 23)
 ROUNDS = 7
@@ -32,6 +31,7 @@ def in_float16(model: bytes) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model)
+        convert_float_to_float16 = import_onnxruntime("onnxruntime.transformers.float16").convert_float_to_float16
         return convert_float_to_float16(onnx.load(path), keep_io_types=True).SerializeToString()
 
 

@@ -15,6 +15,7 @@ from flower_classifier.export.onnx_model import WholeNetwork
 from flower_classifier.judging.strangers import Clusters
 from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.photos.views import open_views
+from flower_classifier.predicting.exported_predictor import import_onnxruntime
 
 KINDS = {"trained": "exported", "trained_on_features": "exported_features"}
 
@@ -29,9 +30,7 @@ def some(flowers):
 
 def outputs_of(folder, pixels):
     """What onnxruntime says of uint8 (N, S, S, 3), by the outputs' names."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    session = import_onnxruntime().InferenceSession(str(folder / "model.onnx"))
     return dict(zip((one.name for one in session.get_outputs()), session.run(None, {"pixels": pixels}), strict=True))
 
 

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ from flower_classifier.predicting.exported_predictor import (
     LOGITS,
     PIXELS,
     ExportSpec,
+    import_onnxruntime,
     outputs_of,
     session_of,
 )
@@ -300,8 +302,9 @@ def compared(model: bytes, smaller: bytes, judged: Iterator[tuple[np.ndarray, in
 def quantised(model: bytes, calibrating: Iterator[np.ndarray]) -> bytes:
     """Return a network in 8 bits, with ranges for the activations on these photos (S, S, 3)."""
     import onnx
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    quantization: Any = import_onnxruntime("onnxruntime.quantization")
+    quant_pre_process = import_onnxruntime("onnxruntime.quantization.shape_inference").quant_pre_process
 
     class Reader(quantization.CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:

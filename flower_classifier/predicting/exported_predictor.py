@@ -10,13 +10,17 @@ keys. The page reads the same file. The names of model.onnx's inputs and outputs
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import math
 import os
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +49,8 @@ FORMAT_VERSION = 2  # of classifier.json; 1 says nothing of how strangers are me
 EXPORT_AGAIN = "export the checkpoint again"
 BATCH = 8  # photos that the network takes at a time
 ONLY_ERRORS = 3  # of onnxruntime's levels of messages
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"  # onnxruntime's Privacy.md; it is read once, when it is imported
+importing = threading.Lock()  # held while that variable is another than the program's
 
 # Inputs and outputs of model.onnx
 PIXELS = "pixels"  # uint8 (B, S, S, 3): height, width, red-green-blue
@@ -173,11 +179,31 @@ def digest_of(plain: Mapping[str, object]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def import_onnxruntime(name: str = "onnxruntime") -> ModuleType:
+    """Import onnxruntime, or a module of it, so that it reports nothing to its maker. Raises ImportError without it.
+
+    From 1.32 on it sends events to Microsoft, and keeps an identifier of the device in the user's cache, unless the
+    variable is set when it is imported. Its own `disable_telemetry_events` comes too late. Afterwards the variable is
+    what it was: the environment belongs to the program that uses this package.
+    """
+    with importing:
+        if "onnxruntime" in sys.modules:  # which may be the program's own doing, in its own way
+            return importlib.import_module(name)
+        before = os.environ.get(NO_TELEMETRY)
+        os.environ[NO_TELEMETRY] = "1"
+        try:
+            return importlib.import_module(name)
+        finally:
+            if before is None:
+                del os.environ[NO_TELEMETRY]
+            else:
+                os.environ[NO_TELEMETRY] = before
+
+
 def session_of(model: bytes, path: Path | str) -> onnxruntime.InferenceSession:
     """Return a session that runs a network. Raises InputError, naming `path`, for one that onnxruntime cannot run."""
     check_installed(NEEDED_BY_EXPORTED)
-    import onnxruntime  # here, as it is optional
-
+    onnxruntime = import_onnxruntime()  # here, as it is optional
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ONLY_ERRORS
     try:
