@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from support import PROJECT
@@ -18,11 +19,46 @@ import flower_classifier as fc
 EXAMPLES = PROJECT / "docs" / "examples"
 
 
-def start(*arguments, **settings):
-    """Start a script as a process of its own, with this project in its path."""
-    settings = {**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONUNBUFFERED": "1", **settings}
+IN_CLONE = "PYTHONPATH=. "  # which a command says in a clone, and need not where the package is installed
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """What somebody has who has just cloned the project: nothing is installed or built."""
+    folder = tmp_path_factory.mktemp("fresh") / "clone"
+    folder.mkdir()
+    for name in ("flower_classifier", "docs"):
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "requirements.txt", "README.md"):
+        shutil.copy(PROJECT / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(clone, tmp_path_factory):
+    """Where pip has put the package, built from such a clone."""
+    source, target = tmp_path_factory.mktemp("source") / "clone", tmp_path_factory.mktemp("installed")
+    shutil.copytree(clone, source)  # which building writes to
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", target)
+    done = subprocess.run([*map(str, pip), "."], cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def command_in(name):
+    """The command that an example's docstring says it is run by."""
+    (command,) = re.findall(rf"^PYTHONPATH=.*{name}.*$", (EXAMPLES / name).read_text(encoding="utf-8"), re.MULTILINE)
+    return command
+
+
+def start(command, folder, **settings):
+    """Run a command in a shell, in a folder, with this Python, and with nothing in Python's path but what it says."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    variables = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **settings}
+    if "PYTHONPATH" not in settings:
+        variables.pop("PYTHONPATH", None)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([sys.executable, *map(str, arguments)], env=settings, **pipes)
+    return subprocess.Popen(["sh", "-c", f"exec env {command}"], cwd=folder, env=variables, **pipes)
 
 
 @pytest.mark.parametrize(
@@ -35,14 +71,14 @@ def test_the_page_shows_the_files_themselves(name, page):
 
 
 @pytest.mark.slow
-def test_ray_gives_every_photo_the_answer_of_the_package(exported, flowers, tmp_path):
+def test_ray_gives_every_photo_the_answer_of_the_package(clone, exported, flowers, tmp_path):
     """And says of a file that is no photo why it has none. Ray is half a gigabyte: this runs where it is installed."""
     pytest.importorskip("ray")
     shutil.copytree(flowers / "test" / "54", tmp_path / "photos")
     (tmp_path / "photos" / "none.jpg").write_bytes(b"no photo")
-    with start(
-        EXAMPLES / "many.py", exported, tmp_path / "photos", tmp_path / "answers", RAY_DEDUP_LOGS="0"
-    ) as process:
+    command = command_in("many.py").replace("rose_app", str(exported))
+    command = re.sub(r"(photos|answers)\b", lambda name: str(tmp_path / name[0]), command)
+    with start(command, clone, RAY_DEDUP_LOGS="0") as process:
         out, _ = process.communicate(timeout=LONG_LIMIT)
     assert process.returncode == 0, out
     rows = [json.loads(line) for path in (tmp_path / "answers").glob("*.json*") for line in path.open()]
@@ -66,29 +102,36 @@ def sent(address, field, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "checkpoint"])
-def test_the_web_service_answers_uploads(exported, trained, flowers, kind):
+def test_the_web_service_answers_uploads(clone, exported, trained, flowers, kind):
+    """As it is documented, in a fresh clone; only the port is any that is free."""
     classifier = exported if kind == "folder" else trained / "checkpoint.pth"
-    photo = min((flowers / "test").glob("*/*.jpg"))
-    app = ("-m", "flask", "--app", EXAMPLES / "service.py", "run", "--port", "0")
-    with start(*app, CLASSIFIER=str(classifier)) as server:
-        try:
-            address = re.search(r"http://[\d.:]+", line_with("http://", server.stdout))[0]
-            assert sent(address, "photo", photo.read_bytes()) == (200, fc.load(classifier)(photo).plain())
-            status, told = sent(address, "photo", b"no photo")
-            assert status == 400
-            assert told["error"].startswith("cannot open the photo")
-            assert sent(address, "other", b"") == (400, {"error": "send a file as the form's field photo"})
-        finally:
-            server.terminate()
+    command = command_in("service.py").replace("rose_app", str(classifier))
+    with start(command, clone, FLASK_RUN_PORT="0") as server:
+        check_service(server, classifier, min((flowers / "test").glob("*/*.jpg")))
+
+
+def check_service(server, classifier, photo):
+    try:
+        address = re.search(r"http://[\d.:]+", line_with("http://", server.stdout))[0]
+        assert sent(address, "photo", photo.read_bytes()) == (200, fc.load(classifier)(photo).plain())
+        status, told = sent(address, "photo", b"no photo")
+        assert status == 400
+        assert told["error"].startswith("cannot open the photo")
+        assert sent(address, "other", b"") == (400, {"error": "send a file as the form's field photo"})
+    finally:
+        server.terminate()
 
 
 @pytest.mark.slow
-def test_the_watcher_answers_each_photo_that_appears(exported, flowers, tmp_path):
+def test_the_watcher_answers_each_photo_that_appears(clone, exported, flowers, tmp_path):
+    """As it is documented, in a fresh clone; the lines that would go into a file are read here."""
     photos = sorted((flowers / "test").glob("*/*.jpg"))[:2]
     incoming = tmp_path / "incoming"
     incoming.mkdir()
     shutil.copy(photos[0], incoming / "a.jpg")
-    with start(EXAMPLES / "watch.py", incoming, exported) as watcher:
+    command, _, file = command_in("watch.py").partition(" >> ")
+    assert file == "answers.jsonl"
+    with start(command.replace("incoming", str(incoming)).replace("rose_app", str(exported)), clone) as watcher:
         try:
             answers = [json.loads(watcher.stdout.readline())]
             (incoming / "b.jpg").write_bytes(b"no photo")
@@ -101,3 +144,25 @@ def test_the_watcher_answers_each_photo_that_appears(exported, flowers, tmp_path
     assert answers[0] == {"path": str(incoming / "a.jpg"), **predictor(photos[0]).plain()}
     assert "cannot open" in answers[1]["error"]
     assert answers[2] == {"path": str(incoming / "c.jpg"), **predictor(photos[1]).plain()}
+
+
+@pytest.mark.slow
+def test_where_the_package_is_installed_they_run_from_anywhere(clone, installed, exported, flowers, tmp_path):
+    """By the same commands without their first word, far from the clone."""
+    photo = min((flowers / "test").glob("*/*.jpg"))
+    commands = {}
+    for name in ("service.py", "watch.py"):
+        shutil.copy(clone / "docs" / "examples" / name, tmp_path)
+        assert command_in(name).startswith(IN_CLONE)
+        command = command_in(name).removeprefix(IN_CLONE).replace("docs/examples/", "")
+        commands[name] = command.replace("rose_app", str(exported)).partition(" >> ")[0]
+    with start(commands["service.py"], tmp_path, PYTHONPATH=str(installed), FLASK_RUN_PORT="0") as server:
+        check_service(server, exported, photo)
+    (tmp_path / "incoming").mkdir()
+    shutil.copy(photo, tmp_path / "incoming")
+    with start(commands["watch.py"], tmp_path, PYTHONPATH=str(installed)) as watcher:
+        try:
+            answer = json.loads(watcher.stdout.readline())
+        finally:
+            watcher.terminate()
+    assert answer == {"path": f"incoming/{photo.name}", **fc.load(exported)(photo).plain()}

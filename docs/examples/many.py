@@ -1,7 +1,7 @@
 """Answers to very many photos, on all the machines that Ray knows.
 
 pip install "ray[data]"
-python docs/examples/many.py rose_app photos answers
+PYTHONPATH=. python docs/examples/many.py rose_app photos answers
 """
 
 import json

@@ -1,7 +1,7 @@
 """A web service: a photo goes in, JSON comes out.
 
 pip install flask
-CLASSIFIER=rose_app flask --app docs/examples/service.py run
+PYTHONPATH=. CLASSIFIER=rose_app flask --app docs/examples/service.py run
 curl -F photo=@rose.jpg http://127.0.0.1:5000/
 """
 

@@ -1,6 +1,6 @@
 """A folder watcher: a line of JSON for each photo that is, or appears, in a folder. Ctrl-C ends it.
 
-python docs/examples/watch.py incoming rose_app >> answers.jsonl
+PYTHONPATH=. python docs/examples/watch.py incoming rose_app >> answers.jsonl
 """
 
 import json
