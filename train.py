@@ -70,6 +70,7 @@ def run(config: TrainConfig) -> None:
 def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     """Train as `config` asks, from the folder of photos to the tested checkpoint."""
     started = time.perf_counter()
+    config = run_folder.as_begun(config)
     saved = run_folder.read_last() if config.resume else None
     if saved:
         config = config.resuming(saved.settings)
@@ -80,17 +81,18 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     if saved:
         steps.go_on(config, run_folder, state, saved)
     else:
+        run_folder.leave_word(config)
         warn_of_wide(config, data.splits.train)
 
     inputs = steps.read_photos(config, run_folder, data, built, state)  # features: once, cached
-    tuning = None
     if config.tune and not saved:
-        config, state, inputs, tuning = steps.tune(config, data, built, inputs, state)
+        config, state, inputs = steps.tune(config, data, built, inputs, state)
     state.leave_out(inputs.left_out, tested=data.splits.test.photos if data.splits.test else ())
     seen = steps.whiten(state, inputs, state.identity.whitening)
     if not saved:
         warn_of_mirrors(config, state, seen)
-    log = RunLog(run_folder.folder, state.finished.history, not config.no_report, config.tensorboard, tuning)
+    history, tuning = state.finished.history, state.finished.tuning
+    log = RunLog(run_folder.folder, history, not config.no_report, config.tensorboard, tuning)
     with log, run_folder.saving(state, log.write):
         steps.train_epochs(state, seen, run_folder, log)
         if config.fine_tune and not state.is_fine_tuning:

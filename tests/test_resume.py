@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from support import PROJECT, QUICK, TINY, read, run_program, same
+from support import NAMES, PROJECT, QUICK, TINY, read, run_program, same
 from torchvision import models
 from waiting import LIMIT, line_with, signalled_at
 from warm import WarmPopen
@@ -421,5 +421,28 @@ def test_a_run_stopped_before_its_first_epoch_leaves_the_earlier_one_to_be_resum
     assert code == 130
     assert errors.splitlines()[-1] == "train.py: interrupted"
     assert "--resume" not in errors
+    assert not (tmp_path / "run" / "begun").exists()
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     assert "resuming after epoch 1" in train_into(tmp_path, flowers, *QUICK, "--epochs", 2, "--resume").err
+
+
+def test_a_run_that_was_killed_before_it_saved_anything_starts_again_with_its_options(train_into, flowers, tmp_path):
+    """Also where no run was there before; what is typed now counts."""
+    code = "import os, sys, train; train.steps.read_photos = lambda *_: os._exit(9); train.main(sys.argv[1:])"
+    begun = ("--arch", "cnn", "--epochs", 3, "--seed", 5, "--category_names", NAMES)
+    outcome = run_program("-c", code, flowers, *begun, "--save_dir", tmp_path)
+    assert (outcome.code, (tmp_path / "run" / "begun").exists()) == (9, True)
+    again = train_into(tmp_path, flowers, "--resume", "--epochs", 1, "--no_report")
+    assert "the run that began here last had saved nothing: starting it again\n" in again.err
+    checkpoint = read(tmp_path / "checkpoint.pth")
+    assert (checkpoint["training"]["seed"], len(checkpoint["history"])) == (5, 1)
+    assert checkpoint["category_names"]["54"] == "sunflower"
+    assert not (tmp_path / "run" / "begun").exists()
+    assert "1 epoch trained already" in train_into(tmp_path, flowers, "--resume", "--no_report").err
+
+
+def test_word_of_a_begun_run_that_makes_no_sense_is_passed_over(train_into, flowers, tmp_path):
+    train_into(tmp_path, flowers, *CNN, "--epochs", 1)
+    for text in ("", "[]", "{}", '{"before": null, "options": {}}', "\0"):
+        (tmp_path / "run" / "begun").write_text(text)
+        assert "1 epoch trained already" in train_into(tmp_path, flowers, *CNN, "--epochs", 1, "--resume").err

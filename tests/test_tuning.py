@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -177,10 +178,13 @@ def test_a_tuned_run_is_the_run_with_the_options_that_it_found(run, train_into, 
     assert "kinds of features tried in " in outcome.err
     assert "heads tried in " in outcome.err
     train_into(tmp_path / "typed", flowers, *own, *typed, "--no_report")
-    for file in ("checkpoint.pth", "run/last.pth"):
-        assert same(read(tmp_path / "tuned" / file), read(tmp_path / "typed" / file))
+    assert same(read(tmp_path / "tuned" / "checkpoint.pth"), read(tmp_path / "typed" / "checkpoint.pth"))
+    tuned, typed = (read(tmp_path / name / "run" / "last.pth") for name in ("tuned", "typed"))
+    assert len(tuned.pop("tuning")) == 1 + len(table(tmp_path / "tuned" / "run" / "tuning.csv"))
+    assert same({**tuned, "digest": ""}, {**typed, "digest": ""})
     for name, options in (("tuned", ()), ("typed", ("--no_report",))):
-        train_into(tmp_path / name, flowers, "--resume", "--tune", "--epochs", 3, *options)
+        resumed = train_into(tmp_path / name, flowers, "--resume", "--tune", "--epochs", 3, *options)
+        assert "--tune searches in a new run, without --resume: this one has its head already" in resumed.err
     assert same(read(tmp_path / "tuned" / "checkpoint.pth"), read(tmp_path / "typed" / "checkpoint.pth"))
     assert table(tmp_path / "tuned" / "run" / "tuning.csv")  # which a resumed run keeps
     assert (tmp_path / "tuned" / "run" / "tuning.png").is_file()
@@ -213,10 +217,77 @@ print("answered as before", before == [signal.getsignal(n) for n in (signal.SIGI
 """
 
 
-def after_signal(number, flowers, folder):
+def after_signal(number, flowers, folder, *options):
     """Send a run a signal in the second epoch of its search."""
-    own = [flowers, *FROZEN, "--epochs", 6, "--tune", "--hidden_units", 0, "--save_dir", folder]
+    own = [flowers, *(options or (*FROZEN, "--epochs", 6, "--tune", "--hidden_units", 0)), "--save_dir", folder]
     return run_program("-c", SIGNAL, int(number), *own)
+
+
+FEW_HEADS = ("--hidden_units", 0, "--views", 1, "--weight_decay", 0, "--label_smoothing", 0)  # they are given
+SEARCHING = (*FROZEN, "--epochs", 3, "--tune", *FEW_HEADS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(flowers, tmp_path_factory):
+    """The save_dir of a run that searches, and an earlier one, which was there before."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    train.main([*map(str, (flowers, *FROZEN, "--epochs", 1, "--no_report")), "--save_dir", str(folder)])
+    earlier = shutil.copytree(folder, tmp_path_factory.mktemp("earlier") / "run")
+    train.main([*map(str, (flowers, *SEARCHING)), "--save_dir", str(folder)])
+    return folder, earlier
+
+
+def check_is_as_undisturbed(folder, undisturbed):
+    """It has the same run, with all that it tried, and the one that was there before it in run/earlier."""
+    whole, earlier = undisturbed
+    for file in ("checkpoint.pth", "run/last.pth"):
+        assert same(read(folder / file), read(whole / file)), file
+        assert same(read(folder / "run" / "earlier" / "1" / file), read(earlier / file)), file
+    assert (folder / "run" / "tuning.csv").read_bytes() == (whole / "run" / "tuning.csv").read_bytes()
+    assert (folder / "run" / "tuning.png").is_file()
+    assert not (folder / "run" / "begun").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_its_search_starts_again_when_it_is_resumed(train_into, flowers, tmp_path, undisturbed):
+    """And not the finished run that was there before it. With `--resume` alone: its options are known."""
+    folder = shutil.copytree(undisturbed[1], tmp_path / "out")
+    assert after_signal(signal.SIGKILL, flowers, folder, *SEARCHING).code == -signal.SIGKILL
+    outcome = train_into(folder, flowers, "--resume")
+    said = (
+        "the run that began here last had saved nothing: starting it again, with --tune; the run that was here before"
+    )
+    assert f"{said} is kept in run/earlier\n" in outcome.err
+    check_is_as_undisturbed(folder, undisturbed)
+
+
+CRASH = """
+import os, signal, sys, train
+from flower_classifier.report import report_files, run_log
+from flower_classifier.training import run_folder
+(place, *arguments), write, table = sys.argv[1:], run_folder.write_atomically, run_log.write_table
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+def write_state(path, contents):
+    write(path, contents)
+    if place == "after the state": die()
+def write_table(path, rows):
+    table(path, rows)
+    if place == "after the table": die()
+run_folder.write_atomically, run_log.write_table = write_state, write_table
+train.main(arguments)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["after the state", "after the table"])
+def test_a_run_that_is_killed_while_it_saves_first_has_its_search_when_it_is_resumed(
+    train_into, flowers, tmp_path, undisturbed, place
+):
+    folder = shutil.copytree(undisturbed[1], tmp_path / "out")
+    assert run_program("-c", CRASH, place, flowers, *SEARCHING, "--save_dir", folder).code == -signal.SIGKILL
+    train_into(folder, flowers, "--resume")
+    check_is_as_undisturbed(folder, undisturbed)
 
 
 @pytest.mark.slow
@@ -234,6 +305,7 @@ def test_another_signal_ends_the_whole_run(flowers, tmp_path):
     assert done.code != 0
     assert done.out == ""
     assert not (tmp_path / "checkpoint.pth").exists()
+    assert (tmp_path / "run" / "begun").exists()  # whoever stopped it may mean it to be resumed
 
 
 def test_what_learns_as_a_whole_has_no_heads_to_search(run, flowers, tmp_path):

@@ -103,7 +103,7 @@ class TrainConfig(Settings):
         "most used",
         "try dozens of heads on the same features first, and train the one that the validation photos choose: searches "
         "--hidden_units, --dropout, --learning_rate, --weight_decay, --label_smoothing and --views, where not given; "
-        "a resumed run has its head already",
+        "a resumed run has its head already, and is not searched for another",
     )
     fine_tune: int = option(
         0,
@@ -119,7 +119,8 @@ class TrainConfig(Settings):
         False,
         "most used",
         "go on where the run in --save_dir stopped, as if it never had, with its own options where no others are "
-        "given; a larger --epochs trains longer, or --fine_tune once that has begun",
+        "given; a larger --epochs trains longer, or --fine_tune once that has begun; a run that was killed before it "
+        "saved anything starts again",
     )
 
     download: bool = option(
@@ -368,6 +369,19 @@ class TrainConfig(Settings):
         tables = {name: getattr(self, name) for name in TABLES}
         tables = {name: path and str(path if path == STEM else path.absolute()) for name, path in tables.items()}
         return {**options, "weights": weights, "hidden_units": units, "groups": groups, **tables}
+
+    @property
+    def begun(self) -> Values:
+        """All that a run is started again with which was stopped before it saved anything, in plain types."""
+        names = str(self.category_names.absolute()) if self.category_names else None
+        return {"kept": self.kept, "typed": sorted(self.typed), "tune": self.tune, "category_names": names}
+
+    def starting_again(self, begun: Values) -> TrainConfig:
+        """Return the options of the run that `begun` is of, unless others are given now. Raises KeyError, TypeError."""
+        config = self.resuming(begun["kept"])
+        names = self.category_names or (Path(begun["category_names"]) if begun["category_names"] else None)
+        typed = config.typed | set(begun["typed"]) & set(RESUMED_OPTIONS)  # which a search leaves as they are
+        return replace(config, resume=False, tune=self.tune or begun["tune"], category_names=names, typed=typed)
 
     @property
     def label_source(self) -> Labels | None:

@@ -90,23 +90,28 @@ class RunLog:
         """Write what was added, now that it is saved."""
         new = self.rows[self.written :]
         with self.going_on():
-            if self.path and self.tuning and not self.written:
-                self.write_tuning(self.tuning)
+            self.write_tuning()
         with self.going_on():
             self.write_table(new)
         with self.going_on():
             self.write_points(new)
         self.written = len(self.rows)
 
-    def write_tuning(self, rows: Table) -> None:
-        """Write what a search has tried (`rows`: header first) to tuning.csv and tuning.png."""
+    def write_tuning(self) -> None:
+        """Write what a search has tried to tuning.csv and tuning.png, unless they are there already.
+
+        A run may have been killed between its save and these. Raises RunError where a file cannot be written.
+        """
+        paths = self.folder / "tuning.csv", self.folder / "tuning.png"
+        if not (self.path and self.tuning) or all(path.exists() for path in paths):
+            return
         from flower_classifier.report.charts import draw_tuning
         from flower_classifier.report.pictures import save_figure
 
-        write_table(self.folder / "tuning.csv", rows)
-        header, *heads = rows
+        write_table(paths[0], self.tuning)
+        header, *heads = self.tuning
         figure = draw_tuning([dict(zip(map(str, header), head, strict=True)) for head in heads])
-        save_figure(figure, self.folder / "tuning.png")
+        save_figure(figure, paths[1])
 
     @contextlib.contextmanager
     def going_on(self) -> Iterator[None]:
@@ -154,6 +159,7 @@ class RunLog:
         from flower_classifier.report.charts import draw_curves
         from flower_classifier.report.pictures import save_figure
 
+        self.write_tuning()
         write_table(self.folder / "history.csv", self.table)
         curves = draw_curves(self.rows, best_epoch, began)
         save_figure(curves, self.folder / "curves.png")

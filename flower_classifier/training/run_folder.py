@@ -4,6 +4,7 @@ checkpoint.pth          the best epoch, complete in itself
 run/bad_photos.txt      the photos that could not be opened, where there are any
 run/lock                held while a run is using the folder
 run/job                 the name of the torchrun job that is at work, once it has saved something
+run/begun               the options of a new run, until it has saved something
 run/last.pth            the state after the last saved epoch, for --resume
 run/earlier/1/, 2/, …   what earlier runs left here
 
@@ -20,8 +21,10 @@ So `--save_dir out/run/earlier/1 --resume` goes on with the first.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -29,9 +32,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flower_classifier.base.files import check_writable, hardlink, sync_folder
+from flower_classifier.base.files import check_writable, hardlink, sha256_of_file, sync_folder, write_whole
 from flower_classifier.base.messages import InputError, RunError, first_few, note, warn
-from flower_classifier.base.signals import signals_held
+from flower_classifier.base.signals import Stopped, signals_held
 from flower_classifier.base.torchrun import job_name
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.networks.safe_files import check_digest, errors_as_input_error, read_tensors, write_atomically
@@ -41,6 +44,7 @@ from flower_classifier.training.state import TrainState
 
 TENSORS = ("state_dict", "memory", "stranger_scores")  # the entries of a checkpoint that hold tensors
 OLD_STATES = ("previous.pth", "previous_last.pth")  # an earlier version's, beside last.pth
+STOPPED_BY_CTRL_C = 128 + signal.SIGINT
 SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than writing its files does
 
 
@@ -74,11 +78,13 @@ class RunFolder:
         self.last_path = self.folder / "last.pth"
         self.bad_path = self.folder / "bad_photos.txt"
         self.job_path = self.folder / "job"
+        self.begun_path = self.folder / "begun"
         self.earlier = self.folder / "earlier"
         self.saved_at, self.saved_epoch = time.monotonic(), 0
         self.lock = FileLock(self.folder / "lock")  # which dies with its process
         self.mine = False  # whether what lies here is this run's
         self.has_saved = False  # whether this process has written any of it
+        self.has_begun = False  # whether this process has left word that a new run begins
         self.on_save: Callable[[], None] | None = None
         for folder in (save_dir, self.folder):
             check_writable(folder, "save_dir")
@@ -89,9 +95,12 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if kind is None:  # else torchrun may start the job again
             self.job_path.unlink(missing_ok=True)
+        by_the_machine = isinstance(error, Stopped) and error.code != STOPPED_BY_CTRL_C
+        if self.has_begun and not by_the_machine:  # the person knows that it ended, and what lies here is as it was
+            self.begun_path.unlink(missing_ok=True)
         self.lock.release()
 
     def begin(self) -> None:
@@ -125,6 +134,36 @@ class RunFolder:
         with contextlib.suppress(OSError, ValueError):
             return self.job_path.read_text(encoding="utf-8")
         return ""
+
+    def leave_word(self, config: TrainConfig) -> None:
+        """Write down that a new run begins here, and with which options, until it has saved something.
+
+        Whoever resumes a run that was killed before that means this one, and not the one that was here before it.
+        """
+        before = sha256_of_file(self.last_path) if self.last_path.exists() else None
+        try:
+            write_whole(self.begun_path, json.dumps({"before": before, "options": config.begun}).encode())
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be written to: {error.strerror}", "save_dir") from None
+        self.has_begun = True
+
+    def as_begun(self, config: TrainConfig) -> TrainConfig:
+        """Return the options of a run; if it resumes one that has saved nothing, those to start that again with.
+
+        Raises InputError if another run is using the folder.
+        """
+        if not (config.resume and self.begun_path.exists()):
+            return config
+        self.begin()
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it says nothing that can be used
+            begun = json.loads(self.begun_path.read_bytes())
+            now = sha256_of_file(self.last_path) if self.last_path.exists() else None
+            if begun["before"] == now:  # else it has saved, and died before it could remove the word
+                config = config.starting_again(begun["options"])
+                options = ", with --tune" if config.tune else ""
+                earlier = "; the run that was here before is kept in run/earlier" if now else ""
+                note(f"the run that began here last had saved nothing: starting it again{options}{earlier}")
+        return config
 
     def read_last(self) -> Finished | None:
         """Return what the last run saved here, and keep other runs out; if there is nothing, say so."""
@@ -191,6 +230,7 @@ class RunFolder:
             if not self.has_saved:
                 self.archive_previous_run()
             write_atomically(self.last_path, state.finished.to_plain())
+            self.begun_path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # without it, a restarted job only starts over
                 if name := job_name():
                     self.job_path.write_text(name, encoding="utf-8")

@@ -123,6 +123,7 @@ class Finished:
     training: Plain = field(default_factory=dict)  # settings of the last epoch
     category_names: dict[str, str] = field(default_factory=dict)
     resampling: str = "pillow"  # how photos were resampled; there is one way so far
+    tuning: list[list[object]] | None = None  # every head that a search before the first epoch tried, header first
 
     def to_plain(self) -> Plain:
         """Return what last.pth holds: plain types and tensors. There must be an identity, and a best epoch."""
@@ -137,6 +138,8 @@ class Finished:
             "results": best.results,
             **best.trust.to_plain(),
         }
+        if self.tuning is None:  # what runs without a search always held
+            del values["tuning"]
         return {"format_version": FORMAT_VERSION, **values, "identity": self.identity.to_plain(), **best_values}
 
     @classmethod
@@ -153,6 +156,6 @@ class Finished:
             results=saved["results"],
             measured=Trust.from_plain(saved),
         )
-        values = {entry.name: saved[entry.name] for entry in fields(cls)}
+        values = {entry.name: saved[entry.name] for entry in fields(cls) if entry.name != "tuning"}
         rebuilt = {"identity": Identity(**values["identity"]), "best": best, "lowest": LowestLoss(*values["lowest"])}
-        return cls(**{**values, **rebuilt})
+        return cls(**{**values, **rebuilt}, tuning=saved.get("tuning"))

@@ -38,7 +38,6 @@ from flower_classifier.networks.whitening import enough_to_whiten
 from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.download import download
 from flower_classifier.photos.splits import Data, load_splits
-from flower_classifier.report.report_files import Table
 from flower_classifier.report.run_log import RunLog
 from flower_classifier.training.feature_search import FeatureKind, choose_features
 from flower_classifier.training.head_search import OPTIONS, search
@@ -207,6 +206,8 @@ def go_on(config: TrainConfig, run_folder: RunFolder, state: TrainState, saved: 
                 raise InputError(f"{change}: put that back, or start a new run", name)
         same = replace(config, unfreeze=saved.unfreeze)
         second = second_recipe(same, state.recipe, state.classifier, saved.began)
+    if config.tune:
+        note("--tune searches in a new run, without --resume: this one has its head already, and keeps it")
     run_folder.go_on(state, saved, second)
     report_resumed(config, state, saved)
     if config.no_memory:
@@ -267,10 +268,11 @@ def weigh_classes(config: TrainConfig, state: TrainState, inputs: AllInputs) -> 
 
 def tune(
     config: TrainConfig, data: Data, built: Built, inputs: AllInputs, state: TrainState
-) -> tuple[TrainConfig, TrainState, AllInputs, Table]:
-    """Search for the head's settings; return the options with these, the state of a new head, and all that was tried.
+) -> tuple[TrainConfig, TrainState, AllInputs]:
+    """Search for the head's settings; return the options with these, and the state of a new head.
 
-    Options that were given stay as they are. The inputs have other views where mirror images would mislead the head.
+    The state keeps all that was tried. Options that were given stay as they are. The inputs have other views where
+    mirror images would mislead the head.
     """
     classifier, shrinkage = state.classifier, state.identity.whitening
     if shrinkage:
@@ -292,7 +294,8 @@ def tune(
     tuned = replace(config, **outcome.chosen.options)
     state = start_state(tuned, data, built)
     weigh_classes(tuned, state, inputs)
-    return tuned, state, inputs, list(outcome.table())
+    state.finished = replace(state.finished, tuning=list(outcome.table()))
+    return tuned, state, inputs
 
 
 def fixed_by(config: TrainConfig) -> dict[str, object]:
