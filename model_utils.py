@@ -30,14 +30,16 @@ from flower_classifier.config.allowed import DEFAULT_TOP_K
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.grey_range import find_grey_range
-from flower_classifier.features.inputs import Inputs, UnusablePhotosError, eval_inputs, prepare_inputs
+from flower_classifier.features.inputs import Inputs, Timings, UnusablePhotosError, eval_inputs, prepare_inputs
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation, evaluate_on
-from flower_classifier.networks.checkpoint import Checkpoint, Row
+from flower_classifier.judging.verdict import share_text
+from flower_classifier.networks.checkpoint import VALIDATION_PHOTOS, Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier, new_classifier
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.safe_files import Plain
+from flower_classifier.photos.copies import content_digests
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.mending import counting_damaged
 from flower_classifier.photos.views import Preprocessing
@@ -241,13 +243,18 @@ def train_model(
     with speaking(), own_randomness(model.frozen.device):
         inputs = prepare_inputs(model.frozen, data.splits, recipe.augmentation, open_cache(), recipe.schedule)
         refuse_bad(*inputs)
+        training[VALIDATION_PHOTOS] = "".join(content_digests(inputs.valid.paths))
         state = TrainState(model.classifier, recipe, model.classes, model.category_names, training)
         before = learned(state.learner)
         seen = whiten(state, inputs, training["shrinkage"])
+
+        def say(row: Row, _: Timings) -> None:
+            print(epoch_line(row, epochs, len(seen.valid.used)), flush=True)
+
         if model.history:
             load_learned(state.learner, state.unfolded(before))
         try:
-            fit(state, seen.train, seen.valid, lambda row, _: print(epoch_line(row, epochs), flush=True))
+            fit(state, seen.train, seen.valid, say)
         finally:
             if state.epoch:
                 state.load_best()
@@ -258,7 +265,8 @@ def train_model(
         keep_feature_bank(state, inputs, state.best.valid)
         model.take(state.best_checkpoint())
     best = state.best.row
-    print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
+    accuracy = share_text(best["valid_accuracy"], len(inputs.valid.used))
+    print(f"best epoch {best['epoch']}   validation accuracy {accuracy}")
 
 
 def evaluate_model(model: Model, data: Data) -> Results:
@@ -277,6 +285,7 @@ def evaluate_model(model: Model, data: Data) -> Results:
             answers = evaluate_on(model.classifier.learner, inputs)
         except FloatingPointError:
             raise InputError(BROKEN) from None
+        answers = replace(answers, chose_epoch=model.trained.chose_epoch(content_digests(inputs.paths)))
         they_chose_it = data.splits.test is None
         judge = cross_validated if they_chose_it else Evaluation.at
         evaluation = judge(answers, model.trained.trust.temperature)

@@ -35,7 +35,9 @@ from flower_classifier.base.torchrun import rank
 from flower_classifier.doctor.doctor import run_doctor
 from flower_classifier.features.inputs import AllInputs, Schedule
 from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.networks.checkpoint import VALIDATION_PHOTOS
 from flower_classifier.networks.job import leading
+from flower_classifier.photos.copies import content_digests
 from flower_classifier.report.evaluation_report import EvaluationReport
 from flower_classifier.report.report_files import is_there, reports_on, write_table
 from flower_classifier.report.run_log import RunLog
@@ -88,6 +90,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
     if config.tune and not saved:
         config, state, inputs = steps.tune(config, data, built, inputs, state)
     state.leave_out(inputs.left_out, tested=data.splits.test.photos if data.splits.test else ())
+    state.training[VALIDATION_PHOTOS] = "".join(content_digests(inputs.valid.paths))
     seen = steps.whiten(state, inputs, state.identity.whitening)
     if not saved:
         warn_of_mirrors(config, state, seen)
@@ -103,7 +106,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
             steps.keep_feature_bank(state, inputs, evaluations["valid"])
 
     split = inputs.judged.split.name
-    steps.report_best(state, split, evaluations[split], run_folder)
+    steps.report_best(state, split, evaluations, run_folder)
     if run_folder.has_saved or not is_there(run_folder.folder, tables=not config.no_report):
         if not config.no_report:
             write_report(config, run_folder, state, log, inputs, evaluations)
@@ -122,7 +125,7 @@ def write_report(
     """Leave tables and pictures of the run in its folder."""
     folder, train, checkpoint = run_folder.folder, inputs.train, state.best_checkpoint()
     split, best_epoch = inputs.judged.split.name, state.best.row["epoch"]
-    figures = log.finish_history(best_epoch, state.finished.began)
+    figures = log.finish_history(best_epoch, state.finished.began, len(evaluations["valid"]))
     counts = Counter(train.labels.tolist())
     evaluation_report = EvaluationReport(
         split,

@@ -35,8 +35,11 @@ class Run:
     def accuracy(self, of: str) -> float:
         """Return the best validation accuracy or the test accuracy, in percent, as printed last.
 
-        Both `test accuracy 79.41%` and `408 test photos   loss 0.81   accuracy 79.41%` are printed.
+        Both `test accuracy 79.41%` and `408 test photos   loss 0.81   324 of 408 right: 79.4% (…)` are printed.
         """
+        if counts := re.findall(rf"{of} photos .*?(\d[\d,]*) of (\d[\d,]*) right: ", self.output):
+            right, photos = (int(count.replace(",", "")) for count in counts[-1])
+            return 100 * right / photos
         return float(re.findall(rf"{of} (?:photos.*? )?accuracy +(\d+\.\d+)%", self.output)[-1])
 
 

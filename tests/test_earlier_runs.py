@@ -45,10 +45,10 @@ def test_a_run_that_is_worse_than_an_earlier_one_says_so_and_which(train_into, f
     assert accuracies[0] > max(accuracies[1:])
     best = tmp_path / "run" / "earlier" / "1" / "checkpoint.pth"
     assert outcome.err.splitlines()[-1] == (
-        f"warning: an earlier run was better: validation accuracy {accuracies[0]:.2%}; its {best} is kept"
+        f"warning: an earlier run was better: validation accuracy {accuracies[0]:.0%}; its {best} is kept"
     )
     outcome = train_into(tmp_path, flowers, *TINY, "--epochs", 9)
-    said = f"the best earlier run reached a validation accuracy of {accuracies[0]:.2%}: {best}"
+    said = f"the best earlier run reached a validation accuracy of {accuracies[0]:.0%}: {best}"
     assert outcome.err.splitlines()[-1] == said
 
 
@@ -57,7 +57,7 @@ def test_runs_on_other_validation_photos_are_not_called_better(train_into, flowe
     accuracy = read(tmp_path / "out" / "run" / "last.pth")["best"]["valid_accuracy"]
     best = tmp_path / "out" / "run" / "earlier" / "1" / "checkpoint.pth"
     outcome = train_into(tmp_path / "out", flowers / "train", *TINY, "--epochs", 1, "--lr", 1e-9)
-    said = f"an earlier run reached {accuracy:.2%} on other validation photos: {best}"
+    said = f"an earlier run reached {accuracy:.0%} on other validation photos: {best}"
     assert outcome.err.splitlines()[-1] == said
 
 

@@ -49,7 +49,8 @@ def answers(run, folder, checkpoint):
 def numbers(line):
     """The numbers of a line of results by what stands before them."""
     found = [re.fullmatch(r"([a-z].*?) ([0-9.]+)%?( \(.*)?", part) for part in line.split("   ")]
-    return {match[1]: float(match[2]) for match in found if match}
+    right = re.search(r"   (\d+) of (\d+) right: ", line)
+    return {match[1]: float(match[2]) for match in found if match} | {"right": tuple(map(int, right.groups()))}
 
 
 def evaluated(run, folder, checkpoint, *options):
@@ -79,10 +80,8 @@ def test_the_numbers_are_those_of_numpy_on_the_answers_to_single_photos(run, che
     assert first.startswith(f"{len(rows)} test photos   loss ")
     assert numbers(first) == {
         "loss": pytest.approx(np.mean([-np.log(dict(zip(*row[1:], strict=True))[row[0]]) for row in rows]), abs=1e-4),
-        "accuracy": pytest.approx(100 * right.mean(), abs=0.005),
-        "top-5 accuracy": pytest.approx(
-            100 * np.mean([true in likeliest[:5] for true, likeliest, _ in rows]), abs=0.005
-        ),
+        "right": (right.sum(), len(rows)),
+        "top-5 accuracy": pytest.approx(100 * np.mean([true in likeliest[:5] for true, likeliest, _ in rows]), abs=0.5),
     }
     assert second == f"{confidence.mean():.0%} sure on average, right {right.mean():.0%} of the time"
 
@@ -103,8 +102,11 @@ def test_programs_get_the_numbers_as_an_object_which_the_report_keeps(run, resul
     written = json.loads((checkpoint.parent / "run" / "summary.json").read_text())["results"]["test"]  # by train.py
     assert found == {
         "loss": pytest.approx(people["loss"], abs=5e-5),
-        "accuracy": pytest.approx(people["accuracy"] / 100, abs=5e-5),
-        "top_5_accuracy": pytest.approx(people["top-5 accuracy"] / 100, abs=5e-5),
+        "accuracy": people["right"][0] / people["right"][1],
+        "top_5_accuracy": pytest.approx(people["top-5 accuracy"] / 100, abs=5e-3),
+        "right": people["right"][0],
+        **{name: written[name] for name in ("accuracy_low", "accuracy_high", "guessing")},
+        "chose_epoch": 0,
         "calibration_error": written["calibration_error"],
         "temperature": Checkpoint.load(checkpoint).trust.temperature,
     }
@@ -150,12 +152,16 @@ def test_the_table_counts_the_answers_by_class(run, checkpoint, flowers):
     for line in run(predict, flowers / "valid", checkpoint, "--format", "jsonl", "--top_k", 1).out.splitlines():
         record = json.loads(line)
         predicted[record["path"].split("/")[-2], record["predictions"][0]["class"]] += 1
-    expected = [["class", "name", "photos", "accuracy", "most_frequent_mistake", "times"]]
+    interval = ["right", "accuracy_low", "accuracy_high"]
+    expected = [["class", "name", "photos", "accuracy", *interval, "most_frequent_mistake", "times"]]
+    intervals = {0: ("0.0", "0.5615"), 1: ("0.0615", "0.7923"), 2: ("0.2077", "0.9385"), 3: ("0.4385", "1.0")}
     for name in loaded.classes:
         wrong = {other: predicted[name, other] for other in loaded.classes if other != name}
         most = max(wrong, key=wrong.get)  # of equals the first
         mistake = [loaded.category_names[most], str(wrong[most])] if wrong[most] else ["", "0"]
-        expected.append([name, loaded.category_names[name], "3", str(round(predicted[name, name] / 3, 4)), *mistake])
+        right = predicted[name, name]
+        shares = [str(round(right / 3, 4)), str(right), *intervals[right]]
+        expected.append([name, loaded.category_names[name], "3", *shares, *mistake])
     with (checkpoint.parent / "evaluation" / "valid" / "per_class.csv").open(newline="", encoding="utf-8-sig") as file:
         assert list(csv.reader(file)) == expected
 
@@ -182,7 +188,7 @@ def test_without_mistakes_there_is_no_picture_of_any_and_an_old_one_goes(run, ch
         (tmp_path / "report").mkdir(exist_ok=True)
         (tmp_path / "report" / name).write_text("old")
     outcome = run(predict, tmp_path / "right", checkpoint, "--evaluate", "--report", tmp_path / "report")
-    assert (outcome.code, outcome.out.count("accuracy 100.00%")) == (0, 2)
+    assert (outcome.code, outcome.out.count(f"{len(records)} of {len(records)} right: 100%")) == (0, 1)
     left = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
     assert sorted(left) == sorted({*REPORT, "mine.txt"} - {"mistakes.png"})
     assert [name for name, contents in left.items() if contents == b"old"] == ["mine.txt"]

@@ -1,5 +1,7 @@
 """What is computed from logits and labels, and the temperature: compared with numpy and with plain loops."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -196,11 +198,11 @@ def test_the_summary_tells_how_far_to_believe_in_numbers_of_numpy(number, classe
         assert about_90.sum() < 50
         clause = f"{confidence.mean():.0%} sure on average, right {right.mean():.0%} of the time"
     first, second = photos.result_lines("test").splitlines()
-    assert first.startswith(f"{number} test photos   loss {losses_of(shares, labels).mean():.4f}   accuracy ")
+    assert first.startswith(f"{number} test photos   loss {losses_of(shares, labels).mean():.4f}   {right.sum()} of ")
     assert second == clause
-    first, second = photos.result_lines("valid").splitlines()
+    first, second = replace(photos, chose_epoch=number).result_lines("valid").splitlines()
     assert first.startswith(f"{number} validation photos   loss ")
-    assert second == f"{clause}; the epoch was chosen on validation photos"
+    assert second == f"{clause}; the epoch was chosen on these photos"
     assert photos.result_lines("").startswith(f"{number} photos   loss ")
 
 

@@ -211,7 +211,7 @@ def test_what_follows_a_checkpoint_follows_its_range(run, trained, thermal, tmp_
     checkpoint = Checkpoint.load(trained / "checkpoint.pth")
     results = checkpoint.training["results"]["test"]
     outcome = run(predict, thermal / "test", trained / "checkpoint.pth", "--evaluate", "--report", tmp_path / "report")
-    assert f"accuracy {results['accuracy']:.2%}" in outcome.out
+    assert f" {results['right']} of {results['photos']} right: " in outcome.out
     model = (trained / "checkpoint.pth").read_bytes()  # whatever it is
     spec = ExportSpec("", checkpoint.classes, checkpoint.preprocessing)
     card = ExportSpec.from_plain(json.loads(spec.to_text()))

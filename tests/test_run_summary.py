@@ -56,8 +56,13 @@ def test_the_summary_says_all_of_a_run(train_into, flowers, tmp_path, options):
     assert (settings["no_report"], settings["weights"]) == (options == QUICK, "none" if options == QUICK else None)
 
     results, lines = summary.pop("results"), outcome.out.splitlines()
-    tested = "{photos} test photos   loss {loss:.4f}   accuracy {accuracy:.2%}   top-5 accuracy {top_5_accuracy:.2%}"
-    assert tested.format(**results["test"]) in lines
+    tested = (
+        "{photos} test photos   loss {loss:.4f}   {right} of {photos} right: {accuracy:.0%} ("
+        "{accuracy_low:.0f} to {accuracy_high:.0%}; guessing: {guessing:.0%})   top-5 accuracy {top_5_accuracy:.0%}"
+    )
+    percent = {**results["test"], "accuracy_low": 100 * results["test"]["accuracy_low"]}
+    assert tested.format(**percent) in lines
+    assert [found["chose_epoch"] for found in results.values()] == [18, 0]
     assert results == contents["training"]["results"]
     assert list(results) == ["valid", "test"]
     best = contents["history"][contents["training"]["epoch"] - 1]

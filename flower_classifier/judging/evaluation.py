@@ -18,6 +18,7 @@ from flower_classifier.base.messages import photos_of
 from flower_classifier.config.allowed import MOST_SCORED
 from flower_classifier.features.batches import EVALUATION_BATCH, Batch, to_learner, whole
 from flower_classifier.features.inputs import Inputs
+from flower_classifier.judging.verdict import Verdict, share_text
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import threads_for, torch_threads
 from flower_classifier.networks.feature_bank import Extract
@@ -42,6 +43,7 @@ class Evaluation:
     temperature: float = 1.0  # the checkpoint's
     # Cross-validated temperatures, float64 (N,): photo i's was fitted without its fold
     others_temperatures: torch.Tensor | None = None
+    chose_epoch: int | None = 0  # how many of the photos the epoch was chosen on; None: the checkpoint does not say
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -102,6 +104,11 @@ class Evaluation:
         return self.right.sum().item() / len(self)
 
     @property
+    def verdict(self) -> Verdict:
+        """How many photos are right, and what guessing reaches on them."""
+        return Verdict(int(self.right.sum()), len(self), self.labels.bincount().max().item() / len(self))
+
+    @property
     def top_accuracy(self) -> float:
         """Share of the photos whose own class is among the TOP likeliest, 0 to 1."""
         top = self.logits.topk(min(TOP, self.logits.shape[1])).indices  # (N, TOP)
@@ -131,6 +138,8 @@ class Evaluation:
     def results(self) -> dict[str, float]:
         """What the classifier is worth on these photos, by name, for programs; top accuracy where it says something."""
         top = {f"top_{TOP}_accuracy": self.top_accuracy} if self.logits.shape[1] > TOP else {}
+        verdict = self.verdict
+        low, high = verdict.interval
         return {
             "photos": len(self),
             "loss": self.loss,
@@ -138,6 +147,11 @@ class Evaluation:
             **top,
             "calibration_error": self.calibration_error,
             "temperature": self.temperature,
+            "right": verdict.right,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "guessing": verdict.guessing,
+            **({} if self.chose_epoch is None else {"chose_epoch": self.chose_epoch}),
         }
 
     @property
@@ -190,15 +204,27 @@ class Evaluation:
         in_set[torch.arange(len(self)), self.predicted] = True
         return in_set.gather(1, self.labels[:, None])[:, 0], in_set.sum(dim=1)
 
+    def chosen_text(self, split: str) -> str:
+        """Say on which of the photos the epoch was chosen, so that they judge it too kindly; empty where on none.
+
+        Where that is not known, photos of the split valid may be them.
+        """
+        if self.chose_epoch is None:
+            return "the epoch may have been chosen on these photos" if split == "valid" else ""
+        if not self.chose_epoch:
+            return ""
+        which = "these photos" if self.chose_epoch == len(self) else f"{self.chose_epoch:,} of these photos"
+        return f"the epoch was chosen on {which}"
+
     def result_lines(self, split: str) -> str:
         """Return two lines for people: what a classifier is worth on a split, and how far they can believe it.
 
         The second compares how sure it is with how often it is right: of the answers with a confidence of about 90 %,
         where there are ENOUGH of them, else of all.
         """
-        results = [f"loss {self.loss:.4f}", f"accuracy {self.accuracy:.2%}"]
+        results = [f"loss {self.loss:.4f}", str(self.verdict)]
         if self.logits.shape[1] > TOP:
-            results.append(f"top-{TOP} accuracy {self.top_accuracy:.2%}")
+            results.append(f"top-{TOP} accuracy {share_text(self.top_accuracy, len(self))}")
         least, below = ABOUT_90
         about_90 = (self.confidence >= least) & (self.confidence < below)  # (N,)
         photos = int(about_90.sum())
@@ -210,8 +236,8 @@ class Evaluation:
             believed = f"{sure:.0%} sure on average, right {self.accuracy:.0%} of the time"
         if self.is_cross_validated:
             believed += "; cross-validated"
-        if split == "valid":
-            believed += "; the epoch was chosen on validation photos"
+        if chosen := self.chosen_text(split):
+            believed += f"; {chosen}"
         return "   ".join([photos_of(split, len(self)), *results]) + "\n" + believed
 
 

@@ -7,7 +7,7 @@ it, and takes it without pretrained weights or a network. docs/checkpoint.md lis
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypedDict
@@ -23,9 +23,11 @@ from flower_classifier.networks.classifier import FORMAT_OF_LAST_LAYERS, Classif
 from flower_classifier.networks.feature_bank import FeatureBank
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.networks.source import black_picture
+from flower_classifier.photos.copies import DIGEST_LETTERS
 from flower_classifier.photos.views import Preprocessing
 
 FORMAT_VERSION = 7
+VALIDATION_PHOTOS = "validation_photos"  # the key, in `training`, of the content_digests of these, one after the other
 READ_VERSIONS = (FORMAT_OF_LAST_LAYERS, 6, FORMAT_VERSION)  # 6 measures strangers as all did before 7
 
 
@@ -97,6 +99,17 @@ class Checkpoint:
     def names(self) -> list[str]:
         """What people call the classes, in the order of the logits."""
         return [self.category_names.get(name, name) for name in self.classes]
+
+    def chose_epoch(self, digests: Sequence[str]) -> int | None:
+        """Say how many of some photos, by their content_digests, are among those that its epoch was chosen on.
+
+        None: it is an earlier version's, which did not write them down.
+        """
+        stored = self.training.get(VALIDATION_PHOTOS)
+        if not isinstance(stored, str):
+            return None
+        chose = {stored[start : start + DIGEST_LETTERS] for start in range(0, len(stored), DIGEST_LETTERS)}
+        return sum(digest in chose for digest in digests)
 
     @functools.cached_property
     def classifier(self) -> Classifier:

@@ -1,11 +1,13 @@
 """predict.py --evaluate: how good a checkpoint's answers to a folder of labelled photos are."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from flower_classifier.base.messages import InputError, note
 from flower_classifier.features.inputs import eval_inputs
 from flower_classifier.judging.evaluation import evaluate_on
+from flower_classifier.photos.copies import content_digests
 from flower_classifier.photos.label_tables import Labels
 from flower_classifier.photos.mending import counting_damaged
 from flower_classifier.photos.splits import load_labelled
@@ -33,6 +35,8 @@ def evaluate_folder(
     if inputs.used:
         try:
             evaluation = evaluate_on(predictor.classifier.learner, inputs).at(predictor.temperature)
+            chose = predictor.checkpoint.chose_epoch(content_digests(inputs.paths))
+            evaluation = replace(evaluation, chose_epoch=chose)
         except FloatingPointError:
             raise InputError(BROKEN) from None
     bad = [(split.path(index), inputs.bad[index]) for index in sorted(inputs.bad)]

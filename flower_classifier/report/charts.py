@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from flower_classifier.judging.verdict import share_text
 from flower_classifier.report import style
 from flower_classifier.report.pictures import (
     add_axes,
@@ -31,14 +32,17 @@ if TYPE_CHECKING:
     from flower_classifier.judging.evaluation import Evaluation  # which needs torch; charts do not
 
 WIDTH = 10.0
+SOME_PHOTOS = 500  # as many as validate, where that is not known: a share of them has one digit after the point
 LEAST_SPAN = 0.05  # of an axis of shares
 DASHES = (0, (4, 3))
 
 
-def draw_curves(history: Sequence[Record], best_epoch: int, began: int | None = None) -> Figure:
+def draw_curves(
+    history: Sequence[Record], best_epoch: int, began: int | None = None, photos: int = SOME_PHOTOS
+) -> Figure:
     """Draw the losses and the validation accuracy by epoch, with the best epoch marked.
 
-    `began`: the number of epochs after which fine-tuning began, where it did.
+    `began`: the number of epochs after which fine-tuning began, where it did. `photos`: how many validated.
     """
     figure = new_figure(WIDTH, 4.2)
     epochs = [row["epoch"] for row in history]
@@ -65,7 +69,7 @@ def draw_curves(history: Sequence[Record], best_epoch: int, began: int | None = 
         if len(epochs) == 1:
             axes.set_xlim(0, 2)
             axes.set_xticks(epochs)
-    text = f"best epoch {best_epoch}: {best['valid_accuracy']:.2%}"
+    text = f"best epoch {best_epoch}: {share_text(best['valid_accuracy'], photos)}"
     accuracy.text(1, 1.03, text, ha="right", transform=accuracy.transAxes, **text_style(style.NORMAL, style.GREEN))
     return figure
 
@@ -82,7 +86,7 @@ def limits_of_shares(shares: Sequence[float]) -> tuple[float, float]:
 
 def draw_reliability(evaluation: Evaluation, title: str) -> Figure:
     """Draw accuracy by confidence, in bins. Where probabilities can be believed, the bars end on the diagonal."""
-    lines = [title, f"expected calibration error {evaluation.calibration_error:.2%}"]
+    lines = [title, str(evaluation.verdict), f"expected calibration error {evaluation.calibration_error:.2%}"]
     if evaluation.temperature == 1:
         lines.append("no temperature")
     else:
@@ -298,8 +302,7 @@ def list_pairs(
     def write(text: str, inches_down: float, size: float, color: str = style.INK) -> None:
         write_line(figure, text, left, top - inches_down, LIST_WIDTH, size, color)
 
-    right, photos = int(evaluation.right.sum()), len(evaluation)
-    write(f"{right:,} of {photos:,} right: {evaluation.accuracy:.2%}", 0, style.NORMAL)
+    write(str(evaluation.verdict), 0, style.NORMAL)
     heading = ("most frequent mistakes" + ", by letter" * marked) if pairs else "no mistakes"
     write(heading, 0.34, style.NORMAL, style.FAINT)
     for row, (true, predicted, times) in enumerate(pairs):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flower_classifier.base.messages import counted, percent, photos_of, printable
 from flower_classifier.judging.evaluation import Evaluation
+from flower_classifier.judging.verdict import wilson
 from flower_classifier.photos.grey import GreyRange
 from flower_classifier.photos.images import ImageError, load_image
 from flower_classifier.photos.tar_files import is_tar_name
@@ -38,9 +39,9 @@ class EvaluationReport:
 
     @property
     def judged(self) -> str:
-        """How many photos of which split: `90 test photos`. It says of validation photos that they judge too kindly."""
-        chose = " (they chose the epoch)" if self.split == "valid" else ""
-        return photos_of(self.split, len(self.evaluation)) + chose
+        """How many photos of which split: `90 test photos`. It says of those that chose the epoch that they did."""
+        chosen = self.evaluation.chosen_text(self.split)
+        return photos_of(self.split, len(self.evaluation)) + (f" ({chosen})" if chosen else "")
 
     def write(self, folder: Path) -> dict[str, Figure]:
         """Write what an evaluation found, instead of what an earlier one left there; return the figures by name.
@@ -73,16 +74,23 @@ class EvaluationReport:
         return figures
 
     def per_class(self) -> Iterator[list[object]]:
-        """Yield the rows of per_class.csv, header first. A class without photos has no accuracy."""
-        yield ["class", "name", "photos", "accuracy", "most_frequent_mistake", "times"]
+        """Yield the rows of per_class.csv, header first. A class without photos has no accuracy.
+
+        Of few photos an accuracy says little: the interval beside it says how little.
+        """
+        interval = ["right", "accuracy_low", "accuracy_high"]
+        yield ["class", "name", "photos", "accuracy", *interval, "most_frequent_mistake", "times"]
         classes, names, evaluation = self.classes, self.names, self.evaluation
         most_frequent: dict[int, list[object]] = {}
         for true, predicted, times in evaluation.confused_pairs:  # most frequent first
             most_frequent.setdefault(true, [names[predicted], times])
         for index, counts in enumerate(evaluation.confusion):
             photos, right = int(counts.sum()), int(counts[index])
-            accuracy = round(right / photos, 4) if photos else ""
-            yield [classes[index], names[index], photos, accuracy, *most_frequent.get(index, ["", 0])]
+            shares: list[object] = ["", right, "", ""]
+            if photos:
+                low, high = wilson(right, photos)
+                shares = [round(right / photos, 4), right, round(low, 4), round(high, 4)]
+            yield [classes[index], names[index], photos, *shares, *most_frequent.get(index, ["", 0])]
 
     def all_mistakes(self) -> Iterator[list[object]]:
         """Yield the rows of mistakes.csv, header first: the photos that are predicted wrong, most confident first."""

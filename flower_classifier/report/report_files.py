@@ -61,7 +61,9 @@ REPORT_FILES = (
     ),
     ReportFile("tuning.png", "the same as a picture", "tuning", optional=True),
     ReportFile(
-        "per_class.csv", "photos, accuracy and most frequent mistake of each class: one row per class", "evaluation"
+        "per_class.csv",
+        "photos, accuracy with its interval, and most frequent mistake of each class: one row per class",
+        "evaluation",
     ),
     ReportFile(
         "confusion_matrix.csv",

@@ -150,10 +150,10 @@ class RunLog:
                         self.writer.add_scalar(key, value, row["epoch"])
             self.writer.flush()
 
-    def finish_history(self, best_epoch: int, began: int | None = None) -> dict[str, Figure]:
+    def finish_history(self, best_epoch: int, began: int | None, photos: int) -> dict[str, Figure]:
         """Write all epochs as a table and as curves; return the figure by its name.
 
-        `began`: the number of epochs after which fine-tuning began, where it did.
+        `began`: the number of epochs after which fine-tuning began, where it did. `photos`: how many validated.
         Raises RunError where a file cannot be written.
         """
         from flower_classifier.report.charts import draw_curves
@@ -161,7 +161,7 @@ class RunLog:
 
         self.write_tuning()
         write_table(self.folder / "history.csv", self.table)
-        curves = draw_curves(self.rows, best_epoch, began)
+        curves = draw_curves(self.rows, best_epoch, began, photos)
         save_figure(curves, self.folder / "curves.png")
         return {"curves": curves}
 

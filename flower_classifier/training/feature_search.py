@@ -22,6 +22,7 @@ from flower_classifier.base.options import Values
 from flower_classifier.config.allowed import DEFAULT_SHRINKAGE
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.evaluation import loss_gap
+from flower_classifier.judging.verdict import share_text
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.training.heads import TEMPERATURES
 
@@ -63,7 +64,8 @@ class FeatureChoice:
 
     def __str__(self) -> str:
         trial = self.chosen
-        reached = f"validation loss {trial.losses.mean().item():.4f}, accuracy {trial.accuracy:.2%}"
+        accuracy = share_text(trial.accuracy, len(trial.losses))
+        reached = f"validation loss {trial.losses.mean().item():.4f}, accuracy {accuracy}"
         kind = (
             f"--layers {trial.kind.layers}, --shrinkage {trial.kind.shrinkage:g}{', --no_roots' * trial.kind.no_roots}"
         )

@@ -29,6 +29,7 @@ from flower_classifier.features.batches import batches, whole
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.calibration import LEAST
 from flower_classifier.judging.evaluation import loss_gap
+from flower_classifier.judging.verdict import share_text
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import seed_torch
 from flower_classifier.training.heads import TEMPERATURES, HeadSettings, HeadStack
@@ -115,7 +116,7 @@ class Outcome:
         """What was chosen of how many, in a line."""
         choice = self.chosen
         options = ", ".join(f"--{name} {option_text(value)}" for name, value in choice.options.items())
-        reached = f"validation loss {choice.loss:.4f}, accuracy {choice.accuracy:.2%}"
+        reached = f"validation loss {choice.loss:.4f}, accuracy {share_text(choice.accuracy, len(choice.losses))}"
         return f"{len(self.tried)} heads tried in {self.seconds:.0f} s; the choice: {options} ({reached})"
 
     def table(self) -> Iterator[list[object]]:

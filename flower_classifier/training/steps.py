@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from flower_classifier.features.seen_before import warn_of_seen
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation, evaluate_on, feature_reader
 from flower_classifier.judging.strangers import stranger_scores
+from flower_classifier.judging.verdict import share_text
 from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.classifier import Classifier, new_classifier
@@ -317,19 +319,21 @@ def whiten(state: TrainState, inputs: AllInputs, shrinkage: float) -> AllInputs:
     return inputs.whitened_by(state.whitening)
 
 
-def epoch_line(row: Row, epochs: int) -> str:
-    """Return an epoch's numbers as a line for people; lines of the same stage align."""
+def epoch_line(row: Row, epochs: int, photos: int) -> str:
+    """Return an epoch's numbers, on so many validation photos, as a line for people; those of the same stage align."""
+    accuracy = share_text(row["valid_accuracy"], photos)
     return (
         f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}   training loss {row['train_loss']:.4f}   "
-        f"validation loss {row['valid_loss']:.4f}   validation accuracy {row['valid_accuracy']:6.2%}"
+        f"validation loss {row['valid_loss']:.4f}   validation accuracy {accuracy:>{len(share_text(1, photos))}}"
     )
 
 
 def train_epochs(state: TrainState, inputs: AllInputs, run_folder: RunFolder, log: RunLog) -> None:
     """Train all epochs of a stage; print and log each, and save now and then."""
+    photos = len(inputs.valid.used)
 
     def on_epoch(row: Row, seconds: Timings) -> None:
-        print(epoch_line(row, state.recipe.epochs), flush=True)
+        print(epoch_line(row, state.recipe.epochs, photos), flush=True)
         log.add(row, seconds)
         run_folder.save_if_due(state)
 
@@ -368,7 +372,8 @@ def judge_best(state: TrainState, inputs: AllInputs) -> dict[str, Evaluation]:
     on_valid = evaluate_on(state.learner, inputs.valid.whitened_by(state.whitening))
     state.load_best()
     state.keep_answers(on_valid)
-    evaluations = {"valid": cross_validated(on_valid, state.best.trust.temperature)}
+    judged = replace(on_valid, chose_epoch=len(on_valid))
+    evaluations = {"valid": cross_validated(judged, state.best.trust.temperature)}
     if inputs.test:
         evaluations["test"] = evaluate_on(state.learner, inputs.test).at(state.best.trust.temperature)
     state.keep_results({split: evaluation.results for split, evaluation in evaluations.items()})
@@ -395,18 +400,22 @@ def keep_feature_bank(state: TrainState, inputs: AllInputs, on_valid: Evaluation
         state.keep_feature_bank(bank, stranger_scores(bank, features, answers, measure), measure)
 
 
-def report_best(state: TrainState, judged: str, evaluation: Evaluation, run_folder: RunFolder) -> None:
-    """Print which epoch the checkpoint holds, what it is worth, and where it is; say how earlier runs compare."""
-    best = state.best.row
-    print(f"best epoch {best['epoch']}   validation accuracy {best['valid_accuracy']:.2%}")
-    print(evaluation.result_lines(judged))
+def report_best(state: TrainState, judged: str, evaluations: Mapping[str, Evaluation], run_folder: RunFolder) -> None:
+    """Print which epoch the checkpoint holds, what it is worth, and where it is; say how earlier runs compare.
+
+    `judged`: the split that says what it is worth.
+    """
+    best, photos = state.best.row, len(evaluations["valid"])
+    print(f"best epoch {best['epoch']}   validation accuracy {share_text(best['valid_accuracy'], photos)}")
+    print(evaluations[judged].result_lines(judged))
     print(f"checkpoint: {printable(str(run_folder.checkpoint_path))}", flush=True)
     if state.is_fine_tuning and state.best.learns == "head":
         note("fine-tuning made nothing better: the checkpoint holds the best epoch of the head")
     earlier = run_folder.best_earlier(state.identity.valid)
+    reached = share_text(earlier.accuracy, photos) if earlier else ""
     if earlier and not earlier.comparable:
-        note(f"an earlier run reached {earlier.accuracy:.2%} on other validation photos: {earlier.checkpoint}")
+        note(f"an earlier run reached {reached} on other validation photos: {earlier.checkpoint}")
     elif earlier and earlier.accuracy > best["valid_accuracy"]:
-        warn(f"an earlier run was better: validation accuracy {earlier.accuracy:.2%}; its {earlier.checkpoint} is kept")
+        warn(f"an earlier run was better: validation accuracy {reached}; its {earlier.checkpoint} is kept")
     elif earlier:
-        note(f"the best earlier run reached a validation accuracy of {earlier.accuracy:.2%}: {earlier.checkpoint}")
+        note(f"the best earlier run reached a validation accuracy of {reached}: {earlier.checkpoint}")

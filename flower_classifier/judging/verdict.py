@@ -1,0 +1,58 @@
+"""How many photos were right, as people should hear it: with how far chance may move it, and what guessing reaches.
+
+str(Verdict(52, 61, 0.2)) == "52 of 61 right: 85% (74 to 92%; guessing: 20%)"
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+TWO_SIDED_95 = 1.959964  # standard errors, of a normal distribution, that 95 of 100 draws stay within
+
+
+def wilson(right: int, photos: int) -> tuple[float, float]:
+    """Return the least and the largest share, 0 to 1, that `right` of `photos` agrees with, at 95 % confidence.
+
+    The score interval: Wilson 1927. Unlike the share plus and minus its standard error, it keeps its promise for few
+    photos, and where all or none are right (Brown, Cai and DasGupta 2001). Without photos it is 0 to 1.
+    """
+    if not photos:
+        return 0.0, 1.0
+    share, square = right / photos, TWO_SIDED_95**2
+    middle = (share + square / (2 * photos)) / (1 + square / photos)
+    variance = share * (1 - share) / photos + square / (4 * photos**2)
+    reach = TWO_SIDED_95 * math.sqrt(variance) / (1 + square / photos)
+    return (max(middle - reach, 0.0) if right else 0.0), (min(middle + reach, 1.0) if right < photos else 1.0)
+
+
+def share_text(share: float, photos: int, unit: str = "%") -> str:
+    """Write a share of some photos in percent, without digits that one photo more or less would change."""
+    digits = 0 if photos < 100 else 1 if photos < 10_000 else 2
+    return f"{100 * share:.{digits}f}{unit}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How many of some photos were predicted right."""
+
+    right: int
+    photos: int  # at least one
+    guessing: float  # the share, 0 to 1, that is right if every photo is given the class that most of them have
+
+    @property
+    def share(self) -> float:
+        """The accuracy, 0 to 1."""
+        return self.right / self.photos
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The accuracies that it agrees with, as `wilson` has them."""
+        return wilson(self.right, self.photos)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        reach = f"{share_text(low, self.photos, unit='')} to {share_text(high, self.photos)}"
+        guessing = share_text(self.guessing, self.photos)
+        share = share_text(self.share, self.photos)
+        return f"{self.right:,} of {self.photos:,} right: {share} ({reach}; guessing: {guessing})"
