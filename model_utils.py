@@ -403,9 +403,9 @@ def widths(hidden_units: int | Sequence[int] | None) -> tuple[int, ...] | None:
     return () if given == (0,) else given
 
 
-def open_cache() -> FeatureCache:
+def open_cache() -> FeatureCache | None:
     """Return the feature cache that train.py uses too."""
-    return FeatureCache(TrainConfig.cache_dir, limit=TrainConfig.cache_limit * 1e9)
+    return FeatureCache.opened(TrainConfig.cache_dir, limit=TrainConfig.cache_limit * 1e9)
 
 
 def refuse_bad(*splits: Inputs | None) -> None:

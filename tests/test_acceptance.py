@@ -157,6 +157,25 @@ def test_it_works_wherever_it_is_run(flowers, tmp_path, environment):
     assert (predicted.code, predicted.err, len(predicted.out.splitlines())) == (0, "", 5)
 
 
+NAMELESS = """
+import os, pwd, runpy, sys
+def unknown(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = unknown
+del os.environ["HOME"], os.environ["XDG_CACHE_HOME"]
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="users have a folder there")
+def test_without_a_home_and_a_name_a_run_goes_on_without_the_cache_and_says_so_once(flowers, tmp_path):
+    """As in a container that is given any number as its user."""
+    outcome = run_program("-c", NAMELESS, flowers, *TINY, "--epochs", 1, "--save_dir", tmp_path)
+    assert (outcome.code, (tmp_path / "checkpoint.pth").exists()) == (0, True), outcome.err
+    said = "no home folder is known: going on without the feature cache; --cache_dir DIR is one anywhere\n"
+    assert outcome.err.count(said) == 1
+
+
 def test_a_path_in_the_manner_of_windows_is_taken_by_the_letter(flowers, trained, tmp_path):
     r"""Here a backslash is a letter like any other: it names a file that has it, and no file in a folder."""
     photo = shutil.copy(flowers / "test" / "54" / "drawn_000.jpg", tmp_path / r"C:\photos\rose 1.JPG")

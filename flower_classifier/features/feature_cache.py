@@ -193,6 +193,16 @@ class FeatureCache:
         self.usable = True  # until it has turned out not to be
         self.used: set[Path] = set()
 
+    @classmethod
+    def opened(cls, folder: Path | None, limit: float, quiet: bool = False) -> FeatureCache | None:
+        """Return a cache in a folder, or in the user's; None, with a note, where the system knows of no such folder."""
+        try:
+            return cls(folder, limit)
+        except RuntimeError:  # of platformdirs, where there is no HOME and the user has no name
+            if not quiet:
+                note("no home folder is known: going on without the feature cache; --cache_dir DIR is one anywhere")
+            return None
+
     def table(self, about: dict[str, object], form: RowForm, photos: Sequence[PhotoKey]) -> FeatureTable:
         """Return the table of these photos' features, new or not; the numbers depend on what is in `about`, too."""
         table = FeatureTable(self.folder, about, form, photos)

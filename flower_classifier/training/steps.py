@@ -105,7 +105,7 @@ def find_data(config: TrainConfig) -> Data:
     elif not config.data_dir.exists():
         advice = "give the folder that holds train/ and valid/, or one folder per class"
         raise InputError(f"{config.data_dir} does not exist; {advice}, or let --download fetch photos of 102 species")
-    cache = None if config.summary else open_cache(config)  # a summary writes nothing
+    cache = None if config.summary else open_cache(config, quiet=True)  # a summary writes nothing
     cache_dir = cache.folder if cache else None
     labels, groups = config.label_source, config.groups
     splits = load_splits(config.data_dir, config.valid_split, config.seed, labels, groups, cache_dir)
@@ -257,9 +257,9 @@ def read_photos(config: TrainConfig, run_folder: RunFolder, data: Data, built: B
     return inputs
 
 
-def open_cache(config: TrainConfig) -> FeatureCache | None:
-    """Return the cache that the features go into and come from."""
-    return None if config.no_cache else FeatureCache(config.cache_dir, limit=config.cache_limit * 1e9)
+def open_cache(config: TrainConfig, quiet: bool = False) -> FeatureCache | None:
+    """Return the cache that the features go into and come from; unless `quiet`, say why there is none."""
+    return None if config.no_cache else FeatureCache.opened(config.cache_dir, config.cache_limit * 1e9, quiet)
 
 
 def weigh_classes(config: TrainConfig, state: TrainState, inputs: AllInputs) -> None:
