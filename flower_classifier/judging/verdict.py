@@ -50,9 +50,13 @@ class Verdict:
         """The accuracies that it agrees with, as `wilson` has them."""
         return wilson(self.right, self.photos)
 
-    def __str__(self) -> str:
+    @property
+    def lines(self) -> tuple[str, str]:
+        """How many are right; and how far chance may move that, and what guessing reaches."""
         low, high = self.interval
         reach = f"{share_text(low, self.photos, unit='')} to {share_text(high, self.photos)}"
-        guessing = share_text(self.guessing, self.photos)
-        share = share_text(self.share, self.photos)
-        return f"{self.right:,} of {self.photos:,} right: {share} ({reach}; guessing: {guessing})"
+        counts = f"{self.right:,} of {self.photos:,} right: {share_text(self.share, self.photos)}"
+        return counts, f"{reach}; guessing: {share_text(self.guessing, self.photos)}"
+
+    def __str__(self) -> str:
+        return "{} ({})".format(*self.lines)

@@ -187,7 +187,7 @@ def draw_confusion(evaluation: Evaluation, names: Sequence[str], title: str) -> 
     side = WIDTH - margin - LIST_WIDTH - 0.5
     upright = longest < 0.9 * side / len(labels)  # where names have room beside each other, they need no turning
     pairs = evaluation.confused_pairs[: len(MARKS)]
-    height = 0.55 + max(side + AXIS_ROOM + (0.15 if upright else longest), 0.9 + PAIR_HEIGHT * len(pairs))
+    height = 0.55 + max(side + AXIS_ROOM + (0.15 if upright else longest), 1.12 + PAIR_HEIGHT * len(pairs))
     figure.set_size_inches(WIDTH, height)
     axes = add_axes(figure, margin, height - side - 0.55, side, side, title, style.LARGE)
     # Green on the diagonal, red elsewhere; so deep that one photo of many can be seen
@@ -302,10 +302,11 @@ def list_pairs(
     def write(text: str, inches_down: float, size: float, color: str = style.INK) -> None:
         write_line(figure, text, left, top - inches_down, LIST_WIDTH, size, color)
 
-    write(str(evaluation.verdict), 0, style.NORMAL)
+    for line, text in enumerate(evaluation.verdict.lines):  # as one line it would be cut off
+        write(text, 0.22 * line, style.NORMAL)
     heading = ("most frequent mistakes" + ", by letter" * marked) if pairs else "no mistakes"
-    write(heading, 0.34, style.NORMAL, style.FAINT)
+    write(heading, 0.56, style.NORMAL, style.FAINT)
     for row, (true, predicted, times) in enumerate(pairs):
         mark = f"{MARKS[row]}  " if marked else ""
-        write(f"{mark}{names[true]}  ({times:,}×)", 0.66 + PAIR_HEIGHT * row, style.CAPTION)
-        write(f"predicted as {names[predicted]}", 0.85 + PAIR_HEIGHT * row, style.SMALL, style.RED)
+        write(f"{mark}{names[true]}  ({times:,}×)", 0.88 + PAIR_HEIGHT * row, style.CAPTION)
+        write(f"predicted as {names[predicted]}", 1.07 + PAIR_HEIGHT * row, style.SMALL, style.RED)
