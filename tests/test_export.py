@@ -137,7 +137,7 @@ def test_no_torch_is_loaded(exported, some):
         outcome = run_program("-X", "importtime", *arguments, cold=True)
         assert outcome.code == 0
         loaded = {line.rpartition("|")[2].strip() for line in outcome.err.splitlines()}
-        assert {"onnxruntime", "PIL.Image"} <= loaded
+        assert {"onnxruntime.capi", "PIL.Image"} <= loaded
         assert not {"torch", "torchvision", "matplotlib"} & loaded
 
 

@@ -379,9 +379,9 @@ def test_a_photo_that_is_replaced_between_views_is_named(data_of, tmp_path):
         "import os, sys, train; from flower_classifier.training import steps\n"
         "from pathlib import Path; photo = Path(sys.argv.pop())\n"
         "line, others = steps.epoch_line, sorted(photo.parent.iterdir())\n"
-        "def replaced(row, epochs):\n"
+        "def replaced(row, *others_of_it):\n"
         "    if row['epoch'] == 2: photo.write_bytes(others[-1].read_bytes()); others[2].chmod(0o600)\n"
-        "    return line(row, epochs)\n"
+        "    return line(row, *others_of_it)\n"
         "steps.epoch_line = replaced\n"
         "train.process.run(lambda: train.main(sys.argv[1:]))"
     )
