@@ -15,6 +15,7 @@ import torch
 
 from flower_classifier.base.messages import counted, first_few, warn
 from flower_classifier.features.inputs import AllInputs, Inputs
+from flower_classifier.networks.devices import torch_threads
 from flower_classifier.photos.near_copies import are_near, near_copies
 from flower_classifier.photos.splits import PhotoRef, Split, Splits, copies_among
 
@@ -58,18 +59,20 @@ def both_sides(groups: list[list[PhotoRef]], held: Split, seen: Split) -> set[st
 
 def alike_pairs(held: Inputs, seen: Inputs) -> list[tuple[int, int]]:
     """Return the rows of photos of a class, one of each split, whose features are most alike."""
-    count = max(NEAREST, AT_LEAST // len(held.used))
+    labels = held.labels, seen.labels
+    count = max(NEAREST, AT_LEAST // len(labels[0]))
     pairs: list[tuple[float, int, int]] = []  # cosine, row of the held photo, row of the seen one
-    for label in held.labels.unique():
-        rows, columns = ((split.labels == label).nonzero()[:, 0] for split in (held, seen))
-        if not len(columns):
-            continue
-        features = [held.features()[rows].float(), seen.features()[columns].float()]  # (N, D), (M, D)
-        mean = features[1].mean(dim=0) if len(columns) >= FEWEST else 0.0
-        held_unit, seen_unit = (torch.nn.functional.normalize(of_split - mean, dim=1) for of_split in features)
-        cosines, nearest = (held_unit @ seen_unit.T).topk(min(count, len(columns)))  # (N, count) each
-        triples = cosines, rows[:, None].expand_as(nearest), columns[nearest]
-        pairs += zip(*(values.flatten().tolist() for values in triples), strict=True)
+    with torch_threads(1):  # of products as small as a class's, more threads would only wait for each other
+        for label in labels[0].unique():
+            rows, columns = ((of_split == label).nonzero()[:, 0] for of_split in labels)
+            if not len(columns):
+                continue
+            features = [held.features()[rows].float(), seen.features()[columns].float()]  # (N, D), (M, D)
+            mean = features[1].mean(dim=0) if len(columns) >= FEWEST else 0.0
+            held_unit, seen_unit = (torch.nn.functional.normalize(of_split - mean, dim=1) for of_split in features)
+            cosines, nearest = (held_unit @ seen_unit.T).topk(min(count, len(columns)))  # (N, count) each
+            triples = cosines, rows[:, None].expand_as(nearest), columns[nearest]
+            pairs += zip(*(values.flatten().tolist() for values in triples), strict=True)
     pairs.sort(key=lambda pair: -pair[0])
     enough = max(AT_LEAST, sum(cosine >= LEAST_COSINE for cosine, *_ in pairs))
     return [(row, column) for _, row, column in pairs[:enough]]
