@@ -48,12 +48,11 @@ from flower_classifier.predicting.predictor import Predictor
 from flower_classifier.report.evaluation_report import EvaluationReport
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced
+from flower_classifier.training.run_messages import RECORDED, epoch_line
 from flower_classifier.training.state import TrainState, learned, load_learned
 from flower_classifier.training.steps import (
-    RECORDED,
     choose_layers,
     choose_shrinkage,
-    epoch_line,
     keep_feature_bank,
     whiten,
 )

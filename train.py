@@ -43,7 +43,7 @@ from flower_classifier.report.report_files import is_there, reports_on, write_ta
 from flower_classifier.report.run_log import RunLog
 from flower_classifier.studies.dry_run import dry_run
 from flower_classifier.studies.left_out_classes import can_leave_out, estimate, leave_classes_out
-from flower_classifier.training import steps
+from flower_classifier.training import run_messages, steps
 from flower_classifier.training.job_helper import help_rank_0
 from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.state import TrainState
@@ -78,7 +78,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
         config = config.resuming(saved.settings)
     data, built = steps.prepare(config, saved)
     state = steps.start_state(config, data, built)
-    steps.report_start(config, data, built, state, saved)
+    run_messages.report_start(config, data, built.frozen.device, state, saved)
     run_folder.begin()
     if saved:
         steps.go_on(config, run_folder, state, saved)
@@ -106,7 +106,7 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
             steps.keep_feature_bank(state, inputs, evaluations["valid"])
 
     split = inputs.judged.split.name
-    steps.report_best(state, split, evaluations, run_folder)
+    run_messages.report_best(state, split, evaluations, run_folder)
     if run_folder.has_saved or not is_there(run_folder.folder, tables=not config.no_report):
         if not config.no_report:
             write_report(config, run_folder, state, log, inputs, evaluations)

@@ -17,14 +17,13 @@ import torch
 
 from flower_classifier.base.messages import counted, note, warn
 from flower_classifier.features.extraction import ordered_parallel_map
-from flower_classifier.photos.grey import ALWAYS_8_BITS, GreyRange, Samples, samples_of, values_of
-from flower_classifier.photos.images import check_size, first_bytes, open_any
+from flower_classifier.photos.grey import ALWAYS_8_BITS, GreyRange, Samples, samples_of
+from flower_classifier.photos.images import first_bytes, grey_sample, open_any
 from flower_classifier.photos.mending import PNG_BEGINNING
 from flower_classifier.photos.splits import Split
 from flower_classifier.photos.tar_files import file_of
 
 MOST_HEADERS, MOST_OPENED = 1_000, 200  # photos, drawn by their names
-VALUES_OF_A_PHOTO = 4_096  # at most, evenly spread
 # Below and above the range lie this many of 1,000 pixels each, such as a camera's dead and hot ones: with all pixels in
 # it, these spoil a range; 20 of 1,000 gained no more (docs/measurements.md)
 LOW, HIGH = 0.1, 99.9  # in percent
@@ -46,7 +45,7 @@ def find_grey_range(split: Split) -> GreyRange | None:
         listed = ", ".join(f"{samples} in {count:,}" for samples, count in Counter(deep.values()).most_common())
         warn(f"training photos of several kinds ({listed}): each is scaled by what its kind can hold; make them alike")
         return None
-    work = [(split.path(index), VALUES_OF_A_PHOTO) for index in list(deep)[:MOST_OPENED]]
+    work = [(split.path(index),) for index in list(deep)[:MOST_OPENED]]
     opened = [values for values in ordered_parallel_map(grey_sample, work, torch.device("cpu")) if len(values)]
     samples = next(iter(deep.values()))
     grey_range = range_of(np.concatenate(opened), samples) if opened else None
@@ -70,21 +69,6 @@ def samples_in_header(path: Path) -> Samples | None:
         with open_any(file) as image:
             return samples_of(image)
     return None
-
-
-def grey_sample(path: Path, count: int) -> np.ndarray:
-    """Return at most `count` values of a photo in deep grey, evenly spread, that are numbers; (N,).
-
-    None (N = 0) of a photo of another kind, or that cannot be opened.
-    """
-    with contextlib.suppress(Exception), open_any(file_of(path)) as image:  # opening the photo will report it
-        check_size(image.size)
-        if samples := samples_of(image):
-            image.load()
-            step = max(1, math.ceil(math.sqrt(image.width * image.height / count)))
-            values = values_of(image, samples)[step // 2 :: step, step // 2 :: step].ravel()
-            return values[np.isfinite(values)]
-    return np.empty(0)
 
 
 def range_of(values: np.ndarray, samples: Samples) -> GreyRange | None:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib.util
 import io
+import math
 import re
 import stat
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, TiffImagePlugin, Uni
 
 from flower_classifier.base.messages import InputError, is_out_of_memory, printable, reason_of
 from flower_classifier.photos import mending
-from flower_classifier.photos.grey import GreyRange, by_its_values, grey_to_8_bits, samples_of
+from flower_classifier.photos.grey import GreyRange, by_its_values, grey_to_8_bits, samples_of, values_of
 from flower_classifier.photos.mending import JPEG_BEGINNING
 from flower_classifier.photos.tar_files import file_of
 
@@ -30,6 +31,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "H
 PHONE_ENDINGS = (".heic", ".heif", ".hif", ".avif")
 # Twice Pillow's default MAX_IMAGE_PIXELS, where Pillow itself refuses: 0.5 GB as RGB, more than nearly all cameras take
 MAX_PIXELS = 178_956_970
+VALUES_OF_A_PHOTO = 4_096  # about, of a sample of its grey
 LYING = (5, 6, 7, 8)  # EXIF's orientations that turn a picture by a quarter: its stored rows are its columns
 
 # A file's path, its contents, an open file; or a picture in memory: Pillow's, or uint8 (H, W, 3) RGB or (H, W) grey
@@ -298,6 +300,21 @@ def upright_size(path: Path) -> tuple[int, int]:
             if Image.Image.getexif(image).get(ExifTags.Base.Orientation) in LYING:  # PNG's own would decode it all
                 return height, width
     return width, height
+
+
+def grey_sample(path: Path) -> np.ndarray:
+    """Return some values of a photo in deep grey, evenly spread, that are numbers; (N,).
+
+    None (N = 0) of a photo of another kind, or that cannot be opened.
+    """
+    with contextlib.suppress(Exception), open_any(file_of(path)) as image:  # opening the photo will report it
+        check_size(image.size)
+        if samples := samples_of(image):
+            image.load()
+            step = max(1, math.ceil(math.sqrt(image.width * image.height / VALUES_OF_A_PHOTO)))
+            values = values_of(image, samples)[step // 2 :: step, step // 2 :: step].ravel()
+            return values[np.isfinite(values)]
+    return np.empty(0)
 
 
 def box_reduce(image: Image.Image, shorter_side: int) -> Image.Image:

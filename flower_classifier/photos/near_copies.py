@@ -30,11 +30,11 @@ from flower_classifier.base.console import progress
 from flower_classifier.base.files import digest_of, write_whole
 from flower_classifier.base.torchrun import usable_cores
 from flower_classifier.photos.copies import averaging, linked
-from flower_classifier.photos.grey import ALWAYS_8_BITS, GreyRange, samples_of, values_of
-from flower_classifier.photos.images import ImageError, check_size, load_image, open_any
-from flower_classifier.photos.tar_files import file_of, status_of
+from flower_classifier.photos.grey import ALWAYS_8_BITS, GreyRange
+from flower_classifier.photos.images import ImageError, grey_sample, load_image
+from flower_classifier.photos.tar_files import status_of
 
-VERSION = 2  # of all that decides which photos are near copies; raise it with any change
+VERSION = 3  # of all that decides which photos are near copies; raise it with any change
 CACHED = "near-copies"  # the folder in --cache_dir that keeps what was found
 THUMBNAIL = 48  # pixels a side
 OUTLINE = 6  # squares a side whose mean colours make a photo's outline
@@ -158,14 +158,9 @@ def own_range(path: Path) -> GreyRange | None:
     """
     if path.name.lower().endswith(ALWAYS_8_BITS) or not status_of(path).size:
         return None
-    with contextlib.suppress(Exception), open_any(file_of(path)) as image:  # opening the photo will report it
-        check_size(image.size)
-        if samples := samples_of(image):
-            image.load()
-            values = values_of(image, samples)
-            low, high = map(float, np.percentile(values[np.isfinite(values)], (1, 99)))
-            return (low, high) if low < high else None
-    return None
+    values = grey_sample(path)
+    low, high = map(float, np.percentile(values, (1, 99))) if len(values) else (0.0, 0.0)
+    return (low, high) if low < high else None
 
 
 def collected(thumbnails: Sequence[np.ndarray | None]) -> Thumbnails:

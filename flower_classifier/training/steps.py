@@ -6,12 +6,10 @@ train.py calls them one after the other.
 import contextlib
 import importlib.util
 import json
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flower_classifier.base.messages import InputError, counted, first_few, note, printable, warn
+from flower_classifier.base.messages import InputError, counted, note, warn
 from flower_classifier.base.signals import signals_held
 from flower_classifier.config.allowed import DEFAULT_SHRINKAGE, StrangerMeasure
 from flower_classifier.config.train_options import TrainConfig
@@ -28,11 +26,10 @@ from flower_classifier.features.seen_before import warn_of_seen
 from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation, evaluate_on, feature_reader
 from flower_classifier.judging.strangers import stranger_scores
-from flower_classifier.judging.verdict import share_text
 from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Row
 from flower_classifier.networks.classifier import Classifier, new_classifier
-from flower_classifier.networks.devices import PRECISION, choose_device
+from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.feature_bank import balanced_sample, capacity, remember
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.source import Weights
@@ -46,12 +43,11 @@ from flower_classifier.training.head_search import OPTIONS, search
 from flower_classifier.training.loop import fit
 from flower_classifier.training.recipe import Recipe, balanced, second_recipe
 from flower_classifier.training.run_folder import RunFolder
+from flower_classifier.training.run_messages import RECORDED, epoch_line, report_resumed
 from flower_classifier.training.saved_state import Finished, Identity
 from flower_classifier.training.state import TrainState, load_learned
 from flower_classifier.training.view_checks import mirrors_mislead
 
-# Options that the checkpoint records. A resumed run says which of them have changed
-RECORDED = ("learning_rate", "batch_size", "views", "augment", "weight_decay", "label_smoothing", "class_weights")
 # Options that may not change any more once the network is fine-tuned: the head has learned with them
 SETTLED = ("epochs", "learning_rate", "views")
 FLOWER_NAMES = Path(__file__).parents[2] / "cat_to_name.json"  # in a clone
@@ -169,31 +165,6 @@ def start_state(config: TrainConfig, data: Data, built: Built) -> TrainState:
     return TrainState(classifier, recipe, data.classes, data.category_names, training, identity, config.kept)
 
 
-def report_start(config: TrainConfig, data: Data, built: Built, state: TrainState, saved: Finished | None) -> None:
-    """Say on stderr what was found and what will be trained."""
-    photos = [f"{len(split):,} {split.spoken}" for split in data.splits.parts]
-    sizes = Counter(data.splits.train.labels).values()
-    each = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
-    names = first_few([printable(name) for name in data.names])
-    note(
-        f"{counted(len(data.classes), 'class', 'classes')} ({names}); photos: {', '.join(photos)}; "
-        f"{each} training photos of a class"
-    )
-    model, recipe = state.classifier.config, state.recipe
-    numbers = sum(parameter.numel() for parameter in state.learner.parameters())
-    learns = f"its head of {numbers:,} parameters" if model.learns == "head" else f"all {numbers:,} parameters"
-    doing = f"training {learns}"
-    if saved and saved.began is not None:
-        doing = "fine-tuning it"
-    elif config.tune and not saved:
-        doing = "searching for its head"
-    note(f"{model.arch} on {built.frozen.device}: {doing}")
-    for name in {"unfreeze", "backbone_lr"} & config.typed if not config.fine_tune else ():
-        warn(f"--{name} says how --fine_tune goes, which is not asked for")
-    if recipe.views > max(recipe.epochs, TrainConfig.views):
-        note(f"--views {recipe.views}: only the first {recipe.epochs} will be used, one per epoch")
-
-
 def go_on(config: TrainConfig, run_folder: RunFolder, state: TrainState, saved: Finished) -> None:
     """Go on from what an earlier run has saved. Raises InputError if that is not possible."""
     second = None
@@ -214,23 +185,6 @@ def go_on(config: TrainConfig, run_folder: RunFolder, state: TrainState, saved: 
     report_resumed(config, state, saved)
     if config.no_memory:
         state.keep_feature_bank(None)
-
-
-def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> None:
-    """Say on stderr where a resumed run stands, and what is different from here on."""
-    if saved.epoch >= state.recipe.epochs and not (config.fine_tune and saved.began is None):
-        more = "a larger --epochs, or --fine_tune," if saved.began is None else "a larger --fine_tune"
-        note(f"{counted(saved.epoch, 'epoch')} trained already: {more} trains longer")
-        return
-    note(f"resuming after epoch {saved.epoch}{', in the midst of fine-tuning' if state.is_fine_tuning else ''}")
-    for key in (*RECORDED, *state.recipe.metadata):
-        now = state.metadata.get(key)
-        before = saved.training.get(key, now)  # an earlier version may not have had the option
-        if before != now:
-            note(f"--{key} was {before}, now {now} from epoch {saved.epoch + 1} on")
-    now = state.training["precision"]
-    if (before := saved.training.get("precision", now)) != now:
-        warn(f"the network computed in {before} so far, now it does in {now}: {PRECISION}={before} would keep that")
 
 
 def read_photos(config: TrainConfig, run_folder: RunFolder, data: Data, built: Built, state: TrainState) -> AllInputs:
@@ -319,15 +273,6 @@ def whiten(state: TrainState, inputs: AllInputs, shrinkage: float) -> AllInputs:
     return inputs.whitened_by(state.whitening)
 
 
-def epoch_line(row: Row, epochs: int, photos: int) -> str:
-    """Return an epoch's numbers, on so many validation photos, as a line for people; those of the same stage align."""
-    accuracy = share_text(row["valid_accuracy"], photos)
-    return (
-        f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}   training loss {row['train_loss']:.4f}   "
-        f"validation loss {row['valid_loss']:.4f}   validation accuracy {accuracy:>{len(share_text(1, photos))}}"
-    )
-
-
 def train_epochs(state: TrainState, inputs: AllInputs, run_folder: RunFolder, log: RunLog) -> None:
     """Train all epochs of a stage; print and log each, and save now and then."""
     photos = len(inputs.valid.used)
@@ -398,24 +343,3 @@ def keep_feature_bank(state: TrainState, inputs: AllInputs, on_valid: Evaluation
         features = feature_reader(state.learner, valid, range(len(valid.used)))(range(len(valid.used)))
         measure, answers = StrangerMeasure.for_classes(len(state.classes)), on_valid.at(trust.temperature)
         state.keep_feature_bank(bank, stranger_scores(bank, features, answers, measure), measure)
-
-
-def report_best(state: TrainState, judged: str, evaluations: Mapping[str, Evaluation], run_folder: RunFolder) -> None:
-    """Print which epoch the checkpoint holds, what it is worth, and where it is; say how earlier runs compare.
-
-    `judged`: the split that says what it is worth.
-    """
-    best, photos = state.best.row, len(evaluations["valid"])
-    print(f"best epoch {best['epoch']}   validation accuracy {share_text(best['valid_accuracy'], photos)}")
-    print(evaluations[judged].result_lines(judged))
-    print(f"checkpoint: {printable(str(run_folder.checkpoint_path))}", flush=True)
-    if state.is_fine_tuning and state.best.learns == "head":
-        note("fine-tuning made nothing better: the checkpoint holds the best epoch of the head")
-    earlier = run_folder.best_earlier(state.identity.valid)
-    reached = share_text(earlier.accuracy, photos) if earlier else ""
-    if earlier and not earlier.comparable:
-        note(f"an earlier run reached {reached} on other validation photos: {earlier.checkpoint}")
-    elif earlier and earlier.accuracy > best["valid_accuracy"]:
-        warn(f"an earlier run was better: validation accuracy {reached}; its {earlier.checkpoint} is kept")
-    elif earlier:
-        note(f"the best earlier run reached a validation accuracy of {reached}: {earlier.checkpoint}")
