@@ -29,6 +29,7 @@ from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.photos.splits import load_splits
 from flower_classifier.predicting.predictor import Predictor
 from flower_classifier.report.report_files import read_table
+from flower_classifier.studies.left_out_classes import estimate, judge
 from flower_classifier.training.heads import FoldHeads
 
 WAYS = {
@@ -394,8 +395,23 @@ def test_a_run_says_how_well_it_tells_strangers(train_into, flowers, tmp_path):
         values = [float(row[column]) for row in rounds]
         assert all(0 <= value <= 1 for value in values)
         assert float(mean[column]) == pytest.approx(np.mean(values), abs=1e-4)
-    share = float(mean["strangers_found_at_5"])
-    assert (f"about {share:.0%} would be noticed" if share else "would not be noticed") in outcome.err
+    assert mean["strangers_found_at_5"] == ""  # 18 validation photos, of which the rounds leave 15 or less
+    assert "would be noticed cannot be told from so few validation photos" in outcome.err
+
+
+@pytest.mark.parametrize("count", [30, 8])
+def test_what_is_noticed_of_other_classes_is_said_where_there_are_enough_photos_to_tell(count):
+    features, labels = cloud(3 * count, 5)
+    memory = memory_of(features, labels)
+    others, classes = cloud(count, 5, seed=1)
+    logits = 8 * F.one_hot(torch.tensor(classes), 5).float()
+    known = torch.arange(count) % 5 != 4
+    cells = judge(memory, [(others, Evaluation(logits, torch.tensor(classes)), known)], StrangerMeasure(0.9))
+    header = ["round", "classes_left_out", "known_photos", "strangers", "auroc", "p", "strangers_found_at_5", "alarms"]
+    table = [header, ["mean", 1.0, *("" if np.isnan(cell) else cell for cell in cells)]]
+    sentence = estimate(table)
+    assert (f"about {cells[4]:.0%} would be noticed" in sentence) == (count == 30)
+    assert ("cannot be told" in sentence) == (count == 8)
 
 
 @pytest.mark.parametrize("options", [("--arch", "cnn"), (*TINY[:-1], "--no_memory")], ids=["cnn", "without memory"])

@@ -71,9 +71,8 @@ def estimate(table: Sequence[Sequence[object]]) -> str:
     header, *_, means = table
     mean = dict(zip(header, means, strict=True))
     share = mean[f"strangers_found_at_{DEFAULT_RATE:g}"]
-    assert isinstance(share, float)
-    if not share:
-        return "photos of something else would not be noticed: that takes more validation photos"
+    if not isinstance(share, float):
+        return "how many photos of other classes would be noticed cannot be told from so few validation photos"
     return (
         f"of photos of other classes, about {share:.0%} would be noticed (strangers.csv); of quite other things, more"
     )
@@ -108,6 +107,7 @@ def judge(
         len(p_strangers),
         auroc(-p_known, -p_strangers),
         auroc(known[:, 0], strangers[:, 0]),  # by the probability of the likeliest class alone
-        (p_strangers <= rate).double().mean().item(),
+        # With too few photos to compare with, no photo of these rounds can be called a stranger
+        (p_strangers <= rate).double().mean().item() if stranger_test.can_promise(DEFAULT_RATE) else float("nan"),
         alarms,
     ]
