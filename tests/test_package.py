@@ -206,10 +206,20 @@ def test_installed_it_works_from_anywhere_and_brings_the_package_alone(trained, 
     copied = tmp_path / "source"
     copied.mkdir()
     requirements = [path.name for path in PROJECT.glob("requirements*.txt")]
-    for name in ("pyproject.toml", *requirements, "README.md", "train.py", "predict.py", "flower_classifier"):
+    for name in (
+        "pyproject.toml",
+        *requirements,
+        "README.md",
+        "LICENSE",
+        "train.py",
+        "predict.py",
+        "flower_classifier",
+    ):
         subprocess.run(["cp", "-r", PROJECT / name, copied], check=True)
     subprocess.run([*install, "--target", tmp_path / "site", copied], check=True, cwd=tmp_path, capture_output=True)
     assert {path.name for path in (tmp_path / "site").iterdir() if path.suffix != ".dist-info"} == {"flower_classifier"}
+    licences = [path.relative_to(tmp_path / "site") for path in (tmp_path / "site").glob("*.dist-info/**/LICENSE")]
+    assert len(licences) == 2  # the project's, and that of the page's vendored runtime
     kept = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert [path for path in kept if not (tmp_path / "site" / "flower_classifier" / path).is_file()] == []
     script = f"import flower_classifier as fc; print(fc.__file__); print(fc.load({str(trained / 'checkpoint.pth')!r})"
