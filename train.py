@@ -138,11 +138,14 @@ def write_report(
         grey_range=checkpoint.preprocessing.grey_range,
     )
     figures |= evaluation_report.write(folder)
-    if checkpoint.trust.stranger_scores is not None and state.classifier.starts_frozen and can_leave_out(*inputs):
-        schedule = Schedule(len(train.ready), min(best_epoch, config.epochs))  # of the views that are there
-        strangers = leave_classes_out(*inputs, schedule)
-        write_table(folder / "strangers.csv", strangers)
-        note(estimate(strangers))
+    if checkpoint.trust.stranger_scores is not None and state.classifier.starts_frozen:
+        if can_leave_out(*inputs):
+            schedule = Schedule(len(train.ready), min(best_epoch, config.epochs))  # of the views that are there
+            strangers = leave_classes_out(*inputs, schedule)
+            write_table(folder / "strangers.csv", strangers)
+            note(estimate(strangers))
+        else:
+            note("how many photos of other classes would be noticed cannot be tried: some classes lack photos to judge by")
     if config.tensorboard:
         log.finish_tensorboard(best_epoch, figures, config, evaluations)
     note(f"tables and pictures of it: {folder}")
