@@ -145,7 +145,7 @@ def write_report(
             write_table(folder / "strangers.csv", strangers)
             note(estimate(strangers))
         else:
-            note("how many photos of other classes would be noticed cannot be tried: some classes lack photos to judge by")
+            note("how many photos of other classes would be noticed is not known: some classes lack photos to judge by")
     if config.tensorboard:
         log.finish_tensorboard(best_epoch, figures, config, evaluations)
     note(f"tables and pictures of it: {folder}")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import matplotlib as mpl
 import numpy as np
@@ -381,10 +382,8 @@ def learn(rows, photos, classes):
     return torch.stack([heads.logits_by(torch.full((len(rows.used),), one), rows) for one in range(len(photos))])
 
 
-@pytest.mark.slow
 def test_a_run_says_how_well_it_tells_strangers(train_into, flowers, tmp_path):
-    options = [option for option in QUICK if option != "--no_report"]
-    outcome = train_into(tmp_path, flowers, *options, "--epochs", 3)
+    outcome = train_into(tmp_path, flowers, *TINY[:-1], "--epochs", 1)
     table = read_table(tmp_path / "run" / "strangers.csv")
     assert [row["round"] for row in table] == ["1", "2", "3", "4", "5", "mean"]
     *rounds, mean = table
@@ -419,4 +418,23 @@ def test_what_cannot_be_found_out_is_not_claimed(train_into, flowers, tmp_path, 
     """A network that learns from all classes has seen the ones that would be left out."""
     train_into(tmp_path, flowers, *options, "--epochs", 1)
     assert (tmp_path / "run" / "per_class.csv").exists()
+    assert not (tmp_path / "run" / "strangers.csv").exists()
+
+
+def test_of_two_classes_either_is_left_out_and_of_an_unjudged_one_nothing_is_claimed(train_into, flowers, tmp_path):
+    few, (one, other, *_) = tmp_path / "few", sorted(path.name for path in (flowers / "train").iterdir())
+    for split in ("train", "valid", "test"):
+        for name in (one, other):
+            shutil.copytree(flowers / split / name, few / split / name)
+    outcome = train_into(tmp_path, few, *TINY[:-1], "--epochs", 1)
+    *rounds, mean = read_table(tmp_path / "run" / "strangers.csv")
+    assert [row["classes_left_out"] for row in rounds] == ["1", "1"]
+    assert [row["known_photos"] for row in rounds] == ["3", "3"]  # test photos of the other class
+    assert float(mean["auroc"]) > 0.5
+    assert "cannot be told from so few validation photos" in outcome.err
+    shutil.move(few / "test", tmp_path / "test")
+    for photo in (few / "valid" / other).iterdir():
+        photo.rename(few / "train" / other / f"more_{photo.name}")
+    outcome = train_into(tmp_path, few, *TINY[:-1], "--epochs", 1)
+    assert "other classes would be noticed is not known: some classes lack photos to judge by" in outcome.err
     assert not (tmp_path / "run" / "strangers.csv").exists()
