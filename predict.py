@@ -8,7 +8,8 @@
     python predict.py image.jpg rose_app                      (a folder that export.py made, without torch)
     python predict.py flowers/test checkpoint.pth --evaluate  (where each class has a folder)
 
-The checkpoint is all it needs: no network, no pretrained weights, and no matter which device it was trained on.
+The checkpoint is all it needs: no network, no pretrained weights, and no matter which device it was trained on. Exit
+codes: 0 all photos are answered, 1 some are (the last line says how many) or the work failed, 2 the input is wrong.
 """
 
 from __future__ import annotations

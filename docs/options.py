@@ -29,7 +29,7 @@ written with `-` or `_`, before or behind the files.
 
 `python predict.py IMAGE … CHECKPOINT [options]` names what is in photos. An `IMAGE` may be a folder, which stands for
 all photos below it. Of several photos each gets a heading; those that cannot be opened are named at the end, and the
-exit code is then 2 ([more on predicting](predicting.md)).
+[exit code](#exit-codes) is then not 0 ([more on predicting](predicting.md)).
 
 {predict}
 An exported folder has a `predict.py` of its own. It takes photos alone, and the options that need no checkpoint:
@@ -55,12 +55,16 @@ An exported folder has a `predict.py` of its own. It takes photos alone, and the
 | code | what happened |
 |---|---|
 | 0 | done |
-| 1 | a run failed: network, disk, memory, a loss that is not finite; of predict.py also: a picture could not be drawn |
-| 2 | the input or the command line is wrong |
+| 1 | a run failed: network, disk, memory, a loss that is not finite; or predict.py answered in part: see below |
+| 2 | the input or the command line is wrong: nothing is trained, no photo is answered |
 | 129 | hung up: the terminal was closed |
 | 130 | interrupted (Ctrl-C) |
 | 141 | whoever reads stdout, such as `head`, has left |
 | 143 | terminated |
+
+If predict.py cannot open one photo of 5,001, all others are answered, stderr names that one, its last line is `5,000 of
+5,001 photos answered; 1 could not be opened`, and the exit code is 1. If it can open none of them, or the command is
+wrong, the exit code is 2. A picture of `--plot` that cannot be drawn is code 1, too.
 
 Two kinds of 2 can be told apart. For a wrong command line nothing goes to stdout, and if a flag or an argument is
 unknown or missing, the last line on stderr says how to see the options. For photos that are missing or cannot be

@@ -155,8 +155,8 @@ def test_bad_photos_are_named_on_stderr_and_in_their_place_in_json(run, trained,
             assert [list(record) for record in others] == [["path", "known", "p_known", "predictions"]] * len(good)
             assert first["error"].startswith(f"cannot open {paths[0]}: it is no JPEG")
             assert last == {"path": str(paths[-1]), "error": f"cannot open {paths[-1]}: there is no such file"}
-        assert outcome.code == 2
-        assert [part in outcome.err for part in ("text.jpg: it is no", "none.jpg: there is no", "2 of 5")] == [True] * 3
+        assert outcome.code == 1
+        assert [part in outcome.err for part in ("text.jpg: it is no", "none.jpg: there is no", "3 of 5")] == [True] * 3
     for form, number in (("json", 1), ("jsonl", 1), ("csv", 0)):
         outcome = run(predict, tmp_path / "none.jpg", trained / "checkpoint.pth", "--format", form)
         assert (outcome.code, len(read[form](outcome.out)), len(outcome.err.splitlines())) == (2, number, 1)
@@ -213,7 +213,7 @@ def test_answers_come_while_later_photos_are_still_to_be_opened(trained, flowers
         assert process.poll() is None
         last.unlink()
         rest, err = process.stdout.readlines(), process.stderr.read().decode()
-    assert process.returncode == 2
+    assert process.returncode == 1
     assert len({str(json.loads(line)) for line in (first, *rest[:-1])}) == 1
     assert len(rest) == 400
     assert json.loads(rest[-1]) == {"path": str(last), "error": f"cannot open {last}: there is no such file"}
@@ -319,4 +319,4 @@ def test_a_missing_photo_on_standard_input_is_named(run, trained, flowers, stdin
     stdin(os.fsencode(f"{tmp_path / 'none.jpg'}\n{photo}\n"))
     outcome = run(predict, "-", trained / "checkpoint.pth")
     assert list(parse_blocks(outcome.out)) == [str(photo)]
-    assert (outcome.code, outcome.err.count("none.jpg: there is no such file")) == (2, 1)
+    assert (outcome.code, outcome.err.count("none.jpg: there is no such file")) == (1, 1)

@@ -85,8 +85,8 @@ def answer_photos(
 ) -> None:
     """Write the likeliest classes of every photo, and with a `picture_writer` pictures of them.
 
-    `neighbours`: the number of training photos to name too. Raises InputError for photos that cannot be opened, and for
-    what the predictor cannot tell; RunError for pictures that cannot be drawn.
+    `neighbours`: the number of training photos to name too. Raises InputError where no photo can be opened, and for
+    what the predictor cannot tell; RunError, at the end, where some cannot be opened or pictures cannot be drawn.
     """
     question = AnswerRules(config, predictor, neighbours)
     shown_by_results = bool(sys.stdout and sys.stdout.isatty())
@@ -165,9 +165,10 @@ class AnswerRules:
 
 
 def report_failures(undrawn: Sequence[str], bad: Sequence[ImageError], count: int) -> None:
-    """Name the pictures that could not be drawn and the photos that could not be opened, and fail.
+    """Name the pictures that could not be drawn and the photos that could not be opened, of `count`, and fail.
 
-    Raises RunError where a picture is among them, else InputError.
+    Raises InputError where no photo could be opened: then the input as a whole is wrong. Raises RunError where others
+    were answered, or a picture could not be drawn.
     """
     if count == 1 and bad:
         raise bad[0]
@@ -175,9 +176,19 @@ def report_failures(undrawn: Sequence[str], bad: Sequence[ImageError], count: in
         raise RunError(undrawn[0])
     for failure in (*bad, *undrawn):
         warn(str(failure))
-    unopened = f"{len(bad)} of {counted(count, 'photo')} could not be opened"
-    if undrawn:
-        pictures = f"{len(undrawn)} of {counted(count, 'picture')} could not be drawn"
-        raise RunError(f"{unopened}, {pictures}" if bad else pictures)
-    if bad:
-        raise InputError(unopened)
+    if bad and len(bad) == count:
+        raise InputError(none_opened(count))
+    reasons = [answered_in_part(len(bad), count)] if bad else []
+    reasons += [f"{len(undrawn)} of {counted(count, 'picture')} could not be drawn"] if undrawn else []
+    if reasons:
+        raise RunError(", ".join(reasons))
+
+
+def none_opened(count: int) -> str:
+    """Say that no photo could be opened."""
+    return f"none of {counted(count, 'photo')} could be opened"
+
+
+def answered_in_part(bad: int, count: int) -> str:
+    """Say how many of some photos were answered: those that could be opened."""
+    return f"{count - bad:,} of {counted(count, 'photo')} answered; {bad:,} could not be opened"

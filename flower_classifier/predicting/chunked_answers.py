@@ -25,7 +25,7 @@ from flower_classifier.config.allowed import SPEC_FILE
 from flower_classifier.config.predict_options import PredictConfig
 from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.mending import counting_damaged
-from flower_classifier.predicting.answering import AnswerRules
+from flower_classifier.predicting.answering import AnswerRules, answered_in_part, none_opened
 from flower_classifier.predicting.base_predictor import BasePredictor
 from flower_classifier.predicting.output_formats import json_of
 
@@ -149,8 +149,8 @@ class AnswerChunks:
 def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: BasePredictor, folder: Path) -> None:
     """Write the answers to this rank's parts that are not there; put all together if these were the last.
 
-    Raises InputError for a folder with answers to another question, and, in a single process at the end, for photos
-    that cannot be opened; RunError where the disk refuses.
+    Raises InputError for a folder with answers to another question, RunError where the disk refuses; at the end, in a
+    single process, RunError for some photos that cannot be opened, and InputError where none can be.
     """
     question, chunks = AnswerRules(config, predictor, config.neighbours), AnswerChunks(folder, photos)
     manifest = chunks.manifest(config)
@@ -178,4 +178,6 @@ def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: Ba
     elif not has_worked:
         note(f"{chunks.all}: these answers are there already")
     if bad and world_size() == 1:  # of a job, torchrun would report it as a crash
-        raise InputError(f"{bad:,} of {counted(len(photos), 'photo')} could not be opened: {chunks.all} says why")
+        if bad == len(photos):
+            raise InputError(f"{none_opened(bad)}: {chunks.all} says why")
+        raise RunError(f"{answered_in_part(bad, len(photos))}: {chunks.all} says why")
