@@ -12,12 +12,14 @@ import contextlib
 import ctypes
 import gc
 import os
+import re
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
 from flower_classifier.base import messages
@@ -29,6 +31,8 @@ from flower_classifier.base.torchrun import local_world_size, rank
 EXIT_NOBODY_READS = 141  # the code that a shell reports for a process ended by SIGPIPE
 OUT_OF_MEMORY = "out of memory: take a smaller --arch (in training also: lower --batch_size or --hidden_units)"
 GPU_OUT_OF_MEMORY = "the GPU is out of memory: end other programs on it, take a smaller --arch, or leave out --gpu"
+NO_ROOM_FOR_LIBRARIES = "too little memory to load {}: raise the limit (`ulimit -v`), or end other programs"
+NO_TEMPORARY_FOLDER = "no folder for temporary files can be written to: set TMPDIR to one that can"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt(3)
 
 
@@ -63,7 +67,21 @@ def begin(settings_class: type[Config], prog: str, doc: str | None) -> Config:
             code = outcome_of(lambda: parsed.append(settings_class.parse(prog, doc)))
         if parsed:
             code = outcome_of(lambda: messages.check_installed(getattr(parsed[0], "needs", messages.NEEDED)))
+    sys.excepthook = end_of_loading
     return parsed[0] if parsed and not code else leave(code)
+
+
+def end_of_loading(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End the process with a line where the packages that a command imports after `begin` cannot be loaded."""
+
+    def failed() -> NoReturn:
+        if isinstance(error, MemoryError):
+            raise messages.RunError(NO_ROOM_FOR_LIBRARIES.format("all that is needed")) from error
+        raise error
+
+    if not isinstance(error, Exception):
+        return sys.__excepthook__(kind, error, trace)
+    leave(outcome_of(failed))
 
 
 def prepare_streams() -> None:
@@ -138,7 +156,13 @@ def outcome_of(main: Callable[[], None]) -> int:
         code = EXIT_NOBODY_READS
     except OSError as error:  # a full disk behind stdout, a folder that has vanished
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        if message.startswith("No usable temporary directory"):  # Python's tempfile, which many packages ask
+            message = NO_TEMPORARY_FOLDER
         code = complain(message, messages.EXIT_FAILED)
+    except ImportError as error:
+        library = re.search(r"(\S+): (?:failed to map segment|cannot allocate memory)", str(error), re.IGNORECASE)
+        reason = NO_ROOM_FOR_LIBRARIES.format(library[1]) if library else f"cannot load: {messages.reason_of(error)}"
+        code = complain(reason, messages.EXIT_FAILED)
     except Exception as error:  # the last resort: a bug of ours, or of a library below
         if messages.is_out_of_memory(error):
             is_of_a_gpu = any(word in str(error).lower() for word in messages.OF_A_GPU)
