@@ -35,7 +35,7 @@ from flower_classifier.judging.calibration import cross_validated
 from flower_classifier.judging.evaluation import Evaluation, evaluate_on
 from flower_classifier.judging.verdict import share_text
 from flower_classifier.networks.checkpoint import VALIDATION_PHOTOS, Checkpoint, Row
-from flower_classifier.networks.classifier import Classifier, new_classifier
+from flower_classifier.networks.classifier import Classifier, new_classifier, warn_of_random
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.safe_files import Plain
@@ -172,6 +172,7 @@ def build_model(
             seen = layers or choose_layers(data)
             settings = (units, dropout, image_size, seed, mirror, seen, fit)
             classifier, used_weights = new_classifier(arch, len(data.classes), weights, *settings)
+            warn_of_random(classifier.config.arch, used_weights)
         grey_range = find_grey_range(data.splits.train)
         classifier.preprocessing = replace(classifier.preprocessing, grey_range=grey_range)
         training = {"weights": used_weights.name, **({"licence": used_weights.licence} if used_weights.licence else {})}

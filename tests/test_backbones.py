@@ -155,6 +155,9 @@ def test_aliases_and_unknown_names():
     assert backbones.resolve_arch("densenet") == "densenet121"
     assert backbones.resolve_arch("vgg") == "vgg16"
     assert backbones.resolve_arch("ResNet") == "resnet50"
+    for family, smallest in (("efficientnet", "efficientnet_b0, efficientnet_b1"), ("convnext", "convnext_tiny")):
+        with pytest.raises(InputError, match=f"did you mean {smallest}, "):
+            backbones.resolve_arch(family)
     with pytest.raises(InputError, match="densenet121"):
         backbones.resolve_arch("densnet121")
 

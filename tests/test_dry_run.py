@@ -76,6 +76,23 @@ def test_the_whole_output_of_a_summary(summarise, flowers):
     assert "opening 84 photos" in outcome.err
 
 
+def test_without_the_pretrained_weights_all_else_is_said_and_then_that_they_are_not_here(
+    summarise, flowers, tmp_path, monkeypatch
+):
+    """Of torchvision's, which cannot be reached: the proxy is a port where nobody listens."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    outcome = summarise(flowers, "--arch", "squeezenet1_1", code=1)
+    assert re.fullmatch(SUMMARY.replace("random weights", "weights that are not here"), outcome.out)
+    assert "random weights" not in outcome.err
+    trouble, advice = outcome.err.splitlines()[-2:]
+    assert "cannot get the pretrained weights (" in trouble
+    assert str(tmp_path / "home" / "hub" / "checkpoints") in advice
+
+
 def test_the_cnn_is_summed_up_too(summarise, flowers):
     options = ("--arch", "cnn", "--epochs", 3, "--hidden_units", 8, 4, "--image_size", 16, "--no_cache")
     said = facts(summarise(flowers, *options))

@@ -78,6 +78,7 @@ def block(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 SOURCES: tuple[Source, ...] = (Cnn(), Torchvision(), Timm())
+SUGGESTED = 4  # names, of an architecture that there is not
 ALIASES = {"densenet": "densenet121", "vgg": "vgg16", "resnet": "resnet50"}
 
 
@@ -96,13 +97,17 @@ def source_of(arch: str) -> Source:
 
 
 def resolve_arch(name: str) -> str:
-    """Return an architecture's full name. Raises InputError, with the nearest valid names, for an unknown one."""
+    """Return an architecture's full name. Raises InputError for an unknown one, and names those of a family so called.
+
+    Of `efficientnet` it names efficientnet_b0 first, the smallest; of other words the nearest valid names.
+    """
     arch = ALIASES.get(name.lower(), name.lower())
     sources = sources_for(arch)
     if any(source.knows(arch) for source in sources):
         return arch
     candidates = [candidate for source in sources for candidate in source.names()]
-    close = nearest(arch, [*candidates, *ALIASES])
+    family = [candidate for candidate in candidates if candidate.startswith(arch)]
+    close = family[:SUGGESTED] or nearest(arch, [*candidates, *ALIASES], SUGGESTED)
     hint = f"did you mean {', '.join(close)}?" if close else f"there are {first_few(candidates)}"
     timm_hint = "" if any(source.prefix for source in sources) else " (timm's are named timm/NAME)"
     raise InputError(f"{name!r}: there is no such architecture; {hint}{timm_hint}", "arch")
@@ -114,8 +119,7 @@ def load_backbone(
     """Build `arch` with the weights of this name; `none` draws them from torch's generator.
 
     A pretrained backbone gives the means of its last layers too, unless it is `flat`. `fit`: how a photo becomes a
-    square. Raises InputError for names and
-    files that do not fit, RunError where a download fails.
+    square. Raises InputError for names and files that do not fit, NoWeightsError where a download fails.
     """
     source = source_of(arch)
     if flat and not source.has_flat(arch):

@@ -233,7 +233,7 @@ def new_classifier(
     suggests. `image_size` (pixels) is for cnn and timm's models. `mirror`: answers are means over a photo and its
     mirror image. `layers`: one of LAYERS, for a pretrained backbone; None: several, but of transformers, for which
     that was never measured, the last. `fit`: one of FITS, how a photo becomes a square. What is random is drawn from
-    the seed. Raises InputError for a name that does not exist or does not fit, RunError where a download fails.
+    the seed. Raises InputError for a name that does not exist or does not fit, NoWeightsError where a download fails.
     """
     arch = resolve_arch(arch)
     source = source_of(arch)
@@ -242,8 +242,6 @@ def new_classifier(
     units = source.hidden_units if hidden_units is None else hidden_units
     if resolved.licence and resolved.licence.lower() not in FREE_LICENCES:
         note(f"the weights' licence is {resolved.licence}, which may not allow every use")
-    if source.pretrained and resolved.name == "none":
-        warn(f"random weights: the features of a random, frozen {arch} are useful only for trying things out")
     are_maps = all(layer.form == MAP for layer in backbone.layers)
     learns, seen = ("head", layers or ("several" if are_maps else "last")) if source.pretrained else ("all", "last")
     model = (arch, units, dropout, num_classes, learns, mirror, seen, backbone.layers, backbone.is_nonnegative)
@@ -251,6 +249,12 @@ def new_classifier(
     classifier = Classifier(config, backbone, nn.Identity())
     classifier.head = config.build_head(classifier.feature_width, seed).eval()
     return classifier, resolved
+
+
+def warn_of_random(arch: str, weights: Weights) -> None:
+    """Warn of random weights in a network that is not to learn."""
+    if weights.name == "none" and source_of(arch).pretrained:
+        warn(f"random weights: the features of a random, frozen {arch} are useful only for trying things out")
 
 
 # -------------------------------------------------------------------------------------------------- the depth of layers

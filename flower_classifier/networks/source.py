@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from flower_classifier.base.messages import InputError, first_few, is_out_of_memory, reason_of
+from flower_classifier.base.messages import InputError, RunError, first_few, is_out_of_memory, reason_of
 from flower_classifier.networks.layers import Layer, add_means, traced
 from flower_classifier.photos.views import Preprocessing
 
@@ -44,6 +44,10 @@ class Backbone:
         return replace(self, layers=tuple(layers))
 
 
+class NoWeightsError(RunError):
+    """Pretrained weights that cannot be fetched, or are damaged where they are kept."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """What a backbone's parameters start from, and what goes with them."""
@@ -51,7 +55,8 @@ class Weights:
     name: str  # its library's name of them, a file's name, or "none" for random ones
     preprocessing: Preprocessing  # what they were trained on
     licence: str = ""  # where one is stated
-    # Fetches the tensors, by the names that they have in the module that `build` makes; None: random ones
+    # Fetches the tensors, by the names that they have in the module that `build` makes; None: random ones. Raises
+    # NoWeightsError where it cannot
     read: Callable[[], Mapping[str, torch.Tensor]] | None = None
 
 

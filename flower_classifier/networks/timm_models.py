@@ -22,9 +22,16 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from flower_classifier.base.messages import InputError, RunError, first_few, note, reason_of
+from flower_classifier.base.messages import InputError, first_few, note, reason_of
 from flower_classifier.config.allowed import DEFAULT_HIDDEN_UNITS, IMAGE_SIZE
-from flower_classifier.networks.source import Backbone, Source, Weights, black_picture, read_weights_file
+from flower_classifier.networks.source import (
+    Backbone,
+    NoWeightsError,
+    Source,
+    Weights,
+    black_picture,
+    read_weights_file,
+)
 from flower_classifier.networks.timm_layers import Features, TimmModel, in_plain_layers
 from flower_classifier.photos.views import FILTERS, Preprocessing
 
@@ -69,7 +76,7 @@ def download(name: str, preprocessing: Preprocessing, stated: PretrainedCfg) -> 
             raise ValueError(f"the file lacks {first_few(missing)}")
     except Exception as error:  # no network, or whatever a damaged file makes of the reader
         where = f"https://huggingface.co/{stated.hf_hub_id}" if stated.hf_hub_id else stated.url
-        raise RunError(
+        raise NoWeightsError(
             f"cannot get the pretrained weights ({reason_of(error)}).\n"
             f"Fetch them from {where} yourself, and give the file with --weights"
         ) from error

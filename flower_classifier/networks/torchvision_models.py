@@ -16,9 +16,9 @@ import torchvision
 from torch import nn
 from torchvision import models
 
-from flower_classifier.base.messages import InputError, RunError, first_few, reason_of
+from flower_classifier.base.messages import InputError, first_few, reason_of
 from flower_classifier.config.allowed import DEFAULT_HIDDEN_UNITS
-from flower_classifier.networks.source import Backbone, Source, Weights, read_weights_file
+from flower_classifier.networks.source import Backbone, NoWeightsError, Source, Weights, read_weights_file
 from flower_classifier.photos.views import Preprocessing
 
 CLASSIFIER_NAMES = ("classifier", "fc", "head", "heads")  # what torchvision's models call the part to replace
@@ -36,8 +36,12 @@ class Torchvision(Source):
     libraries = (torchvision,)
 
     def names(self) -> list[str]:
-        """Return the names of all classification models."""
-        return models.list_models(module=models)
+        """Return the names of all classification models, those with the fewest parameters first."""
+
+        def size(name: str) -> int:
+            return int(models.get_model_weights(name).DEFAULT.meta["num_params"])
+
+        return sorted(models.list_models(module=models), key=size)
 
     def knows(self, arch: str) -> bool:
         """Say whether torchvision has such a classification model; its other models could download something."""
@@ -144,9 +148,9 @@ def download_weights(entry: models.WeightsEnum) -> Mapping[str, torch.Tensor]:
     except Exception as error:  # no network, a hash that does not fit, or whatever a damaged file makes of the reader
         if cached.exists():
             again = "delete it, and the next run fetches it again"
-            raise RunError(f"{cached} is damaged ({reason_of(error)}): {again}") from error
+            raise NoWeightsError(f"{cached} is damaged ({reason_of(error)}): {again}") from error
         reason = reason_of(getattr(error, "reason", error))  # an URLError's own text is clumsy
-        raise RunError(
+        raise NoWeightsError(
             f"cannot get the pretrained weights ({reason}).\n"
             f"Fetch {entry.url} into {folder}/ yourself, or take {usable_offline(folder)}"
         ) from error

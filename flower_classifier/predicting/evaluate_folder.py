@@ -24,8 +24,8 @@ def evaluate_folder(
     """Print how good the answers to a folder of labelled photos are; leave tables and pictures in `report`.
 
     `labels`: where they are written, if not in the folders' names. `checkpoint` is where the predictor comes from.
-    `output_format`: "text", or "json" for one object. Raises RunError where some photos cannot be opened, InputError where
-    none can be, once all is written.
+    `output_format`: "text", or "json" for one object. Raises RunError where some photos cannot be opened, InputError
+    where none can be, once all is written.
     """
     split = load_labelled(folder, predictor.classes, labels)
     inputs = eval_inputs(predictor.frozen, split)

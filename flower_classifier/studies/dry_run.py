@@ -32,6 +32,7 @@ from flower_classifier.training.head_search import Trial, grid, grouped, shares
 from flower_classifier.training.heads import TEMPERATURES, HeadSettings
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import FineTuning, Recipe, second_recipe
+from flower_classifier.training.run_messages import note_faster
 from flower_classifier.training.state import TrainState
 from flower_classifier.training.steps import Built, choose_shrinkage, fixed_by, prepare, start_state
 from flower_classifier.training.view_checks import warn_of_wide
@@ -42,7 +43,8 @@ Size = tuple[int, int]  # width, height in pixels
 def dry_run(config: TrainConfig) -> None:
     """Print what the data folder holds, what would be trained and roughly how long it would take.
 
-    Raises InputError, after everything has been printed, where bad photos would keep training from starting.
+    Raises InputError, after everything has been printed, where bad photos would keep training from starting, and
+    NoWeightsError where weights that cannot be fetched would.
     """
     data, built = prepare(config)
     state = start_state(config, data, built)
@@ -57,12 +59,15 @@ def dry_run(config: TrainConfig) -> None:
     if all(split.used for split in inputs):
         are_whitened = choose_shrinkage(built.classifier, data, config.shrinkage, config.no_whitening) > 0
         show_times(config, inputs, built.classifier, recipe, are_whitened)
+    note_faster(config, built.frozen.device)
     if errors and not config.skip_bad:
         advice = "repair or remove them, or leave them out (option skip_bad)"
         raise InputError(f"{counted(len(errors), 'photo')} cannot be used; {advice}")
     for split in inputs:
         split.check_limit()
     check_photos_left(data.classes, *inputs)
+    if built.missing:
+        raise built.missing
 
 
 def show(name: str, text: str) -> None:
@@ -157,6 +162,8 @@ def show_model(built: Built) -> None:
     classifier, device = built.classifier, built.frozen.device
     config, side = classifier.config, classifier.preprocessing.crop_size
     origin = "random weights" if built.weights.name == "none" else built.weights.name
+    if built.missing:
+        origin = "weights that are not here"
     size = parameters_of(classifier.backbone.parameters())
     learns = "frozen" if config.learns == "head" else "trained"
     features = f"{counted(classifier.feature_width, 'feature')} of {side} x {side} pixels"

@@ -43,10 +43,17 @@ def report_start(
     elif config.tune and not saved:
         doing = "searching for its head"
     note(f"{model.arch} on {device}: {doing}")
+    note_faster(config, device)
     for name in {"unfreeze", "backbone_lr"} & config.typed if not config.fine_tune else ():
         warn(f"--{name} says how --fine_tune goes, which is not asked for")
     if recipe.views > max(recipe.epochs, TrainConfig.views):
         note(f"--views {recipe.views}: only the first {recipe.epochs} will be used, one per epoch")
+
+
+def note_faster(config: TrainConfig, device: torch.device) -> None:
+    """Say on stderr that there are faster networks, to whoever has not chosen the slow default for a CPU."""
+    if device.type == "cpu" and "arch" not in config.typed and not config.resume:
+        note(f"{config.arch} is slow without a GPU: --arch squeezenet1_1 takes less than a tenth of the time")
 
 
 def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> None:

@@ -28,11 +28,11 @@ from flower_classifier.judging.evaluation import Evaluation, evaluate_on, featur
 from flower_classifier.judging.strangers import stranger_scores
 from flower_classifier.networks.backbones import resolve_arch, source_of
 from flower_classifier.networks.checkpoint import Row
-from flower_classifier.networks.classifier import Classifier, new_classifier
+from flower_classifier.networks.classifier import Classifier, new_classifier, warn_of_random
 from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.feature_bank import balanced_sample, capacity, remember
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
-from flower_classifier.networks.source import Weights
+from flower_classifier.networks.source import NoWeightsError, Weights
 from flower_classifier.networks.whitening import enough_to_whiten
 from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.download import download
@@ -59,6 +59,7 @@ class Built:
 
     frozen: FrozenBackbone
     weights: Weights
+    missing: NoWeightsError | None = None  # why a summary has random weights in place of those that are asked for
 
     @property
     def classifier(self) -> Classifier:
@@ -70,9 +71,10 @@ class Built:
 
 
 def prepare(config: TrainConfig, saved: Finished | None = None) -> tuple[Data, Built]:
-    """Return the photos, and a new classifier for their classes. Raises InputError for options at odds.
+    """Return the photos, and a new classifier for their classes.
 
-    `saved`: what an earlier run has, to be resumed: it sees photos as that did.
+    `saved`: what an earlier run has, to be resumed: it sees photos as that did. Raises InputError for options at odds,
+    NoWeightsError where the weights cannot be fetched; a summary goes on with random ones, which take as long.
     """
     arch, device = resolve_arch(config.arch), choose_device(config.gpu)
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -85,13 +87,21 @@ def prepare(config: TrainConfig, saved: Finished | None = None) -> tuple[Data, B
         raise InputError(f"is for pretrained networks; {arch} has its own", "layers")
     layers = config.layers or choose_layers(data)
     model = (config.hidden_units, config.dropout, config.image_size, config.seed, config.mirror, layers, config.fit)
-    classifier, weights = new_classifier(arch, len(data.classes), config.weights, *model)
+    missing = None
+    try:
+        classifier, weights = new_classifier(arch, len(data.classes), config.weights, *model)
+        warn_of_random(arch, weights)
+    except NoWeightsError as error:
+        if not config.summary:
+            raise
+        missing = error
+        classifier, weights = new_classifier(arch, len(data.classes), "none", *model)
     if choose_shrinkage(classifier, data, config.shrinkage, config.no_whitening):
         classifier.look_at(classifier.config.layers, square_roots=not config.no_roots)
     earlier = saved.identity if saved else None
     grey_range = earlier.grey_range if earlier else find_grey_range(data.splits.train)
     classifier.preprocessing = replace(classifier.preprocessing, grey_range=grey_range)
-    return data, Built(FrozenBackbone(classifier, device), weights)
+    return data, Built(FrozenBackbone(classifier, device), weights, missing)
 
 
 def find_data(config: TrainConfig) -> Data:
