@@ -358,12 +358,13 @@ def show_training(model: Model) -> Image.Image:
 
     if not model.history:
         raise InputError("the model is not trained yet, so there are no curves to show")
-    return image_of(draw_curves(model.history, model.training["epoch"], model.training.get("fine_tuned_after")))
+    began, validated = model.training.get("fine_tuned_after"), len(model.trained.validation_digests or ())
+    return image_of(draw_curves(model.history, model.training["epoch"], began, validated or None))
 
 
 def show_confusion(results: Results) -> Image.Image:
     """Return a picture of which classes were taken for which."""
-    from flower_classifier.report.charts import draw_confusion
+    from flower_classifier.report.confusion_matrix import draw_confusion
     from flower_classifier.report.pictures import image_of
 
     return image_of(draw_confusion(results.evaluation, [printable(name) for name in results.names], results.judged))

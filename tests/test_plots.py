@@ -7,6 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from matplotlib.colors import rgb_to_hsv
 from PIL import Image
 from support import read, run_program
 
@@ -225,6 +226,14 @@ def test_the_heatmap_lies_on_what_the_network_sees_of_the_photo_alone(run, train
 
 BARS = [("great masterwort of the high valley", 0.6), ("b", 0.3), ("c", 0.1)]
 PART, ALL = (0.1, 0.05, 0.9, 0.95), (0.0, 0.0, 1.0, 1.0)  # boxes that a network sees
+
+
+def test_the_bars_of_a_stranger_are_grey():
+    """Their colour has no hue; that of other photos' bars is a green."""
+    for doubt, is_grey in (("not one of the 6 classes it was trained on", True), ("", False)):
+        axes = draw_prediction(Image.new("RGB", (60, 40)), "photo", BARS, doubt=doubt).axes[1]
+        saturations = [rgb_to_hsv(bar.get_facecolor()[:3])[1] for bar in axes.patches if bar.get_width() > 0]
+        assert (max(saturations) < 0.08) == is_grey
 
 
 @pytest.mark.parametrize("size", [(400, 300), (300, 400), (60, 600), (8, 8), (3000, 300)])

@@ -3,11 +3,13 @@
 import csv
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from PIL import Image
 from support import NAMES, QUICK, read, run_program
@@ -15,7 +17,10 @@ from support import NAMES, QUICK, read, run_program
 import predict
 import train
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.report.charts import MARKS, draw_confusion, draw_curves
+from flower_classifier.judging.verdict import Verdict, wilson
+from flower_classifier.report import style
+from flower_classifier.report.charts import draw_curves, draw_reliability, epoch_ticks
+from flower_classifier.report.confusion_matrix import MARKS, draw_confusion, order_by_likeness
 from flower_classifier.report.evaluation_report import EvaluationReport
 from flower_classifier.report.report_files import REPORT_FILES, files_of
 
@@ -67,7 +72,7 @@ def test_a_run_leaves_the_files_of_the_list(reported):
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("charts, pictures", ["torch"]),
+        ("charts, confusion_matrix, pictures", ["torch"]),
         ("report_files", ["torch", "matplotlib"]),
         ("run_log", ["matplotlib", "tensorboard"]),
     ],
@@ -174,20 +179,123 @@ def test_a_confusion_matrix_has_room_for_any_number_of_classes_and_long_names(tm
     assert keeps_a_margin(tmp_path / "confusion_matrix.png")
     texts = texts_of(figure)
     assert all(text.get_fontsize() >= 8 for text in texts)
-    assert any(text.get_text().startswith("most frequent mistakes") and "…" not in text.get_text() for text in texts)
+    headings = [
+        text.get_text() for text in texts if re.match(r"all mistakes|most frequent|\d+ of \d+ conf", text.get_text())
+    ]
+    assert headings
+    assert "…" not in headings[0]
     boxes = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
     assert all(one.y0 >= other.y1 - 3 for one, other in itertools.pairwise(boxes))  # 3: of a line's height
 
 
+def evaluation_of(pairs, classes):
+    """Make up an evaluation of photos by their true and predicted classes."""
+    labels, predicted = (torch.tensor(side) for side in zip(*pairs, strict=True))
+    return Evaluation(torch.nn.functional.one_hot(predicted, classes).float() * 5, labels)
+
+
 def test_of_many_classes_each_name_beside_the_matrix_stands_at_its_own_row_and_column():
-    """Whole numbers beside it would be read as class folders, which are called that way."""
+    """Whole numbers beside it would be read as class folders, which are called that way.
+
+    Each class is taken once for another, so a cell beside the diagonal says which class its row is of.
+    """
     made = diagnosis(102, "flower {}")
     (axes,) = draw_confusion(made.evaluation, made.names, "").axes
-    for axis in (axes.xaxis, axes.yaxis):
-        labels = {
-            label.get_text(): tick for label, tick in zip(axis.get_ticklabels(), axis.get_ticklocs(), strict=True)
-        }
-        assert labels == {made.names[tick]: tick for tick in range(0, 102, 3)}
+    (picture,) = axes.images
+    inked = (np.asarray(picture.get_array()) < 0.99).any(axis=2)
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    assert rows == [label.get_text() for label in axes.get_xticklabels()]
+    assert list(axes.get_yticks()) == list(axes.get_xticks()) == list(range(0, 102, 3))
+    assert len(set(rows)) == 34
+    position = {made.names.index(name): tick for name, tick in zip(rows, range(0, 102, 3), strict=True)}
+    for label in position.keys() & {(7 * label + 1) % 102 for label in position}:
+        for true in position:
+            assert inked[position[true], position[label]] == (label in (true, (7 * true + 1) % 102))
+
+
+def test_of_many_classes_those_that_are_taken_for_each_other_stand_side_by_side():
+    """Of three families that alternate in the folder's order, each is one run of rows and columns in the picture."""
+    draw = np.random.default_rng(0)
+    pairs = [(label, label % 3 + 3 * int(draw.integers(14))) for label in range(42) for _ in range(40)]
+    order = order_by_likeness(evaluation_of(pairs, 42).likeness.numpy())
+    assert sorted(order) == list(range(42))
+    assert len(list(itertools.groupby(label % 3 for label in order))) == 3
+
+
+def listed_beside(pairs, classes=102):
+    """The texts at the right of a confusion matrix, from the heading of the mistakes on."""
+    figure = draw_confusion(evaluation_of(pairs, classes), [f"class {label}" for label in range(classes)], "")
+    return [text.get_text() for text in figure.texts]
+
+
+def test_no_mistake_is_called_more_frequent_than_others_that_came_as_often():
+    alone = [(label, label + 1) for label in range(0, 40, 2)]  # 20 pairs
+    texts = listed_beside(alone)
+    assert "12 of 20 confusions, by letter" in texts
+    assert texts[-1] == "all 20 came equally often: 1×"
+    texts = listed_beside([*alone, *alone[:3]])
+    assert "most frequent mistakes, by letter" in texts
+    assert [text for text in texts if "2×" in text] == [f"{'abc'[n]}  class {2 * n}  (2×)" for n in range(3)]
+    assert not any("(1×)" in text for text in texts)
+    assert texts[-1] == "and 17 pairs of classes, 1× at most"
+    assert [text for text in listed_beside([(0, 1), (1, 1), (1, 0)], 2) if "mistakes" in text] == ["all mistakes"]
+    assert "no mistakes" in listed_beside([(0, 0), (1, 1)], 2)
+
+
+def test_of_a_class_all_mistakes_that_are_equally_frequent_are_in_its_row():
+    pairs = [(0, 1), (0, 2), (0, 0), (1, 0), (1, 2), (1, 2), (2, 2)]
+    made = EvaluationReport("test", evaluation_of(pairs, 3), [Path("gone")] * 7, ["0", "1", "2"], ["a", "b", "c"])
+    assert [row[-2:] for row in made.per_class()][1:] == [["b; c", 1], ["c", 2], ["", 0]]
+
+
+def test_what_attracts_mistakes_is_named_but_not_where_others_attract_as_many():
+    several = [(label, 50) for label in (1, 2, 3, 3)] + [(label, 60) for label in (4, 5)]
+    assert listed_beside(several)[2:5] == [
+        "attract mistakes", "class 50: 4 photos of 3 classes", "class 60: 2 photos of 2 classes",
+    ]  # fmt: skip
+    crowd = [(label, target) for target in (60, 70, 80, 90) for label in (4, 5)]
+    assert listed_beside([*several, *crowd])[2:4] == ["attract mistakes", "class 50: 4 photos of 3 classes"]
+    assert "attract mistakes" not in listed_beside([(1, 2)] * 5)  # one pair, which is listed
+
+
+def test_each_bar_of_the_reliability_diagram_says_how_many_photos_it_is_of():
+    """Of bars with fewer than ten photos the colour is grey, and their line is long."""
+    confidences = torch.tensor([0.97] * 30 + [0.7] * 4)
+    logits = torch.stack([confidences, 1 - confidences], dim=1).log()
+    figure = draw_reliability(Evaluation(logits, torch.tensor([0] * 29 + [1] + [0] * 3 + [1])), "34 photos")
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["4", "30"]
+    assert [to_hex(bar.get_facecolor()) for bar in axes.patches] == [style.PALE_GREY, style.PALE_GREEN]
+    few, many = (
+        line.get_ydata() for line in axes.lines if len({*line.get_xdata()}) == 1 and len(line.get_xdata()) == 2
+    )
+    assert (tuple(few), tuple(many)) == (wilson(3, 4), wilson(29, 30))
+    said = [text.get_text() for text in figure.texts]
+    assert "94% sure on average, right 94% of the time: can be believed, as far as 34 photos tell" in said
+    assert "no temperature: the validation photos gave no reason to change probabilities" in said
+
+
+def test_the_verdict_on_probabilities_is_in_words():
+    verdict = Verdict(180, 200, 0.5)  # 85.1 to 93.4 %
+    words = ["right more often than it says", "can be believed", "too sure of itself"]
+    assert [verdict.on_confidence(sure) for sure in (0.8, 0.9, 0.95)] == words
+
+
+def test_the_last_epoch_has_its_number_and_what_a_photo_is_worth_is_said():
+    for last in (1, 2, 7, 20, 23, 30, 99, 150, 1234):
+        ticks = epoch_ticks(last)
+        assert ticks[-1] == last
+        assert len(ticks) <= 10
+        assert ticks == sorted(set(ticks))
+    history = [
+        {"epoch": number, "train_loss": 1.0, "valid_loss": 1.0, "valid_accuracy": 1.0 - 0.05 * (number < 3)}
+        for number in range(1, 24)
+    ]
+    figure = draw_curves(history, 23, photos=20)
+    assert [text.get_text() for text in figure.texts] == ["one of the 20 validation photos is worth 5%"]
+    low, high = figure.axes[1].get_ylim()
+    assert high - low > 4 / 20
+    assert not draw_curves(history, 23).texts
 
 
 @pytest.mark.parametrize("kind", ["spread", "first cells", "one column", "corner"])
@@ -200,8 +308,7 @@ def test_marks_cover_neither_cells_nor_each_other(kind):
         "corner": [(0, 101), (1, 101), (0, 100), (101, 0), (100, 0), (101, 1), (2, 101), (99, 0)],
     }[kind]
     pairs = [*cells, *cells, *((label, label) for label in range(102))]
-    labels, predicted = (torch.tensor(side) for side in zip(*pairs, strict=True))
-    evaluation = Evaluation(torch.nn.functional.one_hot(predicted, 102).float() * 5, labels)
+    evaluation = evaluation_of(pairs, 102)
     figure = draw_confusion(evaluation, [str(label) for label in range(102)], "")
     figure.canvas.draw()
     (axes,) = figure.axes

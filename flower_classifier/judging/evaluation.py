@@ -161,6 +161,17 @@ class Evaluation:
         return torch.bincount(self.labels * classes + self.predicted, minlength=classes**2).view(classes, classes)
 
     @property
+    def likeness(self) -> torch.Tensor:
+        """How alike two classes look to the classifier, float64 (C, C), symmetric.
+
+        The mean of the probabilities that the photos of each give the other. A class without photos has what others'
+        give it.
+        """
+        given = torch.zeros(self.confusion.shape, dtype=torch.float64).index_add_(0, self.labels, self.probabilities)
+        given /= self.labels.bincount(minlength=len(given)).clamp(min=1)[:, None]
+        return (given + given.T) / 2
+
+    @property
     def confused_pairs(self) -> list[tuple[int, int, int]]:
         """True class, predicted class and photos of each confusion: most frequent first, then by share of the class."""
         confusion = self.confusion

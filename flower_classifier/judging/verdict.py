@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+ENOUGH_TO_TELL = 100  # photos: of fewer, the interval is wider than 12 % even where 90 % are right
 TWO_SIDED_95 = 1.959964  # standard errors, of a normal distribution, that 95 of 100 draws stay within
 
 
@@ -57,6 +58,15 @@ class Verdict:
         reach = f"{share_text(low, self.photos, unit='')} to {share_text(high, self.photos)}"
         counts = f"{self.right:,} of {self.photos:,} right: {share_text(self.share, self.photos)}"
         return counts, f"{reach}; guessing: {share_text(self.guessing, self.photos)}"
+
+    def on_confidence(self, sure: float) -> str:
+        """Say whether probabilities whose mean for the predicted class is `sure`, 0 to 1, agree with the accuracy."""
+        low, high = self.interval
+        if sure > high:
+            return "too sure of itself"
+        if sure < low:
+            return "right more often than it says"
+        return "can be believed" + (f", as far as {self.photos} photos tell" if self.photos < ENOUGH_TO_TELL else "")
 
     def __str__(self) -> str:
         return "{} ({})".format(*self.lines)

@@ -105,11 +105,18 @@ class Checkpoint:
 
         None: it is an earlier version's, which did not write them down.
         """
+        if (chose := self.validation_digests) is None:
+            return None
+        chosen = set(chose)
+        return sum(digest in chosen for digest in digests)
+
+    @property
+    def validation_digests(self) -> list[str] | None:
+        """The content_digests of the photos that its epoch was chosen on; None: it is an earlier version's."""
         stored = self.training.get(VALIDATION_PHOTOS)
         if not isinstance(stored, str):
             return None
-        chose = {stored[start : start + DIGEST_LETTERS] for start in range(0, len(stored), DIGEST_LETTERS)}
-        return sum(digest in chose for digest in digests)
+        return [stored[start : start + DIGEST_LETTERS] for start in range(0, len(stored), DIGEST_LETTERS)]
 
     @functools.cached_property
     def classifier(self) -> Classifier:

@@ -49,7 +49,8 @@ class EvaluationReport:
         Raises RunError where a file cannot be written.
         """
         from flower_classifier.judging.calibration import set_table
-        from flower_classifier.report.charts import draw_confusion, draw_reliability
+        from flower_classifier.report.charts import draw_reliability
+        from flower_classifier.report.confusion_matrix import draw_confusion
         from flower_classifier.report.pictures import save_figure
 
         with writing(folder):
@@ -76,21 +77,24 @@ class EvaluationReport:
     def per_class(self) -> Iterator[list[object]]:
         """Yield the rows of per_class.csv, header first. A class without photos has no accuracy.
 
+        Mistakes that are equally frequent stand beside each other, with semicolons between them.
         Of few photos an accuracy says little: the interval beside it says how little.
         """
         interval = ["right", "accuracy_low", "accuracy_high"]
         yield ["class", "name", "photos", "accuracy", *interval, "most_frequent_mistake", "times"]
         classes, names, evaluation = self.classes, self.names, self.evaluation
-        most_frequent: dict[int, list[object]] = {}
+        most_frequent: dict[int, tuple[list[str], int]] = {}  # of each class: the classes it is taken for, how often
         for true, predicted, times in evaluation.confused_pairs:  # most frequent first
-            most_frequent.setdefault(true, [names[predicted], times])
+            taken_for, most = most_frequent.setdefault(true, ([], times))
+            taken_for += [names[predicted]] if times == most else []
         for index, counts in enumerate(evaluation.confusion):
             photos, right = int(counts.sum()), int(counts[index])
             shares: list[object] = ["", right, "", ""]
             if photos:
                 low, high = wilson(right, photos)
                 shares = [round(right / photos, 4), right, round(low, 4), round(high, 4)]
-            yield [classes[index], names[index], photos, *shares, *most_frequent.get(index, ["", 0])]
+            taken_for, most = most_frequent.get(index, ([], 0))
+            yield [classes[index], names[index], photos, *shares, "; ".join(taken_for), most]
 
     def all_mistakes(self) -> Iterator[list[object]]:
         """Yield the rows of mistakes.csv, header first: the photos that are predicted wrong, most confident first."""

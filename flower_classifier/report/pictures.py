@@ -172,7 +172,7 @@ def draw_prediction(
     """Draw a photo beside a bar for each of its likeliest classes (name, probability), perhaps with a heatmap on it.
 
     `strip`: training photos to draw below (None: the file is gone), each with its class and how alike it is. `doubt`:
-    why the bars are not to be believed, to stand above them.
+    why the bars are not to be believed, to stand above them; they are grey then.
     """
     if len(likeliest) > MOST_ROWS:
         note(f"the picture shows the first {MOST_ROWS} of {len(likeliest)} classes")
@@ -197,7 +197,7 @@ def draw_prediction(
     left = MARGIN + photo_width + GAP
     if doubt:
         write_line(figure, doubt, left, bottom + height + 0.22, BARS_WIDTH, style.TITLE, style.RED)
-    draw_bars(add_axes(figure, left, bottom, BARS_WIDTH, height), likeliest)
+    draw_bars(add_axes(figure, left, bottom, BARS_WIDTH, height), likeliest, are_doubted=bool(doubt))
     if strip:
         draw_strip(figure, strip)
     return figure
@@ -283,18 +283,23 @@ def draw_heatmap(axes: Axes, heatmap: Heatmap) -> None:
     axes.set(xlim=limits[0], ylim=limits[1])
 
 
-def draw_bars(axes: Axes, likeliest: Sequence[tuple[str, float]]) -> None:
-    """Draw one row per class, likeliest first: its bar from 0 to 100 %, its name on it, its probability beside it."""
+def draw_bars(axes: Axes, likeliest: Sequence[tuple[str, float]], are_doubted: bool) -> None:
+    """Draw one row per class, likeliest first: its bar from 0 to 100 %, its name on it, its probability beside it.
+
+    Bars that are doubted are grey.
+    """
     axes.set_axis_off()
     inches = axes.get_window_extent().height / DPI
     row_height = min(max(inches / len(likeliest), ROW_HEIGHTS[0]), ROW_HEIGHTS[1])
     axes.set_xlim(0, BARS_WIDTH)
     axes.set_ylim(inches, 0)
     full = BARS_WIDTH - NUMBER_WIDTH
+    greens, greys = (style.LIGHT_GREEN, style.PALE_GREEN), (style.LIGHT_GREY, style.PALE_GREY)
+    first, others = greys if are_doubted else greens
     for row, (name, probability) in enumerate(likeliest):
         middle, thickness = (row + 0.5) * row_height, 0.76 * row_height
         axes.barh(middle, full, thickness, color=style.PALE)
-        axes.barh(middle, full * probability, thickness, color=style.PALE_GREEN if row else style.LIGHT_GREEN)
+        axes.barh(middle, full * probability, thickness, color=others if row else first)
         percentage = percent(probability, digits=1)
         axes.text(BARS_WIDTH, middle, percentage, ha="right", va="center", **text_style(style.LARGE))
         text = axes.text(0.12, middle, name, va="center", **text_style(style.LARGE))

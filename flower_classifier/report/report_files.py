@@ -70,8 +70,16 @@ REPORT_FILES = (
         "how many photos of each class (row) were predicted as which class (column)",
         "evaluation",
     ),
-    ReportFile("confusion_matrix.png", "the same as a picture, with the most frequent mistakes by name", "evaluation"),
-    ReportFile("reliability.png", "how often predictions with a probability of, say, 80 % are right", "evaluation"),
+    ReportFile(
+        "confusion_matrix.png",
+        "the same as a picture, of many classes the alike ones side by side, with mistakes by name",
+        "evaluation",
+    ),
+    ReportFile(
+        "reliability.png",
+        "how often predictions with a probability of, say, 80 % are right, and of how many",
+        "evaluation",
+    ),
     ReportFile(
         "sets.csv",
         "how often sets of classes hold the true one, and how many classes they have: see `predict.py --sets`",
