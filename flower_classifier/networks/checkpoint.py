@@ -105,10 +105,10 @@ class Checkpoint:
 
         None: it is an earlier version's, which did not write them down.
         """
-        if (chose := self.validation_digests) is None:
+        if self.validation_digests is None:
             return None
-        chosen = set(chose)
-        return sum(digest in chosen for digest in digests)
+        chosen_on = set(self.validation_digests)
+        return sum(digest in chosen_on for digest in digests)
 
     @property
     def validation_digests(self) -> list[str] | None:
