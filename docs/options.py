@@ -47,6 +47,7 @@ An exported folder has a `predict.py` of its own. It takes photos alone, and the
 | `FLOWERS_PRECISION` | `float32` or `bfloat16`, for pretrained networks ([more](how_it_works.md#speed-and-precision)) |
 | `FLOWERS_URL` | where `--download` fetches the photos from |
 | `FLOWERS_DEBUG` | `1` shows the traceback behind an error |
+| `TMPDIR` | a folder for temporary files, where `/tmp` cannot be written to |
 | `TORCH_HOME` | where torchvision keeps pretrained weights, in `hub/checkpoints/` |
 | `XDG_CACHE_HOME` | on Linux, the folder that the feature cache lies in, unless `--cache_dir` says where |
 

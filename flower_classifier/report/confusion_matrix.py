@@ -46,9 +46,12 @@ def draw_confusion(evaluation: Evaluation, names: Sequence[str], title: str) -> 
     """
     classes = len(names)
     step = math.ceil(classes * LABEL_HEIGHT / LEAST_SIDE)
-    order = np.arange(classes)
+    order, remark = np.arange(classes), f"   (one in {step} is named)" if step > 1 else ""
     if step > 1 and classes <= MOST_ORDERED:
-        order = order_by_likeness(evaluation.likeness.numpy())
+        order, remark = (
+            order_by_likeness(evaluation.likeness.numpy()),
+            f"   (alike ones side by side; one in {step} is named)",
+        )
     position = np.argsort(order)  # of each class in the picture
     confusion = evaluation.confusion.numpy()[np.ix_(order, order)]
     shares = confusion / confusion.sum(axis=1, keepdims=True).clip(min=1)  # of the class's photos, if it has any
@@ -68,7 +71,6 @@ def draw_confusion(evaluation: Evaluation, names: Sequence[str], title: str) -> 
     )
     ink = np.where(np.eye(classes, dtype=bool)[:, :, None], right, wrong)
     axes.imshow(paper + depth * (ink - paper), interpolation="nearest")
-    remark = f"   (alike ones side by side; one in {step} is named)" if step > 1 else ""
     axes.set_ylabel(f"true class{remark}", **text_style(style.NORMAL, style.FAINT))
     axes.set_xlabel(f"predicted class{remark}", **text_style(style.NORMAL, style.FAINT))
     ticks = range(0, classes, step)
