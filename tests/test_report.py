@@ -291,8 +291,9 @@ def test_the_last_epoch_has_its_number_and_what_a_photo_is_worth_is_said():
         {"epoch": number, "train_loss": 1.0, "valid_loss": 1.0, "valid_accuracy": 1.0 - 0.05 * (number < 3)}
         for number in range(1, 24)
     ]
-    figure = draw_curves(history, 23, photos=20)
-    assert [text.get_text() for text in figure.texts] == ["one of the 20 validation photos is worth 5%"]
+    for photos, share in ((408, "0.25%"), (90, "1.1%"), (8, "12.5%"), (20, "5%")):
+        figure = draw_curves(history, 23, photos=photos)
+        assert [text.get_text() for text in figure.texts] == [f"one of the {photos} validation photos is worth {share}"]
     low, high = figure.axes[1].get_ylim()
     assert high - low > 4 / 20
     assert not draw_curves(history, 23).texts
