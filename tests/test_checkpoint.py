@@ -60,10 +60,10 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(run, trained, flo
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c.update(format_version=8), "format 8, this program reads 7: update the program"),
+        (lambda c: c.update(format_version=9), "format 9, this program reads 8: update the program"),
         (
             lambda c: c.update(format_version=4),
-            "format 4, this program reads 7: an earlier version wrote it; train again",
+            "format 4, this program reads 8: an earlier version wrote it; train again",
         ),
         (lambda c: c.pop("format_version"), "no checkpoint that train.py wrote"),
         (lambda c: c.pop("preprocessing"), "KeyError: 'preprocessing'"),

@@ -91,7 +91,7 @@ def test_a_forged_card_is_told_in_a_line(exported, exported_features, tmp_path):
 def test_a_spec_of_a_later_format_asks_for_an_update(exported, tmp_path):
     path = copy_of(exported, tmp_path) / "classifier.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
-    with pytest.raises(fc.InputError, match="has format 99, this program reads up to 2: update it"):
+    with pytest.raises(fc.InputError, match="has format 99, this program reads up to 3: update it"):
         fc.load(path.parent)
 
 

@@ -65,7 +65,7 @@ def test_resuming_goes_on_with_another_learning_rate(train_into, flowers, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("step", "what"), [(-2, "an earlier version wrote it; train again"), (1, "update the program")]
+    ("step", "what"), [(-3, "an earlier version wrote it; train again"), (1, "update the program")]
 )
 def test_a_state_of_another_format_is_refused(run, trained, flowers, tmp_path, step, what):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)

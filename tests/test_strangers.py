@@ -40,6 +40,9 @@ WAYS = {
 }
 
 
+TODAY = StrangerMeasure.for_classes(5)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(flowers, tmp_path_factory):
     save_dir = tmp_path_factory.mktemp("familiar")
@@ -127,23 +130,35 @@ def test_a_class_without_photos_in_the_memory_is_left_out():
     torch.testing.assert_close(one, other)
 
 
-def brute_p_value(scores, score):
-    """Rank all photos, this one among them, by Fisher's statistic of their p-values; count the ones as strange."""
+def brute_p_value(scores, score, weight):
+    """Rank all photos, this one among them, by a statistic of their two p-values; count the ones as strange."""
     everyone = np.vstack([scores, score])
     statistics = []
     for one in everyone:
-        p_values = [(everyone[:, kind] >= one[kind]).mean() for kind in range(2)]
-        statistics.append(round(-2 * np.log(p_values).sum(), 9))
+        of_doubt, of_distance = ((everyone[:, kind] >= one[kind]).mean() for kind in range(2))
+        fisher = -2 * np.log([of_doubt, of_distance]).sum()
+        harmonic_mean = None if weight is None else (weight + 1) / (weight / of_doubt + 1 / of_distance)
+        statistics.append(round(fisher if weight is None else -harmonic_mean, 9))
     return np.mean(np.array(statistics) >= statistics[-1])
 
 
 @pytest.mark.parametrize("number", [1, 2, 19, 200])
-def test_the_p_value_is_that_of_fishers_statistic_among_all(number):
+@pytest.mark.parametrize("weight", [None, 0.0, 0.5, 0.8])
+def test_the_p_value_is_that_of_the_harmonic_mean_among_all_and_once_was_that_of_fishers_statistic(number, weight):
     draw = np.random.default_rng(number)
     scores = draw.integers(0, 12, (number, 2)).astype(float)  # many ties
-    stranger_test = StrangerTest(scores)
+    stranger_test = StrangerTest(scores, StrangerMeasure(0.9, weight))
     for score in draw.integers(-1, 13, (40, 2)).astype(float):
-        assert stranger_test.p_value(score) == pytest.approx(brute_p_value(scores, score))
+        assert stranger_test.p_value(score) == pytest.approx(brute_p_value(scores, score, weight))
+
+
+def test_one_kind_of_evidence_that_no_validation_photo_comes_near_is_enough_at_any_rate_that_can_be_promised():
+    """A product of ranks let a photo pass that is farther away than all, if its answer was sure."""
+    draw = np.random.default_rng(0)
+    scores = draw.normal(0, 1, (200, 2))
+    far_and_sure = [scores[:, 0].min() - 1, scores[:, 1].max() + 1]
+    assert StrangerTest(scores, TODAY).p_value(far_and_sure) == 1 / 201
+    assert StrangerTest(scores, StrangerMeasure()).p_value(far_and_sure) > 0.01
 
 
 def test_photos_like_the_validation_photos_are_called_strangers_as_often_as_promised():
@@ -151,7 +166,7 @@ def test_photos_like_the_validation_photos_are_called_strangers_as_often_as_prom
     draw, shares = np.random.default_rng(0), []
     for _ in range(300):
         scores = draw.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 60)
-        stranger_test = StrangerTest(scores[:40])
+        stranger_test = StrangerTest(scores[:40], TODAY)
         shares.append(np.mean([stranger_test.p_value(score) <= 0.1 for score in scores[40:]]))
     assert np.mean(shares) == pytest.approx(4 / 41, abs=0.01)  # of 41 places, 4 have a p-value of at most 0.1
 
@@ -161,14 +176,12 @@ def test_either_kind_of_evidence_is_enough():
     memory, valid = memory_of(features, labels), cloud(100, seed=1)
     spread = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
     logits = 8 * F.one_hot(torch.tensor(valid[1]), 5) + spread
-    stranger_test = StrangerTest(
-        stranger_scores(memory, valid[0], Evaluation(logits, torch.tensor(valid[1])), StrangerMeasure())
-    )
+    scores = stranger_scores(memory, valid[0], Evaluation(logits, torch.tensor(valid[1])), TODAY)
+    stranger_test = StrangerTest(scores, TODAY)
 
     def p_known(feature, probabilities):
-        return stranger_test.p_value(
-            Clusters(memory, StrangerMeasure()).strangeness(feature[None], probabilities[None])[0]
-        )
+        clusters = Clusters(memory, TODAY)
+        return stranger_test.p_value(clusters.strangeness(feature[None], probabilities[None])[0])
 
     near, far = features[0], torch.linspace(-3, 3, 20)
     sure, undecided = torch.tensor([0.996, 0.001, 0.001, 0.001, 0.001]), torch.full((5,), 0.2)
@@ -188,31 +201,21 @@ def test_a_share_of_the_distance_from_all_is_taken_off(background):
     torch.testing.assert_close(shared, nearest - background * (nearest - relative))
 
 
-@pytest.mark.parametrize("classes", [2, 5, 6])
-def test_with_few_classes_an_undecided_answer_is_no_sign_of_a_stranger(classes):
-    measure = StrangerMeasure.for_classes(classes)
-    features, labels = cloud(200, classes)
-    clusters = Clusters(memory_of(features, labels), measure)
-    sure = torch.eye(classes)[torch.tensor(labels)]
-    scores = clusters.strangeness(features, sure)
-    stranger_test = StrangerTest(scores)
-    undecided = clusters.strangeness(features[:1], torch.full((1, classes), 1 / classes))[0]
-    p_sure, p_undecided = (stranger_test.p_value(score) for score in (scores[0], undecided))
-    assert (abs(p_sure - p_undecided) < 0.01) == (classes < 6)
-    distances = clusters.distances(features)
-    if classes < 6:  # then the share of photos that are as far away is the p-value
-        expected = (1 + int((distances >= distances[0]).sum())) / 201
-        assert p_sure == pytest.approx(expected, abs=0.01)
-
-
-def test_a_checkpoint_of_before_goes_on_telling_strangers_as_it_did(flowers, checkpoint, tmp_path):
-    """Format 6 does not say how strangers are measured; its scores are of both kinds, and of the relative distance."""
+@pytest.mark.parametrize(
+    ("version", "says", "measure"),
+    [
+        (6, {}, StrangerMeasure(background=1.0, doubt_weight=None)),
+        (7, {"stranger_measure": {"background": 0.9, "by_probability": True}}, StrangerMeasure(0.9, None)),
+        (7, {"stranger_measure": {"background": 0.9, "by_probability": False}}, StrangerMeasure(0.9, 0.0)),
+    ],
+)
+def test_a_checkpoint_of_before_goes_on_telling_strangers_as_it_did(checkpoint, tmp_path, version, says, measure):
+    """Format 6 does not say how: by the product of ranks. So did 7, or with few classes by the distance alone."""
     contents = read(checkpoint)
     del contents["stranger_measure"], contents["digest"]
-    write_atomically(tmp_path / "old.pth", {**contents, "format_version": 6})
-    saved = Checkpoint.load(tmp_path / "old.pth")
-    assert saved.trust.stranger_measure == StrangerMeasure(background=1.0, by_probability=True)
-    assert Checkpoint.load(checkpoint).trust.stranger_measure == StrangerMeasure(0.9, by_probability=True)
+    write_atomically(tmp_path / "old.pth", {**contents, **says, "format_version": version})
+    assert Checkpoint.load(tmp_path / "old.pth").trust.stranger_measure == measure
+    assert Checkpoint.load(checkpoint).trust.stranger_measure == StrangerMeasure.for_classes(6)
 
 
 def test_auroc_counts_pairs():
@@ -336,7 +339,7 @@ def test_the_notebooks_training_can_tell_too(flowers, checkpoint, tmp_path):
         lambda contents: contents.update(memory=None),
         lambda contents: contents.pop("stranger_scores"),
         lambda contents: contents.update(stranger_measure={"background": 2.0}),
-        lambda contents: contents.update(stranger_measure={"by_probability": 1}),
+        lambda contents: contents.update(stranger_measure={"doubt_weight": True}),
     ],
 )
 def test_scores_that_make_no_sense_are_refused(run, checkpoint, familiar, tmp_path, change):
@@ -405,7 +408,7 @@ def test_what_is_noticed_of_other_classes_is_said_where_there_are_enough_photos_
     others, classes = cloud(count, 5, seed=1)
     logits = 8 * F.one_hot(torch.tensor(classes), 5).float()
     known = torch.arange(count) % 5 != 4
-    cells = judge(memory, [(others, Evaluation(logits, torch.tensor(classes)), known)], StrangerMeasure(0.9))
+    cells = judge(memory, [(others, Evaluation(logits, torch.tensor(classes)), known)], TODAY)
     header = ["round", "classes_left_out", "known_photos", "strangers", "auroc", "p", "strangers_found_at_5", "alarms"]
     table = [header, ["mean", 1.0, *("" if np.isnan(cell) else cell for cell in cells)]]
     sentence = estimate(table)

@@ -46,29 +46,34 @@ def check_calibration(temperature: object, set_scores: object) -> None:
 
 # How a photo of none of the classes is told: chosen on 2 to 80 classes of two backbones (docs/strangers.md)
 BACKGROUND = 0.9
-ENOUGH_CLASSES = 6  # from which on an undecided answer tells a stranger; with fewer it misleads
+DOUBT_WEIGHT, OF_FEW_CLASSES = 0.8, 0.5  # of few classes an undecided answer says less
+MANY_CLASSES = 10
 
 
 @dataclass(frozen=True)
 class StrangerMeasure:
-    """What the distance and the doubt are by which a stranger is told (judging/strangers.py).
+    """What the distance is by which a stranger is told (judging/strangers.py), and what doubt counts beside it.
 
     The defaults are what checkpoints have that do not say it.
     """
 
     background: float = 1.0  # share of a photo's distance from all photos that is taken off that from the nearest class
-    by_probability: bool = True  # whether it counts, too, that no class is probable
+    doubt_weight: float | None = None  # of the doubt's rank beside the distance's (judging/conformal.py); None: Fisher
 
     @classmethod
     def for_classes(cls, count: int) -> StrangerMeasure:
         """Return the one that suits so many classes."""
-        return cls(BACKGROUND, count >= ENOUGH_CLASSES)
+        return cls(BACKGROUND, DOUBT_WEIGHT if count >= MANY_CLASSES else OF_FEW_CLASSES)
 
     @classmethod
     def from_plain(cls, contents: Mapping[str, Any]) -> StrangerMeasure:  # Any: a file may hold anything
         """Make one of what a file holds. Raises ValueError or TypeError for what makes no sense."""
+        contents = dict(contents)
+        if "by_probability" in contents:  # as format 7 of checkpoints says it
+            contents["doubt_weight"] = None if contents.pop("by_probability") else 0.0
         measure = cls(**contents)
-        if type(measure.by_probability) is not bool or not 0 <= measure.background <= 1:
+        weight = measure.doubt_weight
+        if not (0 <= measure.background <= 1 and (weight is None or (isinstance(weight, float) and 0 <= weight <= 1))):
             raise ValueError("strangers told in a way that does not exist")
         return measure
 

@@ -8,12 +8,13 @@ docs/calibration.md.
 
 How strange a photo is among the validation photos is a p-value.
 
-    stranger_test = StrangerTest(checkpoint.trust.stranger_scores)
+    stranger_test = StrangerTest(checkpoint.trust.stranger_scores, checkpoint.trust.stranger_measure)
     stranger_test.p_value(score)         small for a stranger
 
-A photo has two scores, one for each kind of evidence in strangers.py. The product of its two ranks among the validation
-photos says how strange it is: Fisher's way to combine p-values (1932). The share of validation photos that are at least
-as strange gives the p-value (conformal prediction: Vovk et al. 2005). For photos drawn like the validation photos,
+A photo has two scores, one for each kind of evidence in strangers.py, and each of them a rank among the validation
+photos. The weighted harmonic mean of the two ranks says how strange it is: Wilson's way to combine p-values (2019), in
+which one small p-value is enough, whatever the other is. The share of validation photos that are at least as strange
+gives the p-value (conformal prediction: Vovk et al. 2005). For photos drawn like the validation photos,
 P(p-value <= 5 %) <= 5 %, however good or bad the scores are. The validation photos also chose the epoch, and perhaps a
 temperature, which makes this a little too good.
 """
@@ -52,17 +53,17 @@ def likeliest_first(probabilities: np.ndarray) -> list[int]:
 # ------------------------------------------------------------------------------------------------------------- p-values
 
 
-def doubts(probabilities: np.ndarray, measure: StrangerMeasure) -> np.ndarray:
-    """Return how undecided answers are, (N,) from probabilities (N, C): higher is stranger, or constant."""
-    highest = probabilities.max(axis=1)
-    return -highest if measure.by_probability else np.full_like(highest, -1.0)
+def doubts(probabilities: np.ndarray) -> np.ndarray:
+    """Return how undecided answers are, (N,) from probabilities (N, C): higher is stranger."""
+    return -probabilities.max(axis=1)
 
 
 class StrangerTest:
     """The conformal test whether a photo shows any known class: `scores` (N, 2) are those of the validation photos."""
 
-    def __init__(self, scores: ArrayLike) -> None:
+    def __init__(self, scores: ArrayLike, measure: StrangerMeasure) -> None:
         self.scores = np.asarray(scores, dtype=np.float64)  # (N, 2)
+        self.doubt_weight = measure.doubt_weight
         # How many of the validation photos are at least as strange as each, itself included, int64 (N, 2)
         below = [np.searchsorted(np.sort(kind), kind) for kind in self.scores.T]
         self.ranks = len(self.scores) - np.stack(below, axis=1)
@@ -83,6 +84,16 @@ class StrangerTest:
         and the photo: all are treated alike, and the promise needs nothing else.
         """
         score = np.asarray(score)
-        products = (self.ranks + (score >= self.scores)).prod(axis=1)  # (N,)
-        product = (1 + (self.scores >= score).sum(axis=0)).prod()
-        return (1 + int((products <= product).sum())) / (1 + len(self.scores))
+        others = self.strangeness(self.ranks + (score >= self.scores))  # (N,)
+        at_least = others >= self.strangeness(1 + (self.scores >= score).sum(axis=0))
+        return (1 + int(at_least.sum())) / (1 + len(self.scores))
+
+    def strangeness(self, ranks: np.ndarray) -> np.ndarray:
+        """Return how strange photos with these ranks (..., 2) are by both kinds together: higher is stranger.
+
+        The inverse of the ranks' weighted harmonic mean, or, in checkpoints of before, of their product (Fisher 1932).
+        """
+        by_doubt, by_distance = ranks[..., 0], ranks[..., 1]
+        if self.doubt_weight is None:
+            return 1 / (by_doubt * by_distance)
+        return self.doubt_weight / by_doubt + 1 / by_distance

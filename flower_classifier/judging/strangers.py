@@ -5,8 +5,7 @@
 
 A stranger betrays itself in one of two ways. One that is much like the classes, such as another flower, makes the
 probabilities undecided. One that is like none of them, such as an ant or a screenshot, may well get a high probability,
-but lies far from all training photos. So there is a score of each kind, and conformal.py makes a p-value of both. With
-few classes the probability says nothing, and only the distance counts.
+but lies far from all training photos. So there is a score of each kind, and conformal.py makes a p-value of both.
 docs/strangers.md says which scores these are, and how well they do.
 """
 
@@ -74,7 +73,7 @@ class Clusters:
         `features` (N, D) and `probabilities` (N, C), as in a prediction. A third kind, another order or another way to
         measure one needs new versions of the formats of checkpoint.pth and last.pth, which keep such scores.
         """
-        undecided = torch.from_numpy(doubts(probabilities.double().numpy(), self.measure))
+        undecided = torch.from_numpy(doubts(probabilities.double().numpy()))
         return torch.stack([undecided, self.distances(features)], dim=1)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from flower_classifier.base.console import Bar
 from flower_classifier.base.messages import InputError
-from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_SETS, DEFAULT_TOP_K, StrangerMeasure
+from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_SETS, DEFAULT_TOP_K
 from flower_classifier.judging.conformal import StrangerTest, doubts, least_probability, likeliest_first, members
 from flower_classifier.photos.images import ImageError, PhotoSource
 from flower_classifier.photos.mending import warn_of_damaged
@@ -132,7 +132,6 @@ class BasePredictor(ABC):
     temperature: float  # logits are divided by it before the softmax
     set_scores: list[float]  # validation scores for prediction sets; empty where the run never ended
     stranger_test: StrangerTest | None  # tells strangers from photos of the classes; None: they cannot be told
-    stranger_measure: StrangerMeasure  # what the test goes by
     remembers_photos: bool = False  # whether it can name training photos
 
     @abstractmethod
@@ -245,9 +244,7 @@ class BasePredictor(ABC):
         """
         if self.stranger_test is None or answer.distance is None:
             raise ValueError("the checkpoint cannot tell strangers")
-        return self.stranger_test.p_value(
-            (doubts(self.probabilities(answer)[None], self.stranger_measure)[0], answer.distance)
-        )
+        return self.stranger_test.p_value((doubts(self.probabilities(answer)[None])[0], answer.distance))
 
     def probabilities(self, answer: Answer) -> np.ndarray:
         """Return the probability of each class, float64 (C,): as precise as those that sets are made by."""

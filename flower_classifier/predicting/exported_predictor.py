@@ -45,7 +45,7 @@ from flower_classifier.predicting.base_predictor import Answer, BasePredictor, s
 if TYPE_CHECKING:
     import onnxruntime
 
-FORMAT_VERSION = 2  # of classifier.json; 1 says nothing of how strangers are measured
+FORMAT_VERSION = 3  # of classifier.json; 1 says nothing of how strangers are measured, 2 says by_probability
 EXPORT_AGAIN = "export the checkpoint again"
 BATCH = 8  # photos that the network takes at a time
 ONLY_ERRORS = 3  # of onnxruntime's levels of messages
@@ -236,8 +236,8 @@ class ExportedPredictor(BasePredictor):
         named = load_category_names(category_names, self.classes, self.spec.category_names)
         self.names = [named.get(name, name) for name in self.classes]
         self.temperature, self.set_scores = self.spec.temperature, self.spec.set_scores
-        scores, self.stranger_measure = self.spec.stranger_scores, self.spec.stranger_measure
-        self.stranger_test = None if scores is None else StrangerTest(scores)
+        scores, measure = self.spec.stranger_scores, self.spec.stranger_measure
+        self.stranger_test = None if scores is None else StrangerTest(scores, measure)
 
     def answers(
         self, photos: Sequence[PhotoSource], bar: Bar | None = None, altogether: int = 0

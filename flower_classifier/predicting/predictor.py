@@ -47,8 +47,9 @@ class Predictor(BasePredictor):
         self.names = named.names
         trust = checkpoint.trust
         self.temperature, self.set_scores = trust.temperature, trust.set_scores
-        self.stranger_test = None if trust.stranger_scores is None else StrangerTest(trust.stranger_scores)
-        self.stranger_measure, self.feature_bank = trust.stranger_measure, trust.feature_bank
+        scores, self.stranger_measure = trust.stranger_scores, trust.stranger_measure
+        self.stranger_test = None if scores is None else StrangerTest(scores, self.stranger_measure)
+        self.feature_bank = trust.feature_bank
         self.remembers_photos = trust.feature_bank is not None
         self.threads = torch.get_num_threads()
 

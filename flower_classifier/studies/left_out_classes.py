@@ -91,7 +91,7 @@ def judge(
     answers = evaluation.of(is_known)
     temperature = calibrate(answers)
     scores = stranger_scores(memory, features[is_known], answers.at(temperature), measure)
-    stranger_test, clusters = StrangerTest(scores), Clusters(memory, measure)
+    stranger_test, clusters = StrangerTest(scores, measure), Clusters(memory, measure)
     all_scores = [clusters.strangeness(rows, split.at(temperature).probabilities) for rows, split, _ in seen]
     known = all_scores[-1][seen[-1][2]]  # (N, 2)
     strangers = torch.cat([scores[~is_known] for scores, (_, _, is_known) in zip(all_scores, seen, strict=True)])

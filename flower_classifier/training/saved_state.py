@@ -15,8 +15,8 @@ from flower_classifier.networks.checkpoint import Row, Trust, what_to_do
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.photos.grey import GreyRange
 
-FORMAT_VERSION = 9  # of last.pth
-READ_VERSIONS = (8, FORMAT_VERSION)  # 8 says nothing of how strangers are measured, which is then as it was
+FORMAT_VERSION = 10  # of last.pth
+READ_VERSIONS = (8, 9, FORMAT_VERSION)  # 8 and 9 tell strangers in other ways, in which finished runs go on
 Tensors = dict[str, torch.Tensor]
 
 

@@ -16,7 +16,10 @@ export function likeliest(shares, number) {
 }
 
 // Returns what takes a picture's two scores to the share of pictures of the classes that look at least as strange.
-export function strangerTest(scores) {
+// `doubtWeight` is that of the doubt's rank beside the distance's; null where checkpoints of before multiply the two.
+export function strangerTest(scores, doubtWeight) {
+  const strangeness = (byDoubt, byDistance) =>
+    doubtWeight === null ? 1 / (byDoubt * byDistance) : doubtWeight / byDoubt + 1 / byDistance;
   const ranks = [0, 1].map((kind) => {
     const sorted = Float64Array.from(scores, (pair) => pair[kind]).sort();
     return scores.map((pair) => scores.length - firstNotBelow(sorted, pair[kind]));
@@ -28,9 +31,10 @@ export function strangerTest(scores) {
       if (other >= distance) asFar++;
     }
     let asStrange = 1;
+    const strange = strangeness(asDoubtful, asFar);
     scores.forEach(([one, other], index) => {
-      const product = (ranks[0][index] + (doubt >= one)) * (ranks[1][index] + (distance >= other));
-      if (product <= asDoubtful * asFar) asStrange++;
+      const [byDoubt, byDistance] = [ranks[0][index] + (doubt >= one), ranks[1][index] + (distance >= other)];
+      if (strangeness(byDoubt, byDistance) >= strange) asStrange++;
     });
     return asStrange / (1 + scores.length);
   };
@@ -50,15 +54,13 @@ function firstNotBelow(sorted, value) {
 export function judgeFor(spec) {
   const names = spec.classes.map((name) => (Object.hasOwn(spec.category_names, name) ? spec.category_names[name] : name));
   const scores = spec.stranger_scores;
-  const pValue = scores && strangerTest(scores);
-  const countsDoubt = spec.stranger_measure.by_probability;
+  const pValue = scores && strangerTest(scores, spec.stranger_measure.doubt_weight);
   const rate = spec.stranger_rate / 100;
   const canTell = Boolean(scores) && rate * (1 + scores.length) >= 1; // else there are too few photos to promise it
   return (logits, distance, number) => {
     const shares = probabilities(logits, spec.temperature);
     const top = likeliest(shares, number);
-    const doubt = countsDoubt ? -shares[top[0]] : -1; // of few classes an undecided answer says nothing
-    const pKnown = pValue ? pValue(doubt, distance) : null;
+    const pKnown = pValue ? pValue(-shares[top[0]], distance) : null;
     const predictions = top.map((index) => ({ class: spec.classes[index], name: names[index], probability: shares[index] }));
     return { predictions, p_known: pKnown, known: canTell ? pKnown > rate : null };
   };
