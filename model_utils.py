@@ -47,7 +47,7 @@ from flower_classifier.predicting.base_predictor import BROKEN
 from flower_classifier.predicting.predictor import Predictor
 from flower_classifier.report.evaluation_report import EvaluationReport
 from flower_classifier.training.loop import fit
-from flower_classifier.training.recipe import Recipe, balanced
+from flower_classifier.training.recipe import Recipe
 from flower_classifier.training.run_messages import RECORDED, epoch_line
 from flower_classifier.training.state import TrainState, learned, load_learned
 from flower_classifier.training.steps import (
@@ -126,7 +126,7 @@ class Model:
 
 @dataclass(frozen=True, repr=False)
 class Results(EvaluationReport):
-    """How good a model is on photos whose classes are known. Printed, it is two lines."""
+    """How good a model is on photos whose classes are known. Printed, it is what train.py says of it."""
 
     @property
     def accuracy(self) -> float:
@@ -134,7 +134,7 @@ class Results(EvaluationReport):
         return self.evaluation.accuracy
 
     def __repr__(self) -> str:
-        return self.evaluation.result_lines(self.split)
+        return self.evaluation.result_lines(self.split, self.names)
 
 
 def build_model(
@@ -230,8 +230,7 @@ def train_model(
         augment=augment,
     )
     check_classes(model, data)
-    weights = balanced(data.splits.train.labels, len(data.classes)) if class_weights == "balanced" else ()
-    recipe = Recipe.of(config, weights)
+    recipe = Recipe.of(config).for_photos(data.splits.train.labels, len(data.classes), class_weights)
     settings = {name: getattr(config, name) for name in ("seed", *RECORDED)}
     training = {**model.training, **settings, "precision": model.frozen.precision_name, "skipped": []}
     training["shrinkage"] = choose_shrinkage(model.classifier, data, shrinkage, no_whitening)

@@ -106,6 +106,7 @@ def test_programs_get_the_numbers_as_an_object_which_the_report_keeps(run, resul
         "top_5_accuracy": pytest.approx(people["top-5 accuracy"] / 100, abs=5e-3),
         "right": people["right"][0],
         **{name: written[name] for name in ("accuracy_low", "accuracy_high", "guessing")},
+        **{name: written[name] for name in ("balanced_accuracy", "macro_precision", "macro_f1")},
         "chose_epoch": 0,
         "calibration_error": written["calibration_error"],
         "temperature": Checkpoint.load(checkpoint).trust.temperature,
@@ -152,8 +153,8 @@ def test_the_table_counts_the_answers_by_class(run, checkpoint, flowers):
     for line in run(predict, flowers / "valid", checkpoint, "--format", "jsonl", "--top_k", 1).out.splitlines():
         record = json.loads(line)
         predicted[record["path"].split("/")[-2], record["predictions"][0]["class"]] += 1
-    interval = ["right", "accuracy_low", "accuracy_high"]
-    expected = [["class", "name", "photos", "accuracy", *interval, "most_frequent_mistake", "times"]]
+    interval, measured = ["right", "accuracy_low", "accuracy_high"], ["precision", "recall", "f1"]
+    expected = [["class", "name", "photos", "accuracy", *interval, *measured, "most_frequent_mistake", "times"]]
     intervals = {0: ("0.0", "0.5615"), 1: ("0.0615", "0.7923"), 2: ("0.2077", "0.9385"), 3: ("0.4385", "1.0")}
     for name in loaded.classes:
         wrong = {other: predicted[name, other] for other in loaded.classes if other != name}
@@ -161,6 +162,9 @@ def test_the_table_counts_the_answers_by_class(run, checkpoint, flowers):
         mistake = [loaded.category_names[most], str(wrong[most])] if wrong[most] else ["", "0"]
         right = predicted[name, name]
         shares = [str(round(right / 3, 4)), str(right), *intervals[right]]
+        times = sum(predicted[true, name] for true in loaded.classes)  # that it was predicted
+        measures = [right / times if times else "", right / 3, 2 * right / (times + 3)]
+        shares += [str(round(share, 4)) if times or place else "" for place, share in enumerate(measures)]
         expected.append([name, loaded.category_names[name], "3", *shares, *mistake])
     with (checkpoint.parent / "evaluation" / "valid" / "per_class.csv").open(newline="", encoding="utf-8-sig") as file:
         assert list(csv.reader(file)) == expected

@@ -1,5 +1,6 @@
 """What is computed from logits and labels, and the temperature: compared with numpy and with plain loops."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from flower_classifier.judging.calibration import best_temperature, calibrate, cross_validated
+from flower_classifier.judging.class_balance import balancing_weights
 from flower_classifier.judging.evaluation import BINS, FOLDS, Evaluation, folds_of
 
 
@@ -187,7 +189,7 @@ def test_photos_that_keep_no_temperature_are_judged_without_one():
 
 @pytest.mark.parametrize(("number", "classes"), [(800, 7), (90, 7)], ids=["many", "few"])
 def test_the_summary_tells_how_far_to_believe_in_numbers_of_numpy(number, classes):
-    photos = drawn(number=number, classes=classes, scale=2.0)
+    photos, names = drawn(number=number, classes=classes, scale=2.0), [str(label) for label in range(classes)]
     shares, labels = softmax(photos), photos.labels.numpy()
     confidence, right = shares.max(axis=1), shares.argmax(axis=1) == labels
     about_90 = (confidence >= 0.85) & (confidence < 0.95)
@@ -197,13 +199,13 @@ def test_the_summary_tells_how_far_to_believe_in_numbers_of_numpy(number, classe
     else:
         assert about_90.sum() < 50
         clause = f"{confidence.mean():.0%} sure on average, right {right.mean():.0%} of the time"
-    first, second = photos.result_lines("test").splitlines()
+    first, second = photos.result_lines("test", names).splitlines()
     assert first.startswith(f"{number} test photos   loss {losses_of(shares, labels).mean():.4f}   {right.sum()} of ")
     assert second == clause
-    first, second = replace(photos, chose_epoch=number).result_lines("valid").splitlines()
+    first, second = replace(photos, chose_epoch=number).result_lines("valid", names).splitlines()
     assert first.startswith(f"{number} validation photos   loss ")
     assert second == f"{clause}; the epoch was chosen on these photos"
-    assert photos.result_lines("").startswith(f"{number} photos   loss ")
+    assert photos.result_lines("", names).startswith(f"{number} photos   loss ")
 
 
 def test_photos_that_are_all_right_say_nothing_of_a_temperature():
@@ -225,3 +227,24 @@ def test_a_handful_of_photos_that_all_went_wrong_keep_no_temperature():
     for number in (2, 4, 8):
         logits = torch.tensor([[2.0, 0.0]]).repeat(number, 1)
         assert calibrate(Evaluation(logits, torch.ones(number, dtype=torch.int64))) == 1.0
+
+
+def test_balanced_accuracy_and_its_line_are_counted_by_hand():
+    """Nineteen ants, all right; four bees of which one is; no wasps, which one bee is taken for."""
+    predicted = torch.tensor([0] * 19 + [1, 0, 0, 2])
+    photos = Evaluation(torch.nn.functional.one_hot(predicted, 3).float(), torch.tensor([0] * 19 + [1] * 4))
+    precision, recall, f1 = (values.tolist() for values in photos.of_each_class)
+    assert precision == pytest.approx([19 / 21, 1, 0])
+    assert recall[:2] == [1, 0.25] and math.isnan(recall[2])
+    assert f1 == pytest.approx([38 / 40, 2 / 5, 0])
+    assert photos.results["balanced_accuracy"] == pytest.approx((1 + 0.25) / 2)
+    assert photos.results["macro_precision"] == pytest.approx((19 / 21 + 1) / 2)
+    assert photos.results["macro_f1"] == pytest.approx((38 / 40 + 2 / 5) / 2)
+    weighted = (photos.right * balancing_weights(photos.labels)).mean().item()
+    assert weighted == pytest.approx(photos.balanced_accuracy)
+    lines = photos.result_lines("test", ("ants", "bees", "wasps")).splitlines()
+    assert "20 of 23 right: 87%" in lines[0]
+    assert lines[1] == (
+        "balanced accuracy 62%, the mean over classes (always saying ants: 50%, and 83% of the photos); "
+        "largest class: ants, 19 of 19 right; smallest: bees, 1 of 4 right"
+    )

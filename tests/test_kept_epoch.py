@@ -125,3 +125,32 @@ def test_a_head_that_is_held_back_is_not_kept_from_its_first_epochs():
     losses = [losses_of(epoch, labels).mean() for epoch in logits]
     assert losses[0] < losses[1]
     assert kept_by_a_run(logits, labels)[0] == 2
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_a_mean_over_classes_chooses_the_epoch_only_where_that_is_asked_for(by_class):
+    """The second epoch is surer of twenty photos of one class, and takes the two of another for that."""
+    labels = np.array([0] * 20 + [1] * 2)
+    wary = np.eye(CLASSES)[labels]
+    sure = np.where((labels == 0)[:, None], [9.0, 0, 0, 0], [2.0, 1, 0, 0])
+    recipe = Recipe(epochs=2, learning_rate=0.1, batch_size=4, views=1, seed=0, judged_by_class=by_class)
+    state = TrainState(small_classifier(), recipe)
+    rows = [
+        state.record(1.0, Evaluation(torch.tensor(epoch).float(), torch.from_numpy(labels))) for epoch in (wary, sure)
+    ]
+    assert rows[1]["valid_loss"] < rows[0]["valid_loss"]
+    assert state.finished.lowest.epoch == (1 if by_class else 2)
+    assert [row.get("valid_balanced_accuracy") for row in rows] == ([1.0, 0.5] if by_class else [None, None])
+
+
+@pytest.mark.parametrize(
+    ("labels", "how", "expected"),
+    [
+        ([0] * 3 + [1], "equal", True),
+        ([0] * 5 + [1] * 2, "equal", False),
+        ([0] * 5 + [1] * 2, "balanced", True),
+    ],
+)
+def test_runs_are_judged_by_class_where_classes_are_unequal_or_weighted(labels, how, expected):
+    recipe = Recipe(epochs=1, learning_rate=0.1, batch_size=4, views=1, seed=0).for_photos(labels, 2, how)
+    assert recipe.judged_by_class is expected

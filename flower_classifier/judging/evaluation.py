@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from flower_classifier.base.messages import photos_of
+from flower_classifier.base.messages import photos_of, printable
 from flower_classifier.config.allowed import MOST_SCORED
 from flower_classifier.features.batches import EVALUATION_BATCH, Batch, to_learner, whole
 from flower_classifier.features.inputs import Inputs
+from flower_classifier.judging.class_balance import are_unequal
 from flower_classifier.judging.verdict import Verdict, share_text
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import threads_for, torch_threads
@@ -104,6 +105,28 @@ class Evaluation:
         return self.right.sum().item() / len(self)
 
     @property
+    def of_each_class(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Precision, recall and F1 of each class, 0 to 1, float64 (C,) each.
+
+        Recall is nan for a class without photos, precision for one that is never predicted, F1 for one that is neither.
+        """
+        confusion = self.confusion.double()
+        right, photos, predicted = confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)
+        return right / predicted, right / photos, 2 * right / (photos + predicted)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean of the recalls of the classes that there are photos of, 0 to 1: Brodersen et al. 2010."""
+        return self.of_each_class[1].nanmean().item()
+
+    @property
+    def macro_averages(self) -> tuple[float, float]:
+        """Means over the classes that there are photos of: precision, 0 where a class is never predicted, and F1."""
+        precision, recall, f1 = self.of_each_class
+        present = ~recall.isnan()
+        return precision[present].nan_to_num(0).mean().item(), f1[present].mean().item()
+
+    @property
     def verdict(self) -> Verdict:
         """How many photos are right, and what guessing reaches on them."""
         return Verdict(int(self.right.sum()), len(self), self.labels.bincount().max().item() / len(self))
@@ -140,6 +163,7 @@ class Evaluation:
         top = {f"top_{TOP}_accuracy": self.top_accuracy} if self.logits.shape[1] > TOP else {}
         verdict = self.verdict
         low, high = verdict.interval
+        macro_precision, macro_f1 = self.macro_averages
         return {
             "photos": len(self),
             "loss": self.loss,
@@ -151,6 +175,9 @@ class Evaluation:
             "accuracy_low": low,
             "accuracy_high": high,
             "guessing": verdict.guessing,
+            "balanced_accuracy": self.balanced_accuracy,
+            "macro_precision": macro_precision,
+            "macro_f1": macro_f1,
             **({} if self.chose_epoch is None else {"chose_epoch": self.chose_epoch}),
         }
 
@@ -227,11 +254,35 @@ class Evaluation:
         which = "these photos" if self.chose_epoch == len(self) else f"{self.chose_epoch:,} of these photos"
         return f"the epoch was chosen on {which}"
 
-    def result_lines(self, split: str) -> str:
-        """Return two lines for people: what a classifier is worth on a split, and how far they can believe it.
+    def balance_text(self, names: Sequence[str]) -> str:
+        """Say what an accuracy hides where the classes of the photos are unequal; empty where they are not.
 
-        The second compares how sure it is with how often it is right: of the answers with a confidence of about 90 %,
-        where there are ENOUGH of them, else of all.
+        `names` (C,): what people call the classes.
+        """
+        confusion = self.confusion
+        sizes = confusion.sum(dim=1)  # (C,)
+        if not are_unequal(sizes.tolist()):
+            return ""
+        present = sizes.nonzero()[:, 0]
+        largest, smallest = int(sizes.argmax()), int(present[sizes[present].argmin()])
+
+        def of_class(label: int) -> str:
+            return f"{printable(names[label])}, {confusion[label, label]:,} of {sizes[label]:,} right"
+
+        photos = len(self)
+        return (
+            f"balanced accuracy {share_text(self.balanced_accuracy, photos)}, the mean over classes (always saying "
+            f"{printable(names[largest])}: {share_text(1 / len(present), photos)}, and "
+            f"{share_text(self.verdict.guessing, photos)} of the photos); largest class: {of_class(largest)}; "
+            f"smallest: {of_class(smallest)}"
+        )
+
+    def result_lines(self, split: str, names: Sequence[str]) -> str:
+        """Return lines for people: what a classifier is worth on a split, and how far they can believe it.
+
+        The last compares how sure it is with how often it is right: of the answers with a confidence of about 90 %,
+        where there are ENOUGH of them, else of all. Where classes are unequal, a line between says what that hides.
+        `names` (C,): what people call the classes.
         """
         results = [f"loss {self.loss:.4f}", str(self.verdict)]
         if self.logits.shape[1] > TOP:
@@ -249,7 +300,8 @@ class Evaluation:
             believed += "; cross-validated"
         if chosen := self.chosen_text(split):
             believed += f"; {chosen}"
-        return "   ".join([photos_of(split, len(self)), *results]) + "\n" + believed
+        first = "   ".join([photos_of(split, len(self)), *results])
+        return "\n".join(line for line in (first, self.balance_text(names), believed) if line)
 
 
 @torch.inference_mode()
@@ -264,12 +316,15 @@ def evaluate(learner: nn.Module, batches: Iterable[Batch]) -> Evaluation:
     return evaluation
 
 
-def loss_gap(losses: torch.Tensor, others: torch.Tensor) -> tuple[float, float]:
+def loss_gap(losses: torch.Tensor, others: torch.Tensor, weights: torch.Tensor | None = None) -> tuple[float, float]:
     """Return how much higher the mean of losses (N,) is than that of others, and the standard error of the difference.
 
     The losses are of the same photos, so what makes a photo hard does not count. One photo has no standard error: 0.
+    `weights`: of the photos, (N,), of mean 1; None: all the same.
     """
     differences = (losses - others).double()
+    if weights is not None:
+        differences = differences * weights
     standard_error = differences.std().item() / len(differences) ** 0.5 if len(differences) > 1 else 0.0
     return differences.mean().item(), standard_error
 

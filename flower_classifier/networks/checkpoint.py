@@ -32,13 +32,19 @@ VALIDATION_PHOTOS = "validation_photos"  # the key, in `training`, of the conten
 READ_VERSIONS = (FORMAT_OF_LAST_LAYERS, 6, 7, FORMAT_VERSION)
 
 
-class Row(TypedDict):
-    """One epoch's numbers."""
+class PlainRow(TypedDict):
+    """The numbers that every epoch has."""
 
     epoch: int
     train_loss: float  # of the parameters as they were
     valid_loss: float  # of their average, as is the accuracy
     valid_accuracy: float
+
+
+class Row(PlainRow, total=False):
+    """One epoch's numbers."""
+
+    valid_balanced_accuracy: float  # the mean over classes; of runs that are judged by class
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def evaluate_folder(
     if output_format == "json":
         print(json.dumps(facts), flush=True)
     elif evaluation:
-        print(evaluation.result_lines(split.name), flush=True)
+        print(evaluation.result_lines(split.name, predictor.names), flush=True)
     if evaluation:
         write_facts(report, facts)
         evaluation_report = EvaluationReport(

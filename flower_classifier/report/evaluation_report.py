@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,13 +76,18 @@ class EvaluationReport:
         return figures
 
     def per_class(self) -> Iterator[list[object]]:
-        """Yield the rows of per_class.csv, header first. A class without photos has no accuracy.
+        """Yield the rows of per_class.csv, header first. A class without photos has no accuracy, nor recall.
+
+        A class that is never predicted has no precision.
 
         Mistakes that are equally frequent stand beside each other, with semicolons between them.
         Of few photos an accuracy says little: the interval beside it says how little.
         """
         interval = ["right", "accuracy_low", "accuracy_high"]
-        yield ["class", "name", "photos", "accuracy", *interval, "most_frequent_mistake", "times"]
+        measures = ["precision", "recall", "f1"]
+        yield ["class", "name", "photos", "accuracy", *interval, *measures, "most_frequent_mistake", "times"]
+        by_measure = zip(*(values.tolist() for values in self.evaluation.of_each_class), strict=True)
+        of_class = [["" if math.isnan(value) else round(value, 4) for value in values] for values in by_measure]
         classes, names, evaluation = self.classes, self.names, self.evaluation
         most_frequent: dict[int, tuple[list[str], int]] = {}  # of each class: the classes it is taken for, how often
         for true, predicted, times in evaluation.confused_pairs:  # most frequent first
@@ -93,8 +99,9 @@ class EvaluationReport:
             if photos:
                 low, high = wilson(right, photos)
                 shares = [round(right / photos, 4), right, round(low, 4), round(high, 4)]
+            numbers = [*shares, *of_class[index]]
             taken_for, most = most_frequent.get(index, ([], 0))
-            yield [classes[index], names[index], photos, *shares, "; ".join(taken_for), most]
+            yield [classes[index], names[index], photos, *numbers, "; ".join(taken_for), most]
 
     def all_mistakes(self) -> Iterator[list[object]]:
         """Yield the rows of mistakes.csv, header first: the photos that are predicted wrong, most confident first."""

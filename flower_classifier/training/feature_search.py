@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from flower_classifier.base.options import Values
 from flower_classifier.config.allowed import DEFAULT_SHRINKAGE
 from flower_classifier.features.inputs import Inputs
+from flower_classifier.judging.class_balance import balancing_weights
 from flower_classifier.judging.evaluation import loss_gap
 from flower_classifier.judging.verdict import share_text
 from flower_classifier.networks.classifier import Classifier
@@ -72,10 +73,12 @@ class FeatureChoice:
         return f"{self.tried} kinds of features tried in {self.seconds:.0f} s; the choice: {kind} (by LDA {reached})"
 
 
-def choose_features(train: Inputs, valid: Inputs, classifier: Classifier, **fixed: object) -> FeatureChoice:
+def choose_features(
+    train: Inputs, valid: Inputs, classifier: Classifier, by_class: bool = False, **fixed: object
+) -> FeatureChoice:
     """Try all kinds of features; let the classifier look at the chosen one. Its head must then be renewed.
 
-    `fixed`: the value of each option that does not vary.
+    `by_class`: compare means over classes. `fixed`: the value of each option that does not vary.
     """
     started, tried = time.perf_counter(), []
     default_kind = FeatureKind(**{"layers": classifier.config.layers, **fixed})  # type: ignore[arg-type]
@@ -83,9 +86,10 @@ def choose_features(train: Inputs, valid: Inputs, classifier: Classifier, **fixe
         classifier.look_at(kind.layers, not kind.no_roots)
         whitening = train.find_whitening(kind.shrinkage)
         tried.append(judge(kind, train.whitened_by(whitening), valid.whitened_by(whitening)))
-    best = min(tried, key=lambda trial: trial.losses.mean().item())
+    weights = balancing_weights(valid.labels) if by_class else None
+    best = min(tried, key=lambda trial: (trial.losses if weights is None else trial.losses * weights).mean().item())
     default = next(trial for trial in tried if trial.kind == default_kind)
-    gap, standard_error = loss_gap(default.losses, best.losses)
+    gap, standard_error = loss_gap(default.losses, best.losses, weights)
     chosen = default if gap <= standard_error else best
     classifier.look_at(chosen.kind.layers, not chosen.kind.no_roots)
     return FeatureChoice(chosen, len(tried), time.perf_counter() - started)

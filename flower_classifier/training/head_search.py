@@ -28,6 +28,7 @@ from flower_classifier.config.allowed import DEFAULT_HIDDEN_UNITS
 from flower_classifier.features.batches import batches, whole
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.calibration import LEAST
+from flower_classifier.judging.class_balance import balancing_weights
 from flower_classifier.judging.evaluation import loss_gap
 from flower_classifier.judging.verdict import share_text
 from flower_classifier.networks.classifier import Classifier
@@ -63,7 +64,8 @@ class Trial:
 
     settings: HeadSettings
     epoch: int = 0
-    losses: torch.Tensor = field(default_factory=lambda: torch.tensor([torch.inf]))  # (N,), of the validation photos
+    # (N,), of the validation photos; weighted where the recipe judges by class
+    losses: torch.Tensor = field(default_factory=lambda: torch.tensor([torch.inf]))
     accuracy: float = 0.0
     is_sound: bool = True  # whether its loss has been finite in every epoch
 
@@ -116,7 +118,9 @@ class Outcome:
         """What was chosen of how many, in a line."""
         choice = self.chosen
         options = ", ".join(f"--{name} {option_text(value)}" for name, value in choice.options.items())
-        reached = f"validation loss {choice.loss:.4f}, accuracy {share_text(choice.accuracy, len(choice.losses))}"
+        by_class = " by class" * choice.settings.recipe.judged_by_class
+        accuracy = share_text(choice.accuracy, len(choice.losses))
+        reached = f"validation loss{by_class} {choice.loss:.4f}, accuracy {accuracy}"
         return f"{len(self.tried)} heads tried in {self.seconds:.0f} s; the choice: {options} ({reached})"
 
     def table(self) -> Iterator[list[object]]:
@@ -240,6 +244,8 @@ def judge(members: Sequence[Trial], stack: HeadStack, epoch: int, valid: Inputs)
         may_keep_one = LEAST <= right <= hits.shape[1] - LEAST
         at = int(means[:, index].argmin()) if may_keep_one else TEMPERATURES.index(1.0)
         losses = by_temperature[at, index]
+        if trial.settings.recipe.judged_by_class:  # then their mean is that over classes
+            losses = losses * balancing_weights(valid.labels)
         trial.is_sound &= bool(losses.isfinite().all())
         if losses.mean() < trial.loss:
             trial.epoch, trial.losses, trial.accuracy = epoch, losses, right / hits.shape[1]

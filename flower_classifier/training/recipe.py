@@ -10,7 +10,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import torch
@@ -21,6 +21,7 @@ from flower_classifier.base.seeding import fold_seed
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.batches import Batch, batches, fresh_batches
 from flower_classifier.features.inputs import Inputs, Schedule
+from flower_classifier.judging.class_balance import are_unequal
 from flower_classifier.networks.classifier import Classifier, parameter_depths
 from flower_classifier.networks.devices import MICRO_BATCH, precision_of
 from flower_classifier.photos.views import Augmentation
@@ -36,7 +37,8 @@ def balanced(labels: Sequence[int], classes: int) -> tuple[float, ...]:
 class Recipe:
     """The hyperparameters of the first stage, and what they do.
 
-    A field has the name of its option. While this stage lasts, all but the seed may change on resume.
+    A field has the name of its option, but for the last one. While this stage lasts, all but the seed may change on
+    resume.
     """
 
     epochs: int
@@ -49,6 +51,7 @@ class Recipe:
     class_weights: tuple[float, ...] = ()  # how much a photo of each class counts; none: all the same
     patience: int = 0  # training stops when the loss was no lower for so many epochs; 0: never
     augment: str = "mirror"  # how the views differ: a kind of Augmentation
+    judged_by_class: bool = False  # whether epochs, and heads, are compared by the mean over classes of their loss
 
     stage: ClassVar[str] = ""  # what progress calls it
     rate_option: ClassVar[str] = "learning_rate"  # the option that `learning_rate` comes from
@@ -59,10 +62,20 @@ class Recipe:
         return {}
 
     @classmethod
-    def of(cls, config: TrainConfig, class_weights: tuple[float, ...] = ()) -> Recipe:
-        """Return what a run asks for; only the photos that can be opened tell the weights of its classes."""
-        given = {entry.name: getattr(config, entry.name) for entry in fields(cls)}
-        return cls(**{**given, "class_weights": class_weights})
+    def of(cls, config: TrainConfig) -> Recipe:
+        """Return what a run asks for; `for_photos` adds what depends on the photos."""
+        given = {entry.name: getattr(config, entry.name) for entry in fields(cls) if entry.name != "judged_by_class"}
+        return cls(**{**given, "class_weights": ()})
+
+    def for_photos(self, labels: Sequence[int], classes: int, class_weights: str) -> Recipe:
+        """Return the recipe for training photos with these labels, those that can be opened.
+
+        `class_weights`: train.py's option. Where classes are unequal, or are to count the same, a mean over photos
+        would choose what is best for the large ones.
+        """
+        weights = balanced(labels, classes) if class_weights == "balanced" else ()
+        by_class = bool(weights) or are_unequal(list(Counter(labels).values()))
+        return replace(self, class_weights=weights, judged_by_class=by_class)
 
     @property
     def schedule(self) -> Schedule:

@@ -9,6 +9,7 @@ import torch
 
 from flower_classifier.base.messages import counted, first_few, note, printable, warn
 from flower_classifier.config.train_options import TrainConfig
+from flower_classifier.judging.class_balance import are_unequal
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.judging.verdict import share_text
 from flower_classifier.networks.checkpoint import Row
@@ -27,13 +28,16 @@ def report_start(
 ) -> None:
     """Say on stderr what was found and what will be trained."""
     photos = [f"{len(split):,} {split.spoken}" for split in data.splits.parts]
-    sizes = Counter(data.splits.train.labels).values()
-    each = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+    sizes = Counter(data.splits.train.labels)
+    least, most = min(sizes.values()), max(sizes.values())
+    each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     names = first_few([printable(name) for name in data.names])
     note(
         f"{counted(len(data.classes), 'class', 'classes')} ({names}); photos: {', '.join(photos)}; "
         f"{each} training photos of a class"
     )
+    if are_unequal(list(sizes.values())) and not saved:
+        warn_of_unequal(config, data)
     model, recipe = state.classifier.config, state.recipe
     numbers = sum(parameter.numel() for parameter in state.learner.parameters())
     learns = f"its head of {numbers:,} parameters" if model.learns == "head" else f"all {numbers:,} parameters"
@@ -54,6 +58,19 @@ def note_faster(config: TrainConfig, device: torch.device) -> None:
     """Say on stderr that there are faster networks, to whoever has not chosen the slow default for a CPU."""
     if device.type == "cpu" and "arch" not in config.typed and not config.resume:
         note(f"{config.arch} is slow without a GPU: --arch squeezenet1_1 takes less than a tenth of the time")
+
+
+def warn_of_unequal(config: TrainConfig, data: Data) -> None:
+    """Warn that an accuracy over photos hides small classes; say what is done about it, and what can be."""
+    sizes, total = Counter(data.splits.train.labels), len(data.splits.train)
+    (largest, most), (smallest, least) = sizes.most_common()[0], sizes.most_common()[-1]
+    weights = "" if config.class_weights == "balanced" else "; --class_weights balanced lets small ones count as much"
+    warn(
+        f"classes are unequal, {counted(least, 'training photo')} of {printable(data.names[smallest])} and {most:,} of "
+        f"{printable(data.names[largest])}: always saying {printable(data.names[largest])} would be right for "
+        f"{share_text(most / total, total)} of them. Look at the balanced accuracy, the mean over classes; by such "
+        f"a mean of the validation loss the epoch is chosen{weights}"
+    )
 
 
 def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> None:
@@ -79,7 +96,16 @@ def epoch_line(row: Row, epochs: int, photos: int) -> str:
     return (
         f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}   training loss {row['train_loss']:.4f}   "
         f"validation loss {row['valid_loss']:.4f}   validation accuracy {accuracy:>{len(share_text(1, photos))}}"
+        + balanced_text(row, photos)
     )
+
+
+def balanced_text(row: Row, photos: int) -> str:
+    """Return what follows an epoch's accuracy on so many photos where the run is judged by class; else nothing."""
+    if "valid_balanced_accuracy" not in row:
+        return ""
+    accuracy = share_text(row["valid_balanced_accuracy"], photos)
+    return f"   balanced accuracy {accuracy:>{len(share_text(1, photos))}}"
 
 
 def report_best(state: TrainState, judged: str, evaluations: Mapping[str, Evaluation], run_folder: RunFolder) -> None:
@@ -88,8 +114,9 @@ def report_best(state: TrainState, judged: str, evaluations: Mapping[str, Evalua
     `judged`: the split that says what it is worth.
     """
     best, photos = state.best.row, len(evaluations["valid"])
-    print(f"best epoch {best['epoch']}   validation accuracy {share_text(best['valid_accuracy'], photos)}")
-    print(evaluations[judged].result_lines(judged))
+    accuracy = share_text(best["valid_accuracy"], photos)
+    print(f"best epoch {best['epoch']}   validation accuracy {accuracy}{balanced_text(best, photos)}")
+    print(evaluations[judged].result_lines(judged, state.best_checkpoint().names))
     print(f"checkpoint: {printable(str(run_folder.checkpoint_path))}", flush=True)
     if state.is_fine_tuning and state.best.learns == "head":
         note("fine-tuning made nothing better: the checkpoint holds the best epoch of the head")

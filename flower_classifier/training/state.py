@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from flower_classifier.base.messages import InputError, counted, first_few
 from flower_classifier.config.allowed import StrangerMeasure
 from flower_classifier.judging.calibration import comparable_losses
+from flower_classifier.judging.class_balance import balancing_weights
 from flower_classifier.judging.evaluation import Evaluation, loss_gap
 from flower_classifier.networks.checkpoint import Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier
@@ -174,17 +175,22 @@ class TrainState:
 
         Clearly: by more than the standard error of the difference, as Breiman et al. 1984 choose a tree (section
         3.4.3). docs/measurements.md compares this rule with others. The head of the first stage is simpler than a
-        network that is fine-tuned, so it stays until one epoch of the second stage has had a lower loss.
+        network that is fine-tuned, so it stays until one epoch of the second stage has had a lower loss. Where the
+        recipe judges by class, losses are means over classes.
         """
         before = self.finished
         row = Row(epoch=self.epoch + 1, train_loss=train_loss, valid_loss=valid.loss, valid_accuracy=valid.accuracy)
+        by_class = self.recipe.judged_by_class
+        if by_class and all("valid_balanced_accuracy" in earlier for earlier in before.history):
+            row["valid_balanced_accuracy"] = valid.balanced_accuracy
+        weights = balancing_weights(valid.labels) if by_class else torch.ones(len(valid))
         average = learned(self.average)
         averaged = {name.removeprefix("module."): tensor for name, tensor in average.items() if name != "n_averaged"}
         latest = Best(row, averaged, valid, self.classifier.config.learns)
         losses, lowest = comparable_losses(valid), before.lowest
-        if lowest is None or losses.mean() < lowest.losses.mean():
+        if lowest is None or (losses * weights).mean() < (lowest.losses * weights).mean():
             lowest = LowestLoss(row["epoch"], losses)
-        gap, standard_error = loss_gap(losses, lowest.losses)
+        gap, standard_error = loss_gap(losses, lowest.losses, weights)
         is_as_low = gap <= standard_error and lowest.epoch > (before.began or 0)
         best = latest if before.best is None or is_as_low else before.best
         self.finished = replace(

@@ -41,7 +41,7 @@ from flower_classifier.report.run_log import RunLog
 from flower_classifier.training.feature_search import FeatureKind, choose_features
 from flower_classifier.training.head_search import OPTIONS, search
 from flower_classifier.training.loop import fit
-from flower_classifier.training.recipe import Recipe, balanced, second_recipe
+from flower_classifier.training.recipe import Recipe, second_recipe
 from flower_classifier.training.run_folder import RunFolder
 from flower_classifier.training.run_messages import RECORDED, epoch_line, report_resumed
 from flower_classifier.training.saved_state import Finished, Identity
@@ -227,9 +227,8 @@ def open_cache(config: TrainConfig, quiet: bool = False) -> FeatureCache | None:
 
 
 def weigh_classes(config: TrainConfig, state: TrainState, inputs: AllInputs) -> None:
-    """Let every class count the same, by the photos that can be opened, if that is asked for."""
-    if config.class_weights == "balanced":
-        state.recipe = replace(state.recipe, class_weights=balanced(inputs.train.labels.tolist(), len(state.classes)))
+    """Let classes count the same by the photos that can be opened: in learning if asked for, in choosing if unequal."""
+    state.recipe = state.recipe.for_photos(inputs.train.labels.tolist(), len(state.classes), config.class_weights)
 
 
 def tune(
@@ -243,7 +242,7 @@ def tune(
     classifier, shrinkage = state.classifier, state.identity.whitening
     if shrinkage:
         fixed = {name: getattr(config, name) for name in FeatureKind._fields if config.is_given(name)}
-        choice = choose_features(inputs.train, inputs.valid, classifier, **fixed)
+        choice = choose_features(inputs.train, inputs.valid, classifier, state.recipe.judged_by_class, **fixed)
         note(str(choice))
         config, shrinkage = replace(config, **choice.chosen.kind._asdict()), choice.chosen.kind.shrinkage
     seen = whiten(state, inputs, shrinkage)

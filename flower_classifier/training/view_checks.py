@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from flower_classifier.base.messages import counted, first_few, printable, warn
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.inputs import AllInputs, Inputs
+from flower_classifier.judging.class_balance import balancing_weights
 from flower_classifier.judging.evaluation import loss_gap
 from flower_classifier.networks.feature_bank import balanced_sample
 from flower_classifier.photos.images import upright_size
@@ -81,7 +82,8 @@ def mirrors_mislead(config: TrainConfig, state: TrainState, seen: AllInputs) -> 
     if config.mirror or not looks_mirrored(config, state, seen.train):  # answers that are asked to go by them do
         return False
     plain, both = (judge(FeatureKind(), seen.train, seen.valid, views).losses for views in ((0,), (0, 1)))
-    difference, standard_error = loss_gap(both, plain)
+    weights = balancing_weights(seen.valid.labels) if state.recipe.judged_by_class else None
+    difference, standard_error = loss_gap(both, plain, weights)
     return difference > standard_error
 
 
