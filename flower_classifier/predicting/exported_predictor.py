@@ -59,6 +59,8 @@ LOGITS = "logits"  # float32 (B, C)
 FEATURES = "features"  # float32 (B, D), what the head sees
 DISTANCE = "distance"  # float32 (B,), from the training photos (strangers.py)
 
+AXES = {LOGITS: 2, FEATURES: 2, DISTANCE: 1}
+
 
 def outputs_of(tells_strangers: bool) -> tuple[str, ...]:
     """Return the outputs' names, in the order of the file; the distance is there where strangers can be told."""
@@ -322,6 +324,8 @@ class ExportedPredictor(BasePredictor):
             outputs = dict(zip(names, self.session.run(list(names), {PIXELS: pixels}), strict=True))
         except Exception as error:  # of onnxruntime's own kinds
             raise InputError(f"onnxruntime cannot run the network ({reason_of(error)}): {EXPORT_AGAIN}") from None
+        if any(outputs[name].ndim != axes for name, axes in AXES.items() if name in outputs):
+            raise InputError(f"the network's outputs have other shapes than {SPEC_FILE} tells of: {EXPORT_AGAIN}")
         if not all(len(values) == len(pixels) and np.isfinite(values).all() for values in outputs.values()):
             raise InputError(f"the network answers with nan or infinity, or too few answers: {EXPORT_AGAIN}")
         return outputs
