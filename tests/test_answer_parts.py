@@ -71,7 +71,7 @@ def test_killed_twice_it_goes_on_and_the_answers_are_those_of_one_process(progra
         f": {NUMBER - 1:,} of {NUMBER:,} photos answered; 1 could not be opened: {folder / 'answers.jsonl'} says why\n"
     )
     assert (folder / "answers.jsonl").read_text(encoding="utf-8") == expected
-    assert {path.name for path in folder.iterdir()} - {".lock"} == {"answers.jsonl", "manifest.json"}
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {"answers.jsonl", "answers.sha256", "manifest.json"}
 
 
 @pytest.mark.slow
@@ -158,6 +158,41 @@ def test_a_part_that_is_not_whole_is_not_put_together(run, exported, flowers, tm
     assert len(whole.splitlines()) == len(photos)
 
 
+def test_a_part_of_other_lines_is_not_put_together(run, exported, flowers, tmp_path):
+    """As many as there are photos, but empty, or of other photos."""
+    folder = tmp_path / "answers"
+    asked = (flowers / "test", exported, "--format", "jsonl", "--output", folder)
+    assert run(predict, *asked).code == 0
+    whole = (folder / "answers.jsonl").read_bytes()
+    first, *rest = whole.splitlines(keepends=True)
+    for wrong in (b"\n" * whole.count(b"\n"), b"".join([*rest, first])):
+        (folder / "answers.jsonl").unlink()
+        (folder / "part-00000.jsonl").write_bytes(wrong)
+        outcome = run(predict, *asked)
+        assert (outcome.code, outcome.out) == (1, "")
+        assert "part-00000.jsonl was not whole" in outcome.err
+        assert run(predict, *asked).code == 0
+        assert (folder / "answers.jsonl").read_bytes() == whole
+
+
+def test_all_answers_that_were_cut_off_or_changed_are_made_anew(run, exported, flowers, tmp_path):
+    """Also those of an earlier version, which kept no digest, where lines are missing."""
+    folder = tmp_path / "answers"
+    asked = (flowers / "test", exported, "--format", "jsonl", "--output", folder)
+    assert run(predict, *asked).code == 0
+    whole = (folder / "answers.jsonl").read_bytes()
+    for keeps_digest, damaged in ((True, whole[:-1]), (True, whole.replace(b"0.1", b"0.9", 1)), (False, whole[:-9])):
+        (folder / "answers.jsonl").write_bytes(damaged)
+        if not keeps_digest:
+            (folder / "answers.sha256").unlink()
+        outcome = run(predict, *asked)
+        assert outcome.code == 0
+        assert "answers.jsonl is damaged, or was changed: these photos are answered again" in outcome.err
+        assert (folder / "answers.jsonl").read_bytes() == whole
+    (folder / "answers.sha256").unlink()
+    assert "these answers are there already" in run(predict, *asked).err
+
+
 def test_what_a_kill_left_behind_the_merged_file_goes_with_the_next_call(run, exported, flowers, tmp_path):
     folder = tmp_path / "answers"
     asked = (flowers / "test", exported, "--format", "jsonl", "--output", folder)
@@ -165,7 +200,7 @@ def test_what_a_kill_left_behind_the_merged_file_goes_with_the_next_call(run, ex
     (folder / "part-00000.jsonl").write_text("left")
     (folder / ".part-00000.jsonl-host-1.tmp").write_text("half")
     assert run(predict, *asked).code == 0
-    assert {path.name for path in folder.iterdir()} - {".lock"} == {"answers.jsonl", "manifest.json"}
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {"answers.jsonl", "answers.sha256", "manifest.json"}
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import sys
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -137,14 +136,6 @@ def test_it_gives_the_digits_of_predict(request, run, some, kind):
     assert loaded(some[3]) == printed(run, checkpoint, some[3])[0]
     assert loaded(some, top_k=2) == printed(run, checkpoint, *some, top_k=2)
     assert list(loaded(some[0])[0]) == ["class", "name", "probability"]
-
-
-def test_a_photo_may_be_a_path_bytes_a_file_a_picture_or_an_array(predictor, some):
-    expected, beside_another = predictor(some[0]), predictor(some[:2])
-    with some[0].open("rb") as file, Image.open(some[0]) as picture:
-        for photo in (str(some[0]), some[0].read_bytes(), file, picture, np.asarray(picture)):
-            assert predictor(photo) == expected
-            assert predictor([photo, some[1]]) == beside_another
 
 
 def test_one_picture_may_stand_in_a_list_many_times(predictor, some):

@@ -246,3 +246,8 @@ def test_sets_are_made_at_the_temperature_that_the_checkpoint_keeps():
     logits = valid.logits / best.trust.temperature
     expected = logits.softmax(1)[torch.arange(400), valid.labels].sort().values
     torch.testing.assert_close(torch.tensor(best.trust.set_scores, dtype=torch.float64), expected)
+
+
+def test_a_level_near_0_gives_the_smallest_sets():
+    scores = [0.2, 0.5, 0.9]
+    assert least_probability(scores, 1e-9) == least_probability(scores, 1) == 0.9

@@ -15,7 +15,7 @@ from flower_classifier.base.messages import InputError
 from flower_classifier.photos.folders import photos_in
 from flower_classifier.photos.images import load_image
 from flower_classifier.photos.splits import load_splits
-from flower_classifier.photos.tar_files import read_bytes
+from flower_classifier.photos.tar_files import index_of, read_bytes
 from flower_classifier.studies import dry_run
 
 LEARNED = ("state_dict", "history", "set_scores", "stranger_scores")
@@ -120,7 +120,7 @@ def test_a_tar_file_beside_class_folders_is_left_out_with_a_warning(flowers, tmp
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda data: data[: len(data) // 2], "is damaged after 12 files (unexpected end of data): pack it anew"),
+        (lambda data: data[: len(data) // 2], "is damaged after 11 files (unexpected end of data): pack it anew"),
         (lambda data: b"", "is damaged from its beginning (empty file): pack it anew"),
         (lambda data: b"no tar file" * 99, "is damaged from its beginning ("),
         (lambda data: overwritten(data, b"#", member=5), "is damaged after 5 files (what follows is no header): pack"),
@@ -313,3 +313,12 @@ def test_evaluate_takes_a_folder_of_tar_files(run, trained, flowers, shards, tmp
     judged = [run(predict, root / "test", *asked) for root in (flowers, shards)]
     assert [outcome.code for outcome in judged] == [0, 0]
     assert judged[0].out == judged[1].out
+
+
+def test_a_header_of_more_bytes_than_the_tar_file_has_is_damage(tmp_path):
+    """It is said before anybody asks for a terabyte of memory."""
+    header = tarfile.TarInfo("54/a.jpg")
+    header.size = 10**12
+    (tmp_path / "a.tar").write_bytes(header.tobuf() + bytes(10_240))
+    with pytest.raises(InputError, match=r"a\.tar is damaged from its beginning \(unexpected end of data\)"):
+        index_of(str(tmp_path / "a.tar"))

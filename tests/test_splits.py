@@ -172,6 +172,12 @@ def test_names_are_those_of_the_classes_alone():
     assert load_category_names(PROJECT / "cat_to_name.json", ("1", "74")) == {"1": "pink primrose", "74": "rose"}
 
 
+def test_an_empty_name_is_refused(tmp_path):
+    (tmp_path / "names.json").write_text('{"1": " ", "74": "rose"}')
+    with pytest.raises(InputError, match=r"names\.json gives no name to 1: write one, or leave the class out"):
+        load_category_names(tmp_path / "names.json", ("1", "74"))
+
+
 def test_classes_without_a_name_are_told(capsys, speaking):
     assert load_category_names(PROJECT / "cat_to_name.json", ("1", "rose")) == {"1": "pink primrose"}
     assert "names 1 of 2 classes; without a name: rose" in capsys.readouterr().err

@@ -2,11 +2,13 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from support import TINY, read, same
 
 import train
+from flower_classifier.photos.tables import read_values
 from flower_classifier.report.report_files import read_table
 
 
@@ -51,6 +53,7 @@ def test_a_resumed_run_goes_on_without_them(run, train_into, flowers, tmp_path):
         (None, "cannot read"),
         (b"title\na.jpg\n", "has no column path"),
         (b"", "has no column path"),
+        (b"path\nvalid/54/gone.jpg\nelsewhere\\54\\a.jpg\n", "lists no photo in"),
         (b"path\n\x00\x81\n", "is no table"),
         (
             b"path\n" + b"\n".join(b"train/54/drawn_%03d.jpg" % index for index in range(60)),
@@ -72,6 +75,22 @@ def test_a_path_of_no_photo_is_named(train_into, flowers, tmp_path):
     outcome = train_into(tmp_path / "run", flowers, *TINY, "--epochs", 1, "--without", table)
     assert "1 path of no photo in" in outcome.err
     assert "train/54/gone.jpg" in outcome.err
+
+
+def test_paths_may_be_written_in_other_ways(flowers, monkeypatch, tmp_path):
+    monkeypatch.chdir(flowers.parent)
+    root = Path(flowers.name)
+    photos = [f"train/54/drawn_{index:03d}.jpg" for index in range(6)]
+    written = [
+        photos[0],
+        f"./{photos[1]}",
+        photos[2].replace("/", "\\"),
+        str(flowers / photos[3]),
+        f"{root}/{photos[4]}",
+        f"{flowers}/../{flowers.name}//{photos[5]}",
+    ]
+    table = listing(tmp_path / "table.csv", *written)
+    assert read_values(table, "without", root, [*photos, "train/54/other.jpg"], "there") == [""] * 6 + [None]
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def least_probability(scores: Sequence[float], level: float) -> float:
     photos and a new one, so many in a hundred have a true class that is at least as probable (Vovk et al. 2005).
     """
     outside = math.floor((len(scores) + 1) * (100 - level) / 100 + 1e-9)  # 0.05 * 20 is a little less than 1
-    return scores[outside - 1] if outside else 0.0
+    return scores[min(outside, len(scores)) - 1] if outside else 0.0  # a level near 0 would leave out more than all
 
 
 def members(probabilities: ArrayLike, least: float) -> list[int]:

@@ -16,7 +16,7 @@ def load_category_names(
     """Read a JSON mapping from class folder to the name that people use, such as cat_to_name.json.
 
     Returns the names of these classes alone. A class that the file leaves out keeps its `stored` name, say from a
-    checkpoint. Raises InputError for a file that is no such mapping.
+    checkpoint. Raises InputError for a file that is no such mapping, or an empty name.
     """
     stored = stored or {}
     if path is None:
@@ -28,6 +28,10 @@ def load_category_names(
         raise InputError(f"{path} is not JSON of names: {error}", "category_names") from None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise InputError(f'{path} must map class folders to names, as in {{"21": "fire lily"}}', "category_names")
+    if empty := [key for key, name in names.items() if not name.strip()]:
+        raise InputError(
+            f"{path} gives no name to {first_few(empty)}: write one, or leave the class out", "category_names"
+        )
     as_in_classes = {class_name_of(name): name for name in classes}
     names = {as_in_classes.get(class_name_of(key), key): name for key, name in names.items()}
     if nameless := [name for name in classes if name not in names and name not in stored]:

@@ -149,7 +149,10 @@ def receive(response: HTTPResponse, url: str, partial: Path, etag: Path) -> None
                 etag.write_text(response.headers["ETag"], encoding="utf-8")
         while True:
             with network_errors(url, partial):
-                chunk = response.read1(CHUNK)
+                try:
+                    chunk = response.read1(CHUNK)
+                except ValueError:  # from http.client, of a length below 0
+                    raise URLError("the server sends a chunk of a negative size") from None
                 if not chunk and total is not None and file.tell() != total:
                     raise URLError(f"the connection broke off at {megabytes(file.tell(), total)}")
             if not chunk:

@@ -109,7 +109,7 @@ class Splits:
         Raises InputError for a table that cannot be read, and where nothing would be left of a class or a split.
         """
         photos = [photo for split in self.parts for photo in split.photos]
-        values = read_values(table, "without", photos, f"in {self.train.root}")
+        values = read_values(table, "without", self.train.root, photos, f"in {self.train.root}")
         listed = {photo for photo, value in zip(photos, values, strict=True) if value is not None}
         train, valid, *test = (
             split.take([index for index, photo in enumerate(split.photos) if photo not in listed])

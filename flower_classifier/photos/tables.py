@@ -14,6 +14,7 @@ import csv
 import functools
 import io
 import json
+import posixpath
 import re
 import unicodedata
 from collections import Counter
@@ -73,12 +74,14 @@ def as_written(photo: str) -> str:
 
 
 def read_values(
-    path: Path, option: str, photos: Sequence[str], where: str, column: str | None = None
+    path: Path, option: str, root: Path, photos: Sequence[str], where: str, column: str | None = None
 ) -> list[str | None]:
     """Return what stands in a column of a table for each photo, "" without a column; None for photos not listed.
 
-    Warn of paths of no photo `where` photos are looked for; those of classes, which end in "/", are ignored. Raises
-    InputError, naming the option, for a file that cannot be read or lacks a column.
+    `photos` are paths below `root`. A table may also begin its paths with "./" or with that folder, absolute or as it
+    was named, or divide them by backslashes. Warn of paths of no photo `where` photos are looked for; those of classes,
+    which end in "/", are ignored. Raises InputError, naming the option, for a file that cannot be read or lacks a
+    column, and where none of its paths is a photo's.
     """
     table = read_table(path, option)
     columns = table.called(PATH_COLUMNS)
@@ -92,10 +95,23 @@ def read_values(
     cells = table.cells(column) if column else [""] * len(table.rows)
     for cell, value in zip(map(as_written, table.cells(columns[0])), cells, strict=True):
         if cell and not cell.endswith("/"):
-            values[cell if cell in present else cell.replace("\\", "/")] = value
+            values[cell if cell in present else below(cell, root)] = value
+    if values and not values.keys() & present:
+        example = f"it has {first_few(sorted(values), 1)}, and there is {printable(min(present, default='no photo'))}"
+        raise table.error(f" lists no photo {where}: {example}")
     if missing := sorted(values.keys() - present):
         warn(f"{path}: {counted(len(missing), 'path')} of no photo {where} ({first_few(missing)})")
     return [values.get(name) for name in names]
+
+
+def below(cell: str, root: Path) -> str:
+    """Return a path of a table as those of photos below `root` are written."""
+    text = posixpath.normpath(cell.replace("\\", "/"))
+    for folder in (root.absolute(), root.resolve(), root):
+        start = as_written(folder.as_posix()) + "/"
+        if text.startswith(start):
+            return text.removeprefix(start)
+    return text
 
 
 def read_table(path: Path, option: str) -> Table:

@@ -141,6 +141,7 @@ def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
     links: dict[str, str] = {}
     unusable = []
     try:
+        end = file.seek(0, os.SEEK_END)
         file.seek(0)
         with tarfile.open(fileobj=file, mode="r:") as headers:
             before = 0
@@ -148,6 +149,8 @@ def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
                 if headers.offset <= before:  # a negative size would send tarfile back, again and again
                     raise ValueError("a header leads back")
                 before = headers.offset
+                if header.isreg() and header.offset_data + header.size > end:
+                    raise ValueError("unexpected end of data")
                 name = posixpath.normpath(header.name.lstrip("/"))
                 target = target_of(header, name)
                 extents.pop(name, None)

@@ -5,25 +5,27 @@ What they are worth is told here, without torch.
 """
 
 import contextlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypedDict, TypeVar, overload
+from typing import Literal, TypedDict, cast, overload
 
 import numpy as np
-from PIL import Image
 
 from flower_classifier.base.console import Bar
-from flower_classifier.base.messages import InputError
+from flower_classifier.base.messages import InputError, RunError
 from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_SETS, DEFAULT_TOP_K
 from flower_classifier.judging.conformal import StrangerTest, doubts, least_probability, likeliest_first, members
-from flower_classifier.photos.images import ImageError, PhotoSource
+from flower_classifier.photos.images import ImageError
 from flower_classifier.photos.mending import warn_of_damaged
+from flower_classifier.photos.sources import Photo, chunks_of, is_one_photo
 from flower_classifier.photos.views import Preprocessing
 
-Many = list[PhotoSource] | tuple[PhotoSource, ...]  # photos, to be answered by a list
-Photo = TypeVar("Photo", bound=PhotoSource)  # of one kind, such as paths
+# Photos of a generator that are answered before it is asked for more: what it makes is not all kept. A multiple of
+# every micro-batch, and on a CPU enough for every worker, so that the digits are those of a list
+AT_A_TIME = 64
+calls: list[int] = []  # of all predictors, answered now: their processes. A forked one keeps those that it cut off
 BROKEN = "the checkpoint answers with nan or infinity: its weights are broken; train again"
 
 
@@ -35,7 +37,7 @@ Row = TypedDict("Row", {"class": str, "name": str, "probability": float})
 class Answer:
     """What a network makes of one photo."""
 
-    photo: PhotoSource
+    photo: Photo
     features: np.ndarray  # float32 (D,), what the head sees
     logits: np.ndarray  # float32 (C,)
     distance: float | None  # how far from the classes (judging/strangers.py); None where strangers cannot be told
@@ -136,7 +138,7 @@ class BasePredictor(ABC):
 
     @abstractmethod
     def answers(
-        self, photos: Sequence[PhotoSource], bar: Bar | None = None, altogether: int = 0
+        self, photos: Sequence[Photo], bar: Bar | None = None, altogether: int = 0
     ) -> Iterator[Answer | ImageError]:
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos.
 
@@ -144,61 +146,113 @@ class BasePredictor(ABC):
         last digits.
         """
 
-    def alone(self) -> contextlib.AbstractContextManager[object]:
-        """Return the context that a thread enters to be answered, where only one can be at a time."""
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let a caller be answered. Raises RunError in a process that was forked while others were.
+
+        Locks, and the network's own threads, were copied as they were then, and would be waited for without end.
+        """
+        process = os.getpid()
+        if any(other != process for other in list(calls)):
+            advice = "load the classifier in each process, or start processes by spawn"
+            raise RunError(f"this process was forked while another thread was answered: {advice}")
+        calls.append(process)
+        try:
+            yield
+        finally:
+            calls.remove(process)
 
     def neighbours(self, answer: Answer, count: int) -> list[Neighbour]:
         """Return the `count` training photos most alike to the network. Raises ValueError where none are remembered."""
         raise ValueError("it remembers no photos")
 
     @overload
-    def __call__(
-        self, photos: PhotoSource, top_k: int = ..., stranger_rate: float = ..., sets: float = ...
+    def __call__(  # type: ignore[overload-overlap]  # text is text's letters, too, but never many photos
+        self,
+        photos: Photo,
+        top_k: int = ...,
+        stranger_rate: float = ...,
+        sets: float = ...,
+        on_error: Literal["raise"] = ...,
     ) -> Result: ...
 
     @overload
     def __call__(
-        self, photos: Many, top_k: int = ..., stranger_rate: float = ..., sets: float = ...
+        self,
+        photos: Iterable[Photo],
+        top_k: int = ...,
+        stranger_rate: float = ...,
+        sets: float = ...,
+        on_error: Literal["raise"] = ...,
     ) -> list[Result]: ...
 
     @overload
+    def __call__(  # type: ignore[overload-overlap]  # as above
+        self,
+        photos: Photo,
+        top_k: int = ...,
+        stranger_rate: float = ...,
+        sets: float = ...,
+        *,
+        on_error: Literal["return"],
+    ) -> Result | InputError: ...
+
+    @overload
     def __call__(
-        self, photos: list[Photo], top_k: int = ..., stranger_rate: float = ..., sets: float = ...
-    ) -> list[Result]: ...
+        self,
+        photos: Iterable[Photo],
+        top_k: int = ...,
+        stranger_rate: float = ...,
+        sets: float = ...,
+        *,
+        on_error: Literal["return"],
+    ) -> list[Result | InputError]: ...
 
     def __call__(
         self,
-        photos: PhotoSource | Many | list[Photo],
+        photos: Photo | Iterable[Photo],
         top_k: int = DEFAULT_TOP_K,
         stranger_rate: float = DEFAULT_RATE,
         sets: float = DEFAULT_SETS,
-    ) -> Result | list[Result]:
-        """Return the `top_k` likeliest classes of a photo, likeliest first; of a list of photos, such a list of each.
+        on_error: Literal["raise", "return"] = "raise",
+    ) -> object:
+        """Return the `top_k` likeliest classes of a photo, likeliest first; of many photos, a list with those of each.
 
-        A photo is a path, the bytes of a file, an open file, a Pillow image or an array (H, W, 3) of uint8. Beside the
-        classes, a result says whether the photo is `known`: of one of the classes at all. At most
-        `stranger_rate` of 100 photos of the classes are wrongly called unknown. Its `set` of classes holds the true one
-        for `sets` of 100 photos. Both are None where the checkpoint cannot tell, or for 0.
+        A photo is a path, the bytes of a file, a file opened in binary mode, a Pillow image, an array of uint8
+        (H, W, 3) or (H, W), or a tensor of torch's, uint8 (3, H, W), (1, H, W) or (H, W). Many are a list, a generator
+        or any other iterable that has an order. Beside the classes, a result says whether the photo is `known`: of one
+        of the classes at all. At most `stranger_rate` of 100 photos of the classes are wrongly called unknown. Its
+        `set` of classes holds the true one for `sets` of 100 photos. Both are None where the checkpoint cannot tell, or
+        for 0.
 
-        Several threads may ask at once. Raises ImageError for a photo that cannot be opened, and InputError for a
-        number that makes no sense or a checkpoint whose weights are broken.
+        Several threads may ask at once, and processes forked from this one. Raises ImageError for a photo that cannot
+        be opened; with `on_error="return"` that error stands in the photo's place instead. Raises InputError for an
+        option that makes no sense or a checkpoint whose weights are broken, and RunError in a forked process that
+        cannot be answered.
         """
         if type(top_k) is not int or top_k < 1:
             raise InputError(f"must be a whole number of at least 1, not {top_k}", "top_k")
         for value, option in ((stranger_rate, "stranger_rate"), (sets, "sets")):
             if not 0 <= value < 100:
                 raise InputError(f"must be at least 0 and below 100, not {value}", option)
+        if on_error not in ("raise", "return"):
+            raise InputError(f"must be raise or return, not {on_error}", "on_error")
         rate, least = self.promisable_rate(stranger_rate), self.least_in_sets(sets)
-        with self.alone():
-            answers = list(self.answers(photos if isinstance(photos, list | tuple) else [photos]))
-            warn_of_damaged()
-        results = []
-        for answer in answers:
-            if isinstance(answer, ImageError):
-                raise answer
-            results.append(Result(self.verdict(answer, top_k, rate, least)))
-        return results if isinstance(photos, list | tuple) else results[0]
+        is_one = is_one_photo(photos)
+        many = cast("Iterable[Photo]", [photos] if is_one else photos)
+        results: list[Result | ImageError] = []
+        for chunk in [many] if isinstance(many, list | tuple) else chunks_of(many, AT_A_TIME):
+            with self.alone():
+                answers = list(self.answers(chunk, altogether=len(results) + len(chunk)))
+                warn_of_damaged()
+            for answer in answers:
+                if isinstance(answer, ImageError):
+                    if on_error == "raise":
+                        raise answer
+                    results.append(answer)
+                else:
+                    results.append(Result(self.verdict(answer, top_k, rate, least)))
+        return results[0] if is_one else results
 
     # ------------------------------------------------------------------------------------------ what an answer is worth
 
@@ -255,15 +309,3 @@ class BasePredictor(ABC):
     def named(self, indices: Sequence[int], probabilities: np.ndarray) -> list[Prediction]:
         """Return some classes with their names and probabilities."""
         return [Prediction(self.classes[index], self.names[index], float(probabilities[index])) for index in indices]
-
-
-def settled(photo: PhotoSource) -> PhotoSource:
-    """Return a photo that several workers may open at once: a file is read, a lazy picture is loaded, here and now."""
-    if isinstance(photo, Image.Image):
-        with contextlib.suppress(Exception):  # opening it will say what is wrong
-            photo.load()
-    elif not isinstance(photo, str | bytes | np.ndarray | Path):
-        if photo.seekable():
-            photo.seek(0)
-        return photo.read()
-    return photo

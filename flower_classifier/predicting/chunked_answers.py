@@ -3,12 +3,14 @@
     answers/manifest.json        what was asked, so that another question does not go on in this folder
     answers/part-00000.jsonl     the answers to the first 1,024 photos, whole or not there
     answers/answers.jsonl        all of them, as one process prints them; the parts are then gone
+    answers/answers.sha256       its digest: a file that was cut off is not taken for the answers
 
 A part's number decides its rank. After a kill, the same command goes on with the parts that are not there. The
 processes need not talk: whoever finds all parts on the disk puts them together.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -19,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from flower_classifier.base.console import progress
 from flower_classifier.base.files import replaced_whole, sha256_of, sha256_of_file, write_whole
-from flower_classifier.base.messages import InputError, RunError, counted, note, reason_of
+from flower_classifier.base.messages import InputError, RunError, counted, note, reason_of, warn
 from flower_classifier.base.torchrun import rank, world_size
 from flower_classifier.config.allowed import SPEC_FILE
 from flower_classifier.config.predict_options import PredictConfig
@@ -31,7 +33,7 @@ from flower_classifier.predicting.output_formats import json_of
 
 # Photos per part: a multiple of every micro-batch, so that batches (and digits) equal those of a single process
 PART = 1_024
-MANIFEST, ALL, LOCK = "manifest.json", "answers.jsonl", ".lock"
+MANIFEST, ALL, DIGEST, LOCK = "manifest.json", "answers.jsonl", "answers.sha256", ".lock"
 WAIT_FOR_LOCK = 600  # seconds: putting millions of answers together takes some
 ASKED = ("top_k", "min_probability", "stranger_rate", "sets", "neighbours", "gpu")  # options that change answers
 
@@ -43,6 +45,7 @@ class AnswerChunks:
         self.folder, self.photos = folder, photos
         self.number = -(-len(photos) // PART)
         self.all = folder / ALL
+        self.digest = folder / DIGEST
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -128,9 +131,13 @@ class AnswerChunks:
         with self.locked():
             is_last = not self.all.exists() and not self.missing(range(self.number))
             if is_last:
+                digest = hashlib.sha256()
                 with replaced_whole(self.all) as file:
                     for index in range(self.number):
-                        file.write(self.checked(index))
+                        data = self.checked(index)
+                        digest.update(data)
+                        file.write(data)
+                    write_whole(self.digest, f"{digest.hexdigest()}\n".encode())  # first: the file ends the work
             if self.all.exists():
                 for pattern in ("part-*.jsonl", ".part-*.tmp"):  # the latter of processes that were killed
                     for path in self.folder.glob(pattern):
@@ -138,12 +145,34 @@ class AnswerChunks:
         return is_last
 
     def checked(self, index: int) -> bytes:
-        """Return a part's bytes. Where they are not one line per photo, delete the part and raise RunError."""
-        data = self.path(index).read_bytes()
-        if data.count(b"\n") != len(self.photos_of(index)):
+        """Return a part's bytes. Where they are not a line for each photo, delete the part and raise RunError."""
+        data, photos = self.path(index).read_bytes(), self.photos_of(index)
+        lines = data.split(b"\n")
+        try:
+            paths = [json.loads(line)["path"] for line in lines[:-1]]
+        except (ValueError, KeyError, TypeError):
+            paths = []
+        if lines[-1] or paths != [json.loads(json_of(photo, ImageError("")))["path"] for photo in photos]:
             self.path(index).unlink()
             raise RunError(f"{self.path(index)} was not whole: give the same command again")
         return data
+
+    def remove_damaged(self) -> None:
+        """Remove the file of all answers where it is not what was written: it is then made anew.
+
+        Of one without a digest, as earlier versions left it, the lines are counted.
+        """
+        if not self.all.exists():
+            return
+        if self.digest.exists():
+            is_whole = self.digest.read_text(encoding="ascii", errors="replace").strip() == sha256_of_file(self.all)
+        else:
+            with self.all.open("rb") as file:
+                ends = [line.startswith(b"{") and line.endswith(b"}\n") for line in file]
+            is_whole = len(ends) == len(self.photos) and all(ends)
+        if not is_whole:
+            warn(f"{self.all} is damaged, or was changed: these photos are answered again")
+            self.all.unlink()
 
 
 def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: BasePredictor, folder: Path) -> None:
@@ -158,6 +187,7 @@ def answer_in_parts(config: PredictConfig, photos: Sequence[Path], predictor: Ba
         folder.mkdir(parents=True, exist_ok=True)
         with chunks.locked():
             chunks.keep_manifest(manifest)
+            chunks.remove_damaged()
         try:
             has_worked = chunks.answer_missing(question, predictor)
         except KeyboardInterrupt:

@@ -39,8 +39,9 @@ from flower_classifier.config.allowed import (
 from flower_classifier.judging.conformal import StrangerTest
 from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.images import ImageError, PhotoSource
+from flower_classifier.photos.sources import Photo, settled
 from flower_classifier.photos.views import Preprocessing, open_views
-from flower_classifier.predicting.base_predictor import Answer, BasePredictor, settled
+from flower_classifier.predicting.base_predictor import Answer, BasePredictor
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -57,6 +58,8 @@ PIXELS = "pixels"  # uint8 (B, S, S, 3): height, width, red-green-blue
 LOGITS = "logits"  # float32 (B, C)
 FEATURES = "features"  # float32 (B, D), what the head sees
 DISTANCE = "distance"  # float32 (B,), from the training photos (strangers.py)
+
+AXES = {LOGITS: 2, FEATURES: 2, DISTANCE: 1}
 
 
 def outputs_of(tells_strangers: bool) -> tuple[str, ...]:
@@ -221,17 +224,8 @@ class ExportedPredictor(BasePredictor):
 
     def __init__(self, folder: Path, category_names: Path | None = None) -> None:
         self.spec = ExportSpec.read(folder)
-        path = folder / MODEL_FILE
-        try:
-            model = path.read_bytes()
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing: {EXPORT_AGAIN}") from None
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from None
-        if sha256_of(model) != self.spec.model_sha256:
-            raise InputError(f"{path} is damaged, or not the one that {SPEC_FILE} beside it belongs to: {EXPORT_AGAIN}")
-        self.session = session_of(model, path)
-        self.spec.check_fits(self.session, path)
+        self.path = (folder / MODEL_FILE).absolute()  # a program may change its folder
+        self.begin(self.model_bytes())
         self.classes, self.preprocessing = self.spec.classes, self.spec.preprocessing
         named = load_category_names(category_names, self.classes, self.spec.category_names)
         self.names = [named.get(name, name) for name in self.classes]
@@ -239,8 +233,40 @@ class ExportedPredictor(BasePredictor):
         scores, measure = self.spec.stranger_scores, self.spec.stranger_measure
         self.stranger_test = None if scores is None else StrangerTest(scores, measure)
 
+    def model_bytes(self) -> bytes:
+        """Return the network's file. Raises InputError for another one than was exported."""
+        try:
+            model = self.path.read_bytes()
+        except FileNotFoundError:
+            raise InputError(f"{self.path} is missing: {EXPORT_AGAIN}") from None
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
+        if sha256_of(model) != self.spec.model_sha256:
+            wrong = f"is damaged, or not the one that {SPEC_FILE} beside it belongs to"
+            raise InputError(f"{self.path} {wrong}: {EXPORT_AGAIN}")
+        return model
+
+    def begin(self, model: bytes) -> None:
+        """Start the network in this process."""
+        self.session = session_of(model, self.path)
+        self.spec.check_fits(self.session, self.path)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return what another process, here or on another machine, makes the same of: the network's file, not its run.
+
+        Raises InputError where the file is not there any more.
+        """
+        state = {name: value for name, value in vars(self).items() if name != "session"}
+        return {**state, "model": self.model_bytes()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # Any: each of its own type
+        """Take over what was pickled, and start the network."""
+        model = state.pop("model")
+        vars(self).update(state)
+        self.begin(model)
+
     def answers(
-        self, photos: Sequence[PhotoSource], bar: Bar | None = None, altogether: int = 0
+        self, photos: Sequence[Photo], bar: Bar | None = None, altogether: int = 0
     ) -> Iterator[Answer | ImageError]:
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos.
 
@@ -251,31 +277,33 @@ class ExportedPredictor(BasePredictor):
             return
         with ThreadPoolExecutor(min(os.cpu_count() or 1, BATCH, len(photos))) as pool:
 
-            def begin(start: int) -> list[Future[np.ndarray | ImageError]]:
+            def begin_opening(start: int) -> list[Future[np.ndarray | ImageError]]:
                 batch = [settled(photo) for photo in photos[start : start + BATCH]]
                 return [pool.submit(self.view_of, photo) for photo in batch]
 
-            opening = begin(0)
+            opening = begin_opening(0)
             for start in starts:
-                opened, opening = opening, begin(start + BATCH)
+                opened, opening = opening, begin_opening(start + BATCH)
                 outcomes = [future.result() for future in opened]
                 for answer in self.answered(photos[start : start + BATCH], outcomes):
                     yield answer
                     if bar is not None:
                         bar.update()
 
-    def view_of(self, photo: PhotoSource) -> np.ndarray | ImageError:
+    def view_of(self, photo: PhotoSource | ImageError) -> np.ndarray | ImageError:
         """Return the plain view of a photo, uint8 (S, S, 3), or what is wrong with it.
 
         The network makes the mirror image itself.
         """
+        if isinstance(photo, ImageError):
+            return photo
         try:
             return open_views(photo, self.preprocessing)[0]
         except ImageError as error:
             return error.bare()
 
     def answered(
-        self, photos: Sequence[PhotoSource], outcomes: Sequence[np.ndarray | ImageError]
+        self, photos: Sequence[Photo], outcomes: Sequence[np.ndarray | ImageError]
     ) -> Iterator[Answer | ImageError]:
         """Yield the answers to a few photos; `outcomes` are their views or errors."""
         views = [view for view in outcomes if not isinstance(view, ImageError)]
@@ -296,6 +324,8 @@ class ExportedPredictor(BasePredictor):
             outputs = dict(zip(names, self.session.run(list(names), {PIXELS: pixels}), strict=True))
         except Exception as error:  # of onnxruntime's own kinds
             raise InputError(f"onnxruntime cannot run the network ({reason_of(error)}): {EXPORT_AGAIN}") from None
+        if any(outputs[name].ndim != axes for name, axes in AXES.items() if name in outputs):
+            raise InputError(f"the network's outputs have other shapes than {SPEC_FILE} tells of: {EXPORT_AGAIN}")
         if not all(len(values) == len(pixels) and np.isfinite(values).all() for values in outputs.values()):
             raise InputError(f"the network answers with nan or infinity, or too few answers: {EXPORT_AGAIN}")
         return outputs

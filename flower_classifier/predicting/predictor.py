@@ -8,6 +8,8 @@ predict.py and programs that import the package ask the same object, so they get
 
 import contextlib
 import functools
+import io
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 
 from flower_classifier.base.console import Bar, progress
-from flower_classifier.base.messages import InputError
+from flower_classifier.base.messages import InputError, RunError
 from flower_classifier.features.batches import to_learner
 from flower_classifier.features.extraction import MOST_WORKERS, extract, micro_batches, to_pixels
 from flower_classifier.judging.conformal import StrangerTest
@@ -26,8 +28,9 @@ from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.networks.devices import torch_threads
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.photos.images import ImageError, PhotoSource
+from flower_classifier.photos.sources import Photo, settled
 from flower_classifier.photos.views import open_views
-from flower_classifier.predicting.base_predictor import BROKEN, Answer, BasePredictor, Neighbour, settled
+from flower_classifier.predicting.base_predictor import BROKEN, Answer, BasePredictor, Neighbour
 
 
 class Predictor(BasePredictor):
@@ -52,6 +55,20 @@ class Predictor(BasePredictor):
         self.feature_bank = trust.feature_bank
         self.remembers_photos = trust.feature_bank is not None
         self.threads = torch.get_num_threads()
+        self.process = os.getpid()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Return what another process makes the same of: the checkpoint as in a file.
+
+        As a network of tensors, multiprocessing would move them into shared memory under the feet of this process.
+        """
+        file = io.BytesIO()
+        torch.save(self.checkpoint.to_plain(), file)
+        return predictor_of, (
+            file.getvalue(),
+            str(self.frozen.device),
+            dict(zip(self.classes, self.names, strict=True)),
+        )
 
     @functools.cached_property
     def clusters(self) -> Clusters:
@@ -63,28 +80,42 @@ class Predictor(BasePredictor):
     def alone(self) -> Iterator[None]:
         """Serialise callers, each with torch's original thread count.
 
-        A thread that began while another was answered has too few.
+        A thread that began while another was answered has too few. A process that was forked from the one that loaded
+        the checkpoint has one: of OpenMP's threads, which torch would wait for, a fork copies none. Raises RunError
+        there as for any predictor, and where it has a GPU.
         """
-        with self.one_at_a_time, torch_threads(self.threads):
+        is_forked = os.getpid() != self.process
+        if is_forked and self.frozen.device.type != "cpu":
+            advice = "load the checkpoint in each process, or start processes by spawn"
+            raise RunError(f"this process was forked from one that had taken the GPU: {advice}")
+        with super().alone(), self.one_at_a_time, torch_threads(1 if is_forked else self.threads):
             yield
 
     def answers(
-        self, photos: Sequence[PhotoSource], bar: Bar | None = None, altogether: int = 0
+        self, photos: Sequence[Photo], bar: Bar | None = None, altogether: int = 0
     ) -> Iterator[Answer | ImageError]:
         """Yield what the network makes of each photo, in order, or what is wrong with it. The bar counts photos."""
 
+        views = self.frozen.config.answer_views
+        waiting: dict[int, PhotoSource | ImageError] = {}  # of the batches that are begun
+
+        def begin() -> Iterator[tuple[range, Sequence[int]]]:
+            for indices in micro_batches(len(photos), self.frozen.device):
+                waiting.update((index, settled(photos[index])) for index in indices)
+                yield indices, views
+
         def open_photo(index: int, views: Sequence[int]) -> np.ndarray:
-            return open_views(photos[index], self.preprocessing, views)  # (V, S, S, 3)
+            photo = waiting.pop(index)
+            if isinstance(photo, ImageError):
+                raise photo
+            return open_views(photo, self.preprocessing, views)  # (V, S, S, 3)
 
         if not photos:
             return
-        photos = [settled(photo) for photo in photos]
-        views = self.frozen.config.answer_views
-        work = [(indices, views) for indices in micro_batches(len(photos), self.frozen.device)]
         batches = len(micro_batches(max(altogether, len(photos)), self.frozen.device))
         workers = min(batches, MOST_WORKERS)  # one for a single photo, with every core
         with progress(len(photos), "photos", "photo", hidden=bar is None) as own_bar:
-            for done in extract(self.frozen, open_photo, work, bar or own_bar, workers):
+            for done in extract(self.frozen, open_photo, begin(), bar or own_bar, workers):
                 outcomes: dict[int, Answer | ImageError] = dict(done.errors)
                 if done.indices:
                     opened = [photos[index] for index in done.indices]
@@ -94,7 +125,7 @@ class Predictor(BasePredictor):
                     yield outcomes[index]
 
     @torch.inference_mode()
-    def head_answers(self, photos: Sequence[PhotoSource], views: Iterable[torch.Tensor]) -> list[Answer]:
+    def head_answers(self, photos: Sequence[Photo], views: Iterable[torch.Tensor]) -> list[Answer]:
         """Return the answers to photos (B,), on the CPU, from the frozen part's rows (B, ...) of each view."""
         features = [to_learner(rows, self.frozen.device) for rows in views]
         is_frozen = self.frozen.network is not None  # else the rows are pixels
@@ -124,3 +155,9 @@ class Predictor(BasePredictor):
             for index, similarity in bank.nearest(torch.from_numpy(answer.features), count)
             for label in [bank.labels[index]]
         ]
+
+
+def predictor_of(data: bytes, device: str, names: Mapping[str, str]) -> Predictor:
+    """Return the predictor that was pickled as this."""
+    checkpoint = Checkpoint.from_plain(torch.load(io.BytesIO(data), weights_only=True))
+    return Predictor(checkpoint, torch.device(device), names)
