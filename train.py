@@ -59,7 +59,7 @@ def run(config: TrainConfig) -> None:
     """Train into the folder that the config names, which other runs are kept out of; in a job, rank 0 does."""
     if rank():
         return help_rank_0(config.gpu)
-    with RunFolder(config.save_dir, reports_on) as run_folder, leading():
+    with RunFolder(config.checkpoint_path, reports_on) as run_folder, leading():
         config = run_folder.after_restart(config)
         if config.doctor:
             run_doctor(config)
