@@ -91,7 +91,7 @@ def start_node(number, port, cache_home, cwd, *arguments):
     words = [sys.executable, *TORCHRUN, *nodes, "--nproc_per_node", 1, PROJECT / "train.py", *arguments]
     own = {**os.environ, "XDG_CACHE_HOME": str(cache_home)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(list(map(str, words)), cwd=cwd, env=own, **pipes)
+    return WarmPopen(list(map(str, words)), cwd=cwd, env=own, **pipes)
 
 
 def on_two_nodes(tmp_path, folders, *arguments):
