@@ -201,7 +201,7 @@ def test_a_run_that_is_stopped_while_the_network_learns_ends_as_if_it_never_was(
 @pytest.mark.slow
 def test_what_is_stopped_before_its_first_epoch_ends_leaves_the_report_and_goes_on_later(train_into, flowers, tmp_path):
     """A finished run, which then is asked to fine-tune; and again, its checkpoint being removed meanwhile."""
-    train_into(tmp_path / "run", flowers, *TINY[:-1], "--epochs", 1)
+    train_into(tmp_path / "run", flowers, *TINY[:-1], "--no_memory", "--epochs", 1)
     kept = {path.name: path.read_bytes() for path in (tmp_path / "run" / "run").iterdir() if path.name != "last.pth"}
     options = ("--resume", "--fine_tune", "1", "--save_dir", str(tmp_path / "run"))
     for removed in (False, True):
@@ -258,7 +258,7 @@ def test_a_stage_that_makes_nothing_better_changes_nothing_and_says_so(train_int
 
 @pytest.mark.slow
 def test_the_report_shows_where_fine_tuning_began(train_into, flowers, tmp_path):
-    train_into(tmp_path, flowers, *TINY[:-1], "--epochs", 1, "--fine_tune", 1)
+    train_into(tmp_path, flowers, *TINY[:-1], "--no_memory", "--epochs", 1, "--fine_tune", 1)
     rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["\ufeffepoch", "1", "2"]
     assert Image.open(tmp_path / "run" / "curves.png").width == 1200
@@ -281,7 +281,7 @@ def test_what_learns_as_a_whole_cannot_be_fine_tuned(run, flowers, tmp_path):
 
 
 def test_how_it_goes_does_nothing_without_it_and_that_is_said(train_into, flowers, tmp_path):
-    outcome = train_into(tmp_path, flowers, *QUICK, "--epochs", 1, "--backbone_lr", 0.001)
+    outcome = train_into(tmp_path, flowers, *TINY, "--epochs", 1, "--backbone_lr", 0.001)
     assert "warning: --backbone_lr says how --fine_tune goes, which is not asked for" in outcome.err
 
 

@@ -78,7 +78,10 @@ def test_what_needs_no_torch_and_no_matplotlib_loads_none():
         print({"torch"} & set(sys.modules))
     """
     assert run_program("-c", code, cold=True).out == "set()\nset()\n"
-    code = "import sys; from flower_classifier.report import run_log; print({'matplotlib', 'tensorboard'} & set(sys.modules))"
+    code = (
+        "import sys; from flower_classifier.report import run_log\n"
+        "print({'matplotlib', 'tensorboard'} & set(sys.modules))"
+    )
     assert run_program("-c", code).out == "set()\n"
 
 

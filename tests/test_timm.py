@@ -25,9 +25,9 @@ from flower_classifier.networks.safe_files import write_atomically
 LITE = "timm/tf_efficientnet_lite0"
 SMALL = "timm/mobilenetv3_small_050"
 FAMILIES = (
-    "resnet18",
-    "convnext_atto",
-    "vit_tiny_patch16_224",
+    "test_resnet",
+    "test_convnext",
+    "test_vit",
     "deit_tiny_distilled_patch16_224",
     "eva02_tiny_patch14_224",
     "tf_efficientnet_lite0",
