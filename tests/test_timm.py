@@ -327,7 +327,7 @@ def test_weights_are_downloaded_once_and_their_licence_is_said_and_stored(flower
     hub["HF_HUB_DISABLE_XET"] = "1"
     own = ["train.py", flowers, "--arch", "timm/convnextv2_atto.fcmae", "--epochs", 1, "--views", 1, "--no_report"]
     own += ["--image_size", 64, "--save_dir", tmp_path / "out"]
-    outcome = run_program(*own, **hub)
+    outcome = run_program(*own, cold=True, **hub)  # timm reads where the hub is while it is loaded
     server.shutdown()
     server.server_close()
     assert outcome.code == 0, outcome.err
@@ -338,10 +338,10 @@ def test_weights_are_downloaded_once_and_their_licence_is_said_and_stored(flower
     assert stored["training"]["licence"] == "cc-by-nc-4.0"
     sent = read_file(tmp_path / "sent")["stem.0.weight"]
     assert torch.equal(stored["state_dict"]["backbone.model.stem.0.weight"], sent)
-    again = run_program(*own, **hub)  # without the server
+    again = run_program(*own, cold=True, **hub)  # without the server
     assert again.code == 0, again.err
     (tmp_path / "hub").rename(tmp_path / "gone")
-    failed = run_program(*own, **hub)
+    failed = run_program(*own, cold=True, **hub)
     assert (failed.code, "Traceback" in failed.err) == (1, False)
     assert "cannot get the pretrained weights" in failed.err
     assert "--weights" in failed.err.splitlines()[-1]
@@ -370,7 +370,7 @@ def test_timm_is_asked_for_in_a_line_where_it_is_missing_and_else_not_loaded(flo
         "train.main([data, *own, '--save_dir', folder]); predict.main([photo, folder + '/checkpoint.pth'])\n"
         "print([name for name in sys.modules if name.startswith('timm')])"
     )
-    outcome = run_program("-c", both, flowers, photo, tmp_path / "out", *QUICK, "--epochs", 1)
+    outcome = run_program("-c", both, flowers, photo, tmp_path / "out", *QUICK, "--epochs", 1, cold=True)
     assert outcome.out.splitlines()[-1] == "[]", outcome.err
 
 
