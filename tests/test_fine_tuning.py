@@ -109,7 +109,7 @@ def test_an_epoch_is_what_plain_torch_makes_of_the_same_pictures(flowers, unfree
 
 @pytest.mark.slow
 def test_the_last_layers_learn_or_all_and_the_norms_keep_their_statistics(train_into, flowers, tmp_path):
-    options = ("--arch", "timm/test_resnet", "--weights", "none", "--no_report", "--epochs", 1, "--seed", 3)
+    options = (*TUNABLE[:-2], "--epochs", 1, "--seed", 3)
     train_into(tmp_path / "head", flowers, *options)
     before = read(tmp_path / "head" / "checkpoint.pth")["state_dict"]
     for unfreeze in ("last", "all"):
@@ -244,7 +244,7 @@ def test_a_finished_run_can_be_fine_tuned_later_and_longer(train_into, run, flow
 
 @pytest.mark.slow
 def test_a_stage_that_makes_nothing_better_changes_nothing_and_says_so(train_into, flowers, tmp_path):
-    options = (flowers, *QUICK, "--epochs", 4)
+    options = (flowers, *TUNABLE[:-2], "--epochs", 4)
     train_into(tmp_path / "one", *options)
     outcome = train_into(tmp_path / "two", *options, "--fine_tune", 1, "--backbone_lr", 10)
     assert "fine-tuning made nothing better: the checkpoint holds the best epoch of the head" in outcome.err

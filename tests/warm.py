@@ -1,9 +1,9 @@
 """Start Python programs from a process that has loaded torch already, since loading it takes seconds each time.
 
 `WarmPopen([sys.executable, "train.py", ...])` is `subprocess.Popen` in all but that: Python is not started, but forked
-from a parent that waits with torch, torchvision, timm, numpy and Pillow loaded. The parent is a clean process, forked from
-none that has threads, and starts no thread itself. The program is a child of the process that asks, so that waiting
-for it, killing it and its exit code are the system's own.
+from a parent that waits with torch, torchvision, timm, numpy and Pillow loaded. The parent is a clean process, forked
+from none that has threads, and starts no thread itself. The program is a child of the process that asks, so that
+waiting for it, killing it and its exit code are the system's own.
 
 What looks at the start itself uses `subprocess`, or `run_program(..., cold=True)`: which modules are loaded, options of
 Python, a signal while torch loads, variables of the environment that are read while Python or torch starts.
