@@ -161,7 +161,7 @@ def test_a_checkpoint_holds_what_the_classic_exercise_asks_for(trained):
     assert contents["training"]["learning_rate"] == 0.001
     assert contents["preprocessing"]["crop_size"] == 32
     assert len(contents["history"]) == 3
-    assert contents["format_version"] == 7
+    assert contents["format_version"] == 8
 
 
 @pytest.mark.slow
