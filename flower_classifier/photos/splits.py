@@ -207,10 +207,10 @@ def load_splits(
     test = by_split.get("test", {})
     if test_split and test:
         warn("--test_split holds test photos out, but none are held out: there are test photos")
-    elif test_split:  # of those that are left, as many as that is of all: what validates stays the same without it
-        share = test_split if "valid" in by_split else test_split / (1 - valid_split)
+    elif test_split:  # drawn after those that validate, which stay the same without it
         held_from = Photos(data_dir, train, class_folders, str(labels or ""), cache_dir)
-        train, test = hold_out(held_from, share, seed, groups, "test")
+        already = 0.0 if "valid" in by_split else valid_split
+        train, test = hold_out(held_from, test_split, seed, groups, "test", already)
     warn_of_cases(data_dir, tuple(train))
     splits = Splits(
         classes=tuple(train),
