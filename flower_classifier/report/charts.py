@@ -56,8 +56,8 @@ def draw_curves(
     accuracy = add_chart(figure, 5.6, 0.62, 4.1, 3.0, "validation accuracy")
     shares = [row["valid_accuracy"] for row in history]
     accuracy.plot(epochs, shares, color=style.GREEN, linewidth=2, marker=dots, label="of photos")
-    balanced = [row.get("valid_balanced_accuracy") for row in history]
-    if is_by_class := None not in balanced:
+    if is_by_class := all("valid_balanced_accuracy" in row for row in history):
+        balanced = [row["valid_balanced_accuracy"] for row in history]
         accuracy.plot(epochs, balanced, color=style.GREY, linewidth=2, marker=dots, label="balanced: mean over classes")
         shares += balanced
     for axes in (losses, accuracy) if is_by_class else (losses,):
