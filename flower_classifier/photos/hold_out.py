@@ -215,9 +215,9 @@ def keys_by(rule: str, photos: Photos) -> list[object]:
     if not table.suffix:
         raise InputError(f"must be {FOLDER}, {STEM}, {NONE} or a table (FILE.csv), not {rule}", "groups")
     groups = read_values(table, "groups", photos.root, photos.names, f"that may be held out of {photos.root}", "group")
-    if alone := [name for name, group in zip(photos.names, groups, strict=True) if group is None]:
+    if alone := [name for name, group in zip(photos.names, groups, strict=True) if not group]:
         warn(f"{table} lacks {counted(len(alone), 'photo')}, which are in no group: {first_few(alone)}")
-    return [group or None for group in groups]
+    return [(group[-1] or None) if group else None for group in groups]
 
 
 def folder_of(root: Path, name: str, class_folder: str | None) -> str | None:

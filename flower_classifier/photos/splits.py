@@ -1,7 +1,7 @@
 """The photos of a run: which are for training, which are held out or left out, and the class of each.
 
 `load_splits` finds them below a data folder: layout.py says what folders may mean, label_tables.py what tables do.
-`--without` leaves out the photos that a table lists, such as the doctor's.
+left_out.py leaves out the photos that a table lists.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from flower_classifier.photos.hold_out import NONE, Photos, hold_out
 from flower_classifier.photos.label_tables import Labels
 from flower_classifier.photos.layout import layout_of, photos_by_split, split_folders, split_of
 from flower_classifier.photos.name_labels import labels_hint
-from flower_classifier.photos.tables import read_values
 from flower_classifier.photos.tar_files import index_of, split_path, status_if_there
 
 PhotoKey = tuple[str, int, int, int]  # path below the data folder, size in bytes, mtime and ctime in ns
@@ -103,29 +102,6 @@ class Splits:
         if torn := [ref.photo for group in copies if len({ref.label for ref in group}) > 1 for ref in group]:
             names = first_few(sorted(torn))
             warn(f"{counted(len(torn), 'photo')} lie under more than one class ({names}): keep one copy of each")
-
-    def without(self, table: Path) -> Splits:
-        """Return the splits less the photos that a table lists, by their paths below the data folder.
-
-        Raises InputError for a table that cannot be read, and where nothing would be left of a class or a split.
-        """
-        photos = [photo for split in self.parts for photo in split.photos]
-        values = read_values(table, "without", self.train.root, photos, f"in {self.train.root}")
-        listed = {photo for photo, value in zip(photos, values, strict=True) if value is not None}
-        train, valid, *test = (
-            split.take([index for index, photo in enumerate(split.photos) if photo not in listed])
-            for split in self.parts
-        )
-        left = set(train.labels)
-        if lost := [name for label, name in enumerate(self.classes) if label not in left]:
-            names = first_few(lost)
-            raise InputError(f"{table} lists all training photos of {names}: leave some, or move the class away")
-        if not len(valid):
-            raise InputError(f"{table} lists all validation photos: leave some")
-        if test and not len(test[0]):
-            warn(f"{table} lists all test photos: there will be no test result")
-        note(f"going on without {counted(len(listed), 'photo')} of {len(photos):,}, listed in {table}")
-        return replace(self, train=train, valid=valid, test=test[0] if test and len(test[0]) else None)
 
 
 @dataclass(frozen=True)
