@@ -91,11 +91,11 @@ def test_a_stranger_is_none_of_the_classes(visitor, exported, some, tmp_path):
 
 
 def repacked(folder, name, data):
-    """Replace a file of an exported folder, and its digest on the page."""
-    index = folder / "index.html"
+    """Replace a file of an exported folder, and its digest on the page and in the service worker."""
     before = sha256_of((folder / name).read_bytes())
     (folder / name).write_bytes(data)
-    index.write_text(index.read_text().replace(before, sha256_of(data)))
+    for script in (folder / "index.html", folder / "service_worker.js"):
+        script.write_text(script.read_text().replace(before, sha256_of(data)))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gzip
 import html
 import json
 import os
@@ -207,14 +208,19 @@ def files_of(title: str, model: bytes, spec: ExportSpec) -> dict[str, bytes]:
     """Return all files of an exported folder, by their names in it."""
     files = {**script_files(), **static_files(), MODEL_FILE: model, SPEC_FILE: spec.to_text()}
     files[README] = readme(title, spec, len(model))
-    files[INDEX] = filled(INDEX, title=html.escape(title), spec_sha256=sha256_of(files[SPEC_FILE]))
     files[MANIFEST] = manifest(title)
     page = {name: data for name, data in files.items() if not name.endswith(NOT_OF_THE_PAGE)}
+    named = {"title": html.escape(title), "spec_sha256": sha256_of(files[SPEC_FILE])}
+    contents = {name: sha256_of(data) for name, data in sorted(page.items())}
+    version = sha256_of(f"{contents} {filled(INDEX, **named)!r}".encode())[:16]
+    page[INDEX] = files[INDEX] = filled(INDEX, version=version, **named)
+    digests = {name: [sha256_of(data)] for name, data in sorted(page.items())}
+    for name, either in digests.items():
+        if name.endswith(".gz"):  # a host may say how it is packed, and the browser unpacks it
+            either.append(sha256_of(gzip.decompress(page[name])))
     # The page caches at once the files that every visit needs; the network and its runtime, when first fetched
-    later = [name for name in page if name == MODEL_FILE or name.startswith("vendor/")]
-    shell = ["./", *sorted(set(page) - set(later))]
-    version = sha256_of("".join(f"{name} {sha256_of(data)}\n" for name, data in sorted(page.items())).encode())[:16]
-    worker = filled(SERVICE_WORKER, version=version, shell=json.dumps(shell), later=json.dumps(sorted(later)))
+    later = [name for name in digests if name == MODEL_FILE or name.startswith("vendor/")]
+    worker = filled(SERVICE_WORKER, version=version, files=json.dumps(digests), later=json.dumps(later))
     return {**files, SERVICE_WORKER: worker}
 
 

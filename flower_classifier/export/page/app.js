@@ -51,8 +51,12 @@ async function settleServiceWorker() {
     });
   });
   try {
-    await navigator.serviceWorker.register("service_worker.js");
-    await Promise.race([isControlled, new Promise((resolve) => setTimeout(resolve, CONTROL_WITHIN))]);
+    const { installing } = await navigator.serviceWorker.register("service_worker.js");
+    const hasFailed = new Promise((resolve) => {
+      installing?.addEventListener("statechange", () => installing.state === "redundant" && resolve());
+    });
+    const isLate = new Promise((resolve) => setTimeout(resolve, CONTROL_WITHIN));
+    await Promise.race([isControlled, hasFailed, isLate]);
   } catch {
     // a private window, say: the page works, but only with a network
   }
