@@ -192,7 +192,8 @@ class PredictConfig(QuestionConfig):
         if self.evaluate:
             self.check_evaluation()
         elif name := next((name for name in ("report", "labels", "columns") if getattr(self, name)), None):
-            raise InputError("works only together with --evaluate", name)
+            advice = "; --category_names takes what people call classes" if name == "labels" else ""
+            raise InputError(f"works only together with --evaluate{advice}", name)
         if self.output and (self.format != "jsonl" or self.plot):
             raise InputError("is for --format jsonl, without --plot", "output")
         if world_size() > 1 and not self.output:
