@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from support import NAMES, PROJECT, QUICK, TINY, read, run_program, same
 from torchvision import models
 from waiting import LIMIT, line_with, signalled_at
@@ -87,6 +88,7 @@ def test_a_state_of_the_version_before_goes_on_as_one_of_today(train_into, flowe
     last = tmp_path / "before" / "run" / "last.pth"
     state = {key: value for key, value in read(last).items() if key not in ("stranger_measure", "digest")}
     del state["identity"]["fit"], state["training"]["augment"]
+    del state["identity"]["train_contents"], state["identity"]["valid_contents"]
     state["settings"] = {key: value for key, value in state["settings"].items() if key not in NEWER_OPTIONS}
     write_atomically(last, {**state, "format_version": 8})
     for name in ("now", "before"):
@@ -219,6 +221,26 @@ def test_other_data_is_not_resumed(train_into, run, flowers, tmp_path):
         outcome = run(train, changed, *TINY, "--epochs", 2, "--resume", "--save_dir", tmp_path / "out")
         assert (outcome.code, outcome.out) == (2, "")
         assert "the set of training photos, or their labels (or the share held out of it) changed" in outcome.err
+
+
+def test_photos_that_were_swapped_are_other_data_though_their_names_and_sizes_are_as_before(train_into, run, tmp_path):
+    """Uncompressed pictures of one size are the same number of bytes. A copy of the folder is the same data."""
+    data = tmp_path / "data"
+    for split, count in (("train", 4), ("valid", 2)):
+        for number, name in enumerate(("red", "blue")):
+            (data / split / name).mkdir(parents=True)
+            for shade in range(count):
+                colour = (200 - 200 * number, 10 * shade + len(split), 200 * number)
+                Image.new("RGB", (64, 64), colour).save(data / split / name / f"{shade}.bmp")
+    train_into(tmp_path / "out", data, *TINY, "--epochs", 1)
+    copied = shutil.copytree(data, tmp_path / "copied", copy_function=shutil.copyfile)
+    train_into(tmp_path / "out", copied, *TINY, "--epochs", 2, "--resume")
+    for split, said in (("valid", "validation"), ("train", "training")):
+        for old, new in (("red", "aside"), ("blue", "red"), ("aside", "blue")):
+            (copied / split / old).rename(copied / split / new)
+        outcome = run(train, copied, *TINY, "--epochs", 3, "--resume", "--save_dir", tmp_path / "out")
+        assert (outcome.code, outcome.out) == (2, "")
+        assert f"cannot resume: what {said} photos show changed: put that back, or start a new run" in outcome.err
 
 
 @pytest.mark.slow

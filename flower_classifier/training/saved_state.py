@@ -41,6 +41,8 @@ class Identity:
     whitening: float = 0.0  # the shrinkage; 0: features are not whitened
     square_roots: bool = False  # whether square roots were taken of features
     grey_range: GreyRange | None = None  # which grey values of more than 8 bits became 0 to 255
+    train_contents: str | None = None  # digest of the training photos' contents; None: an earlier version's run
+    valid_contents: str | None = None
 
     def to_plain(self) -> Plain:
         """Return what last.pth holds of it; of runs without such grey, what it always held."""
@@ -53,7 +55,8 @@ class Identity:
         """Raise InputError, naming the first difference, if a run would be resumed with another identity."""
         for entry in fields(self):
             before, after = getattr(self, entry.name), getattr(now, entry.name)
-            if before != after:
+            is_unknown = before is None and entry.name in ("train_contents", "valid_contents")
+            if before != after and not is_unknown:
                 phrase = NOT_OPTIONS.get(entry.name)
                 change = f"{phrase} changed: put that back" if phrase else f"was {before}, now {after}: put that back"
                 raise InputError(f"{change}, or start a new run", None if phrase else entry.name)
@@ -68,6 +71,8 @@ NOT_OPTIONS = {
     "classes": "cannot resume: the list of classes",
     "train": "cannot resume: the set of training photos, or their labels (or the share held out of it)",
     "valid": "cannot resume: the set of validation photos, or their labels",
+    "train_contents": "cannot resume: what training photos show",
+    "valid_contents": "cannot resume: what validation photos show",
 }
 
 

@@ -160,6 +160,8 @@ def start_state(config: TrainConfig, data: Data, built: Built) -> TrainState:
         classes=list(data.classes),
         train=splits.train.fingerprint(),
         valid=splits.valid.fingerprint(),
+        train_contents=splits.train.contents,
+        valid_contents=splits.valid.contents,
         mirror=config.mirror,
         fit=config.fit,
         layers=classifier.config.layers,
