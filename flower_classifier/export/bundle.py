@@ -100,7 +100,7 @@ def check_place(folder: Path) -> None:
             raise InputError(f"{folder} holds other files: give a new folder, or one that export.py wrote")
         if foreign := foreign_files(folder):
             raise InputError(f"{folder} holds files that are no part of an export ({first_few(foreign)}): move them")
-    check_writable(folder.parent, "folder")
+    check_writable(folder.parent)
 
 
 def is_from_export(folder: Path) -> bool:

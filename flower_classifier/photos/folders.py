@@ -242,6 +242,12 @@ def classes_in(tar: Path) -> dict[str, list[str]]:
     return by_class
 
 
+def labelled_by_folder(tar: Path) -> list[str]:
+    """Return the names of the photos in a tar file that have no .cls file, so that their folder is their class."""
+    labelled = {key for key, ending in map(split_name, index_of(os.fspath(tar)).extents) if ending == CLASS_ENDING}
+    return [name for name in photos_in(tar) if split_name(name)[0] not in labelled]
+
+
 def read_classes(tar: Path) -> dict[str, str]:
     """Map each key in a tar file to the class in its .cls file, or to "" if that is no valid class."""
     extents = index_of(os.fspath(tar)).extents

@@ -28,7 +28,7 @@ from flower_classifier.photos.folders import (
     find_classes,
     has_photo_suffix,
     is_photo,
-    photos_in,
+    labelled_by_folder,
     shards_of,
     visible_folders,
 )
@@ -114,7 +114,7 @@ def innermost(folder: Path) -> Path:
 
 
 def check_shards(folder: Path) -> None:
-    """Raise InputError where the tar files of a folder are of several splits, or hold splits instead of classes."""
+    """Raise InputError where the tar files of a folder are of several splits, or one holds several."""
     by_split = {
         SPLIT_NAMES[word]: shard.name
         for shard in shards_of(folder)
@@ -126,14 +126,23 @@ def check_shards(folder: Path) -> None:
         folders = first_few([f"{split}/" for split in by_split])
         raise InputError(f"{folder} holds tar files of several splits ({names}): move them into folders {folders}")
     for shard in shards_of(folder):
-        splits = sorted({name.partition("/")[0] for name in photos_in(shard) if name.count("/") > 1})
-        if splits and all(map(split_of, splits)):
-            raise InputError(f"{shard} holds {first_few([f'{name}/' for name in splits])}, no class folders: unpack it")
+        check_inside_shard(shard)
+
+
+def check_inside_shard(shard: Path) -> None:
+    """Raise InputError where a tar file holds folders of several splits: photos to judge by would be learned from."""
+    folders = {folder for name in labelled_by_folder(shard) for folder in name.split("/")[:-1]}
+    splits = sorted(name for name in folders if split_of(name))
+    if len({split_of(name) for name in splits}) > 1:
+        names = first_few([f"{name}/" for name in splits])
+        raise InputError(f"{shard} holds {names}, which are splits and no classes: unpack it")
 
 
 def check_inside_split(folder: Path) -> None:
-    """Raise InputError where folders in a split's folder are splits or folds too, and not classes."""
+    """Raise InputError where folders in a split's folder, or in its tar files, are splits or folds, and no classes."""
     inner = class_folders(folder)
+    for shard in () if inner else shards_of(folder):  # beside class folders they are left out
+        check_inside_shard(shard)
     splits = [path.name for path in inner if split_of(path.name) and not is_unsorted(path)]
     are_folds = len(inner) > 1 and all(FOLD.fullmatch(path.name) and not is_unsorted(path) for path in inner)
     if len(splits) > 1 or are_folds:

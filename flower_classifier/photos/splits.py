@@ -16,10 +16,18 @@ from pathlib import Path
 from flower_classifier.base.files import digest_of
 from flower_classifier.base.messages import InputError, counted, first_few, note, photos_of, printable, spoken, warn
 from flower_classifier.photos.copies import content_digests, same_bytes
-from flower_classifier.photos.folders import SPLIT_NAMES, ByClass, class_name_of, find_classes, visible_folders
+from flower_classifier.photos.folders import (
+    SPLIT_NAMES,
+    ByClass,
+    class_name_of,
+    classes_in,
+    find_classes,
+    is_shard,
+    visible_folders,
+)
 from flower_classifier.photos.hold_out import NONE, Photos, hold_out
 from flower_classifier.photos.label_tables import Labels
-from flower_classifier.photos.layout import layout_of, photos_by_split, split_folders
+from flower_classifier.photos.layout import check_inside_shard, layout_of, photos_by_split, split_folders
 from flower_classifier.photos.name_labels import labels_hint
 from flower_classifier.photos.tables import read_values
 from flower_classifier.photos.tar_files import index_of, split_path, status_if_there
@@ -217,7 +225,9 @@ def load_splits(
 
 
 def load_labelled(folder: Path, classes: tuple[str, ...], labels: Labels | None = None) -> Split:
-    """Find the photos of a folder with one folder per class, or with `labels`; theirs are indices into `classes`.
+    """Find the photos of a folder, or tar file, of one folder per class, or of a folder with `labels`.
+
+    The split's labels are indices into `classes`.
 
     Of labels for several splits the test photos are taken, or the validation photos. Raises InputError if there are no
     photos, or for a class that is none of the classes.
@@ -230,6 +240,9 @@ def load_labelled(folder: Path, classes: tuple[str, ...], labels: Labels | None 
         if len(by_split) > 1:
             name = taken
             note(f"{labels} has several splits: judging by its {photos_of(taken, sum(map(len, by_class.values())))}")
+    elif is_shard(folder):
+        check_inside_shard(folder)
+        by_class = classes_in(folder)
     else:
         if splits := split_folders(folder):
             names = first_few([f"{path.name}/" for path in splits.values()])
