@@ -26,6 +26,7 @@ from flower_classifier.photos.splits import Data, load_splits
 from flower_classifier.photos.views import Preprocessing, open_views
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.axes import Axes
 
 __all__ = ["IMAGENET", "Data", "draw_data", "imshow", "load_data", "process_image", "show_photos"]
@@ -42,14 +43,16 @@ def load_data(
     seed: int = TrainConfig.seed,
     labels: str | Path | None = None,
     groups: str | None = TrainConfig.groups,
+    test_split: float = TrainConfig.test_split,
 ) -> Data:
     """Find the photos of a folder: train/, valid/ and perhaps test/, each with one folder per class.
 
     Or `labels` is a table that says each photo's class, or "stem" where their names do, as for train.py.
 
     Without valid/, a share `valid_split` of each class's training photos, drawn from `seed`, becomes the validation
-    photos; `groups` says what stays together then, as --groups does. `category_names` is a JSON file of names for the
-    class folders. Raises InputError for a folder or a file that does not fit.
+    photos; `groups` says what stays together then, as --groups does. A share `test_split` becomes the test
+    photos where there are none. `category_names` is a JSON file of names for the class folders. Raises InputError for a
+    folder or a file that does not fit.
     """
     config = TrainConfig(
         Path(data_dir),
@@ -58,9 +61,10 @@ def load_data(
         seed=seed,
         labels=Path(labels) if labels else None,
         groups=groups,
+        test_split=test_split,
     )  # which refuses what train.py refuses
     with speaking():
-        splits = load_splits(config.data_dir, config.valid_split, config.seed, config.label_source, config.groups)
+        splits = load_splits(config.data_dir, valid_split, seed, config.label_source, groups, test_split=test_split)
         return Data(splits, load_category_names(config.category_names, splits.classes))
 
 
@@ -84,18 +88,25 @@ def process_image(image: str | Path | Image.Image, preprocessing: Preprocessing 
     return ((pixels.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)
 
 
-def imshow(image: np.ndarray, ax: Axes | None = None, title: str = "", preprocessing: Preprocessing = IMAGENET) -> Axes:
-    """Show what `process_image` returned, (3, S, S), as people see it; return the axes that it is drawn in.
+def imshow(
+    image: np.ndarray | torch.Tensor,
+    ax: Axes | None = None,
+    title: str | None = None,
+    preprocessing: Preprocessing = IMAGENET,
+) -> Axes:
+    """Show what `process_image` returned, (3, S, S), or a tensor of it; return the axes that it is drawn in.
 
     `preprocessing` must be the one that it was processed with.
     """
+    image = image if isinstance(image, np.ndarray) else image.numpy(force=True)
     if ax is None:
         from matplotlib import pyplot
 
         ax = pyplot.figure().add_subplot()
     mean, std = (np.array(numbers) for numbers in (preprocessing.mean, preprocessing.std))
     ax.imshow((image.transpose(1, 2, 0) * std + mean).clip(0, 1))
-    ax.set_title(printable(title))
+    if title is not None:
+        ax.set_title(printable(title))
     ax.set_axis_off()
     return ax
 

@@ -15,18 +15,21 @@ image, which a notebook shows by itself.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
+import numpy as np
 import torch
+from PIL import Image
 
 from data_utils import Data
 from flower_classifier.base.console import speaking
-from flower_classifier.base.messages import InputError, RunError, counted, note, printable
-from flower_classifier.config.allowed import DEFAULT_TOP_K
+from flower_classifier.base.messages import InputError, RunError, counted, first_few, note, printable
+from flower_classifier.config.allowed import CHECKPOINT_ENDINGS, DEFAULT_TOP_K
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.grey_range import find_grey_range
@@ -40,7 +43,7 @@ from flower_classifier.networks.devices import choose_device
 from flower_classifier.networks.frozen_backbone import FrozenBackbone
 from flower_classifier.networks.safe_files import Plain
 from flower_classifier.photos.copies import content_digests
-from flower_classifier.photos.images import load_image
+from flower_classifier.photos.images import PhotoSource, load_image
 from flower_classifier.photos.mending import counting_damaged
 from flower_classifier.photos.views import Preprocessing
 from flower_classifier.predicting.base_predictor import BROKEN
@@ -58,8 +61,9 @@ from flower_classifier.training.steps import (
 )
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from matplotlib.axes import Axes
 
+OF_A_LEVEL = 0.01  # how far float32 takes one of 256 levels away from a whole number, at most
 PHOTO_SIDE = 1024  # pixels of a photo's shorter side that the picture of a prediction can show
 
 
@@ -80,6 +84,11 @@ class Model:
     def classes(self) -> tuple[str, ...]:
         """The class folders, in the order of the logits."""
         return self.trained.classes
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """The position in the logits of each class folder."""
+        return {name: i for i, name in enumerate(self.classes)}
 
     @property
     def category_names(self) -> dict[str, str]:
@@ -316,22 +325,81 @@ def load_checkpoint(path: str | Path, gpu: bool = False) -> Model:
     return Model(saved.classifier, frozen, replace(saved, tensors={}))
 
 
-def predict(image: str | Path | Image.Image, model: Model, topk: int = DEFAULT_TOP_K) -> tuple[list[float], list[str]]:
+Photo = str | Path | Image.Image | np.ndarray | torch.Tensor  # a file, a picture, or what process_image returns of one
+
+
+def predict(
+    image: Photo, model: Model | str | Path, topk: int = DEFAULT_TOP_K, **others: object
+) -> tuple[list[float], list[str]]:
     """Return the probabilities, 0 to 1, and the classes that are likeliest for a photo, likeliest first.
 
-    A class is the name of its folder; `model.category_names` says what people call it. Raises ImageError for a photo
-    that cannot be opened.
+    The photo may be what `process_image(photo, model.preprocessing)` returned of it, (3, S, S), and the model a path of
+    its checkpoint, which is then loaded. A class is the name of its folder; `model.category_names` says what people
+    call it. Raises ImageError for a photo that cannot be opened, InputError for arguments that make no sense.
     """
+    if others:
+        raise InputError(f"predict has no argument {first_few(list(others))}: predict(photo, model, topk=5)")
+    paths = [Path(path) for path in (image, model) if isinstance(path, str | Path)]
+    swapped = len(paths) == 2 and paths[0].suffix in CHECKPOINT_ENDINGS and paths[1].suffix not in CHECKPOINT_ENDINGS
+    if swapped or isinstance(image, Model):
+        raise InputError("the photo comes before the model: predict(photo, model, topk=5)")
     if topk < 1:
         raise InputError(f"must be at least 1, not {topk}", "topk")
-    answers = model.predictor(image, topk)
+    model = model if isinstance(model, Model) else load_checkpoint(model)
+    predictor, photo = asked_of(image, model)
+    answers = predictor(photo, topk)
     return [answer["probability"] for answer in answers], [answer["class"] for answer in answers]
 
 
+def asked_of(image: Photo, model: Model) -> tuple[Predictor, PhotoSource]:
+    """Return who answers, and what is asked: of what process_image returned, the pixels that it was made of.
+
+    Raises InputError for floats that are not what it returns for this model.
+    """
+    values = image.numpy(force=True) if isinstance(image, torch.Tensor) else image
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+        return model.predictor, values
+    expected, side = model.preprocessing, model.preprocessing.crop_size
+    values = values[0] if values.ndim == 4 and len(values) == 1 else values
+    advice = "give the photo itself, or process_image(photo, model.preprocessing)"
+    if values.shape != (3, side, side):
+        raise InputError(f"the model takes (3, {side}, {side}), and not {values.shape}: {advice}")
+    mean, std = (np.array(numbers) for numbers in (expected.mean, expected.std))
+    levels = 255 * (values.transpose(1, 2, 0) * std + mean)  # (S, S, 3), whole numbers but for rounding
+    pixels = np.rint(levels)
+    if not (np.abs(levels - pixels) < OF_A_LEVEL).all() or pixels.min() < 0 or pixels.max() > 255:
+        raise InputError(f"these numbers are no photo that was processed for this model: {advice}")
+    predictor = copy.copy(model.predictor)
+    predictor.preprocessing = replace(expected, resize_size=side, fit="squash")  # which leaves the pixels as they are
+    return predictor, pixels.astype(np.uint8)
+
+
+@overload
 def show_prediction(
-    image: str | Path | Image.Image, model: Model, topk: int = DEFAULT_TOP_K, heatmap: bool = False
-) -> Image.Image:
-    """Return a picture of a photo beside bars for its likeliest classes.
+    image: str | Path | Image.Image,
+    model: Model,
+    topk: int = DEFAULT_TOP_K,
+    heatmap: bool = False,
+    *,
+    ax: None = None,
+) -> Image.Image: ...
+
+
+@overload
+def show_prediction(
+    image: str | Path | Image.Image, model: Model, topk: int = DEFAULT_TOP_K, heatmap: bool = False, *, ax: Axes
+) -> Axes: ...
+
+
+def show_prediction(
+    image: str | Path | Image.Image,
+    model: Model,
+    topk: int = DEFAULT_TOP_K,
+    heatmap: bool = False,
+    *,
+    ax: Axes | None = None,
+) -> Image.Image | Axes:
+    """Return a picture of a photo beside bars for its likeliest classes; with `ax` show it in these axes, a figure's.
 
     With `heatmap`, regions that speak for the likeliest class are bright. Raises ImageError for a photo that cannot be
     opened.
@@ -347,7 +415,12 @@ def show_prediction(
         heat = model.predictor.heatmap(image, classes[0], photo.size) if heatmap else None
         if heatmap and not heat:
             note(f"{model.classifier.config.arch} has no last feature map, so there is no heat map to draw")
-        return image_of(draw_prediction(photo, printable(title), bars, heat))
+        picture = image_of(draw_prediction(photo, printable(title), bars, heat))
+    if ax is None:
+        return picture
+    ax.imshow(picture)
+    ax.set_axis_off()
+    return ax
 
 
 def show_training(model: Model) -> Image.Image:

@@ -19,7 +19,6 @@ pictures of the run, and what --resume needs, go into the folder run/ beside it.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 
 from flower_classifier.base import process
@@ -59,7 +58,7 @@ def run(config: TrainConfig) -> None:
     """Train into the folder that the config names, which other runs are kept out of; in a job, rank 0 does."""
     if rank():
         return help_rank_0(config.gpu)
-    with RunFolder(config.save_dir, reports_on) as run_folder, leading():
+    with RunFolder(config.checkpoint_path, reports_on) as run_folder, leading():
         config = run_folder.after_restart(config)
         if config.doctor:
             run_doctor(config)
@@ -106,10 +105,11 @@ def train_classifier(config: TrainConfig, run_folder: RunFolder) -> None:
             steps.keep_feature_bank(state, inputs, evaluations["valid"])
 
     split = inputs.judged.split.name
-    run_messages.report_best(state, split, evaluations, run_folder)
+    sizes = inputs.train.labels.bincount(minlength=len(data.classes)).tolist()
+    run_messages.report_best(state, split, evaluations, run_folder, sizes)
     if run_folder.has_saved or not is_there(run_folder.folder, tables=not config.no_report):
         if not config.no_report:
-            write_report(config, run_folder, state, log, inputs, evaluations)
+            write_report(config, run_folder, state, log, inputs, evaluations, sizes)
         checkpoint, best = run_folder.checkpoint_path, state.best.row["epoch"]
         log.write_summary(config, checkpoint, best, evaluations, data.classes, inputs.splits, started)
 
@@ -121,12 +121,12 @@ def write_report(
     log: RunLog,
     inputs: AllInputs,
     evaluations: dict[str, Evaluation],
+    sizes: Sequence[int],
 ) -> None:
-    """Leave tables and pictures of the run in its folder."""
+    """Leave tables and pictures of the run in its folder. `sizes` (C,): training photos of each class."""
     folder, train, checkpoint = run_folder.folder, inputs.train, state.best_checkpoint()
     split, best_epoch = inputs.judged.split.name, state.best.row["epoch"]
     figures = log.finish_history(best_epoch, state.finished.began, len(evaluations["valid"]))
-    counts = Counter(train.labels.tolist())
     evaluation_report = EvaluationReport(
         split,
         evaluations[split],
@@ -134,7 +134,7 @@ def write_report(
         checkpoint.classes,
         checkpoint.names,
         checkpoint.trust.set_scores,
-        class_sizes=[counts[label] for label in range(len(checkpoint.classes))],
+        class_sizes=sizes,
         grey_range=checkpoint.preprocessing.grey_range,
     )
     figures |= evaluation_report.write(folder)

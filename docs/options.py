@@ -18,13 +18,16 @@ from flower_classifier.config.train_options import TrainConfig  # noqa: E402
 PAGE = """# Options
 
 `make docs` writes this page: the options are in `config/`, all else in `docs/options.py`. Change it there. Flags may be
-written with `-` or `_`, before or behind the files.
+written with `-` or `_`, before or behind the files, with one dash or three, and in upper case. An argument may be given
+by its name, and what other solutions of the exercise call an option is understood; of two different values an error
+says so.
 
 ## train.py
 
 `python train.py DATA_DIR [options]` trains, and leaves a checkpoint in `--save_dir`.
 
 {train}
+{train_names}
 ## predict.py
 
 `python predict.py IMAGE … CHECKPOINT [options]` names what is in photos. An `IMAGE` may be a folder, which stands for
@@ -32,6 +35,7 @@ all photos below it. Of several photos each gets a heading; those that cannot be
 [exit code](#exit-codes) is then not 0 ([more on predicting](predicting.md)).
 
 {predict}
+{predict_names}
 An exported folder has a `predict.py` of its own. It takes photos alone, and the options that need no checkpoint:
 {own}.
 
@@ -79,7 +83,22 @@ def page() -> str:
     """Return the page as Markdown."""
     own = ", ".join(f"`--{setting.name}`" for setting in QuestionConfig.options() if not setting.positional)
     tables = {"train": TrainConfig, "predict": PredictConfig, "export": ExportConfig}
-    return PAGE.format(own=own, **{name: table(settings) for name, settings in tables.items()})
+    names = {f"{name}_names": other_names(settings) for name, settings in tables.items()}
+    return PAGE.format(own=own, **names, **{name: table(settings) for name, settings in tables.items()})
+
+
+def other_names(settings_class: type[Settings]) -> str:
+    """Say which other names of options and arguments are understood."""
+    if not settings_class.foreign:
+        return ""
+    options = {setting.name: setting for setting in settings_class.options()}
+    sentences = []
+    for name, others in settings_class.foreign.same.items():
+        is_argument = options[name].positional
+        written_as = str(options[name].metavar) if is_argument else f"--{name}"
+        names = (name, *others) if is_argument else others
+        sentences.append(f"for `{written_as}` " + ", ".join(f"`{other}`" for other in names))
+    return f"Other names that are understood, behind dashes: {'; '.join(sentences)}.\n"
 
 
 def table(settings_class: type[Settings]) -> str:

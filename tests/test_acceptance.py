@@ -137,9 +137,11 @@ OF_MATPLOTLIB = [f"ignore::DeprecationWarning:matplotlib.{name}" for name in ("_
 @pytest.mark.parametrize(
     "environment",
     [
-        {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "TERM": "dumb", "COLUMNS": "20", "OMP_NUM_THREADS": "1"},
+        {
+            **{"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "TERM": "dumb", "COLUMNS": "20", "OMP_NUM_THREADS": "1"},
+            "PYTHONWARNINGS": ",".join(("error", *OF_MATPLOTLIB)),
+        },
         {"HOME": "/nowhere", "XDG_CACHE_HOME": "/proc/nowhere"},
-        {"PYTHONWARNINGS": ",".join(("error", *OF_MATPLOTLIB))},
     ],
     ids=" ".join,
 )

@@ -80,9 +80,9 @@ def test_torchruns_processes_share_the_parts_and_one_of_them_puts_them_together(
 ):
     """The real one, with three processes: it ends well, and their answers are the bytes of one."""
     folder = tmp_path / "answers"
-    words = ("-m", "torch.distributed.run", "--nproc_per_node", 3, "--master_port", 0)
+    words = (PROJECT / "tests" / "warm_torchrun.py", "--nproc_per_node", 3, "--master_port", 0)
     asked = (many, trained / "checkpoint.pth", "--format", "jsonl", "--output", folder)
-    outcome = run_program(*words, program, *asked, cold=True)
+    outcome = run_program(*words, program, *asked)
     assert outcome.code == 0, outcome.err
     assert outcome.out == f"{folder / 'answers.jsonl'}: {NUMBER:,} photos, of which 1 could not be opened\n"
     assert (folder / "answers.jsonl").read_text(encoding="utf-8") == expected

@@ -298,12 +298,17 @@ class Net(nn.Module):
 def others_files(folder):
     """Write files that people take for a checkpoint; return what each is, and whether train.py --weights takes it."""
     weights, model = "these are weights; train.py --weights takes such a file", "it is a pickled model; train.py --we"
+    others = f"{weights}, its backbone, by the --arch that it has, but not its head, which is trained again"
     state = Net().state_dict()
     safetensors = json.dumps({"layer.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     torch.save(state, folder / "state.pth")
     torch.save(state, folder / "legacy.pth", _use_new_zipfile_serialization=False)
     torch.save({"epoch": 3, "model": state, "optimizer": {"lr": 0.1}}, folder / "training.pth")
     torch.save(dict(state), folder / "plain.pth")
+    theirs = {"arch": "vgg16", "class_to_idx": {"1": 0, "2": 1}}  # as most solutions of the exercise save it
+    torch.save({**theirs, "state_dict": state}, folder / "course.pth")
+    torch.save({**theirs, "state_dict": state, "classifier": Net()}, folder / "course_and_model.pth")
+    torch.save({**theirs, "classifier_state_dict": state}, folder / "head.pth")
     torch.save(Net(), folder / "model.pth")
     torch.save(Net(), folder / "legacy_model.pth", _use_new_zipfile_serialization=False)
     (folder / "safe.pth").write_bytes(len(safetensors).to_bytes(8, "little") + safetensors + bytes(4))
@@ -311,7 +316,10 @@ def others_files(folder):
     return {
         "state.pth": (weights, True),
         "legacy.pth": (weights, True),
-        "training.pth": (weights, True),
+        "training.pth": (others, True),
+        "course.pth": (others, True),
+        "course_and_model.pth": (model, False),
+        "head.pth": ("of tensors it holds classifier_state_dict alone, which train.py cannot take: train anew", False),
         "plain.pth": (weights, True),
         "model.pth": (model, False),
         "legacy_model.pth": (model, False),
@@ -329,6 +337,16 @@ def test_other_programs_files_are_called_what_they_are(run, flowers, tmp_path):
         assert f"{tmp_path / name} is no checkpoint that train.py wrote: {kind}" in outcome.err
         with contextlib.nullcontext() if taken else pytest.raises(InputError):
             assert len(read_weights_file(tmp_path / name)) == 2
+
+
+def test_weights_that_cannot_be_read_safely_are_refused_in_words_of_our_own(tmp_path):
+    torch.save(Net(), tmp_path / "model.pth")
+    (tmp_path / "text.pth").write_text("no weights at all")
+    for name, reason in (("model", "it is a pickled model, or holds one"), ("text", "it is damaged, or no such file")):
+        with pytest.raises(InputError, match=rf"{name}\.pth: not a file of tensors .*\({reason}") as refused:
+            read_weights_file(tmp_path / f"{name}.pth")
+        assert "\x1b" not in str(refused.value)
+        assert "weights_only" not in str(refused.value)
 
 
 def test_a_damaged_checkpoint_is_not_taken_for_weights(trained, tmp_path):

@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
-from support import TINY, run_program
+from support import PROJECT, TINY, run_program
 
 import flower_classifier as fc
 import predict
@@ -180,6 +180,6 @@ def test_in_a_tar_file_it_is_opened_too(damaged, tmp_path):
 @pytest.mark.slow
 def test_in_a_job_those_that_helpers_open_count_too(damaged, tmp_path):
     command = ("--nproc_per_node", 2, "train.py", damaged, *TINY, "--epochs", 1, "--no_cache", "--save_dir", tmp_path)
-    outcome = run_program("-m", "torch.distributed.run", *command, cold=True)
+    outcome = run_program(PROJECT / "tests" / "warm_torchrun.py", *command)
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("2 photos are damaged: opened as far as they go") == 1

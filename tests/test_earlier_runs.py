@@ -5,6 +5,7 @@ import shutil
 import signal
 
 import pytest
+import torch
 from support import QUICK, TINY, read, run_program, same
 from waiting import signalled_at
 
@@ -155,3 +156,26 @@ def test_a_checkpoint_that_is_a_link_is_kept_as_what_it_leads_to(train_into, flo
     train_into(tmp_path / "out", flowers, *TINY, "--epochs", 2)
     kept = tmp_path / "out" / "run" / "earlier" / "1" / "checkpoint.pth"
     assert kept.read_bytes() == (tmp_path / "store" / "m.pth").read_bytes()
+
+
+def test_a_save_dir_that_names_a_file_is_the_checkpoint_and_run_lies_beside_it(run, flowers, tmp_path):
+    """Twice: the first is kept. What train.py did not write is never replaced."""
+    checkpoint, photo = tmp_path / "saved" / "ck.pth", next((flowers / "test" / "54").iterdir())
+    for _ in range(2):
+        outcome = run(train, flowers, *TINY, "--epochs", 1, "--save_dir", checkpoint)
+        assert outcome.out.splitlines()[-1] == f"checkpoint: {checkpoint}"
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["ck.pth", "run"]
+    kept = checkpoint.parent / "run" / "earlier" / "1" / "ck.pth"
+    assert "the best earlier run reached a validation accuracy of" in outcome.err
+    assert str(kept) in outcome.err
+    answers = [run(predict, photo, path).out for path in (checkpoint, checkpoint.parent, kept)]
+    assert answers[0]
+    assert len(set(answers)) == 1
+    theirs = tmp_path / "theirs.pth"
+    torch.save({"state_dict": {}}, theirs)
+    before = theirs.read_bytes()
+    outcome = run(train, flowers, *TINY, "--save_dir", theirs)
+    assert (outcome.code, outcome.out, theirs.read_bytes()) == (2, "", before)
+    assert outcome.err.endswith(
+        "theirs.pth is a file that train.py did not write, and stays: name another one, or remove it\n"
+    )

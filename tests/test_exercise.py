@@ -190,6 +190,78 @@ def test_a_photo_is_processed_as_a_model_expects_it(data, photo):
     assert found.max().item() == pytest.approx(expected, abs=1e-5)
 
 
+COURSE = """
+import sys
+import torch
+from matplotlib import pyplot as plt
+from data_utils import imshow, load_data, process_image
+from model_utils import load_checkpoint, predict, show_prediction
+
+folder, names, checkpoint = sys.argv[1:]
+data = load_data(folder, names)
+model = load_checkpoint(checkpoint)
+assert model.class_to_idx == data.class_to_idx
+idx_to_class = {idx: name for name, idx in model.class_to_idx.items()}
+
+right = agree = count = 0
+for index in range(len(data.judged)):
+    photo, label = data.judged.path(index), data.judged.labels[index]
+    image = process_image(photo, model.preprocessing)
+    with torch.no_grad():
+        logits = model.classifier(torch.from_numpy(image)[None])
+    first = idx_to_class[int(logits.argmax())]
+    probs, classes = predict(photo, model, topk=3)
+    assert predict(image, model, topk=3) == (probs, classes)
+    assert predict(torch.from_numpy(image)[None], model, 3) == (probs, classes)
+    right += data.class_to_idx[classes[0]] == label
+    agree += first == classes[0]
+    count += 1
+print(f"{right} right, {agree} of {count} agree")
+
+assert predict(str(photo), checkpoint, topk=3) == (probs, classes)
+figure, (above, below) = plt.subplots(2)
+imshow(image, ax=above, title=None, preprocessing=model.preprocessing)
+imshow(torch.from_numpy(image), below, model.category_names.get(classes[0]), model.preprocessing)
+figure, axes = plt.subplots()
+show_prediction(photo, model, topk=3, ax=axes)
+print(len(figure.axes[0].get_images()))
+"""
+
+
+@pytest.mark.usefixtures("figures")
+@pytest.mark.parametrize("kind", ["trained", "trained_on_features"])
+def test_the_courses_own_steps_give_what_predict_gives(request, kind, data, monkeypatch, capsys):
+    """A student's script of the two modules alone: what process_image returns is normalised once, and not twice."""
+    checkpoint = request.getfixturevalue(kind) / "checkpoint.pth"
+    monkeypatch.setattr(sys, "argv", ["mine.py", str(data.splits.train.root), str(NAMES), str(checkpoint)])
+    capsys.readouterr()  # what training has said, where this test was the first to need it
+    exec(compile(COURSE, "mine.py", "exec"), {"__name__": "__main__"})
+    agreed, images = capsys.readouterr().out.splitlines()
+    assert agreed.endswith(" right, 18 of 18 agree")
+    assert images == "1"
+
+
+def test_floats_that_are_no_photo_processed_for_the_model_are_refused(trained, photo):
+    model = model_utils.load_checkpoint(trained / "checkpoint.pth")
+    side = model.preprocessing.crop_size
+    pixels = torch.randint(256, (1, 3, side, side), generator=torch.Generator().manual_seed(0)).float()
+    with pytest.raises(InputError, match=r"^floats from 0 to 255 are no normalised photo: give what process_image"):
+        model.classifier(pixels)
+    with pytest.raises(InputError, match=r"no photo that was processed for this model: give the photo itself"):
+        model_utils.predict(pixels[0] / 255, model)
+    with pytest.raises(InputError, match=rf"takes \(3, {side}, {side}\), and not \(3, 224, 224\)"):
+        model_utils.predict(data_utils.process_image(photo), model)
+
+
+def test_arguments_of_predict_that_are_swapped_or_unknown_get_a_sentence(trained, photo):
+    model = model_utils.load_checkpoint(trained / "checkpoint.pth")
+    for wrong in ((model, photo), (trained / "checkpoint.pth", photo), (str(trained / "checkpoint.pth"), str(photo))):
+        with pytest.raises(InputError, match=r"^the photo comes before the model: predict\(photo, model, topk=5\)$"):
+            model_utils.predict(*wrong)
+    with pytest.raises(InputError, match=r"^predict has no argument top_k: predict\(photo, model, topk=5\)$"):
+        model_utils.predict(photo, model, top_k=3)
+
+
 def test_a_processed_photo_is_shown_as_people_see_it(photo, figures):
     processed = data_utils.process_image(photo)
     axes = data_utils.imshow(processed, title="a rose")
@@ -201,7 +273,9 @@ def test_a_processed_photo_is_shown_as_people_see_it(photo, figures):
         expected = np.asarray(picture.resize((224, 224), Image.Resampling.BILINEAR, box)) / 255
     assert np.abs(np.asarray(shown.get_array()) - expected).max() <= (TOLERANCE_LEVELS + 0.01) / 255
     assert axes.get_title() == "a rose"
-    assert data_utils.imshow(processed, axes) is axes
+    assert data_utils.imshow(torch.from_numpy(processed), ax=axes, title=None) is axes
+    assert axes.get_title() == "a rose"
+    assert np.array_equal(axes.get_images()[1].get_array(), shown.get_array())
 
 
 def test_the_pictures_come_as_images_with_something_on_them(trained, data, photo, tmp_path):

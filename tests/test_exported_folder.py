@@ -233,7 +233,7 @@ def test_wrong_paths_are_told_in_a_line(run, trained, exported, tmp_path):
     (tmp_path / "file").write_text("mine")
     for arguments, told in (
         ((tmp_path / "none.pth", tmp_path / "app"), "none.pth"),
-        ((exported, checkpoint), "is a folder: give the checkpoint first"),
+        ((exported, checkpoint), "is a folder without a checkpoint: give the checkpoint first"),
         ((checkpoint, tmp_path / "file"), "file is a file: give a folder to write"),
         ((checkpoint, tmp_path / "app", "--int8", tmp_path / "none"), "--int8"),
     ):

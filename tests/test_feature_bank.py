@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import QUICK, read, same
+from support import TINY, read, same
 from torch.nn import functional as F
 
 import model_utils
@@ -23,9 +23,9 @@ from flower_classifier.networks.safe_files import write_atomically
 from flower_classifier.predicting.predictor import Predictor
 
 WAYS = {
-    "frozen": QUICK,
+    "frozen": TINY,
     "cnn": ("--arch", "cnn", "--no_report"),
-    "mirrored": (*QUICK, "--mirror"),
+    "mirrored": (*TINY, "--mirror"),
 }
 
 
@@ -42,7 +42,7 @@ def remembering(request, flowers, tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoint(flowers, tmp_path_factory):
     save_dir = tmp_path_factory.mktemp("remembers")
-    train.main([str(flowers), *QUICK, "--epochs", "1", "--save_dir", str(save_dir)])
+    train.main([str(flowers), *TINY, "--epochs", "1", "--save_dir", str(save_dir)])
     return save_dir / "checkpoint.pth"
 
 
@@ -199,7 +199,7 @@ def test_the_notebook_keeps_it_and_makes_its_own(flowers, checkpoint, tmp_path):
 
 
 def test_without_a_memory_it_is_said(train_into, run, flowers, checkpoint, tmp_path):
-    train_into(tmp_path, flowers, *QUICK, "--epochs", 1)
+    train_into(tmp_path, flowers, *TINY, "--epochs", 1)
     train_into(tmp_path, flowers, "--resume", "--no_report", "--no_memory")
     own = tmp_path / "checkpoint.pth"
     assert read(own)["memory"] is None

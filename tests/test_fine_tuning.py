@@ -109,7 +109,7 @@ def test_an_epoch_is_what_plain_torch_makes_of_the_same_pictures(flowers, unfree
 
 @pytest.mark.slow
 def test_the_last_layers_learn_or_all_and_the_norms_keep_their_statistics(train_into, flowers, tmp_path):
-    options = ("--arch", "timm/test_resnet", "--weights", "none", "--no_report", "--epochs", 1, "--seed", 3)
+    options = (*TUNABLE[:-2], "--epochs", 1, "--seed", 3)
     train_into(tmp_path / "head", flowers, *options)
     before = read(tmp_path / "head" / "checkpoint.pth")["state_dict"]
     for unfreeze in ("last", "all"):
@@ -201,7 +201,7 @@ def test_a_run_that_is_stopped_while_the_network_learns_ends_as_if_it_never_was(
 @pytest.mark.slow
 def test_what_is_stopped_before_its_first_epoch_ends_leaves_the_report_and_goes_on_later(train_into, flowers, tmp_path):
     """A finished run, which then is asked to fine-tune; and again, its checkpoint being removed meanwhile."""
-    train_into(tmp_path / "run", flowers, *TINY[:-1], "--epochs", 1)
+    train_into(tmp_path / "run", flowers, *TINY[:-1], "--no_memory", "--epochs", 1)
     kept = {path.name: path.read_bytes() for path in (tmp_path / "run" / "run").iterdir() if path.name != "last.pth"}
     options = ("--resume", "--fine_tune", "1", "--save_dir", str(tmp_path / "run"))
     for removed in (False, True):
@@ -244,7 +244,7 @@ def test_a_finished_run_can_be_fine_tuned_later_and_longer(train_into, run, flow
 
 @pytest.mark.slow
 def test_a_stage_that_makes_nothing_better_changes_nothing_and_says_so(train_into, flowers, tmp_path):
-    options = (flowers, *QUICK, "--epochs", 4)
+    options = (flowers, *TUNABLE[:-2], "--epochs", 4)
     train_into(tmp_path / "one", *options)
     outcome = train_into(tmp_path / "two", *options, "--fine_tune", 1, "--backbone_lr", 10)
     assert "fine-tuning made nothing better: the checkpoint holds the best epoch of the head" in outcome.err
@@ -258,7 +258,7 @@ def test_a_stage_that_makes_nothing_better_changes_nothing_and_says_so(train_int
 
 @pytest.mark.slow
 def test_the_report_shows_where_fine_tuning_began(train_into, flowers, tmp_path):
-    train_into(tmp_path, flowers, *TINY[:-1], "--epochs", 1, "--fine_tune", 1)
+    train_into(tmp_path, flowers, *TINY[:-1], "--no_memory", "--epochs", 1, "--fine_tune", 1)
     rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["\ufeffepoch", "1", "2"]
     assert Image.open(tmp_path / "run" / "curves.png").width == 1200
@@ -281,7 +281,7 @@ def test_what_learns_as_a_whole_cannot_be_fine_tuned(run, flowers, tmp_path):
 
 
 def test_how_it_goes_does_nothing_without_it_and_that_is_said(train_into, flowers, tmp_path):
-    outcome = train_into(tmp_path, flowers, *QUICK, "--epochs", 1, "--backbone_lr", 0.001)
+    outcome = train_into(tmp_path, flowers, *TINY, "--epochs", 1, "--backbone_lr", 0.001)
     assert "warning: --backbone_lr says how --fine_tune goes, which is not asked for" in outcome.err
 
 

@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image
-from support import PROJECT, QUICK, TINY, read, run_program
+from support import TINY, read, run_program
 
 import flower_classifier as fc
 import predict
@@ -35,7 +35,7 @@ def phone(flowers, tmp_path_factory):
 def trained(phone, tmp_path_factory):
     """What a run on them leaves: the process that trains has not read HEIC before."""
     save_dir = tmp_path_factory.mktemp("heic")
-    outcome = run_program("train.py", phone, *QUICK, "--epochs", 2, "--save_dir", save_dir)
+    outcome = run_program("train.py", phone, *TINY, "--epochs", 2, "--save_dir", save_dir)
     assert outcome.code == 0, outcome.err
     return save_dir, outcome
 
@@ -97,8 +97,7 @@ def test_the_doctor_and_tar_files_read_it(phone, run, tmp_path):
 
 def test_without_pillow_heif_the_photos_are_bad_ones_and_it_is_said_what_to_install(phone, tmp_path):
     code = "import runpy, sys; sys.modules['pillow_heif'] = None; runpy.run_path('train.py', run_name='__main__')"
-    options = [phone, *QUICK, "--epochs", 1, "--save_dir", tmp_path, "--no_cache"]
-    outcome = run_program("-c", code, *options, cwd=PROJECT, cold=True)
+    outcome = run_program("-c", code, phone, *TINY, "--epochs", 1, "--save_dir", tmp_path, "--no_cache")
     assert outcome.code == 2
     assert "42 photos cannot be used" in outcome.err
     assert "it is HEIC, as iPhones write: pip install pillow-heif" in outcome.err
@@ -106,7 +105,7 @@ def test_without_pillow_heif_the_photos_are_bad_ones_and_it_is_said_what_to_inst
 
 def test_it_is_imported_for_such_photos_alone(flowers, tmp_path):
     code = "import sys, train; train.main(sys.argv[1:]); print('pillow_heif' in sys.modules)"
-    outcome = run_program("-c", code, flowers, *QUICK, "--epochs", 1, "--save_dir", tmp_path, cwd=PROJECT, cold=True)
+    outcome = run_program("-c", code, flowers, *TINY, "--epochs", 1, "--save_dir", tmp_path)
     assert outcome.out.splitlines()[-1] == "False"
     assert "pillow_heif" in sys.modules  # here it is
 

@@ -1,6 +1,7 @@
 """Data folders as people unpack them: what is a split, what a class, and what is neither."""
 
 import os
+import re
 import shutil
 import tarfile
 import unicodedata
@@ -380,3 +381,36 @@ def test_letters_that_no_font_has_spill_no_warnings(lay_out, run, tmp_path):
     assert "Warning" not in outcome.err
     plotted = run(predict, data / "कमल", tmp_path / "out" / "checkpoint.pth", "--plot", tmp_path / "plots")
     assert (plotted.code, "Glyph" in plotted.err) == (0, False)
+
+
+def test_the_training_folder_alone_is_taken_with_a_word_on_the_validation_photos_beside_it(flowers, caplog):
+    splits = load_splits(flowers / "train")
+    assert (len(splits.train), len(splits.valid)) != (48, 18)
+    said = f"{flowers / 'valid'} lies beside {flowers / 'train'}, and is not used: give {flowers} to use it"
+    assert said in caplog.messages
+    caplog.clear()
+    load_splits(flowers)
+    assert "lies beside" not in caplog.text
+
+
+def test_a_zip_file_is_refused_with_the_command_that_unpacks_it(tmp_path):
+    archive = tmp_path / "flower_data.zip"
+    archive.write_bytes(b"PK")
+    how = f"python -m zipfile -e {archive} {tmp_path / 'flower_data'}"
+    with pytest.raises(InputError, match=re.escape(f"{archive} is a zip file: unpack it by `{how}`, and give that")):
+        load_splits(archive)
+
+
+@pytest.mark.parametrize("groups", ["none", None])
+def test_test_photos_are_held_out_of_one_folder_beside_the_same_validation_photos(flowers, groups):
+    """A share of each class, no photo in two splits, and what validates is as without it."""
+    flat = flowers / "train"
+    splits = load_splits(flat, 0.25, groups=groups, test_split=0.25)
+    alone = load_splits(flat, 0.25, groups=groups)
+    assert splits.valid.photos == alone.valid.photos
+    assert set(splits.train.photos) | set(splits.test.photos) == set(alone.train.photos)
+    photos = [photo for split in splits.parts for photo in split.photos]
+    assert len(set(photos)) == len(photos) == 48
+    assert [splits.test.labels.count(label) for label in range(6)] == [2] * 6
+    assert load_splits(flat, 0.25, groups=groups, test_split=0.25) == splits
+    assert alone.test is None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import ImageOps
-from support import QUICK, parse, read
+from support import QUICK, TINY, parse, read
 
 import model_utils
 import predict
@@ -62,10 +62,10 @@ def test_every_way_to_judge_it_gives_the_same_numbers(run, flowers, mirrored, tm
 
 
 def test_it_is_kept_by_a_resumed_run_which_cannot_change_it(train_into, run, flowers, tmp_path):
-    train_into(tmp_path / "mirrored", flowers, *QUICK, "--mirror", "--epochs", 1)
+    train_into(tmp_path / "mirrored", flowers, *TINY, "--mirror", "--epochs", 1)
     train_into(tmp_path / "mirrored", flowers, "--resume", "--no_report", "--epochs", 2)
     assert read(tmp_path / "mirrored" / "checkpoint.pth")["mirror"] is True
-    train_into(tmp_path / "plain", flowers, *QUICK, "--epochs", 1)
+    train_into(tmp_path / "plain", flowers, *TINY, "--epochs", 1)
     outcome = run(train, flowers, "--save_dir", tmp_path / "plain", "--resume", "--mirror", "--epochs", 2)
     assert outcome.code == 2
     assert "--mirror was False, now True: put that back, or start a new run" in outcome.err
@@ -74,7 +74,7 @@ def test_it_is_kept_by_a_resumed_run_which_cannot_change_it(train_into, run, flo
 def test_a_search_judges_heads_as_their_runs_will_be(train_into, flowers, tmp_path):
     """The accuracy that it names is the one that the run reaches in that epoch."""
     fixed = ("--hidden_units", 0, "--weight_decay", 0, "--label_smoothing", 0, "--views", 1)
-    outcome = train_into(tmp_path, flowers, *QUICK, "--mirror", "--tune", "--epochs", 4, *fixed)
+    outcome = train_into(tmp_path, flowers, *TINY, "--mirror", "--tune", "--epochs", 4, *fixed)
     rate = read(tmp_path / "checkpoint.pth")["training"]["learning_rate"]
     said = outcome.err.split("(validation loss ")[1].split(")")[0]
     assert f"--learning_rate {rate:g}" in outcome.err

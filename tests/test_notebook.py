@@ -100,7 +100,7 @@ def test_the_notebook_uses_the_two_files_of_verbs_and_nothing_else_of_the_projec
                 imported |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(node.module)
-    assert imported - set(sys.stdlib_module_names) == {"data_utils", "model_utils"}
+    assert imported - set(sys.stdlib_module_names) == {"data_utils", "model_utils", "torch"}
 
 
 def test_the_notebook_is_committed_without_outputs_and_explains_every_cell(notebook):

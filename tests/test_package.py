@@ -99,7 +99,7 @@ def test_importing_all_of_it_changes_nothing(tmp_path):
         "import torch.fx.experimental.optimization, filelock, platformdirs\n"
         f"before = state()\nimport flower_classifier, {', '.join(MODULES)}\nassert state() == before\n"
     )
-    outcome = run_program("-c", code, cold=True)
+    outcome = run_program("-c", code)
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
 
 

@@ -185,6 +185,19 @@ def test_500_frames_take_no_more_memory_than_50(live):
     assert used_memory(live) < before + 2_000_000
 
 
+ALL_SAID = "['verdict', 'detail', 'bars', 'rate', 'spoken'].map((id) => document.getElementById(id).innerText.trim())"
+
+
+def test_an_unplugged_camera_leaves_no_name_and_no_rate(live):
+    """Looked at in the very task in which the camera ends."""
+    wait_for(live, "window.answers.length && document.getElementById('rate').textContent")
+    ends = "document.getElementById('video').srcObject.getVideoTracks()[0].dispatchEvent(new Event('ended'));"
+    said = live.execute_script(f"{ends} return {ALL_SAID}")
+    assert said == ["", "Choose a photo of one of 6 things it knows.", "", "", ""]
+    live.find_element("id", "again").click()
+    wait_for(live, "document.body.dataset.state == 'live'")
+
+
 def test_the_camera_comes_back_after_a_photo(live, some):
     ask(live, some[0])
     assert live.find_element("id", "hold").text == "Camera"
@@ -252,6 +265,21 @@ def test_a_photo_may_be_dropped(page, some):
     )
     assert wait_for(page, "window.answers[0]")["predictions"]
     assert page.find_element("id", "photo").get_attribute("alt") == "dropped.jpg"
+
+
+def test_no_earlier_answer_stands_beside_another_photo_or_without_a_camera(page, some):
+    ask(page, some[0])
+    chosen = """
+    const transfer = new DataTransfer();
+    transfer.items.add(new File(["no photo"], "next.jpg", { type: "image/jpeg" }));
+    dispatchEvent(new DragEvent("drop", { cancelable: true, dataTransfer: transfer }));
+    """
+    assert page.execute_script(f"{chosen} return {ALL_SAID}") == ["Looking…", "", "", "", ""]
+    wait_for(page, "document.body.dataset.state == 'no-camera'")
+    ask(page, some[0])
+    page.find_element("id", "hold").click()  # "Camera": there is none
+    wait_for(page, "document.body.dataset.state == 'no-camera'")
+    assert page.execute_script(f"return {ALL_SAID}") == ["", "Choose a photo of one of 6 things it knows.", "", "", ""]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import PIL
 import pytest
 import torch
 import torchvision
-from support import NAMES, PROJECT, QUICK, TINY, read, run_program
+from support import NAMES, PROJECT, TINY, read, run_program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from waiting import LIMIT
 from warm import WarmPopen
@@ -40,7 +40,7 @@ def points_of(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [QUICK, ("--arch", "cnn")], ids=["no report", "report"])
+@pytest.mark.parametrize("options", [TINY, ("--arch", "cnn")], ids=["no report", "report"])
 def test_the_summary_says_all_of_a_run(train_into, flowers, tmp_path, options):
     data = shutil.copytree(flowers, tmp_path / "flowers")
     for photo in ("test/54/drawn_001.jpg", "train/91/drawn_002.jpg"):
@@ -53,7 +53,7 @@ def test_the_summary_says_all_of_a_run(train_into, flowers, tmp_path, options):
     settings = summary.pop("settings")
     assert (settings["data_dir"], settings["save_dir"]) == (str(data), str(out))
     assert (settings["hidden_units"], settings["epochs"], settings["views"]) == ([16, 8], 3, 4)
-    assert (settings["no_report"], settings["weights"]) == (options == QUICK, "none" if options == QUICK else None)
+    assert (settings["no_report"], settings["weights"]) == (options == TINY, "none" if options == TINY else None)
 
     results, lines = summary.pop("results"), outcome.out.splitlines()
     tested = (
@@ -101,7 +101,7 @@ def test_the_summary_says_all_of_a_run(train_into, flowers, tmp_path, options):
 
 
 def test_without_test_photos_the_summary_has_the_validation_result_alone(train_into, flowers, tmp_path):
-    outcome = train_into(tmp_path, flowers / "train", *QUICK, "--epochs", 1)
+    outcome = train_into(tmp_path, flowers / "train", *TINY, "--epochs", 1)
     results = summary_of(tmp_path)["results"]
     assert list(results) == ["valid"]
     assert "{photos} validation photos   loss {loss:.4f}   ".format(**results["valid"]) in outcome.out
@@ -111,7 +111,7 @@ def test_two_classes_have_no_top_5_accuracy(train_into, flowers, tmp_path):
     for split in ("train", "valid"):
         for name in ("54", "91"):
             shutil.copytree(flowers / split / name, tmp_path / "two" / split / name)
-    train_into(tmp_path / "out", tmp_path / "two", *QUICK, "--epochs", 1)
+    train_into(tmp_path / "out", tmp_path / "two", *TINY, "--epochs", 1)
     assert "top_5_accuracy" not in summary_of(tmp_path / "out")["results"]["valid"]
 
 
@@ -124,7 +124,7 @@ def test_a_number_that_is_none_is_null():
 
 def test_a_run_that_goes_on_has_no_summary_until_it_has_ended(train_into, flowers, tmp_path):
     """A real kill -9 in a resumed run, whose earlier part had ended well."""
-    options = (flowers, *QUICK, "--views", 1, "--save_dir", tmp_path)
+    options = (flowers, *TINY, "--views", 1, "--save_dir", tmp_path)
     train_into(tmp_path, *options[:-2], "--epochs", 1)
     assert summary_of(tmp_path)["epochs"] == 1
     kill_after(2, options, "--resume")
@@ -172,7 +172,7 @@ def test_tensorboard_gets_the_numbers_pictures_results_and_options(train_into, f
 
 @pytest.mark.slow
 def test_tensorboard_has_the_points_of_a_killed_run_and_after_resuming_none_twice(train_into, flowers, tmp_path):
-    options = (flowers, *TINY[:-1], "--views", 1, "--tensorboard")
+    options = (flowers, *TINY[:-1], "--no_memory", "--views", 1, "--tensorboard")
     kill_after(4, options, "--save_dir", tmp_path)
     folder = tmp_path / "run" / "tensorboard"
     killed = [event.step for event in points_of(folder).Scalars("train_loss")]

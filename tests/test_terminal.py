@@ -105,7 +105,7 @@ def test_control_sequences_and_bytes_that_are_no_text_are_escaped():
 
 def test_a_line_break_in_a_name_cannot_forge_a_message(run, tmp_path):
     """Lines of a message after its first are indented."""
-    outcome = run(predict, "rose.jpg", tmp_path / "no\npredict.py: all is well.pth")
+    outcome = run(predict, PROJECT / "docs" / "prediction.png", tmp_path / "no\npredict.py: all is well.pth")
     assert outcome.code == 2
     _, *others = outcome.err.splitlines()
     assert others
@@ -204,8 +204,8 @@ def test_notes_that_nobody_can_read_stop_no_work():
     assert done.stdout == b"result\n"
 
 
-def test_a_python_without_the_packages_is_told_what_to_install(flowers):
-    for command in (("train.py", flowers), ("predict.py", "photo.jpg", "checkpoint.pth")):
+def test_a_python_without_the_packages_is_told_what_to_install(flowers, trained):
+    for command in (("train.py", flowers), ("predict.py", "docs/prediction.png", trained / "checkpoint.pth")):
         outcome = run_program("-S", *command, cold=True)  # without site-packages
         assert (outcome.code, outcome.out) == (1, "")
         assert re.fullmatch(rf"{command[0]}: needs torch, .* lacks: pip install -r requirements\.txt\n", outcome.err)

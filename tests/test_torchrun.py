@@ -15,7 +15,7 @@ import sys
 
 import pytest
 import torch
-from support import PROJECT, read, run_program, same
+from support import PROJECT, TINY, read, run_program, same
 from waiting import LONG_LIMIT, is_something_in, line_with, needs_proc, wait_until
 from warm import WarmPopen
 
@@ -91,7 +91,7 @@ def start_node(number, port, cache_home, cwd, *arguments):
     words = [sys.executable, *TORCHRUN, *nodes, "--nproc_per_node", 1, PROJECT / "train.py", *arguments]
     own = {**os.environ, "XDG_CACHE_HOME": str(cache_home)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(list(map(str, words)), cwd=cwd, env=own, **pipes)
+    return WarmPopen(list(map(str, words)), cwd=cwd, env=own, **pipes)
 
 
 def on_two_nodes(tmp_path, folders, *arguments):
@@ -178,14 +178,14 @@ def test_a_killed_process_ends_the_job_and_the_restarted_job_goes_on(photos, alo
 
 @pytest.mark.slow
 @needs_proc
-@in_each_precision
-def test_fine_tuning_in_three_processes_of_which_one_is_killed_differs_by_rounding_alone(photos, alone, tmp_path):
+@pytest.mark.usefixtures("precision")
+def test_fine_tuning_in_three_processes_of_which_one_is_killed_differs_by_rounding_alone(photos, tmp_path):
     """The last batch is of two photos, so one process has none of it; and the job goes on after its last epoch."""
     number = sum(1 for _ in (photos / "train").glob("*/*.jpg")) - 1
     batch_size = next(size for size in range(9, number) if number % size == 2)
     recipe = ("--epochs", 1, "--fine_tune", 2, "--dropout", 0, "--batch_size", batch_size, "--skip_bad")
     recipe += ("--layers", "last", "--no_whitening")  # the head that has learned least has the largest gradients
-    asked = (photos, *network(), *recipe, "--cache_dir", alone[0] / "cache")
+    asked = (photos, *TINY, *recipe, "--cache_dir", tmp_path / "cache")
     one = run_program("train.py", *asked, "--save_dir", tmp_path / "one")
     with restarted_job(3, tmp_path / "numbers", *asked, "--save_dir", tmp_path / "three") as (process, kill):
         line_with("epoch 2/3", process.stdout)

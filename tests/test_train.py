@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from support import NAMES, PROJECT, QUICK, read, run_program, same
+from support import NAMES, PROJECT, QUICK, TINY, read, run_program, same
 from torch import nn
 from torchvision.datasets import ImageFolder
 
@@ -27,7 +27,7 @@ def files_in(folder):
 # ---------------------------------------------------------------------------------------------------------- a run
 
 
-@pytest.mark.parametrize("model", [("--arch", "cnn"), QUICK], ids=["cnn", "frozen"])
+@pytest.mark.parametrize("model", [("--arch", "cnn"), TINY], ids=["cnn", "frozen"])
 def test_the_whole_output_of_a_run(train_into, flowers, tmp_path, model):
     outcome = train_into(tmp_path / "new" / "out", flowers, *model, "--epochs", 2)
     first, second, best, tested, belief, saved = outcome.out.splitlines()
@@ -37,19 +37,19 @@ def test_the_whole_output_of_a_run(train_into, flowers, tmp_path, model):
     assert re.fullmatch(TEST, tested).group(1) == "18"
     assert re.fullmatch(BELIEF, belief)
     assert saved == f"checkpoint: {tmp_path}/new/out/checkpoint.pth"
-    report = files_of("history") + files_of("evaluation") if model != QUICK else []  # which has --no_report
+    report = files_of("history") + files_of("evaluation") if model != TINY else []  # which has --no_report
     made = sorted(["last.pth", "lock", *report, *files_of("summary")])
     assert files_in(tmp_path) == ["new/out/checkpoint.pth", *(f"new/out/run/{name}" for name in made)]
     assert (
         "6 classes (49, 51, 54 and 3 more); photos: 48 training, 18 validation, 18 test; 8 training photos of a class"
         in outcome.err
     )
-    assert ("warning: random weights" in outcome.err) == (model == QUICK)
+    assert ("warning: random weights" in outcome.err) == (model == TINY)
     assert "it/s" not in outcome.err  # no progress bar where there is no terminal
 
 
 def test_a_folder_of_an_evil_name_steers_no_terminal_and_forges_no_result(train_into, flowers, tmp_path):
-    outcome = train_into(tmp_path / "a\x1b[2J\nb", flowers, *QUICK, "--epochs", 1)
+    outcome = train_into(tmp_path / "a\x1b[2J\nb", flowers, *TINY, "--epochs", 1)
     assert outcome.out.splitlines()[-1] == f"checkpoint: {tmp_path}/a\\x1b[2J\\nb/checkpoint.pth"
 
 
@@ -68,11 +68,11 @@ def test_without_test_photos_the_validation_photos_are_judged_as_if_others_had_c
 def test_class_folders_called_by_the_numbers_of_the_flowers_are_offered_names(train_into, flowers, tmp_path):
     """Once, and only where all do, and nobody has given names."""
     said = "--category_names cat_to_name.json gives their names"
-    assert train_into(tmp_path / "out", flowers, *QUICK, "--epochs", 1).err.count(said) == 1
-    assert said not in train_into(tmp_path / "out", flowers, *QUICK, "--epochs", 1, "--category_names", NAMES).err
+    assert train_into(tmp_path / "out", flowers, *TINY, "--epochs", 1).err.count(said) == 1
+    assert said not in train_into(tmp_path / "out", flowers, *TINY, "--epochs", 1, "--category_names", NAMES).err
     data = shutil.copytree(flowers / "train", tmp_path / "data")
     (data / "54").rename(data / "103")
-    assert said not in train_into(tmp_path / "out", data, *QUICK, "--epochs", 1).err
+    assert said not in train_into(tmp_path / "out", data, *TINY, "--epochs", 1).err
 
 
 def test_the_reported_numbers_are_those_of_the_checkpoint(train_into, flowers, tmp_path):
@@ -111,7 +111,7 @@ def test_the_reported_numbers_are_those_of_the_checkpoint(train_into, flowers, t
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_file_and_another_seed_another(train_into, flowers, tmp_path):
     for name, seed in (("one", 3), ("same", 3), ("other", 4)):
-        train_into(tmp_path / name, flowers, *QUICK, "--views", 2, "--epochs", 2, "--seed", seed)
+        train_into(tmp_path / name, flowers, *TINY, "--views", 2, "--epochs", 2, "--seed", seed)
     one, again, other = (tmp_path / name / "checkpoint.pth" for name in ("one", "same", "other"))
     assert one.read_bytes() == again.read_bytes()
     assert not same(read(one)["state_dict"], read(other)["state_dict"])
@@ -161,7 +161,7 @@ def test_a_checkpoint_holds_what_the_classic_exercise_asks_for(trained):
     assert contents["training"]["learning_rate"] == 0.001
     assert contents["preprocessing"]["crop_size"] == 32
     assert len(contents["history"]) == 3
-    assert contents["format_version"] == 7
+    assert contents["format_version"] == 8
 
 
 @pytest.mark.slow
@@ -173,8 +173,8 @@ def test_the_original_classifier_is_not_in_the_file(train_into, flowers, tmp_pat
 
 
 def test_every_epoch_has_its_view(train_into, flowers, tmp_path):
-    plain = train_into(tmp_path / "plain", flowers, *QUICK, "--epochs", 4, "--views", 1)
-    varied = train_into(tmp_path / "varied", flowers, *QUICK, "--epochs", 4, "--views", 3, "--no_cache")
+    plain = train_into(tmp_path / "plain", flowers, *TINY, "--epochs", 4, "--views", 1)
+    varied = train_into(tmp_path / "varied", flowers, *TINY, "--epochs", 4, "--views", 3, "--no_cache")
     losses = [re.findall(r"training loss (\S+)", outcome.out) for outcome in (plain, varied)]
     assert [one == other for one, other in zip(*losses, strict=True)] == [True, False, False, False]
     assert re.findall(r"reading 48 training photos, views? (\d(?: and \d)?)", varied.err) == ["0 and 1", "2"]
@@ -205,6 +205,6 @@ def test_spaces_and_letters_of_any_script_survive_the_whole_way(tmp_path, flower
 
 def test_a_checkpoint_keeps_the_names_it_was_trained_with(train_into, flowers, tmp_path):
     (tmp_path / "names.json").write_text(json.dumps({"54": "Sonnenblume", "999": "nobody"}), encoding="utf-8")
-    outcome = train_into(tmp_path, flowers, *QUICK, "--epochs", 1, "--category_names", tmp_path / "names.json")
+    outcome = train_into(tmp_path, flowers, *TINY, "--epochs", 1, "--category_names", tmp_path / "names.json")
     assert read(tmp_path / "checkpoint.pth")["category_names"] == {"54": "Sonnenblume"}
     assert "names 1 of 6 classes" in outcome.err

@@ -17,9 +17,8 @@ def test_a_mistake_leaves_no_folders_behind(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_too_little_memory_is_said_with_what_to_lower(run, flowers, tmp_path):
-    outcome = run(train, flowers, *QUICK, "--hidden_units", 10**6, 10**6, "--save_dir", tmp_path)
+    outcome = run(train, flowers, *TINY, "--hidden_units", 1, 10**6, 10**6, "--save_dir", tmp_path)
     assert (outcome.code, outcome.out) == (1, "")
     assert "out of memory: take a smaller --arch (in training also: lower --batch_size" in outcome.err
 

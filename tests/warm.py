@@ -1,9 +1,9 @@
 """Start Python programs from a process that has loaded torch already, since loading it takes seconds each time.
 
 `WarmPopen([sys.executable, "train.py", ...])` is `subprocess.Popen` in all but that: Python is not started, but forked
-from a parent that waits with torch, torchvision, numpy and Pillow loaded. The parent is a clean process, forked from
-none that has threads, and starts no thread itself. The program is a child of the process that asks, so that waiting
-for it, killing it and its exit code are the system's own.
+from a parent that waits with torch, torchvision, timm, numpy and Pillow loaded. The parent is a clean process, forked
+from none that has threads, and starts no thread itself. The program is a child of the process that asks, so that
+waiting for it, killing it and its exit code are the system's own.
 
 What looks at the start itself uses `subprocess`, or `run_program(..., cold=True)`: which modules are loaded, options of
 Python, a signal while torch loads, variables of the environment that are read while Python or torch starts.
@@ -30,7 +30,20 @@ import types
 import weakref
 from pathlib import Path
 
-READ_AT_START = ("PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "LD_", "LANG", "LC_", "TORCH_LOGS")
+READ_AT_START = (
+    "PYTHON",
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "MALLOC_",
+    "LD_",
+    "LANG",
+    "LC_",
+    "TORCH_LOGS",
+    "HF_",
+)
 BEFORE_TESTS = dict(os.environ)
 NOT_WITHOUT_A_START = ("executable", "preexec_fn", "pass_fds", "shell")  # settings of subprocess.Popen
 SETTINGS = inspect.signature(subprocess.Popen._execute_child)
@@ -205,7 +218,7 @@ def serve(connection):
     """Be the parent until the connection ends, and in each child run what it is asked for; it never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal ends who asks, and with that the connection
     gc.disable()
-    import torchvision  # noqa: F401 -- loads torch, numpy and Pillow, too
+    import timm  # noqa: F401 -- loads torchvision, torch, numpy and Pillow, too
 
     gc.freeze()  # what is loaded stays: searching it for garbage would copy its memory into every child
     run(wait_for_requests(connection)["words"])

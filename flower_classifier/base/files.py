@@ -1,15 +1,19 @@
 """Files and folders, whatever is in them: force them to the disk, give them a second name, check for write access."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from flower_classifier.base.messages import InputError
+from flower_classifier.base.messages import InputError, nearest
+
+MOST_LOOKED_AT = 10_000  # entries of a folder, for a name like that of a missing file
 
 
 def sync_folder(folder: Path) -> None:
@@ -55,7 +59,24 @@ def input_file(path: Path, option: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", option) from None
+        hint = like_it(path) if isinstance(error, FileNotFoundError) else ""
+        raise InputError(f"cannot read {path}: {error.strerror}{hint}", option) from None
+
+
+def check_there(path: Path, option: str | None = None) -> None:
+    """Raise InputError, naming the option, where there is nothing at a path: a look before slow work begins."""
+    if not os.path.lexists(path):
+        raise InputError(f"cannot read {path}: {os.strerror(errno.ENOENT)}{like_it(path)}", option)
+
+
+def like_it(path: Path) -> str:
+    """Return a hint at the file whose name is most like that of a missing one: `; did you mean cat_to_name.json?`."""
+    try:
+        by_lower = {other.name.lower(): other for other in islice(path.parent.iterdir(), MOST_LOOKED_AT)}
+    except OSError:  # there is no such folder either
+        return ""
+    close = nearest(path.name.lower(), by_lower, most=1, cutoff=0.8)
+    return f"; did you mean {by_lower[close[0]]}?" if close else ""
 
 
 def digest_of(values: Iterable[object]) -> str:

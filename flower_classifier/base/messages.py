@@ -100,9 +100,9 @@ def megabytes(*sizes: int) -> str:
     return " of ".join(f"{size / 1e6:,.1f}" for size in sizes) + " MB"
 
 
-def nearest(word: str, candidates: Iterable[str], most: int = 4) -> list[str]:
-    """Return the candidates that look most like a mistyped word, best first."""
-    return difflib.get_close_matches(word, list(candidates), n=most, cutoff=0.6)
+def nearest(word: str, candidates: Iterable[str], most: int = 4, cutoff: float = 0.6) -> list[str]:
+    """Return the candidates that look most like a mistyped word, best first; `cutoff`: how alike, 0 to 1."""
+    return difflib.get_close_matches(word, list(candidates), n=most, cutoff=cutoff)
 
 
 def printable(text: str) -> str:

@@ -17,24 +17,19 @@ frozenset of the names of the options that the command line gave.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
-import re
-import sys
-import textwrap
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
-from flower_classifier.base.messages import InputError, nearest, reason_of
+from flower_classifier.base.messages import InputError, reason_of
+from flower_classifier.base.parser import ForeignNames, Parser, Values
 
 TYPED = "typed"  # the field that is no option, but says which were given
 Value = TypeVar("Value")
 Config = TypeVar("Config", bound="Settings")
-Values = dict[str, Any]  # of options, by their names; Any: each option has a type of its own
 
 
 @dataclass(frozen=True)
@@ -114,6 +109,8 @@ class Settings:
     Raises InputError, naming the option, for the first value out of its limits. None means: not given.
     """
 
+    foreign: ClassVar[ForeignNames | None] = None  # what other programs call these options
+
     def __post_init__(self) -> None:
         for setting in self.options():
             value = getattr(self, setting.name)
@@ -160,12 +157,17 @@ class Settings:
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in typed.items()}
         if any(attribute.name == TYPED for attribute in fields(cls)):
             values[TYPED] = frozenset(typed)
-        return cls(**values)
+        settings = cls(**values)
+        settings.check_files()
+        return settings
+
+    def check_files(self) -> None:
+        """Raise InputError for a file that is not there: a command line's mistake is told before torch is loaded."""
 
     @classmethod
     def parser(cls, prog: str, doc: str | None) -> Parser:
         """Return the parser of a command; `doc` is its docstring, which --help shows."""
-        parser = Parser(prog, doc)
+        parser = Parser(prog, doc, cls.foreign)
         groups: dict[str, argparse._ArgumentGroup] = {}
         for setting in cls.options():
             if setting.group not in groups:
@@ -180,7 +182,7 @@ class Settings:
             details |= {"type": kind, "metavar": setting.metavar, "choices": setting.choices or None}
             if setting.positional:
                 group.add_argument(setting.name, nargs="+" if setting.several else None, **details)
-                parser.endings[str(setting.metavar)] = setting.endings
+                parser.endings[setting.name] = setting.endings
                 continue
             if setting.several:
                 details["type"] = setting.parse_numbers
@@ -190,129 +192,13 @@ class Settings:
 
 
 def filled_path(text: str) -> Path:
-    """Parse a path: an empty one, of a shell's variable that is not set, would be the current folder."""
+    """Parse a path, with `~` as the home folder; an empty one, of an unset variable, would be the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty: is a variable of the shell not set?")
-    return Path(text)
-
-
-# ----------------------------------------------------------------------------------------------------------- the parser
-
-
-GPU_ON, GPU_OFF = {"gpu", "cuda", "mps", "true", "yes", "on"}, {"cpu", "false", "no", "off"}
-NOT_TYPED = object()  # the value of a flag that the command line leaves out
-WIDEST_TEXT = 100  # columns
-WRONG_COMMAND_LINE = 2  # the exit code of every wrong input, as argparse has it too
-ARGUMENTS_MISSING = "the following arguments are required: "  # as argparse says it, before what is missing
-NUMBERS = re.compile(r"-?[\d,]+")
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keep the examples' line breaks, and show the default of every option that has one to show."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        """Fit each paragraph to the terminal, but for those with indented lines: commands to be pasted."""
-        paragraphs = text.split("\n\n")
-        return "\n\n".join(p if "\n    " in p else textwrap.fill(p, min(width, WIDEST_TEXT)) for p in paragraphs)
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        nothing_to_show = any(action.default is nothing for nothing in (None, False, argparse.SUPPRESS))
-        return text if nothing_to_show or "default:" in text else f"{text} (default: %(default)s)"
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors, nearest matches, and flags that take `-` and `_` alike.
-
-    `doc` is the command's docstring, of three paragraphs: what it does, examples, what it writes or needs. `python -OO`
-    drops docstrings, and with them what the help says beside the options.
-    """
-
-    def __init__(self, prog: str, doc: str | None) -> None:
-        purpose, examples, notes = doc.strip().split("\n\n") if doc else ("", "", "")
-        super().__init__(
-            prog=prog,
-            description=f"{purpose}\n\n{notes}" if doc else None,
-            epilog=f"examples:\n{examples}" if doc else None,
-            formatter_class=HelpFormatter,
-            allow_abbrev=False,
-        )
-        self.many: set[str] = set()  # flags that take several numbers, `--flag 512 256`; a type gets them as `512,256`
-        self.endings: dict[str, tuple[str, ...]] = {}  # of an argument's file: they tell which of two is missing
-        self.typed: list[str] = []
-
-    def parse(self, argv: Sequence[str] | None = None) -> Values:
-        """Return the values of the typed options alone; the settings class fills in the defaults.
-
-        A mistake ends the process with code 2 and one or two lines.
-        """
-        self.typed = self.normalise(sys.argv[1:] if argv is None else argv)
-        flags = [action.dest for action in self._actions if action.option_strings and action.dest != "help"]
-        untyped = argparse.Namespace(**dict.fromkeys(flags, NOT_TYPED))
-        parsed, unknown = self.parse_known_intermixed_args(self.typed, untyped)
-        if unknown:
-            flag = unknown[0].split("=")[0]
-            close = nearest(flag, self._option_string_actions, most=1) if flag.startswith("-") else []
-            self.error(f"unknown argument {unknown[0]!r}" + (f": did you mean {close[0]}?" if close else ""))
-        return {name: value for name, value in vars(parsed).items() if value is not NOT_TYPED}
-
-    def error(self, message: str) -> NoReturn:
-        """End with code 2; the usage text of twenty flags would bury the message."""
-        message = self.other_missing(message) or message
-        self.exit(WRONG_COMMAND_LINE, f"{self.prog}: {message}\n(python {self.prog} --help shows the options)\n")
-
-    def other_missing(self, message: str) -> str | None:
-        """Say that IMAGE is missing, if `checkpoint.pth` was typed: argparse just counts, and misses CHECKPOINT."""
-        endings = self.endings.get(message.removeprefix(ARGUMENTS_MISSING))
-        first = next(action for action in self._actions if not action.option_strings)
-        matching = [word for word in self.typed if endings and word.endswith(endings)]
-        return f"{ARGUMENTS_MISSING}{first.metavar}, before {matching[0]}" if matching else None
-
-    def normalise(self, argv: Sequence[str]) -> list[str]:
-        """Rewrite a typed command line for argparse.
-
-        `--learning-rate` becomes `--learning_rate`. For a flag that takes several numbers, `--flag 512 256` becomes
-        `--flag 512,256`, so that a folder may follow. For one that takes a value, `--flag -1` becomes `--flag=-1`:
-        argparse might take a negative number for a flag. The value of an old-style `--gpu gpu` or `--gpu True` goes,
-        `--gpu False` goes whole.
-        """
-        arguments: list[str] = []
-        words = deque(argv)
-        while words:
-            word = words.popleft()
-            if word == "--":  # paths follow; argparse cannot take "./-a.jpg" for a flag
-                return [*arguments, *(f"./{path}" if path.startswith("-") else path for path in words)]
-            arguments += self.rewritten(word, words) if word.startswith("--") else [word]
-        return arguments
-
-    def rewritten(self, word: str, following: deque[str]) -> list[str]:
-        """Rewrite one flag; take its values from the words that follow."""
-        flag, equals, value = word.partition("=")
-        flag = "--" + flag[2:].replace("-", "_")
-        if flag == "--gpu":
-            if not equals and following and following[0].lower() in GPU_ON | GPU_OFF:
-                value = following.popleft()
-            if value.lower() in GPU_OFF:
-                return []
-            return [flag] if not value or value.lower() in GPU_ON else [f"{flag}={value}"]
-        if flag in self.many:
-            numbers = [value] if equals else []
-            while following and NUMBERS.fullmatch(following[0]):
-                numbers.append(following.popleft())
-            joined = ",".join(text.strip(",") for text in numbers)
-            if joined.startswith("-"):
-                return [f"{flag}={joined}"]
-            return [flag, joined] if joined else [flag]
-        action = self._option_string_actions.get(flag)
-        takes_value = action is not None and action.nargs != 0
-        if takes_value and not equals and following and following[0].startswith("-"):
-            with contextlib.suppress(ValueError):  # it is a flag, and not `-1`, `-.5`, `-1e-3`
-                float(following[0])
-                return [f"{flag}={following.popleft()}"]
-        return [flag + equals + value]
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # no user is called so, or has no home
+        return Path(text)
 
 
 # --------------------------------------------------------------------------------------------------- limits of a number

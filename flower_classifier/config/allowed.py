@@ -88,3 +88,20 @@ SPEC_FILE = "classifier.json"  # everything else that a prediction needs
 def is_exported(path: Path) -> bool:
     """Say whether a path is an exported folder; one of its two main files may be missing."""
     return any(os.path.isfile(path / name) for name in (MODEL_FILE, SPEC_FILE))  # noqa: PTH113 -- Path.is_file() may raise
+
+
+CHECKPOINT_FILE = "checkpoint.pth"
+CHECKPOINT_ENDINGS = (".pth", ".pt")
+WEIGHTS_ENDINGS = (*CHECKPOINT_ENDINGS, ".safetensors")  # a value of --weights with another one may be a name
+
+
+def checkpoint_in(path: Path) -> Path:
+    """Return the checkpoint in a folder: checkpoint.pth, or its only file of that kind; any other path as it is."""
+    try:
+        if not path.is_dir() or is_exported(path):
+            return path
+        files = [file for file in path.iterdir() if file.suffix in CHECKPOINT_ENDINGS and file.is_file()]
+    except OSError:  # whoever reads it will say why it cannot be read
+        return path
+    named = [file for file in files if file.name == CHECKPOINT_FILE]
+    return (named or files)[0] if named or len(files) == 1 else path

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from flower_classifier.base.files import check_there
 from flower_classifier.base.messages import NEEDED, NEEDED_TO_EXPORT, InputError
 from flower_classifier.base.options import Settings, argument, option
-from flower_classifier.config.predict_options import CHECKPOINT_ENDINGS, NAMES_HELP
+from flower_classifier.config.allowed import CHECKPOINT_ENDINGS, checkpoint_in
+from flower_classifier.config.predict_options import NAMES_HELP
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,10 @@ class ExportConfig(Settings):
     """One call's settings, checked. Raises InputError, naming the option, before work that would be in vain."""
 
     checkpoint: Path = argument(
-        "input", "checkpoint.pth as train.py wrote it", metavar="CHECKPOINT", endings=CHECKPOINT_ENDINGS
+        "input",
+        "checkpoint.pth as train.py wrote it, or the folder that it lies in",
+        metavar="CHECKPOINT",
+        endings=CHECKPOINT_ENDINGS,
     )
     folder: Path = argument(
         "output", "the folder to write; an earlier export in its place is replaced when all is done", metavar="FOLDER"
@@ -43,9 +48,18 @@ class ExportConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "checkpoint", checkpoint_in(self.checkpoint))
         if self.checkpoint.is_dir():
-            raise InputError(f"{self.checkpoint} is a folder: give the checkpoint first, then the folder to write")
+            raise InputError(
+                f"{self.checkpoint} is a folder without a checkpoint: give the checkpoint first, then the new folder"
+            )
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file: give a folder to write")
         if self.int8 and not self.int8.is_dir():
             raise InputError(f"{self.int8}: there is no such folder", "int8")
+
+    def check_files(self) -> None:
+        """Raise InputError for what is not there."""
+        check_there(self.checkpoint)
+        if self.category_names:
+            check_there(self.category_names, "category_names")

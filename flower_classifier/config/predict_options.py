@@ -9,19 +9,21 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from flower_classifier.base.files import check_there, like_it
 from flower_classifier.base.messages import NEEDED, NEEDED_BY_EXPORTED, InputError
 from flower_classifier.base.options import Limits, Settings, argument, option
+from flower_classifier.base.parser import ForeignNames
 from flower_classifier.base.torchrun import world_size
-from flower_classifier.config.allowed import DEFAULT_RATE, DEFAULT_TOP_K, is_exported
+from flower_classifier.config import foreign_names
+from flower_classifier.config.allowed import CHECKPOINT_ENDINGS, DEFAULT_RATE, DEFAULT_TOP_K, checkpoint_in, is_exported
 from flower_classifier.photos.tables import check_columns
-from flower_classifier.photos.tar_files import is_tar_name
+from flower_classifier.photos.tar_files import is_tar_name, split_path
 
 if TYPE_CHECKING:
     from flower_classifier.photos.label_tables import Labels
 
-CHECKPOINT_ENDINGS = (".pth", ".pt")
 NAMES_HELP = (
     "mapping from class folder to the name people use; classes that it does not name keep the names given at training"
 )
@@ -30,6 +32,8 @@ NAMES_HELP = (
 @dataclass(frozen=True, kw_only=True)
 class QuestionConfig(Settings):
     """The questions about photos, whatever runs the network. Raises InputError, naming the option, for wrong values."""
+
+    foreign: ClassVar[ForeignNames] = foreign_names.PREDICT
 
     images: tuple[Path, ...] = argument(
         "input",
@@ -94,6 +98,18 @@ class QuestionConfig(Settings):
         """The packages that an answer needs."""
         return NEEDED_BY_EXPORTED
 
+    def check_files(self) -> None:
+        """Raise InputError for a file of names that is not there, and where there are no photos at all.
+
+        Programs, which read other formats than text, get an answer for each photo, there or not.
+        """
+        if self.category_names:
+            check_there(self.category_names, "category_names")
+        if self.format == "text" and len(self.images) == 1:
+            photo = self.images[0]
+            if photo != Path("-") and not os.path.lexists(photo) and not split_path(photo):
+                raise InputError(f"cannot open {photo}: there is no such file{like_it(photo)}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(QuestionConfig):
@@ -101,7 +117,7 @@ class PredictConfig(QuestionConfig):
 
     checkpoint: Path = argument(
         "input",
-        "checkpoint.pth as train.py wrote it, or a folder that export.py made of it",
+        "checkpoint.pth as train.py wrote it, or the folder that it lies in, or a folder that export.py made of it",
         metavar="CHECKPOINT",
         endings=CHECKPOINT_ENDINGS,
     )
@@ -189,14 +205,19 @@ class PredictConfig(QuestionConfig):
             raise InputError("is where --plot finds the --neighbours: it needs both", "training_photos")
         if self.neighbours and self.format == "csv":
             raise InputError("are not in csv, whose rows are classes: take json or jsonl", "neighbours")
+        object.__setattr__(self, "checkpoint", checkpoint_in(self.checkpoint))
         if self.names_a_photo:
             raise InputError(f"{self.checkpoint} looks like a photo: give the checkpoint last, after the photos")
         if self.asks_exported:
             self.check_exported()
         elif os.path.isdir(self.checkpoint):  # noqa: PTH112 -- Path.is_dir() may raise
-            candidate = self.checkpoint / "checkpoint.pth"
-            hint = f"did you mean {candidate}?" if candidate.is_file() else "give the checkpoint last, after the photos"
-            raise InputError(f"{self.checkpoint} is a folder: {hint}")
+            advice = "give the checkpoint last, after the photos"
+            raise InputError(f"{self.checkpoint} is a folder without a checkpoint: {advice}")
+
+    def check_files(self) -> None:
+        """Raise InputError for what is not there."""
+        super().check_files()
+        check_there(self.checkpoint)
 
     @property
     def names_a_photo(self) -> bool:

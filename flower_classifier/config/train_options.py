@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from flower_classifier.base.files import check_there
 from flower_classifier.base.messages import InputError
-from flower_classifier.base.options import Limits, Settings, Values, argument, option
-from flower_classifier.config import allowed
+from flower_classifier.base.options import Limits, Settings, Values, argument, filled_path, option
+from flower_classifier.base.parser import ForeignNames
+from flower_classifier.config import allowed, foreign_names
 from flower_classifier.photos.tables import STEM, check_columns
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ RESUMED_OPTIONS = (
     "test_labels",
     "columns",
     "valid_split",
+    "test_split",
     "groups",
     "skip_bad",
     "bad_limit",
@@ -61,6 +64,8 @@ class TrainConfig(Settings):
     Only the networks know the names and needs of architectures, so `arch`, `weights` and `hidden_units` are not checked
     here.
     """
+
+    foreign: ClassVar[ForeignNames] = foreign_names.TRAIN
 
     data_dir: Path = argument(
         "most used",
@@ -114,7 +119,13 @@ class TrainConfig(Settings):
         limits=Limits(least=0, most=10**5),
     )
     gpu: bool = option(False, "most used", "use CUDA or Apple's MPS where there is one")
-    save_dir: Path = option(Path(), "most used", "where checkpoint.pth and run/ go; created if missing", metavar="DIR")
+    save_dir: Path = option(
+        Path(),
+        "most used",
+        "where checkpoint.pth and run/ go; created if missing. A path that ends in .pth or .pt is that of the "
+        "checkpoint itself, and run/ lies beside it",
+        metavar="DIR",
+    )
     resume: bool = option(
         False,
         "most used",
@@ -152,6 +163,13 @@ class TrainConfig(Settings):
         "share of each class's training photos to hold out, where there are no validation photos",
         metavar="SHARE",
         limits=Limits(above=0, below=1),
+    )
+    test_split: float = option(
+        0.0,
+        "data",
+        "share of each class's training photos to hold out for a test, where there are no test photos; 0 for none",
+        metavar="SHARE",
+        limits=Limits(least=0, below=1),
     )
     groups: str | None = option(
         None,
@@ -384,12 +402,25 @@ class TrainConfig(Settings):
         return replace(config, resume=False, tune=self.tune or begun["tune"], category_names=names, typed=typed)
 
     @property
+    def checkpoint_path(self) -> Path:
+        """The file that the checkpoint goes into; what else a run leaves goes into the folder that it is in."""
+        names_file = self.save_dir.suffix in allowed.CHECKPOINT_ENDINGS and not self.save_dir.is_dir()
+        return self.save_dir if names_file else self.save_dir / allowed.CHECKPOINT_FILE
+
+    @property
     def label_source(self) -> Labels | None:
         """Where labels are written; None: folders say them."""
         from flower_classifier.photos.label_tables import Labels  # here: --help needs no Pillow
 
         tables = self.valid_labels, self.test_labels
         return Labels(self.labels, *tables, self.columns) if self.labels else None
+
+    def check_files(self) -> None:
+        """Raise InputError for files of names and weights that are not there."""
+        if self.category_names:
+            check_there(self.category_names, "category_names")
+        if self.weights and Path(self.weights).suffix in allowed.WEIGHTS_ENDINGS:
+            check_there(Path(self.weights), "weights")
 
     def is_given(self, name: str) -> bool:
         """Say whether an option was typed, or set by a program to something else than its default."""
@@ -408,6 +439,12 @@ class TrainConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.weights and self.weights.startswith("~"):
+            object.__setattr__(self, "weights", str(filled_path(self.weights)))
+        if self.test_split + self.valid_split >= 1:
+            raise InputError(
+                "and --valid_split together must be below 1: nothing would be left to learn from", "test_split"
+            )
         if self.tensorboard and self.no_report:
             raise InputError("cannot be used together with --no_report", "tensorboard")
         if self.shrinkage and self.no_whitening:

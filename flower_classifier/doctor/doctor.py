@@ -159,7 +159,7 @@ class Examined:
 def run_doctor(config: TrainConfig) -> None:
     """Print what may be wrong with the photos; leave a table and sheets of it in --save_dir."""
     data, built = prepare(config)
-    folder = config.save_dir / "doctor"
+    folder = config.checkpoint_path.parent / "doctor"
     if config.without and config.without.absolute() == (folder / TABLE).absolute():
         raise InputError(f"would move {config.without}, which --without reads: give another --save_dir", "doctor")
     check_writable(folder, "save_dir")

@@ -94,7 +94,7 @@ def best_temperature(valid: Evaluation) -> float:
 LEVELS = (80.0, 90.0, 95.0, 99.0)  # percent, that a report looks at
 SAME = 1e-6  # difference of two probabilities, of the same photo on the same device
 ALL = "all classes"
-MUCH_LARGER = 2  # times the smallest class: then it is worth a look whether sets are as good for both
+TWICE = 2  # the smallest class: then it is worth a look whether sets are as good for both
 
 
 def set_table(
@@ -111,7 +111,7 @@ def set_table(
     yield ["level", "photos_of", "photos", "coverage", "expected_spread", "mean_size", "share_of_one_class"]
     every = torch.ones(len(evaluation), dtype=torch.bool)
     groups = {ALL: every}
-    if class_sizes is not None and max(class_sizes) >= MUCH_LARGER * min(class_sizes):
+    if class_sizes is not None and max(class_sizes) >= TWICE * min(class_sizes):
         training = torch.tensor(class_sizes)[evaluation.labels]  # (N,): training photos of each photo's class
         low, high = training.double().quantile(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
         thirds = {"small classes": training <= low, "middle classes": (training > low) & (training <= high)}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-# Times the smallest class, from which on the mean over classes chooses: it gains from 5 on, and costs nothing at 3
+# Times the smallest class, from which on the mean over classes chooses: it gains from 5 on, and costs little at 3
 # (docs/measurements.md)
 MUCH_LARGER = 3
 

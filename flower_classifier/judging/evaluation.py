@@ -254,17 +254,19 @@ class Evaluation:
         which = "these photos" if self.chose_epoch == len(self) else f"{self.chose_epoch:,} of these photos"
         return f"the epoch was chosen on {which}"
 
-    def balance_text(self, names: Sequence[str]) -> str:
+    def balance_text(self, names: Sequence[str], learned_sizes: Sequence[int] = ()) -> str:
         """Say what an accuracy hides where the classes of the photos are unequal; empty where they are not.
 
-        `names` (C,): what people call the classes.
+        `names` (C,): what people call the classes. `learned_sizes` (C,): how many photos of each were learned from,
+        which may be unequal too; empty: that is not known.
         """
         confusion = self.confusion
         sizes = confusion.sum(dim=1)  # (C,)
-        if not are_unequal(sizes.tolist()):
+        if not (are_unequal(sizes.tolist()) or are_unequal(learned_sizes)):
             return ""
         present = sizes.nonzero()[:, 0]
-        largest, smallest = int(sizes.argmax()), int(present[sizes[present].argmin()])
+        ordering = torch.tensor(learned_sizes) if len(learned_sizes) else sizes
+        largest, smallest = (int(present[chosen(ordering[present])]) for chosen in (torch.argmax, torch.argmin))
 
         def of_class(label: int) -> str:
             return f"{printable(names[label])}, {confusion[label, label]:,} of {sizes[label]:,} right"
@@ -273,16 +275,16 @@ class Evaluation:
         return (
             f"balanced accuracy {share_text(self.balanced_accuracy, photos)}, the mean over classes (always saying "
             f"{printable(names[largest])}: {share_text(1 / len(present), photos)}, and "
-            f"{share_text(self.verdict.guessing, photos)} of the photos); largest class: {of_class(largest)}; "
+            f"{share_text(sizes[largest].item() / photos, photos)} of the photos); largest class: {of_class(largest)}; "
             f"smallest: {of_class(smallest)}"
         )
 
-    def result_lines(self, split: str, names: Sequence[str]) -> str:
+    def result_lines(self, split: str, names: Sequence[str], learned_sizes: Sequence[int] = ()) -> str:
         """Return lines for people: what a classifier is worth on a split, and how far they can believe it.
 
         The last compares how sure it is with how often it is right: of the answers with a confidence of about 90 %,
         where there are ENOUGH of them, else of all. Where classes are unequal, a line between says what that hides.
-        `names` (C,): what people call the classes.
+        `names` (C,): what people call the classes. `learned_sizes` (C,): as in `balance_text`.
         """
         results = [f"loss {self.loss:.4f}", str(self.verdict)]
         if self.logits.shape[1] > TOP:
@@ -301,7 +303,7 @@ class Evaluation:
         if chosen := self.chosen_text(split):
             believed += f"; {chosen}"
         first = "   ".join([photos_of(split, len(self)), *results])
-        return "\n".join(line for line in (first, self.balance_text(names), believed) if line)
+        return "\n".join(line for line in (first, self.balance_text(names, learned_sizes), believed) if line)
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from flower_classifier.base.messages import note, warn
+from flower_classifier.base.messages import InputError, note, warn
 from flower_classifier.config.allowed import DROPOUT, LAYER_WIDTH, LAYERS, MOST_LAYERS
 from flower_classifier.networks.backbones import load_backbone, resolve_arch, source_of
 from flower_classifier.networks.devices import seed_torch
@@ -102,8 +102,11 @@ class ModelConfig:
         )
 
 
+ROUNDING = 0.01  # of normalised values: float32 and bfloat16 differ by that
+
+
 class Classifier(nn.Module):
-    """A backbone and a head; normalisation is part of the forward, so that no caller can forget it."""
+    """A backbone and a head; normalisation of uint8 pixels is part of the forward: no caller can forget it."""
 
     mean: torch.Tensor  # (3, 1, 1), of pixel values from 0 to 255
     std: torch.Tensor
@@ -177,11 +180,17 @@ class Classifier(nn.Module):
         return {**self.state_dict(), **{prefix + name: tensor for name, tensor in learned.items()}}
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Take uint8 pixels (B, 3, S, S) to logits (B, classes)."""
+        """Take pixels (B, 3, S, S) to logits (B, classes): uint8, or floats that are normalised already.
+
+        Raises InputError for floats that no normalised photo has.
+        """
         return self.head(self.features(pixels))
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Take uint8 pixels (B, 3, S, S) to features (B, D)."""
+        """Take pixels (B, 3, S, S), as `forward` does, to features (B, D)."""
+        if pixels.is_floating_point():
+            check_normalised(pixels, self.mean, self.std)
+            return self.features_of(self.backbone(pixels))
         return self.features_of(self.backbone(normalise(pixels, self.mean, self.std)))
 
     def features_of(self, rows: torch.Tensor) -> torch.Tensor:
@@ -207,6 +216,17 @@ def normalise(
     """Take uint8 pixels (B, 3, S, S) to what the backbone was trained on: (pixels - mean) / std, a Classifier's."""
     values = pixels.to(torch.float32, memory_format=memory_format, copy=True)
     return values.sub_(mean).div_(std)  # in place: a pass over the values costs what a layer costs
+
+
+def check_normalised(values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> None:
+    """Raise InputError for floats (B, 3, S, S) below what black becomes, or above what white does."""
+    black, white = -mean / std, (255 - mean) / std
+    if not ((values >= black - ROUNDING) & (values <= white + ROUNDING)).all():
+        least, most = values.min(), values.max()
+        raise InputError(
+            f"floats from {least:.3g} to {most:.3g} are no normalised photo: give what process_image(photo, "
+            "model.preprocessing) returns, or the pixels themselves as uint8"
+        )
 
 
 # ----------------------------------------------------------------------------------------------------- a new classifier

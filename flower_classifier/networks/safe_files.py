@@ -13,15 +13,15 @@ import pickletools
 import re
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from flower_classifier.base.files import replaced_whole
-from flower_classifier.base.messages import InputError, RunError, UserError, is_out_of_memory, reason_of
-from flower_classifier.networks.source import state_dict_in
+from flower_classifier.base.messages import InputError, RunError, UserError, first_few, is_out_of_memory, reason_of
+from flower_classifier.networks.source import STATE_KEYS, state_dict_in
 
 DIGEST = "digest"  # the key of the digest of all the rest
 MOST_VALUES = 2 * 10**6  # numbers, names and lists; the history of 100,000 epochs has 1,300,000
@@ -268,6 +268,10 @@ WEB_PAGE = re.compile(rb"\s*(<!doctype html|<html)", re.IGNORECASE)
 SAFETENSORS = re.compile(rb"[\0-\xff]{8}\{\s*\"")  # the length of what follows, which is JSON
 OF_TENSORS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_\w+|torch(\.storage)? \w*Storage|torch \w+")
 TAKES_WEIGHTS = "these are weights; train.py --weights takes such a file"
+OTHERS = (
+    "these are weights; train.py --weights takes such a file, its backbone, by the --arch that it has, but not its "
+    "head, which is trained again"
+)
 PICKLED_MODEL = "it is a pickled model; train.py --weights takes what torch.save(model.state_dict(), FILE) writes"
 
 
@@ -296,7 +300,7 @@ def kind_by_pickle(file: BinaryIO) -> str | None:
     if any(name.startswith("torch.nn.modules") for name in names):
         return PICKLED_MODEL
     if any(name.startswith("torch._utils _rebuild_") for name in names) and all(map(OF_TENSORS.fullmatch, names)):
-        return TAKES_WEIGHTS
+        return OTHERS if mentioned & set(STATE_KEYS) else only_of_a_head(mentioned) or TAKES_WEIGHTS
     return None
 
 
@@ -334,6 +338,12 @@ def kind_of_contents(path: Path, contents: Mapping[str, object]) -> str | None:
         shown = beside if path.is_absolute() else os.path.relpath(beside)
         checkpoint = shown if beside.is_file() else "the checkpoint.pth that lies beside its folder"
         return f"it is the state of a run, for train.py --resume; give {checkpoint}"
-    if state_dict_in(contents):
-        return TAKES_WEIGHTS
-    return None
+    if state := state_dict_in(contents):
+        return TAKES_WEIGHTS if state is contents else OTHERS
+    return only_of_a_head(key for key, value in contents.items() if isinstance(value, Mapping))
+
+
+def only_of_a_head(keys: Iterable[str]) -> str | None:
+    """Say so of a file that holds a state dict, by the names of its keys, under none of those of a whole network."""
+    heads = sorted(key for key in keys if key.endswith("state_dict") and "optim" not in key)
+    return f"of tensors it holds {first_few(heads)} alone, which train.py cannot take: train anew" if heads else None

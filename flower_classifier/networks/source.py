@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -162,6 +163,10 @@ def black_picture(module: nn.Module, side: int, dtype: torch.dtype = torch.float
 # ----------------------------------------------------------------------------------------------------- files of weights
 
 
+# Under which other programs save a network's state dict; a training's average (EMA) comes first, where it is there too
+STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
+
+
 def read_weights_file(path: Path) -> Mapping[str, torch.Tensor]:
     """Read a state dict from a file in the format safetensors or of torch.save's, of which no code is run."""
     is_safetensors = path.suffix.lower() == ".safetensors"
@@ -176,12 +181,20 @@ def read_weights_file(path: Path) -> Mapping[str, torch.Tensor]:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that is no state dict makes the reader raise
-        reason = reason_of(error)
-        raise InputError(f"{path}: not a file of tensors that can be loaded safely ({reason})", "weights") from None
+        raise InputError(
+            f"{path}: not a file of tensors that can be loaded safely ({why_unsafe(error)})", "weights"
+        ) from None
     state = state_dict_in(contents)
     if state is None:
         raise InputError(f"{path}: no state dict (a mapping from names to tensors)", "weights")
     return state
+
+
+def why_unsafe(error: Exception) -> str:
+    """Say why a file's tensors were not read; torch's own words are advice to run what may be in the file."""
+    if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+        return "it is a pickled model, or holds one; save torch.save(model.state_dict(), FILE)"
+    return "it is damaged, or no such file" if isinstance(error, pickle.UnpicklingError) else reason_of(error)
 
 
 def state_dict_in(contents: object) -> Mapping[str, torch.Tensor] | None:
@@ -189,7 +202,7 @@ def state_dict_in(contents: object) -> Mapping[str, torch.Tensor] | None:
 
     Where a training's average is there too (EMA), that is the one to use.
     """
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model"):
+    for key in STATE_KEYS:
         inner = contents.get(key) if isinstance(contents, dict) else None
         contents = inner if isinstance(inner, dict) else contents
     if isinstance(contents, dict) and all(isinstance(value, torch.Tensor) for value in contents.values()):

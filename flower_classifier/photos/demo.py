@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from flower_classifier.base import process
 from flower_classifier.base.messages import InputError
-from flower_classifier.base.options import Parser
+from flower_classifier.base.parser import Parser
 
 SIZE = 96  # pixels a side of the finished picture
 OVERSAMPLING = 3  # pictures are drawn this many times larger, then reduced, for smooth edges

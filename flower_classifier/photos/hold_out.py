@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from flower_classifier.base.messages import InputError, counted, first_few, note, warn
+from flower_classifier.base.messages import InputError, counted, first_few, note, spoken, warn
 from flower_classifier.base.seeding import generator
 from flower_classifier.photos.copies import linked, same_bytes
 from flower_classifier.photos.folders import ByClass
@@ -63,10 +63,14 @@ class Photos:
         return [self.root / name for name in self.names]
 
 
-def hold_out(photos: Photos, share: float, seed: int, rule: str | None = None) -> tuple[ByClass, ByClass]:
+def hold_out(
+    photos: Photos, share: float, seed: int, rule: str | None = None, split: str = "valid"
+) -> tuple[ByClass, ByClass]:
     """Return what to learn from and what to hold out, about a `share` of every class; say how many.
 
-    `rule`: what belongs together, as for `groups_of`. Near copies of which a class has no others are torn apart, with a
+    `split`: what they are for, valid or test. `rule`: what belongs together, as for `groups_of`.
+
+    Near copies of which a class has no others are torn apart, with a
     warning; where another rule makes one group of a class, none of it is held out. Raises InputError where nothing is.
     """
     groups, indices_of = [frozenset(group) for group in groups_of(photos, rule)], photos.indices
@@ -88,14 +92,13 @@ def hold_out(photos: Photos, share: float, seed: int, rule: str | None = None) -
         raise InputError(f"makes one group of each class in {photos.root}, so none can be held out", "groups")
     if not held:
         where = photos.labelled_by or photos.root
-        raise InputError(f"{where}: no class has two photos, so there is none to hold out and validate on")
+        raise InputError(f"{where}: no class has two photos, so there is none to hold out")
     if whole and rule is not None:
         warn(f"{photos.root}: nothing is held out of {first_few(whole)}: by --groups {rule} each class is one group")
-    missing = (
-        f"validation photos in {photos.labelled_by}" if photos.labelled_by else f"validation folder in {photos.root}"
-    )
+    kind = spoken(split)
+    missing = f"{kind} photos in {photos.labelled_by}" if photos.labelled_by else f"{kind} folder in {photos.root}"
     note(f"no {missing}: held out {held_in_words(photos, held, share, groups, rule)}")
-    if rule is None:
+    if rule is None and split == "valid":  # once is enough
         hint_at_series(photos, held)
     names, by_class = {photos.names[index] for index in held}, photos.by_class.items()
     train = {name: [photo for photo in of_class if photo not in names] for name, of_class in by_class}

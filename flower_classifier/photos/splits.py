@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from flower_classifier.photos.folders import (
 )
 from flower_classifier.photos.hold_out import NONE, Photos, hold_out
 from flower_classifier.photos.label_tables import Labels
-from flower_classifier.photos.layout import check_inside_shard, layout_of, photos_by_split, split_folders
+from flower_classifier.photos.layout import check_inside_shard, layout_of, photos_by_split, split_folders, split_of
 from flower_classifier.photos.name_labels import labels_hint
 from flower_classifier.photos.tables import read_values
 from flower_classifier.photos.tar_files import index_of, split_path, status_if_there
@@ -160,6 +161,11 @@ class Data:
         return self.splits.classes
 
     @property
+    def class_to_idx(self) -> dict[str, int]:
+        """The label of each class folder, as torchvision's ImageFolder has it."""
+        return {name: label for label, name in enumerate(self.classes)}
+
+    @property
     def names(self) -> list[str]:
         """What people call the classes, in the same order."""
         return [self.category_names.get(name, name) for name in self.classes]
@@ -188,14 +194,19 @@ def load_splits(
     labels: Labels | None = None,
     groups: str | None = None,
     cache_dir: Path | None = None,
+    test_split: float = 0.0,
 ) -> Splits:
     """Find the photos below `data_dir`, by what `labels` say, or by its folders: layout.py has the layouts.
 
     Without validation photos a stratified, seeded `valid_split` of the training photos is held out; `groups` says what
-    stays together then (hold_out.py), and near copies that were found are kept in `cache_dir`. Raises InputError if
+    stays together then (hold_out.py), and near copies that were found are kept in `cache_dir`. With a `test_split` as
+    many of the training photos are held out for a test too, where there are no test photos. Raises InputError if
     there is nothing to learn from, or if folders or tables contradict each other.
     """
     if not data_dir.is_dir():
+        if data_dir.suffix.lower() == ".zip" and data_dir.is_file():
+            how = f"python -m zipfile -e {shlex.quote(str(data_dir))} {shlex.quote(str(data_dir.with_suffix('')))}"
+            raise InputError(f"{data_dir} is a zip file: unpack it by `{how}`, and give that folder")
         fault = "is not a folder" if data_dir.exists() else "does not exist"
         raise InputError(f"{data_dir} {fault}; give the folder that holds train/ and valid/, or one folder per class")
     class_folders: dict[str, str] = {}
@@ -210,10 +221,17 @@ def load_splits(
         if groups not in (None, NONE):
             warn("--groups says which photos are held out together, but none is: there are validation photos")
     else:
+        warn_of_valid_beside(data_dir)
         held_from = Photos(data_dir, train, class_folders, str(labels or ""), cache_dir)
         train, valid = hold_out(held_from, valid_split, seed, groups)
-    warn_of_cases(data_dir, tuple(train))
     test = by_split.get("test", {})
+    if test_split and test:
+        warn("--test_split holds test photos out, but none are held out: there are test photos")
+    elif test_split:  # of those that are left, as many as that is of all: what validates stays the same without it
+        share = test_split if "valid" in by_split else test_split / (1 - valid_split)
+        held_from = Photos(data_dir, train, class_folders, str(labels or ""), cache_dir)
+        train, test = hold_out(held_from, share, seed, groups, "test")
+    warn_of_cases(data_dir, tuple(train))
     splits = Splits(
         classes=tuple(train),
         train=make_split("train", data_dir, train, train),
@@ -296,6 +314,16 @@ def check_number_of_classes(data_dir: Path, classes: tuple[str, ...], labels: La
         f"{data_dir} holds {content}: a class is a folder of photos, and at least two are needed"
         f"{f'; or {hint}' if hint else ''}"
     )
+
+
+def warn_of_valid_beside(data_dir: Path) -> None:
+    """Warn where the folder of training photos alone was given, and validation photos lie beside it."""
+    folder = data_dir.resolve()
+    if split_of(folder.name) == "train":
+        for beside in visible_folders(folder.parent):
+            if split_of(beside.name) == "valid":
+                above = data_dir.parent if data_dir.name == folder.name else folder.parent
+                warn(f"{above / beside.name} lies beside {data_dir}, and is not used: give {above} to use it")
 
 
 def warn_of_cases(data_dir: Path, classes: tuple[str, ...]) -> None:

@@ -32,7 +32,7 @@ from flower_classifier.training.head_search import Trial, grid, grouped, shares
 from flower_classifier.training.heads import TEMPERATURES, HeadSettings
 from flower_classifier.training.loop import train_one_epoch
 from flower_classifier.training.recipe import FineTuning, Recipe, second_recipe
-from flower_classifier.training.run_messages import note_faster
+from flower_classifier.training.run_messages import note_faster, warn_of_unequal
 from flower_classifier.training.state import TrainState
 from flower_classifier.training.steps import Built, choose_shrinkage, fixed_by, prepare, start_state
 from flower_classifier.training.view_checks import warn_of_wide
@@ -59,6 +59,7 @@ def dry_run(config: TrainConfig) -> None:
     if all(split.used for split in inputs):
         are_whitened = choose_shrinkage(built.classifier, data, config.shrinkage, config.no_whitening) > 0
         show_times(config, inputs, built.classifier, recipe, are_whitened)
+    warn_of_unequal(config, data)
     note_faster(config, built.frozen.device)
     if errors and not config.skip_bad:
         advice = "repair or remove them, or leave them out (option skip_bad)"

@@ -62,11 +62,14 @@ class FeatureChoice:
     chosen: FeatureTrial
     tried: int
     seconds: float
+    weights: torch.Tensor | None = None  # (N,), of the validation photos, where means over classes were compared
 
     def __str__(self) -> str:
         trial = self.chosen
         accuracy = share_text(trial.accuracy, len(trial.losses))
-        reached = f"validation loss {trial.losses.mean().item():.4f}, accuracy {accuracy}"
+        loss = (trial.losses if self.weights is None else trial.losses * self.weights).mean().item()
+        by_class = "" if self.weights is None else " by class"
+        reached = f"validation loss{by_class} {loss:.4f}, accuracy {accuracy}"
         kind = (
             f"--layers {trial.kind.layers}, --shrinkage {trial.kind.shrinkage:g}{', --no_roots' * trial.kind.no_roots}"
         )
@@ -92,7 +95,7 @@ def choose_features(
     gap, standard_error = loss_gap(default.losses, best.losses, weights)
     chosen = default if gap <= standard_error else best
     classifier.look_at(chosen.kind.layers, not chosen.kind.no_roots)
-    return FeatureChoice(chosen, len(tried), time.perf_counter() - started)
+    return FeatureChoice(chosen, len(tried), time.perf_counter() - started, weights)
 
 
 def judge(kind: FeatureKind, train: Inputs, valid: Inputs, learned_views: Sequence[int] = (0,)) -> FeatureTrial:

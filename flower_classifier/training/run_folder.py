@@ -1,6 +1,6 @@
 """What a run leaves in --save_dir, and how that stays whole.
 
-checkpoint.pth          the best epoch, complete in itself
+checkpoint.pth          the best epoch, complete in itself; under another name where --save_dir ends in one
 run/bad_photos.txt      the photos that could not be opened, where there are any
 run/lock                held while a run is using the folder
 run/job                 the name of the torchrun job that is at work, once it has saved something
@@ -36,8 +36,15 @@ from flower_classifier.base.files import check_writable, hardlink, sha256_of_fil
 from flower_classifier.base.messages import InputError, RunError, first_few, note, warn
 from flower_classifier.base.signals import Stopped, signals_held
 from flower_classifier.base.torchrun import job_name
+from flower_classifier.config.allowed import CHECKPOINT_FILE
 from flower_classifier.config.train_options import TrainConfig
-from flower_classifier.networks.safe_files import check_digest, errors_as_input_error, read_tensors, write_atomically
+from flower_classifier.networks.safe_files import (
+    DIGEST,
+    check_digest,
+    errors_as_input_error,
+    read_tensors,
+    write_atomically,
+)
 from flower_classifier.training.recipe import FineTuning
 from flower_classifier.training.saved_state import Finished
 from flower_classifier.training.state import TrainState
@@ -52,14 +59,9 @@ SAVE_EVERY = 10  # seconds: an epoch of head training may take less time than wr
 class EarlierRun:
     """What an earlier run reached."""
 
-    folder: Path
+    checkpoint: Path  # where that is kept
     accuracy: float  # of its best epoch on its validation photos, 0 to 1
     comparable: bool  # whether these were the same photos
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where its checkpoint is kept."""
-        return self.folder / "checkpoint.pth"
 
 
 class RunFolder:
@@ -71,9 +73,12 @@ class RunFolder:
     `begin` raises it for one that another run is using.
     """
 
-    def __init__(self, save_dir: Path, find_reports: Callable[[Path, bool], Iterable[Path]] = lambda *_: ()) -> None:
+    def __init__(
+        self, checkpoint_path: Path, find_reports: Callable[[Path, bool], Iterable[Path]] = lambda *_: ()
+    ) -> None:
+        save_dir = checkpoint_path.parent
         self.find_reports = find_reports
-        self.checkpoint_path = save_dir / "checkpoint.pth"
+        self.checkpoint_path = checkpoint_path
         self.folder = save_dir / "run"
         self.last_path = self.folder / "last.pth"
         self.bad_path = self.folder / "bad_photos.txt"
@@ -91,6 +96,11 @@ class RunFolder:
         for path in (self.checkpoint_path, self.last_path):
             if path.is_dir():
                 raise InputError(f"cannot be used: {path} is a folder, not a file", "save_dir")
+        if checkpoint_path.name != CHECKPOINT_FILE and checkpoint_path.exists() and not is_ours(checkpoint_path):
+            raise InputError(
+                f"{checkpoint_path} is a file that train.py did not write, and stays: name another one, or remove it",
+                "save_dir",
+            )
 
     def __enter__(self) -> RunFolder:
         return self
@@ -318,7 +328,7 @@ class RunFolder:
         """
         runs = []
         for folder in self.earlier_folders:
-            state, checkpoint = folder / "run" / "last.pth", folder / "checkpoint.pth"
+            state, checkpoint = folder / "run" / "last.pth", folder / self.checkpoint_path.name
             try:
                 with errors_as_input_error(folder):
                     finished, written = Finished.from_plain(read_tensors(state)), read_tensors(checkpoint)
@@ -326,10 +336,18 @@ class RunFolder:
                     # A run that was killed while it saved may have left a state beside another run's checkpoint
                     is_of_run = best in finished.history
                     comparable = is_of_run and finished.identity is not None and finished.identity.valid == valid
-                    runs.append(EarlierRun(folder, best["valid_accuracy"], comparable))
+                    runs.append(EarlierRun(checkpoint, best["valid_accuracy"], comparable))
             except InputError:
                 continue
         return max(runs, key=lambda earlier: (earlier.comparable, earlier.accuracy), default=None)
+
+
+def is_ours(path: Path) -> bool:
+    """Say whether a file is a checkpoint of ours, by the keys that it holds."""
+    try:
+        return {"format_version", DIGEST} <= read_tensors(path).keys()
+    except InputError:
+        return False
 
 
 def remove(paths: Iterable[Path]) -> None:

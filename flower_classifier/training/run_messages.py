@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -36,7 +36,7 @@ def report_start(
         f"{counted(len(data.classes), 'class', 'classes')} ({names}); photos: {', '.join(photos)}; "
         f"{each} training photos of a class"
     )
-    if are_unequal(list(sizes.values())) and not saved:
+    if not saved:
         warn_of_unequal(config, data)
     model, recipe = state.classifier.config, state.recipe
     numbers = sum(parameter.numel() for parameter in state.learner.parameters())
@@ -61,15 +61,17 @@ def note_faster(config: TrainConfig, device: torch.device) -> None:
 
 
 def warn_of_unequal(config: TrainConfig, data: Data) -> None:
-    """Warn that an accuracy over photos hides small classes; say what is done about it, and what can be."""
+    """Warn where classes are so unequal that an accuracy over photos hides small ones; say what is done, and can be."""
     sizes, total = Counter(data.splits.train.labels), len(data.splits.train)
+    if not are_unequal(list(sizes.values())):
+        return
     (largest, most), (smallest, least) = sizes.most_common()[0], sizes.most_common()[-1]
     weights = "" if config.class_weights == "balanced" else "; --class_weights balanced lets small ones count as much"
     warn(
         f"classes are unequal, {counted(least, 'training photo')} of {printable(data.names[smallest])} and {most:,} of "
         f"{printable(data.names[largest])}: always saying {printable(data.names[largest])} would be right for "
-        f"{share_text(most / total, total)} of them. Look at the balanced accuracy, the mean over classes; by such "
-        f"a mean of the validation loss the epoch is chosen{weights}"
+        f"{share_text(most / total, total)} of them. Look at the balanced accuracy, the mean over classes; such a mean "
+        f"of the validation loss chooses {'features, head and epoch' if config.tune else 'the epoch'}{weights}"
     )
 
 
@@ -108,15 +110,17 @@ def balanced_text(row: Row, photos: int) -> str:
     return f"   balanced accuracy {accuracy:>{len(share_text(1, photos))}}"
 
 
-def report_best(state: TrainState, judged: str, evaluations: Mapping[str, Evaluation], run_folder: RunFolder) -> None:
+def report_best(
+    state: TrainState, judged: str, evaluations: Mapping[str, Evaluation], run_folder: RunFolder, sizes: Sequence[int]
+) -> None:
     """Print which epoch the checkpoint holds, what it is worth, and where it is; say how earlier runs compare.
 
-    `judged`: the split that says what it is worth.
+    `judged`: the split that says what it is worth. `sizes` (C,): training photos of each class.
     """
     best, photos = state.best.row, len(evaluations["valid"])
     accuracy = share_text(best["valid_accuracy"], photos)
     print(f"best epoch {best['epoch']}   validation accuracy {accuracy}{balanced_text(best, photos)}")
-    print(evaluations[judged].result_lines(judged, state.best_checkpoint().names))
+    print(evaluations[judged].result_lines(judged, state.best_checkpoint().names, sizes))
     print(f"checkpoint: {printable(str(run_folder.checkpoint_path))}", flush=True)
     if state.is_fine_tuning and state.best.learns == "head":
         note("fine-tuning made nothing better: the checkpoint holds the best epoch of the head")

@@ -114,7 +114,8 @@ def find_data(config: TrainConfig) -> Data:
     cache = None if config.summary else open_cache(config, quiet=True)  # a summary writes nothing
     cache_dir = cache.folder if cache else None
     labels, groups = config.label_source, config.groups
-    splits = load_splits(config.data_dir, config.valid_split, config.seed, labels, groups, cache_dir)
+    shares = {"valid_split": config.valid_split, "test_split": config.test_split}
+    splits = load_splits(config.data_dir, seed=config.seed, labels=labels, groups=groups, cache_dir=cache_dir, **shares)
     if config.without:
         splits = splits.without(config.without)
     if config.category_names is None and not config.resume:  # a resumed run has its names

@@ -115,7 +115,8 @@ async function openCamera() {
   const devices = await navigator.mediaDevices.enumerateDevices();
   $("turn").hidden = devices.filter((device) => device.kind === "videoinput").length < 2;
   if (own !== wish) return;
-  showLive();
+  enter("live", { verdict: TEXTS.looking });
+  placeFinder();
   watch(opened);
 }
 
@@ -153,9 +154,7 @@ function showRate(milliseconds) {
 
 function showNoCamera(reason) {
   closeCamera();
-  setState("no-camera");
-  notice(TEXTS.noCamera[reason] ?? TEXTS.noCamera.other, true);
-  $("detail").textContent = TEXTS.choosePhoto(classCount);
+  enter("no-camera", { detail: TEXTS.choosePhoto(classCount), problem: TEXTS.noCamera[reason] ?? TEXTS.noCamera.other });
 }
 
 // ------------------------------------------------------------------------------------------------------------ photos
@@ -164,21 +163,15 @@ async function openPhoto(file) {
   if (!file || $("choose").disabled) return;
   const own = ++wish;
   closeCamera();
-  setState("photo");
-  $("notice").hidden = true;
-  $("rate").textContent = "";
+  enter("photo", { verdict: TEXTS.looking });
   const address = URL.createObjectURL(file);
   photo.onload = photo.onerror = () => URL.revokeObjectURL(address);
   photo.src = address;
   photo.alt = file.name;
-  photo.hidden = false;
   const answer = await ask(file);
   if (own !== wish) return;
   if (answer.kind === "answer") return show(answer, true);
-  photo.hidden = true;
-  setState("no-camera");
-  clearAnswer();
-  notice(answer.message, true);
+  enter("no-camera", { detail: TEXTS.choosePhoto(classCount), problem: answer.message });
 }
 
 // ------------------------------------------------------------------------------------------------------------ answers
@@ -212,12 +205,6 @@ function newBar() {
   return row;
 }
 
-function clearAnswer() {
-  $("answer").classList.remove("stranger");
-  $("verdict").textContent = $("detail").textContent = "\u00a0";
-  $("bars").replaceChildren();
-}
-
 // Tells a screen reader of another answer, but not of every frame.
 function speak(name, text, atOnce) {
   if (name === spoken || (!atOnce && performance.now() - spokenAt < SPEAK_EVERY)) return;
@@ -225,36 +212,32 @@ function speak(name, text, atOnce) {
   $("spoken").textContent = text;
 }
 
-function notice(text, canRetry) {
-  $("notice-text").textContent = text;
-  $("again").hidden = !canRetry;
-  $("notice").hidden = false;
-}
-
 function fail(message) {
   closeCamera();
-  setState("failed");
+  enter("failed", { problem: message });
   $("loading").hidden = true;
   $("choose").disabled = true;
-  notice(message, false);
 }
 
 // ----------------------------------------------------------------------------------------------------------- controls
 
-function setState(state) {
+// Goes to another state and sets all that it shows, so that no answer, rate or message of the one before stays.
+function enter(state, { verdict = "", detail = "", problem = "" }) {
   document.body.dataset.state = state;
   setHeld(false);
+  photo.hidden = state !== "photo";
   $("hold").disabled = state !== "live" && state !== "photo";
   $("hold").hidden = state === "no-camera" || state === "failed";
   $("choose").classList.toggle("main", $("hold").hidden);
-}
-
-function showLive() {
-  setState("live");
-  photo.hidden = true;
-  $("notice").hidden = true;
-  clearAnswer();
-  placeFinder();
+  $("answer").classList.remove("stranger");
+  $("verdict").textContent = verdict || "\u00a0"; // so that the line keeps its height
+  $("detail").textContent = detail || "\u00a0";
+  $("bars").replaceChildren();
+  [spoken, framesPerSecond] = ["", 0];
+  $("spoken").textContent = $("rate").textContent = "";
+  $("notice-text").textContent = problem;
+  $("again").hidden = state === "failed";
+  $("notice").hidden = !problem;
 }
 
 function setHeld(held) {

@@ -7,6 +7,7 @@ export const TEXTS = {
   pointCamera: (classes) => `Point the camera at one of ${number(classes)} things it knows.`,
   choosePhoto: (classes) => `Choose a photo of one of ${number(classes)} things it knows.`,
   loaded: (done, total) => `${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`,
+  looking: "Looking…",
   sure: (share) => `${share} sure`,
   noneOf: (classes) => `None of the ${number(classes)} classes`,
   mostLike: "Most like it, of those it knows:",

@@ -1,0 +1,130 @@
+"""What other programs of this kind call the options of the commands, and what to say of options that are not here.
+
+Names that public solutions of the exercise are known to use; they were not counted. Each means what it says, or it is
+refused in a sentence that says what to do; one that programs use for different things (`--checkpoint` for where to
+write, or what to read) is refused.
+"""
+
+from flower_classifier.base.parser import ForeignNames
+
+NOT_NEEDED = "is not needed: all processor cores read photos"
+BY_CHECKPOINT = "is not needed: the checkpoint says it"
+BY_CLASSES = "is not needed: it is the number of class folders"
+LAYERS = "--hidden_units 512 256 makes two hidden layers"
+INTO_FILE = "--save_dir says where the checkpoint goes, --resume goes on with the run there"
+GOES_ON = "it goes on with the run that lies in --save_dir"
+RATE_FALLS = "is not here: the rate stays, and the parameters' average is what is kept"
+OPTIMIZER = "is not here: the optimizer is AdamW, and --learning_rate and --weight_decay set it"
+SPLITS = "is not needed: DATA_DIR holds train/, valid/ and test/"
+
+SHARED = {
+    "gpu": ("device", "use_gpu", "cuda", "use_cuda", "enable_gpu", "g"),
+    "category_names": (
+        "category_name",
+        "cat_names",
+        "cat_name",
+        "cat_to_name",
+        "category_names_file",
+        "category_file",
+        "categories",
+        "class_names",
+        "names",
+        "json",
+        "json_file",
+    ),
+}
+
+TRAIN = ForeignNames(
+    same={
+        **SHARED,
+        "data_dir": (
+            "data_directory",
+            "data_path",
+            "data",
+            "dataset",
+            "dataset_dir",
+            "dir",
+            "directory",
+            "image_dir",
+            "images_dir",
+        ),
+        "save_dir": ("save_directory", "save_path", "save", "save_name", "save_file", "output_dir"),
+        "arch": ("architecture", "model_arch", "model_name", "network", "backbone", "a"),
+        "learning_rate": ("learn_rate", "learningrate", "lrate"),
+        "hidden_units": ("hidden_unit", "hidden_units1", "hidden_size", "hidden_sizes", "hidden", "units"),
+        "epochs": ("epoch", "num_epochs", "n_epochs", "epochs_num", "number_of_epochs", "max_epochs", "e"),
+        "batch_size": ("batch", "batchsize", "bs"),
+        "dropout": ("drop_out", "dropout_rate", "drop_rate", "drop_p", "dropout_p", "drop_prob", "dropout_prob"),
+        "valid_split": ("val_split", "validation_split", "valid_share"),
+        "seed": ("random_seed", "manual_seed"),
+        "image_size": ("img_size",),
+    },
+    hints={
+        **dict.fromkeys(("num_workers", "workers", "pin_memory"), NOT_NEEDED),
+        **dict.fromkeys(
+            ("hidden_layer2", "hidden_layer_2", "hidden_units2", "hidden_units_2", "hidden_layers"), LAYERS
+        ),
+        **dict.fromkeys(("checkpoint", "checkpoint_path", "checkpoint_dir", "checkpoint_file"), INTO_FILE),
+        **dict.fromkeys(("load", "load_dir", "load_checkpoint", "load_path"), f"--resume takes no file: {GOES_ON}"),
+        **dict.fromkeys(("optimizer", "optim", "momentum"), OPTIMIZER),
+        **dict.fromkeys(("scheduler", "step_size", "gamma", "lr_decay", "decay"), RATE_FALLS),
+        **dict.fromkeys(("output_size", "output_units", "num_classes", "n_classes", "num_labels"), BY_CLASSES),
+        **dict.fromkeys(("train_dir", "valid_dir", "test_dir", "val_dir"), SPLITS),
+        **dict.fromkeys(("input_size", "input_units", "in_features"), "is not needed: the network says it"),
+        **dict.fromkeys(("print_every", "log_interval", "verbose"), "is not needed: each epoch prints a line"),
+        **dict.fromkeys(("model", "pretrained_model"), "--arch names the network, such as --arch vgg16"),
+        **dict.fromkeys(("pretrained", "freeze"), "is not needed: networks are; --fine_tune N lets them learn too"),
+        **dict.fromkeys(("top_k", "topk", "image_path", "image"), "is an option of predict.py"),
+        **dict.fromkeys(("criterion", "loss"), "is not here: the loss is cross-entropy"),
+        "early_stopping": "--patience N stops when the validation loss was no lower for N epochs",
+        "resume": GOES_ON,
+    },
+)
+
+PREDICT = ForeignNames(
+    same={
+        **SHARED,
+        "images": (
+            "image",
+            "image_path",
+            "image_file",
+            "image_dir",
+            "img",
+            "img_path",
+            "input",
+            "input_image",
+            "input_img",
+            "input_path",
+            "path_to_image",
+            "image_filepath",
+            "filepath",
+            "file",
+            "path",
+            "photo",
+        ),
+        "checkpoint": (
+            "checkpoint_path",
+            "checkpoint_file",
+            "checkpoint_dir",
+            "checkpoints",
+            "path_to_checkpoint",
+            "model_path",
+            "model_checkpoint",
+            "saved_model",
+            "load_checkpoint",
+            "load_dir",
+            "ckpt",
+            "chkpt",
+            "save_dir",
+        ),
+        "top_k": ("topk", "top", "topn", "top_n", "top_num", "num_top", "k"),
+    },
+    hints={
+        **dict.fromkeys(("arch", "architecture", "hidden_units", "learning_rate", "epochs"), BY_CHECKPOINT),
+        **dict.fromkeys(("model", "model_name"), "CHECKPOINT is the model, and says its architecture"),
+        **dict.fromkeys(("batch_size", "num_workers", "workers", "pin_memory"), NOT_NEEDED),
+        **dict.fromkeys(("show", "display", "show_plot"), "--plot FILE.png draws the answer"),
+        **dict.fromkeys(("data_dir", "data", "test_dir"), "is not needed: IMAGE may be a folder of photos"),
+        **dict.fromkeys(("threshold", "min_prob"), "--min_probability P says from which probability on one is sure"),
+    },
+)
