@@ -155,8 +155,8 @@ class PredictConfig(QuestionConfig):
     evaluate: bool = option(
         False,
         "evaluation",
-        "IMAGE is a folder, or a tar file, with one folder of photos per class: say how many answers are right, and how far "
-        "probabilities can be believed (--format json: as one object)",
+        "IMAGE is a folder, or a tar file, of one folder of photos per class: say how many answers are right, and how "
+        "far probabilities can be believed (--format json: as one object)",
     )
     labels: Path | None = option(
         None,

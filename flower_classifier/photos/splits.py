@@ -24,11 +24,12 @@ from flower_classifier.photos.folders import (
     classes_in,
     find_classes,
     is_shard,
+    split_of,
     visible_folders,
 )
 from flower_classifier.photos.hold_out import NONE, Photos, hold_out
 from flower_classifier.photos.label_tables import Labels
-from flower_classifier.photos.layout import check_inside_shard, layout_of, photos_by_split, split_folders, split_of
+from flower_classifier.photos.layout import layout_of, photos_by_split, split_folders
 from flower_classifier.photos.name_labels import labels_hint
 from flower_classifier.photos.tables import read_values
 from flower_classifier.photos.tar_files import index_of, split_path, status_if_there
@@ -84,15 +85,15 @@ class Split:
         """
         return digest_of(zip(self.photos, self.labels, self.sizes, strict=True))
 
-    @functools.cached_property
-    def contents(self) -> str:
-        """A digest of what the photos show, by the ends of CONTENTS_OF files spread over the split, when first asked.
+    def contents(self) -> dict[str, str]:
+        """Map CONTENTS_OF photos, spread over the split, to a digest of each file's end, which tells what it shows.
 
         It is the same wherever the folder lies, and whenever it was copied there.
         """
         step = max(len(self) / CONTENTS_OF, 1)
-        spread = [self.path(int(number * step)) for number in range(min(len(self), CONTENTS_OF))]
-        return digest_of(content_digests(spread, last=CONTENT_END))
+        spread = [int(number * step) for number in range(min(len(self), CONTENTS_OF))]
+        digests = content_digests([self.path(index) for index in spread], last=CONTENT_END)
+        return {self.photos[index]: digest for index, digest in zip(spread, digests, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def load_labelled(folder: Path, classes: tuple[str, ...], labels: Labels | None 
     Of labels for several splits the test photos are taken, or the validation photos. Raises InputError if there are no
     photos, or for a class that is none of the classes.
     """
-    name = SPLIT_NAMES.get(folder.resolve().name.lower(), "")
+    name = SPLIT_NAMES.get((folder.stem if is_shard(folder) else folder.resolve().name).lower(), "")
     if labels:
         by_split = labels.by_split(folder, default_split=None)
         taken = next(split for split in ("test", "valid", "train") if split in by_split)
@@ -259,7 +260,6 @@ def load_labelled(folder: Path, classes: tuple[str, ...], labels: Labels | None 
             name = taken
             note(f"{labels} has several splits: judging by its {photos_of(taken, sum(map(len, by_class.values())))}")
     elif is_shard(folder):
-        check_inside_shard(folder)
         by_class = classes_in(folder)
     else:
         if splits := split_folders(folder):

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 ENDING = ".tar"  # or .TAR; not of compressed ones: they cannot be read from the middle
 LEADS_IN = re.compile(f"{re.escape(ENDING)}(?={re.escape(os.sep)})", re.IGNORECASE)
-COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK": "zip"}
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
 CHUNK = 2**20  # bytes read at a time
 MOST_ZEROS = 2**21  # bytes at the end, which fill up a record: of 10 kB as a rule, of a megabyte at most
 LONGEST_CHAIN = 8  # links to links
