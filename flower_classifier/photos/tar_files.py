@@ -19,7 +19,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from flower_classifier.base.messages import InputError, reason_of
+from flower_classifier.base.messages import InputError, counted, reason_of
 
 if TYPE_CHECKING:
     from tarfile import TarFile, TarInfo
@@ -184,7 +184,7 @@ def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
         start = file.read(max(map(len, COMPRESSED)))
         if packer := next((COMPRESSED[magic] for magic in COMPRESSED if start.startswith(magic)), None):
             return DamagedTarError(f"{tar} is compressed by {packer}, so photos cannot be read from it: unpack it")
-        after = f"after {len(extents):,} files" if extents else "from its beginning"
+        after = f"after {counted(len(extents), 'file')}" if extents else "from its beginning"
         return DamagedTarError(f"{tar} is damaged {after} ({reason_of(error)}): pack it anew")
     return TarIndex(tar, extents, (*unusable, *follow(links, extents)))
 
