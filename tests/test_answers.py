@@ -169,7 +169,7 @@ def test_a_folder_without_photos_is_an_empty_answer_and_a_wrong_command_line_is_
         outcome = run(predict, tmp_path / "empty", trained / "checkpoint.pth", "--format", form)
         assert (outcome.code, outcome.out) == (2, nothing)
         assert outcome.err.endswith(f"there are no photos below {tmp_path / 'empty'}\n")
-        wrong = run(predict, tmp_path / "empty", trained / "checkpoint.pth", "--format", form, "--topk", 3)
+        wrong = run(predict, tmp_path / "empty", trained / "checkpoint.pth", "--format", form, "--topic", 3)
         assert (wrong.code, wrong.out) == (2, "")
         assert wrong.err.endswith("(python predict.py --help shows the options)\n")
 

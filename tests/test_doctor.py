@@ -18,7 +18,8 @@ from flower_classifier.doctor.image_stats import ImageStats, find_twins, likenes
 from flower_classifier.doctor.second_opinion import fold_of_each_photo
 from flower_classifier.photos.copies import linked
 from flower_classifier.photos.demo import draw_dataset
-from flower_classifier.photos.splits import PhotoRef, Split
+from flower_classifier.photos.left_out import leave_out
+from flower_classifier.photos.splits import PhotoRef, Split, load_splits
 from flower_classifier.report.report_files import read_table
 
 SPLITS = ("train", "valid", "test")
@@ -268,16 +269,27 @@ def test_what_it_cannot_do_is_said(run, flowers, tmp_path):
     assert (outcome.code, "--doctor cannot be used together with --summary" in outcome.err) == (2, True)
 
 
-def test_what_is_left_of_the_doctors_table_can_be_given(train_into, spoiled, examined, tmp_path):
-    """All but the labels that a network with random weights takes for wrong."""
-    rows = [row for row in read_table(examined / "doctor.csv") if row["finding"] != "label"]
+def test_photos_that_judge_stay_where_the_doctor_only_doubts_them(run, spoiled, examined, tmp_path):
+    """The doctor's table as it is, but for labels that a network with random weights takes for wrong in training."""
+    rows = read_table(examined / "doctor.csv")
+    rows = [row for row in rows if row["finding"] != "label" or not row["path"].startswith("train/")]
     with (tmp_path / "left.csv").open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    outcome = train_into(tmp_path, spoiled, *TINY, "--epochs", 1, "--without", tmp_path / "left.csv")
-    number = len({row["path"] for row in rows if not row["path"].endswith("/")})
-    assert f"going on without {number} photos of 53" in outcome.err
+    facts = ("unreadable", "leak", "two_labels", "same_photo")
+    listed = {row["path"] for row in rows if not row["path"].endswith("/")}
+    gone = {row["path"] for row in rows if row["path"] in listed and row["finding"] in facts}
+    gone |= {path for path in listed if path.startswith("train/")}
+    splits = load_splits(spoiled)
+    left = {photo for split in leave_out(splits, tmp_path / "left.csv").parts for photo in split.photos}
+    assert {photo for split in splits.parts for photo in split.photos} - left == gone
+    assert "valid/b/fog.jpg" in listed - gone
+    assert any(row["finding"] == "label" for row in rows)
+    options = (*TINY, "--save_dir", tmp_path / "run", "--summary", "--without", tmp_path / "left.csv")
+    outcome = run(train, spoiled, *options)
+    assert f"going on without {len(gone)} photos of 53" in outcome.err
+    assert "stay: doctor.csv" in outcome.err
     assert "cannot be opened" not in outcome.err  # the broken one is listed
 
 

@@ -247,6 +247,8 @@ def test_floats_that_are_no_photo_processed_for_the_model_are_refused(trained, p
     pixels = torch.randint(256, (1, 3, side, side), generator=torch.Generator().manual_seed(0)).float()
     with pytest.raises(InputError, match=r"^floats from 0 to 255 are no normalised photo: give what process_image"):
         model.classifier(pixels)
+    with pytest.raises(InputError, match=r"^floats from 0 to 1 are not normalised: give what process_image"):
+        model.classifier(pixels / 255)  # as torchvision's ToTensor gives them
     with pytest.raises(InputError, match=r"no photo that was processed for this model: give the photo itself"):
         model_utils.predict(pixels[0] / 255, model)
     with pytest.raises(InputError, match=rf"takes \(3, {side}, {side}\), and not \(3, 224, 224\)"):

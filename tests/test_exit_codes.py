@@ -7,17 +7,26 @@ import tempfile
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 from support import PROJECT
 
 import predict
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit the addresses of a process")
-@pytest.mark.parametrize("arguments", [("train.py", "a"), ("predict.py", "a.jpg", "b.pth"), ("export.py", "a", "b")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train.py", "b"),
+        ("predict.py", "a.jpg", "a.pth"),
+        ("export.py", "a.pth", "b"),
+    ],
+)
 def test_too_little_memory_to_load_torch_is_one_line(arguments, tmp_path):
     """So little that its largest library has no room; predict.py loads it later than the others do."""
-    (tmp_path / "b.pth").write_bytes(b"PK\x03\x04")
-    arguments = [*arguments[:-1], tmp_path / arguments[-1]]
+    (tmp_path / "a.pth").write_bytes(b"PK\x03\x04")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    arguments = [arguments[0], *(tmp_path / name for name in arguments[1:])]
     command = ["bash", "-c", 'ulimit -v 400000 && exec "$@"', "bash", sys.executable, *arguments]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (1, "")

@@ -21,6 +21,7 @@ import predict
 import train
 from flower_classifier.base.messages import InputError
 from flower_classifier.photos.label_tables import Labels
+from flower_classifier.photos.left_out import leave_out
 from flower_classifier.photos.splits import load_labelled, load_splits
 from flower_classifier.report.report_files import report_folder
 
@@ -627,7 +628,7 @@ def test_without_takes_what_excel_saves_in_europe(train_into, flowers, tmp_path)
 def test_without_leaves_out_photos_of_a_table(flowers, tmp_path):
     splits = load_splits(flowers, labels=plain(flowers, tmp_path))
     listed = written(tmp_path / "less.csv", "path\ntrain/54/drawn_000.jpg\n")
-    assert len(splits.without(listed).train) == len(splits.train) - 1
+    assert len(leave_out(splits, listed).train) == len(splits.train) - 1
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the photos that users had trouble with are not here")

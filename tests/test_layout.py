@@ -419,10 +419,11 @@ def test_a_zip_file_is_refused_with_the_command_that_unpacks_it(tmp_path):
 
 
 @pytest.mark.parametrize("groups", ["none", None])
-def test_test_photos_are_held_out_of_one_folder_beside_the_same_validation_photos(flowers, groups):
+def test_test_photos_are_held_out_of_one_folder_beside_the_same_validation_photos(flowers, groups, caplog):
     """A share of each class, no photo in two splits, and what validates is as without it."""
     flat = flowers / "train"
     splits = load_splits(flat, 0.25, groups=groups, test_split=0.25)
+    assert f"no test folder in {flat}: held out 12 training photos (25%" in caplog.text
     alone = load_splits(flat, 0.25, groups=groups)
     assert splits.valid.photos == alone.valid.photos
     assert set(splits.train.photos) | set(splits.test.photos) == set(alone.train.photos)

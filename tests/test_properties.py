@@ -125,7 +125,9 @@ LIMITED = [setting for setting in TrainConfig.options() if setting.limits]
 @given(chosen=st.fixed_dictionaries({setting.name: edges(setting) for setting in LIMITED}))
 def test_a_checkpoint_of_whatever_the_options_allow_is_read_again(tmp_path, chosen):
     """All of it but the tensors goes through a file; a hundred layers of a million units exist on the meta device."""
-    config = TrainConfig(tmp_path, arch="cnn", **{**chosen, "hidden_units": tuple(chosen["hidden_units"])})
+    left = 1 - chosen["valid_split"]  # of which the test photos must leave some
+    chosen |= {"hidden_units": tuple(chosen["hidden_units"]), "test_split": chosen["test_split"] * left / 4}
+    config = TrainConfig(tmp_path, arch="cnn", **chosen)
     preprocessing = source_of("cnn").weights("cnn", None, config.image_size).preprocessing
     model = ModelConfig("cnn", config.hidden_units, config.dropout, 2, "all")
     with torch.device("meta"):

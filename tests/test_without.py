@@ -8,6 +8,9 @@ import pytest
 from support import TINY, read, same
 
 import train
+from flower_classifier.base.messages import InputError
+from flower_classifier.photos.left_out import leave_out
+from flower_classifier.photos.splits import load_splits
 from flower_classifier.photos.tables import read_values
 from flower_classifier.report.report_files import read_table
 
@@ -77,6 +80,35 @@ def test_a_path_of_no_photo_is_named(train_into, flowers, tmp_path):
     assert "train/54/gone.jpg" in outcome.err
 
 
+def test_a_class_that_loses_much_of_its_photos_is_named(flowers, tmp_path, caplog):
+    """Of 8 training photos of each species one may go without a word, two not."""
+    splits = load_splits(flowers)
+    rows = [f"train/54/drawn_{index:03d}.jpg" for index in range(5)]
+    rows += ["train/74/drawn_000.jpg", "train/91/drawn_000.jpg", "train/91/drawn_001.jpg"]
+    rows += [f"valid/49/drawn_{index:03d}.jpg" for index in range(3)]
+    table = listing(tmp_path / "t.csv", *rows)
+    left = leave_out(splits, table)
+    lost = [len(before) - len(after) for before, after in zip(splits.parts, left.parts, strict=True)]
+    assert lost == [8, 3, 0]
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{table} leaves out more than 20% of the training photos of 2 classes: 54 (5 of 8), 91 (2 of 8); are these "
+        "wrong?",
+        f"{table} leaves no validation photos of 49: an accuracy there says nothing of them",
+    ]
+
+
+def test_a_column_says_which_of_the_listed_photos_go(flowers, tmp_path):
+    """One yes is enough, however it is written; what is neither yes nor no is refused."""
+    splits = load_splits(flowers)
+    photos = [f"test/54/drawn_{index:03d}.jpg" for index in range(3)]
+    rows = [f"{photos[0]},no", f"{photos[0]}, Yes", f"{photos[1]},No", f"{photos[1]},", f"{photos[2]},TRUE"]
+    left = leave_out(splits, listing(tmp_path / "t.csv", *rows, header="path,leave_out"))
+    assert set(splits.test.photos) - set(left.test.photos) == {photos[0], photos[2]}
+    odd = listing(tmp_path / "odd.csv", f"{photos[0]},perhaps", header="path,leave_out")
+    with pytest.raises(InputError, match="the column leave_out says perhaps: write yes or no"):
+        leave_out(splits, odd)
+
+
 def test_paths_may_be_written_in_other_ways(flowers, monkeypatch, tmp_path):
     monkeypatch.chdir(flowers.parent)
     root = Path(flowers.name)
@@ -90,7 +122,8 @@ def test_paths_may_be_written_in_other_ways(flowers, monkeypatch, tmp_path):
         f"{flowers}/../{flowers.name}//{photos[5]}",
     ]
     table = listing(tmp_path / "table.csv", *written)
-    assert read_values(table, "without", root, [*photos, "train/54/other.jpg"], "there") == [""] * 6 + [None]
+    found = read_values(table, "without", root, [*photos, "train/54/other.jpg"], "there", "leave_out", default="yes")
+    assert found == [["yes"]] * 6 + [[]]
 
 
 @pytest.mark.slow

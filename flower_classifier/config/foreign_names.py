@@ -13,7 +13,7 @@ BY_CLASSES = "is not needed: it is the number of class folders"
 LAYERS = "--hidden_units 512 256 makes two hidden layers"
 INTO_FILE = "--save_dir says where the checkpoint goes, --resume goes on with the run there"
 GOES_ON = "it goes on with the run that lies in --save_dir"
-RATE_FALLS = "is not here: the rate stays, and the parameters' average is what is kept"
+RATE_FALLS = "is not here: a head keeps its rate and the average of its steps, and fine-tuning's rate falls by itself"
 OPTIMIZER = "is not here: the optimizer is AdamW, and --learning_rate and --weight_decay set it"
 SPLITS = "is not needed: DATA_DIR holds train/, valid/ and test/"
 

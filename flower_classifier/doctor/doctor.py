@@ -59,7 +59,8 @@ class Examined:
         """Return a finding about a photo, perhaps with its twin."""
         ref, twin_photo = self.refs[index], "" if twin is None else self.refs[twin].photo
         other_class = "" if twin is None else self.classes[self.refs[twin].label]
-        return Finding(ref.photo, kind, score, suggestion, twin_photo, self.classes[ref.label], other_class)
+        label_folder, split = self.classes[ref.label], ref.split.name
+        return Finding(ref.photo, kind, score, suggestion, twin_photo, label_folder, other_class, split)
 
     def about_twins(self) -> Iterator[Finding]:
         """For each group of duplicates, report every photo but the one to keep, beside that one.
@@ -113,10 +114,9 @@ class Examined:
         for index in ((powers >= math.log10(LEAST_TIMES)) & is_judged).nonzero()[:, 0].tolist():
             rival, ref = int(rivals[index]), self.refs[index]
             advice, rival_folder = f"looks like {self.names[rival]}", self.classes[rival]
-            label_folder = self.classes[ref.label]
-            yield Finding(
-                ref.photo, "label", powers[index].item(), advice, f"{rival_folder}/", label_folder, rival_folder
-            )
+            label_folder, power, split = self.classes[ref.label], powers[index].item(), ref.split.name
+            similar = f"{rival_folder}/"
+            yield Finding(ref.photo, "label", power, advice, similar, label_folder, rival_folder, split)
         judged = is_judged.nonzero()[:, 0].tolist()
         for row, score in beyond(opinion.distances.numpy()[judged], LEAST_OF_DISTANCES):
             yield self.finding(judged[row], "outlier", score, "is it one of the classes at all?")
@@ -200,7 +200,7 @@ def examine(splits: Sequence[Inputs], classes: Sequence[str], names: Sequence[st
     errors = [(PhotoRef(inputs.split, index), error) for inputs in splits for index, error in inputs.bad.items()]
     errors += [(ref, stats) for ref, stats in zip(refs, measured, strict=True) if isinstance(stats, ImageError)]
     findings = [
-        Finding(ref.photo, "unreadable", 1, str(error).removeprefix(f"cannot open {ref.path}: "))
+        Finding(ref.photo, "unreadable", 1, str(error).removeprefix(f"cannot open {ref.path}: "), split=ref.split.name)
         for ref, error in errors
     ]
     for find in (examined.about_twins, examined.about_labels, examined.about_pixels, examined.about_classes):

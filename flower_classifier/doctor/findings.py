@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flower_classifier.base.messages import counted, note, printable
 from flower_classifier.photos.grey import GreyRange
 from flower_classifier.photos.images import ImageError, load_image
+from flower_classifier.photos.left_out import LEAVE_OUT, NO, YES
 from flower_classifier.report.evaluation_report import PHOTO_SIDE
 from flower_classifier.report.report_files import endings, write_table, writing
 
@@ -30,14 +31,15 @@ class Kind:
     name: str  # in doctor.csv
     shows: str  # what it is, for people: in the summary, on the contact sheet and in the documentation
     score_means: str  # findings of a kind are sorted by it, the highest score first
+    is_fact: bool = False  # whether a photo that judges is to be left out, too: it cannot be used, or it is a copy
 
 
 # A new kind needs a line here and in docs/doctor.md, and code in doctor/doctor.py that yields it
 KINDS = (
-    Kind("unreadable", "files that cannot be opened", "1"),
-    Kind("leak", "photos that are also in another split", "how alike the two are, at most 1"),
-    Kind("two_labels", "photos that lie under two classes", "how alike the two are, at most 1"),
-    Kind("same_photo", "photos that are there twice", "how alike the two are, at most 1"),
+    Kind("unreadable", "files that cannot be opened", "1", is_fact=True),
+    Kind("leak", "photos that are also in another split", "how alike the two are, at most 1", is_fact=True),
+    Kind("two_labels", "photos that lie under two classes", "how alike the two are, at most 1", is_fact=True),
+    Kind("same_photo", "photos that are there twice", "how alike the two are, at most 1", is_fact=True),
     Kind(
         "label",
         "photos that look like another class",
@@ -65,14 +67,17 @@ class Finding:
     other: str = ""  # the photo or the class that it is like
     class_name: str = ""  # the folder of the photo's class, or of the class itself
     other_class: str = ""  # the folder of the other photo's class, or of the class that it looks like
+    split: str = ""  # train, valid or test, of a photo
 
     @property
     def row(self) -> list[object]:
-        """Its row in doctor.csv."""
-        return [self.path, self.kind, round(self.score, 4), self.suggestion, self.other]
+        """Its row in doctor.csv. Photos that judge stay in a run, unless facts speak against them."""
+        is_left_out = self.split == "train" or any(kind.is_fact for kind in KINDS if kind.name == self.kind)
+        answer = (YES if is_left_out else NO) if self.split else ""
+        return [self.path, self.kind, round(self.score, 4), self.suggestion, self.other, answer]
 
 
-HEADER = ["path", "finding", "score", "suggestion", "other"]
+HEADER = ["path", "finding", "score", "suggestion", "other", LEAVE_OUT]
 
 
 # --------------------------------------------------------------------------------------------- the table and the sheets

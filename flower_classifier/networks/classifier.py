@@ -102,7 +102,7 @@ class ModelConfig:
         )
 
 
-ROUNDING = 0.01  # of normalised values: float32 and bfloat16 differ by that
+ROUNDING = 0.01  # of normalised values and of pixels: float32 and bfloat16 differ by that
 
 
 class Classifier(nn.Module):
@@ -219,7 +219,10 @@ def normalise(
 
 
 def check_normalised(values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> None:
-    """Raise InputError for floats (B, 3, S, S) below what black becomes, or above what white does."""
+    """Raise InputError for floats (B, 3, S, S) that are no normalised photo.
+
+    They lie below what black becomes, or above what white does; or are pixels / 255, as of torchvision's ToTensor.
+    """
     black, white = -mean / std, (255 - mean) / std
     if not ((values >= black - ROUNDING) & (values <= white + ROUNDING)).all():
         least, most = values.min(), values.max()
@@ -227,6 +230,16 @@ def check_normalised(values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor
             f"floats from {least:.3g} to {most:.3g} are no normalised photo: give what process_image(photo, "
             "model.preprocessing) returns, or the pixels themselves as uint8"
         )
+    if 0 <= values.min() < values.max() <= 1 and are_levels(255 * values) and not are_levels(values * std + mean):
+        raise InputError(
+            "floats from 0 to 1 are not normalised: give what process_image(photo, model.preprocessing) returns, or "
+            "the pixels themselves as uint8"
+        )
+
+
+def are_levels(values: torch.Tensor) -> bool:
+    """Say whether values are whole, as pixels are, but for rounding."""
+    return bool(((values - values.round()).abs() < ROUNDING).all())
 
 
 # ----------------------------------------------------------------------------------------------------- a new classifier

@@ -64,11 +64,12 @@ class Photos:
 
 
 def hold_out(
-    photos: Photos, share: float, seed: int, rule: str | None = None, split: str = "valid"
+    photos: Photos, share: float, seed: int, rule: str | None = None, split: str = "valid", already: float = 0.0
 ) -> tuple[ByClass, ByClass]:
     """Return what to learn from and what to hold out, about a `share` of every class; say how many.
 
-    `split`: what they are for, valid or test. `rule`: what belongs together, as for `groups_of`.
+    `rule`: what belongs together, as for `groups_of`. `split`: what they are for, valid or test. `already`: the share
+    of every class that was held out before; `share` is one of all photos, those included.
 
     Near copies of which a class has no others are torn apart, with a
     warning; where another rule makes one group of a class, none of it is held out. Raises InputError where nothing is.
@@ -87,7 +88,7 @@ def hold_out(
             f"{photos.root}: all photos of {first_few(whole)} are near copies of one another: some are held out "
             "nonetheless, and say little of other photos"
         )
-    held = choose(indices_of, share, seed, groups)
+    held = choose(indices_of, share / (1 - already), seed, groups)
     if not held and groups:
         raise InputError(f"makes one group of each class in {photos.root}, so none can be held out", "groups")
     if not held:
@@ -97,7 +98,8 @@ def hold_out(
         warn(f"{photos.root}: nothing is held out of {first_few(whole)}: by --groups {rule} each class is one group")
     kind = spoken(split)
     missing = f"{kind} photos in {photos.labelled_by}" if photos.labelled_by else f"{kind} folder in {photos.root}"
-    note(f"no {missing}: held out {held_in_words(photos, held, share, groups, rule)}")
+    of_all = len(held) / len(photos.names) * (1 - already)
+    note(f"no {missing}: held out {held_in_words(photos, held, share, of_all, groups, rule)}")
     if rule is None and split == "valid":  # once is enough
         hint_at_series(photos, held)
     names, by_class = {photos.names[index] for index in held}, photos.by_class.items()
@@ -107,17 +109,22 @@ def hold_out(
 
 
 def held_in_words(
-    photos: Photos, held: Collection[int], share: float, groups: Sequence[Collection[int]], rule: str | None
+    photos: Photos,
+    held: Collection[int],
+    share: float,
+    of_all: float,
+    groups: Sequence[Collection[int]],
+    rule: str | None,
 ) -> str:
-    """Say how many photos are held out, and what is kept together."""
+    """Say how many photos are held out, the share asked for and the one that became, and what is kept together."""
     count, as_what = counted(len(held), "training photo"), "as such" if photos.labelled_by else "as one"
     if not groups:
         return f"{count} ({share:.0%} of each class) {as_what}"
-    actual, asked = f"{len(held) / len(photos.names):.0%}", f"{share:.0%}"
-    of_all = asked if actual == asked else f"{actual} instead of {asked}"
+    actual, asked = f"{of_all:.0%}", f"{share:.0%}"
+    how_many = asked if actual == asked else f"{actual} instead of {asked}"
     what = "near copies" if rule is None else f"photos that belong together by --groups {rule}"
     in_groups = f"{sum(map(len, groups)):,} {what}, in {counted(len(groups), 'group')}"
-    return f"{count} ({of_all}) {as_what}; {in_groups}, are not torn apart"
+    return f"{count} ({how_many}) {as_what}; {in_groups}, are not torn apart"
 
 
 def choose(
@@ -208,9 +215,9 @@ def keys_by(rule: str, photos: Photos) -> list[object]:
     if not table.suffix:
         raise InputError(f"must be {FOLDER}, {STEM}, {NONE} or a table (FILE.csv), not {rule}", "groups")
     groups = read_values(table, "groups", photos.root, photos.names, f"that may be held out of {photos.root}", "group")
-    if alone := [name for name, group in zip(photos.names, groups, strict=True) if group is None]:
+    if alone := [name for name, group in zip(photos.names, groups, strict=True) if not group]:
         warn(f"{table} lacks {counted(len(alone), 'photo')}, which are in no group: {first_few(alone)}")
-    return [group or None for group in groups]
+    return [(group[-1] or None) if group else None for group in groups]
 
 
 def folder_of(root: Path, name: str, class_folder: str | None) -> str | None:

@@ -1,7 +1,7 @@
 """The photos of a run: which are for training, which are held out or left out, and the class of each.
 
 `load_splits` finds them below a data folder: layout.py says what folders may mean, label_tables.py what tables do.
-`--without` leaves out the photos that a table lists, such as the doctor's.
+left_out.py leaves out the photos that a table lists.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from flower_classifier.photos.hold_out import NONE, Photos, hold_out
 from flower_classifier.photos.label_tables import Labels
 from flower_classifier.photos.layout import layout_of, photos_by_split, split_folders
 from flower_classifier.photos.name_labels import labels_hint
-from flower_classifier.photos.tables import read_values
 from flower_classifier.photos.tar_files import index_of, split_path, status_if_there
 
 PhotoKey = tuple[str, int, int, int]  # path below the data folder, size in bytes, mtime and ctime in ns
@@ -125,29 +124,6 @@ class Splits:
             names = first_few(sorted(torn))
             warn(f"{counted(len(torn), 'photo')} lie under more than one class ({names}): keep one copy of each")
 
-    def without(self, table: Path) -> Splits:
-        """Return the splits less the photos that a table lists, by their paths below the data folder.
-
-        Raises InputError for a table that cannot be read, and where nothing would be left of a class or a split.
-        """
-        photos = [photo for split in self.parts for photo in split.photos]
-        values = read_values(table, "without", self.train.root, photos, f"in {self.train.root}")
-        listed = {photo for photo, value in zip(photos, values, strict=True) if value is not None}
-        train, valid, *test = (
-            split.take([index for index, photo in enumerate(split.photos) if photo not in listed])
-            for split in self.parts
-        )
-        left = set(train.labels)
-        if lost := [name for label, name in enumerate(self.classes) if label not in left]:
-            names = first_few(lost)
-            raise InputError(f"{table} lists all training photos of {names}: leave some, or move the class away")
-        if not len(valid):
-            raise InputError(f"{table} lists all validation photos: leave some")
-        if test and not len(test[0]):
-            warn(f"{table} lists all test photos: there will be no test result")
-        note(f"going on without {counted(len(listed), 'photo')} of {len(photos):,}, listed in {table}")
-        return replace(self, train=train, valid=valid, test=test[0] if test and len(test[0]) else None)
-
 
 @dataclass(frozen=True)
 class Data:
@@ -228,10 +204,10 @@ def load_splits(
     test = by_split.get("test", {})
     if test_split and test:
         warn("--test_split holds test photos out, but none are held out: there are test photos")
-    elif test_split:  # of those that are left, as many as that is of all: what validates stays the same without it
-        share = test_split if "valid" in by_split else test_split / (1 - valid_split)
+    elif test_split:  # drawn after those that validate, which stay the same without it
         held_from = Photos(data_dir, train, class_folders, str(labels or ""), cache_dir)
-        train, test = hold_out(held_from, share, seed, groups, "test")
+        already = 0.0 if "valid" in by_split else valid_split
+        train, test = hold_out(held_from, test_split, seed, groups, "test", already)
     warn_of_cases(data_dir, tuple(train))
     splits = Splits(
         classes=tuple(train),

@@ -74,34 +74,40 @@ def as_written(photo: str) -> str:
 
 
 def read_values(
-    path: Path, option: str, root: Path, photos: Sequence[str], where: str, column: str | None = None
-) -> list[str | None]:
-    """Return what stands in a column of a table for each photo, "" without a column; None for photos not listed.
+    path: Path,
+    option: str,
+    root: Path,
+    photos: Sequence[str],
+    where: str,
+    column: str,
+    default: str | None = None,
+) -> list[list[str]]:
+    """Return what stands in a column of a table in each of the rows of each photo; [] for photos not listed.
 
     `photos` are paths below `root`. A table may also begin its paths with "./" or with that folder, absolute or as it
     was named, or divide them by backslashes. Warn of paths of no photo `where` photos are looked for; those of classes,
-    which end in "/", are ignored. Raises InputError, naming the option, for a file that cannot be read or lacks a
-    column, and where none of its paths is a photo's.
+    which end in "/", are ignored. `default`: what counts where the table has no such column. Raises InputError, naming
+    the option, for a file that cannot be read or lacks a column, and where none of its paths is a photo's.
     """
     table = read_table(path, option)
     columns = table.called(PATH_COLUMNS)
     if not columns:
         raise table.error(" has no column path: give a table such as doctor.csv")
-    if column and column not in table.columns:
+    if column not in table.columns and default is None:
         raise table.error(f" has no column {column}: give a table with the columns path and {column}")
     names = list(map(as_written, photos))
     present = set(names)
-    values: dict[str, str] = {}
-    cells = table.cells(column) if column else [""] * len(table.rows)
+    values: dict[str, list[str]] = {}
+    cells = table.cells(column) if column in table.columns else [default or ""] * len(table.rows)
     for cell, value in zip(map(as_written, table.cells(columns[0])), cells, strict=True):
         if cell and not cell.endswith("/"):
-            values[cell if cell in present else below(cell, root)] = value
+            values.setdefault(cell if cell in present else below(cell, root), []).append(value)
     if values and not values.keys() & present:
         example = f"it has {first_few(sorted(values), 1)}, and there is {printable(min(present, default='no photo'))}"
         raise table.error(f" lists no photo {where}: {example}")
     if missing := sorted(values.keys() - present):
         warn(f"{path}: {counted(len(missing), 'path')} of no photo {where} ({first_few(missing)})")
-    return [values.get(name) for name in names]
+    return [values.get(name, []) for name in names]
 
 
 def below(cell: str, root: Path) -> str:

@@ -40,6 +40,8 @@ def draw_curves(
 ) -> Figure:
     """Draw the losses and the validation accuracy by epoch, with the best epoch marked.
 
+    Where a run is judged by class, its balanced accuracy stands beside the accuracy.
+
     `began`: the number of epochs after which fine-tuning began, where it did. `photos`: how many validated, where that
     is known.
     """
@@ -51,10 +53,15 @@ def draw_curves(
     for key, label, color in (("train_loss", "training", style.GREY), ("valid_loss", "validation", style.GREEN)):
         losses.plot(epochs, [row[key] for row in history], color=color, linewidth=2, marker=dots, label=label)
     losses.set_ylim(0, 1.05 * losses.get_ylim()[1])
-    losses.legend(frameon=False, labelcolor=style.INK, prop={"size": style.NORMAL, "family": installed_fonts()})
     accuracy = add_chart(figure, 5.6, 0.62, 4.1, 3.0, "validation accuracy")
     shares = [row["valid_accuracy"] for row in history]
-    accuracy.plot(epochs, shares, color=style.GREEN, linewidth=2, marker=dots)
+    accuracy.plot(epochs, shares, color=style.GREEN, linewidth=2, marker=dots, label="of photos")
+    if is_by_class := all("valid_balanced_accuracy" in row for row in history):
+        balanced = [row["valid_balanced_accuracy"] for row in history]
+        accuracy.plot(epochs, balanced, color=style.GREY, linewidth=2, marker=dots, label="balanced: mean over classes")
+        shares += balanced
+    for axes in (losses, accuracy) if is_by_class else (losses,):
+        axes.legend(frameon=False, labelcolor=style.INK, prop={"size": style.NORMAL, "family": installed_fonts()})
     accuracy.set_ylim(limits_of_shares(shares, photos))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     second = (began + 0.5, epochs[-1] + 0.5) if began is not None and epochs[-1] > began else None
@@ -68,6 +75,8 @@ def draw_curves(
         if len(epochs) == 1:
             axes.set_xlim(0, 2)
     text = f"best epoch {best_epoch}: {share_text(best['valid_accuracy'], photos or SOME_PHOTOS)}"
+    if is_by_class:
+        text += f", balanced {share_text(best['valid_balanced_accuracy'], photos or SOME_PHOTOS)}"
     accuracy.text(1, 1.03, text, ha="right", transform=accuracy.transAxes, **text_style(style.NORMAL, style.GREEN))
     if photos:
         digits = 2 if photos > 10 else 3  # 1.1%, 12.5%

@@ -21,7 +21,7 @@ from flower_classifier.features.batches import shuffled, to_learner, whole
 from flower_classifier.features.inputs import Inputs, Schedule
 from flower_classifier.networks.devices import seed_torch, threads_for_work, torch_threads
 from flower_classifier.networks.whitening import Whitening, enough_to_whiten
-from flower_classifier.training.recipe import Recipe
+from flower_classifier.training.recipe import Recipe, balanced
 from flower_classifier.training.state import average_in
 
 TEMPERATURES = tuple(2.0 ** (step / 3) for step in range(-12, 13))  # 1/16 to 16, in steps of 26 %
@@ -188,11 +188,13 @@ class FoldHeads:
 
     They learn in a fraction of the time that heads with hidden layers take, and do as well here (docs/strangers.md).
     `photos`: which of the training photos each head learns from, bool (H, N). `classes`: which classes it knows, bool
-    (H, C); it must not learn from photos of other classes.
+    (H, C); it must not learn from photos of other classes. `is_balanced`: whether each class weighs the same in a loss.
     """
 
-    def __init__(self, train: Inputs, schedule: Schedule, photos: torch.Tensor, classes: torch.Tensor) -> None:
-        self.train, self.photos, self.classes = train, photos, classes
+    def __init__(
+        self, train: Inputs, schedule: Schedule, photos: torch.Tensor, classes: torch.Tensor, is_balanced: bool = False
+    ) -> None:
+        self.train, self.photos, self.classes, self.is_balanced = train, photos, classes, is_balanced
         steps = -(-int(photos.any(dim=0).sum()) // BATCH_SIZE)
         epochs = max(schedule.epochs, -(-LEAST_STEPS // steps))
         self.recipe = Recipe(epochs, LEARNING_RATE, BATCH_SIZE, schedule.views, SEED, WEIGHT_DECAY)
@@ -215,6 +217,8 @@ class FoldHeads:
             whitening = train.find_whitening(DEFAULT_SHRINKAGE, indices)
             train = train.whitened_by(whitening)
             recipe = replace(recipe, learning_rate=WHITENED_RATE, weight_decay=WHITENED_DECAY)
+        if self.is_balanced:
+            recipe = replace(recipe, class_weights=balanced(labels[indices].tolist(), len(classes)))
         seed_torch(recipe.seed, "head")
         head = nn.Sequential(nn.Linear(train.frozen.classifier.feature_width, len(classes)))
         stack = HeadStack(head, [HeadSettings((), 0.0, recipe)], device, classes[None])

@@ -28,9 +28,12 @@ from flower_classifier.photos.views import Augmentation
 
 
 def balanced(labels: Sequence[int], classes: int) -> tuple[float, ...]:
-    """Return class weights that make every class count the same in total; their mean over the labels is 1."""
+    """Return class weights that make every class count the same in total; their mean over the labels is 1.
+
+    A class without any photo does not count.
+    """
     counts = Counter(labels)
-    return tuple(len(labels) / (classes * counts[label]) for label in range(classes))
+    return tuple(len(labels) / (len(counts) * max(counts[label], 1)) for label in range(classes))
 
 
 @dataclass(frozen=True)

@@ -91,20 +91,19 @@ def report_resumed(config: TrainConfig, state: TrainState, saved: Finished) -> N
 
 def epoch_line(row: Row, epochs: int, photos: int) -> str:
     """Return an epoch's numbers, on so many validation photos, as a line for people; those of the same stage align."""
-    accuracy = share_text(row["valid_accuracy"], photos)
+    accuracy, width = share_text(row["valid_accuracy"], photos), len(share_text(1, photos))
     return (
         f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}   training loss {row['train_loss']:.4f}   "
-        f"validation loss {row['valid_loss']:.4f}   validation accuracy {accuracy:>{len(share_text(1, photos))}}"
-        + balanced_text(row, photos)
+        f"validation loss {row['valid_loss']:.4f}   validation accuracy {accuracy:>{width}}"
+        + balanced_text(row, photos, width)
     )
 
 
-def balanced_text(row: Row, photos: int) -> str:
+def balanced_text(row: Row, photos: int, width: int = 0) -> str:
     """Return what follows an epoch's accuracy on so many photos where the run is judged by class; else nothing."""
     if "valid_balanced_accuracy" not in row:
         return ""
-    accuracy = share_text(row["valid_balanced_accuracy"], photos)
-    return f"   balanced accuracy {accuracy:>{len(share_text(1, photos))}}"
+    return f"   balanced accuracy {share_text(row['valid_balanced_accuracy'], photos):>{width}}"
 
 
 def report_best(

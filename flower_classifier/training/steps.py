@@ -36,6 +36,7 @@ from flower_classifier.networks.source import NoWeightsError, Weights
 from flower_classifier.networks.whitening import enough_to_whiten
 from flower_classifier.photos.category_names import load_category_names
 from flower_classifier.photos.download import download
+from flower_classifier.photos.left_out import leave_out
 from flower_classifier.photos.splits import Data, load_splits
 from flower_classifier.report.run_log import RunLog
 from flower_classifier.training.feature_search import FeatureKind, choose_features
@@ -117,7 +118,7 @@ def find_data(config: TrainConfig) -> Data:
     shares = {"valid_split": config.valid_split, "test_split": config.test_split}
     splits = load_splits(config.data_dir, seed=config.seed, labels=labels, groups=groups, cache_dir=cache_dir, **shares)
     if config.without:
-        splits = splits.without(config.without)
+        splits = leave_out(splits, config.without)
     if config.category_names is None and not config.resume:  # a resumed run has its names
         with contextlib.suppress(OSError, ValueError):  # it is only a hint
             if set(splits.classes) <= json.loads(FLOWER_NAMES.read_text(encoding="utf-8")).keys():
