@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import http.server
 import io
 import json
@@ -46,10 +47,10 @@ class Host(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def hosted(folder):
-    """Serve a folder on 127.0.0.1; give its address, which ends in a slash."""
+def hosted(folder, port=0):
+    """Serve a folder on 127.0.0.1, at a free port or at this one; give its address, which ends in a slash."""
     handler = functools.partial(Host, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
@@ -64,15 +65,18 @@ def made_patient(folder):
 
 def made_restless(folder):
     """Let the page of an exported folder take the camera's next picture at once, without a rest between two."""
-    with_constant(folder / "app.js", "SHORTEST_FRAME", 33, 1)
+    with_constant(folder / "app.js", "SHORTEST_FRAME", 100, 1)
     return folder
 
 
 def with_constant(path, name, before, after):
-    """Change a constant of a script."""
-    script = path.read_text(encoding="utf-8")
+    """Change a constant of a script, and its digest in the service worker, which keeps no other script."""
+    script, worker = path.read_text(encoding="utf-8"), path.with_name("service_worker.js")
     assert script.count(f"{name} = {before}") == 1
-    path.write_text(script.replace(f"{name} = {before}", f"{name} = {after}"), encoding="utf-8")
+    changed = script.replace(f"{name} = {before}", f"{name} = {after}")
+    path.write_text(changed, encoding="utf-8")
+    old, new = (hashlib.sha256(text.encode()).hexdigest() for text in (script, changed))
+    worker.write_text(worker.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -37,24 +37,49 @@ def test_without_a_network_it_works_after_the_first_visit(visitor, exported, som
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("networks_at_hand")
-def test_another_export_in_its_place_is_taken(visitor, exported, trained, some, tmp_path):
-    """The service worker of the first one must not keep it for ever."""
+def test_another_export_in_its_place_is_taken_and_costs_what_has_changed(visitor, exported, trained, some, tmp_path):
+    """The service worker of the first one must not keep it for ever. An update that breaks off changes nothing."""
     folder, names = made_patient(shutil.copytree(exported, tmp_path / "app")), tmp_path / "names.json"
     names.write_text(json.dumps({name: f"new {name}" for name in fc.load(folder).classes}))
     with hosted(tmp_path) as address:
         open_page(visitor, f"{address}app/")
-        ask(visitor, some[0])
+        expected = ask(visitor, some[0])["predictions"]
         (earlier,) = caches_of(visitor)
         export.main([str(trained / "checkpoint.pth"), str(folder), "--category_names", str(names)])
-        made_patient(folder)
-        later = max(path.stat().st_mtime for path in folder.rglob("*")) + 5  # by which a host tells what has changed
-        for path in folder.rglob("*"):
-            os.utime(path, (later, later))
+        spec = (made_patient(folder) / "classifier.json").read_bytes()
+        (folder / "classifier.json").write_text("<title>We will be back soon</title>")
+        change_times(folder)
+        Host.asked.clear()
         visitor.get(f"{address}app/")  # which lets Chromium look for another service worker
+        wait_until(lambda: "/app/classifier.json" in Host.asked and not is_installing(visitor), "the update broke off")
+    address = f"{address}app/"
+    visitor.get(address)  # the host is gone
+    wait_for(visitor, "document.body.dataset.state == 'no-camera'")
+    assert ask(visitor, some[0])["predictions"] == expected
+    port = int(address.split(":")[2].split("/")[0])
+    (folder / "classifier.json").write_bytes(spec)
+    change_times(folder, 10)
+    with hosted(tmp_path, port):
+        visitor.get(address)
         wait_until(lambda: is_replaced(visitor, earlier), "the new export's service worker took over")
-        open_page(visitor, f"{address}app/")
-        assert ask(visitor, some[0])["predictions"][0]["name"].startswith("new ")
-        assert len(caches_of(visitor)) == 1
+    assert [path for path in Host.asked if path.endswith((".onnx", ".gz"))] == []
+    assert "/app/style.css" not in Host.asked
+    open_page(visitor, address)  # the host is gone again
+    assert ask(visitor, some[0])["predictions"][0]["name"].startswith("new ")
+    assert len(caches_of(visitor)) == 1
+
+
+def change_times(folder, seconds=5):
+    """Make the files of a folder younger: by their times a host tells what has changed."""
+    later = max(path.stat().st_mtime for path in folder.rglob("*")) + seconds
+    for path in folder.rglob("*"):
+        os.utime(path, (later, later))
+
+
+def is_installing(driver):
+    """Say whether a new service worker is still fetching its files."""
+    ask_registration = "navigator.serviceWorker.getRegistration().then((it) => arguments[0](Boolean(it.installing)))"
+    return driver.execute_async_script(ask_registration)
 
 
 def caches_of(driver):
@@ -89,6 +114,37 @@ def test_another_site_at_its_address_is_shown_and_other_files_of_the_host_are_fr
         for _ in range(2):
             visitor.get(address)
             assert visitor.title == "another site"
+        assert caches_of(visitor) == []
+
+
+@pytest.mark.slow
+def test_a_word_about_maintenance_in_its_place_changes_nothing_for_a_day(visitor, exported, some, tmp_path):
+    """Whatever is asked for, the host answers with that, and with status 200."""
+    folder = made_patient(shutil.copytree(exported, tmp_path / "app"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with hosted(tmp_path) as host:
+        address = f"{host}app/"
+        open_page(visitor, address)
+        expected, kept = ask(visitor, some[0])["predictions"], caches_of(visitor)
+        for path in before:
+            path.write_text("<title>We will be back soon</title>")
+        change_times(folder)
+        open_page(visitor, address)
+        assert ask(visitor, some[0])["predictions"] == expected
+        for path, data in before.items():
+            path.write_bytes(data)
+        change_times(folder, 10)
+        open_page(visitor, address)
+        assert ask(visitor, some[0])["predictions"] == expected
+        assert caches_of(visitor) == kept
+        for path in before:
+            path.write_text("<title>another site</title>")
+        change_times(folder, 20)
+        open_page(visitor, address)
+        since = "caches.open(arguments[0]).then(async (it) => it.put('something-else', new Response('0')))"
+        visitor.execute_async_script(f"{since}.then(arguments[1])", *kept)
+        visitor.get(address)
+        assert visitor.title == "another site"
         assert caches_of(visitor) == []
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ast
 import functools
+import gzip
 import html
 import json
 import os
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -208,14 +210,19 @@ def files_of(title: str, model: bytes, spec: ExportSpec) -> dict[str, bytes]:
     """Return all files of an exported folder, by their names in it."""
     files = {**script_files(), **static_files(), MODEL_FILE: model, SPEC_FILE: spec.to_text()}
     files[README] = readme(title, spec, len(model))
-    files[INDEX] = filled(INDEX, title=html.escape(title), spec_sha256=sha256_of(files[SPEC_FILE]))
     files[MANIFEST] = manifest(title)
     page = {name: data for name, data in files.items() if not name.endswith(NOT_OF_THE_PAGE)}
+    named = {"title": html.escape(title), "spec_sha256": sha256_of(files[SPEC_FILE])}
+    contents = {name: sha256_of(data) for name, data in sorted(page.items())}
+    version = sha256_of(f"{contents} {filled(INDEX, **named)!r}".encode())[:16]
+    page[INDEX] = files[INDEX] = filled(INDEX, version=version, **named)
+    digests = {name: [sha256_of(data)] for name, data in sorted(page.items())}
+    for name, either in digests.items():
+        if name.endswith(".gz"):  # a host may say how it is packed, and the browser unpacks it
+            either.append(sha256_of(gzip.decompress(page[name])))
     # The page caches at once the files that every visit needs; the network and its runtime, when first fetched
-    later = [name for name in page if name == MODEL_FILE or name.startswith("vendor/")]
-    shell = ["./", *sorted(set(page) - set(later))]
-    version = sha256_of("".join(f"{name} {sha256_of(data)}\n" for name, data in sorted(page.items())).encode())[:16]
-    worker = filled(SERVICE_WORKER, version=version, shell=json.dumps(shell), later=json.dumps(sorted(later)))
+    later = [name for name in digests if name == MODEL_FILE or name.startswith("vendor/")]
+    worker = filled(SERVICE_WORKER, version=version, files=json.dumps(digests), later=json.dumps(later))
     return {**files, SERVICE_WORKER: worker}
 
 
@@ -271,6 +278,7 @@ INDEX, SERVICE_WORKER, MANIFEST = "index.html", "service_worker.js", "manifest.w
 FILLED = (INDEX, SERVICE_WORKER)  # with {{words}} to be replaced
 NOT_OF_THE_PAGE = (".py", ".md")  # endings of files beside it
 PAPER = "#f6f4ef"  # as in style.css
+MOST_LETTERS = 12  # of a name below an icon
 
 
 def static_files() -> dict[str, bytes]:
@@ -287,8 +295,10 @@ def manifest(title: str) -> bytes:
         {"src": "icon.svg", "sizes": "any", "type": "image/svg+xml"},
     ]
     facts = {
+        "id": "./",
         "name": title,
-        "short_name": title[:12],
+        "short_name": (textwrap.wrap(title, MOST_LETTERS) or [title])[0],
+        "description": f"{title}: point the camera, and it says what it sees. Nothing leaves this device.",
         "start_url": "./",
         "scope": "./",
         "display": "standalone",
