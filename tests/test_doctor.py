@@ -142,10 +142,10 @@ def test_it_prints_a_line_for_each_kind_and_trains_nothing(printed):
     assert first == "53 photos of 3 classes examined"
     assert "      1  files that cannot be opened: train/b/broken.jpg" in lines
     assert "      2  photos that are also in another split: train/a/03.jpg, train/a/01.jpg" in lines
-    effect = "are among the training photos; accuracy of a linear head"
+    effect = "is among the training photos; accuracy of a linear head"
     assert [line.split()[:3] for line in lines if effect in line] == [
-        ["1", "validation", "photos"],
-        ["1", "test", "photos"],
+        ["1", "validation", "photo"],
+        ["1", "test", "photo"],
     ]
     assert [path.name for path in save_dir.iterdir()] == ["doctor"]
 

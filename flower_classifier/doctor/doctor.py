@@ -16,7 +16,7 @@ import torch
 
 from flower_classifier.base.console import progress
 from flower_classifier.base.files import check_writable
-from flower_classifier.base.messages import InputError, note, reason_of
+from flower_classifier.base.messages import InputError, counted, note, photos_of, reason_of
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.doctor.findings import KINDS, TABLE, Finding, summary_of, write_findings
 from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats, find_twins
@@ -97,7 +97,9 @@ class Examined:
             unleaked = [index for index in in_split if index not in learned]
             if len(unleaked) < len(in_split) and unleaked:
                 accuracy, without = right[in_split].mean().item(), right[unleaked].mean().item()
-                spoken = f"{len(in_split) - len(unleaked):,} {name} photos are among the training photos"
+                leaked = len(in_split) - len(unleaked)
+                verb = "is" if leaked == 1 else "are"
+                spoken = f"{counted(leaked, f'{name} photo')} {verb} among the training photos"
                 yield f"{spoken}; accuracy of a linear head {accuracy:.1%} with them, {without:.1%} without"
 
     def about_labels(self) -> Iterator[Finding]:
@@ -144,7 +146,7 @@ class Examined:
         sizes = torch.bincount(labels, minlength=len(classes)).tolist()
         for name, size in zip(classes, sizes, strict=True):
             if size < SMALL_CLASS:
-                yield Finding(f"{name}/", "small_class", SMALL_CLASS - size, f"{size} training photos", class_name=name)
+                yield Finding(f"{name}/", "small_class", SMALL_CLASS - size, photos_of("train", size), class_name=name)
         pairs = zip(labels.tolist(), opinion.predicted[opinion.is_training].tolist(), strict=True)
         confused = Counter(tuple(sorted(pair)) for pair in pairs if pair[0] != pair[1])
         for (first, second), times in confused.items():
