@@ -65,7 +65,7 @@ def made_patient(folder):
 
 def made_restless(folder):
     """Let the page of an exported folder take the camera's next picture at once, without a rest between two."""
-    with_constant(folder / "app.js", "SHORTEST_FRAME", 33, 1)
+    with_constant(folder / "app.js", "SHORTEST_FRAME", 100, 1)
     return folder
 
 

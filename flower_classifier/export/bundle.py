@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -281,6 +282,7 @@ INDEX, SERVICE_WORKER, MANIFEST = "index.html", "service_worker.js", "manifest.w
 FILLED = (INDEX, SERVICE_WORKER)  # with {{words}} to be replaced
 NOT_OF_THE_PAGE = (".py", ".md")  # endings of files beside it
 PAPER = "#f6f4ef"  # as in style.css
+MOST_LETTERS = 12  # of a name below an icon
 
 
 def static_files() -> dict[str, bytes]:
@@ -297,8 +299,10 @@ def manifest(title: str) -> bytes:
         {"src": "icon.svg", "sizes": "any", "type": "image/svg+xml"},
     ]
     facts = {
+        "id": "./",
         "name": title,
-        "short_name": title[:12],
+        "short_name": (textwrap.wrap(title, MOST_LETTERS) or [title])[0],
+        "description": f"{title}: point the camera, and it says what it sees. Nothing leaves this device.",
         "start_url": "./",
         "scope": "./",
         "display": "standalone",

@@ -10,7 +10,10 @@ const $ = (id) => document.getElementById(id);
 const [video, photo, finder] = ["video", "photo", "finder"].map($);
 const BARS = 3; // style.css leaves room for so many
 const SPEAK_EVERY = 2500; // ms, at most so often a screen reader is told
-const SHORTEST_FRAME = 33; // ms: a faster page would only warm the phone
+const SHORTEST_FRAME = 100; // ms: more answers a second than ten would only warm the phone
+const SURE = 0.6; // probability of the likeliest class, from which on it alone is named
+const ENOUGH = 0.9; // probability that those together have which are named instead
+const MOST_NAMED = 3; // of them
 const MARGIN = { side: 14, top: 54, bottom: 34 }; // px, of the corners: the title and the answer are there
 const MOST_FAILURES = 10; // frames in a row without an answer
 const SMOOTH = 0.85; // weight of the frame before in the frame rate
@@ -67,10 +70,11 @@ function begin(ready) {
 }
 
 // Returns what the worker says of a picture: a file, or a bitmap, which is the worker's from then on.
-function ask(picture) {
+// `stream`: number of the stream that it is a frame of, if it is one of many.
+function ask(picture, stream = null) {
   const id = ++asked;
   const answered = new Promise((resolve) => waiting.set(id, resolve));
-  worker.postMessage({ kind: "picture", id, picture }, picture instanceof ImageBitmap ? [picture] : []);
+  worker.postMessage({ kind: "picture", id, picture, stream }, picture instanceof ImageBitmap ? [picture] : []);
   return answered;
 }
 
@@ -100,7 +104,8 @@ async function openCamera() {
   if (own !== wish) return;
   enter("live", { verdict: TEXTS.looking });
   placeFinder();
-  watch(opened);
+  navigator.wakeLock?.request("screen").catch(() => {}); // which the browser ends when the page is hidden
+  watch(opened, own);
 }
 
 function closeCamera() {
@@ -111,20 +116,20 @@ function closeCamera() {
 const stop = (some) => some.getTracks().forEach((track) => track.stop());
 
 // Answers one frame after the other while this stream is the one that is shown.
-async function watch(own) {
+async function watch(own, streamNumber) {
   let failures = 0; // in a row
   while (stream === own) {
     const began = performance.now();
-    if (!isHeld && !document.hidden && video.videoWidth) {
+    if (!isHeld && video.videoWidth) {
       const frame = await createImageBitmap(video).catch(() => null); // between two sizes there is none
-      const answer = frame && (await ask(frame));
+      const answer = frame && (await ask(frame, streamNumber));
       if (stream !== own) return;
       failures = answer?.kind === "answer" ? 0 : failures + 1;
       if (failures > MOST_FAILURES) return fail(answer?.message ?? TEXTS.noCamera.other);
       if (!failures && !isHeld) show(answer);
       showRate(Math.max(performance.now() - began, SHORTEST_FRAME));
     }
-    const rest = isHeld || document.hidden ? 100 : SHORTEST_FRAME - (performance.now() - began);
+    const rest = isHeld ? 100 : SHORTEST_FRAME - (performance.now() - began);
     await new Promise((resolve) => setTimeout(resolve, Math.max(rest, 0)));
   }
 }
@@ -171,15 +176,28 @@ async function openPhoto() {
 
 // ------------------------------------------------------------------------------------------------------------ answers
 
+// Shows an answer. A stranger has no shares: they would be of classes that it is none of. Where the likeliest class is
+// not probable enough to be named alone, the likeliest ones are.
 function show(answer, atOnce = false) {
   const [first] = answer.predictions;
   const isStranger = answer.known === false;
+  const isUnsure = !isStranger && first.probability < SURE;
+  const names = [];
+  let together = 0;
+  for (const { name, probability } of answer.predictions.slice(0, MOST_NAMED)) {
+    if (together >= ENOUGH) break;
+    names.push(name);
+    together += probability;
+  }
+  let [name, detail] = [first.name, TEXTS.sure(percent(first.probability))];
+  if (isStranger) [name, detail] = [TEXTS.noneOf(classCount), TEXTS.mostLike(names)];
+  else if (isUnsure) [name, detail] = [TEXTS.oneOf(names), TEXTS.sureOfOne(percent(together))];
   $("answer").classList.toggle("stranger", isStranger);
-  const name = isStranger ? TEXTS.noneOf(classCount) : first.name;
-  const detail = isStranger ? TEXTS.mostLike : TEXTS.sure(percent(first.probability));
+  $("answer").classList.toggle("unsure", isUnsure);
   $("verdict").textContent = name;
   $("detail").textContent = detail;
-  answer.predictions.slice(0, BARS).forEach(showBar);
+  if (isStranger) $("bars").replaceChildren();
+  else answer.predictions.slice(0, BARS).forEach(showBar);
   speak(name, isStranger ? name : `${name}, ${detail}`, atOnce);
   dispatchEvent(new CustomEvent("answer", { detail: { ...answer, held: isHeld } }));
 }
@@ -196,13 +214,14 @@ function newBar() {
   for (const kind of ["name", "share", "track"]) {
     row.appendChild(document.createElement("span")).className = kind;
   }
+  row.querySelector(".name").dir = "auto";
   row.querySelector(".track").appendChild(document.createElement("span")).className = "fill";
   return row;
 }
 
-// Tells a screen reader of another answer, but not of every frame.
+// Tells a screen reader of another answer, but not of every frame; of that to a photo or a held picture at once.
 function speak(name, text, atOnce) {
-  if (name === spoken || (!atOnce && performance.now() - spokenAt < SPEAK_EVERY)) return;
+  if (!atOnce && (name === spoken || performance.now() - spokenAt < SPEAK_EVERY)) return;
   [spoken, spokenAt] = [name, performance.now()];
   $("spoken").textContent = text;
 }
@@ -218,13 +237,14 @@ function fail(message) {
 
 // Goes to another state and sets all that it shows, so that no answer, rate or message of the one before stays.
 function enter(state, { verdict = "", detail = "", problem = "" }) {
+  const focused = document.activeElement;
   document.body.dataset.state = state;
   setHeld(false);
   photo.hidden = state !== "photo";
   $("hold").disabled = state !== "live" && state !== "photo";
   $("hold").hidden = state === "no-camera" || state === "failed";
   $("choose").classList.toggle("main", $("hold").hidden);
-  $("answer").classList.remove("stranger");
+  $("answer").classList.remove("stranger", "unsure");
   $("verdict").textContent = verdict || "\u00a0"; // so that the line keeps its height
   $("detail").textContent = detail || "\u00a0";
   $("bars").replaceChildren();
@@ -236,6 +256,8 @@ function enter(state, { verdict = "", detail = "", problem = "" }) {
   $("next").hidden = following >= photos.files.length || state === "failed";
   $("next").textContent = TEXTS.nextPhoto(following + 1, photos.files.length);
   $("notice").hidden = !problem;
+  const isLost = focused?.tagName === "BUTTON" && (focused.disabled || focused.closest("[hidden]"));
+  if (isLost) [$("hold"), $("choose"), $("notice")].find((other) => !other.disabled && !other.hidden)?.focus();
 }
 
 function tryAgain() {
@@ -245,7 +267,7 @@ function tryAgain() {
 
 function setHeld(held) {
   isHeld = held;
-  $("hold").setAttribute("aria-pressed", String(held));
+  $("hold").classList.toggle("held", held);
   const isPhoto = document.body.dataset.state === "photo";
   $("hold").firstElementChild.textContent = isPhoto ? TEXTS.toCamera : held ? TEXTS.goOn : TEXTS.hold;
   if (held) video.pause();
@@ -296,6 +318,7 @@ function watchControls() {
   addEventListener("keydown", pressKey);
   addEventListener("resize", placeFinder);
   video.addEventListener("resize", placeFinder);
+  document.addEventListener("visibilitychange", pause);
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) addEventListener(kind, drag);
 }
 
@@ -304,12 +327,17 @@ function turnCamera() {
   openCamera();
 }
 
+// Stops the camera while nobody sees the page, unless a picture of it is held.
+function pause() {
+  if (document.body.dataset.state !== "live" || isHeld) return;
+  if (document.hidden) closeCamera();
+  else if (!stream) openCamera();
+}
+
 function pressKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === " " && event.target.tagName !== "BUTTON") pressHold();
-  else if (event.key === "o") $("choose").click();
-  else if (event.key === "c" && !$("turn").hidden) turnCamera();
-  else return;
+  const isChord = event.ctrlKey || event.metaKey || event.altKey;
+  if (event.key !== " " || isChord || event.target.tagName === "BUTTON") return;
+  pressHold();
   event.preventDefault();
 }
 

@@ -12,7 +12,9 @@ export const TEXTS = {
   looking: "Looking…",
   sure: (share) => `${share} sure`,
   noneOf: (classes) => `None of the ${number(classes)} classes`,
-  mostLike: "Most like it, of those it knows:",
+  mostLike: (names) => `Of those it knows, most like ${names.join(", ")}`,
+  oneOf: (names) => `${names.slice(0, -1).join(", ")} or ${names.at(-1)}`,
+  sureOfOne: (share) => `${share} sure that it is one of these`,
   framesPerSecond: (rate) => `${rate < 9.5 ? rate.toFixed(1) : Math.round(rate)} fps`,
 
   hold: "Hold",

@@ -1,6 +1,7 @@
 // All work that takes time, beside the page: loading the network, and answering one picture after the other.
 //
-// In:  {kind: "load", options}, then {kind: "picture", id, picture} with an ImageBitmap or a File
+// In:  {kind: "load", options}, then {kind: "picture", id, picture, stream} with an ImageBitmap or a File; `stream` is
+//      the number of the camera's stream that it is a frame of, or null: its answer is a mean over the last frames
 // Out: {kind: "progress", …}, {kind: "ready", …}, {kind: "answer", id, …}, {kind: "failure", id, message}
 
 import { areRead } from "./colours.js";
@@ -12,6 +13,7 @@ import { viewer } from "./resample.js";
 import { TEXTS } from "./texts.js";
 
 const CLASSES_IN_ANSWER = 5;
+const MEMORY = 600; // ms in which an earlier frame's weight falls to 1/e: so names do not flicker (docs/export.md)
 const JPEG = [0xff, 0xd8, 0xff];
 const TIFFS = [[0x49, 0x49], [0x4d, 0x4d]];
 
@@ -19,6 +21,7 @@ let spec; // all that answers are made by beside the network
 let view; // a picture -> pixels
 let network; // pixels -> logits and distance
 let judged; // logits and distance -> what they are worth
+let steady = { stream: null }; // the mean over a stream's last frames, and when it was made
 let turn = Promise.resolve(); // one after the other
 
 onmessage = ({ data }) => {
@@ -50,7 +53,7 @@ function progress(files, sizes) {
 
 const sum = (items, key) => items.reduce((total, item) => total + item[key], 0);
 
-async function answer({ id, picture }) {
+async function answer({ id, picture, stream }) {
   const began = performance.now();
   const isFile = picture instanceof Blob;
   const isJpeg = isFile && (await startsWith(picture, JPEG));
@@ -58,12 +61,23 @@ async function answer({ id, picture }) {
   try {
     const pixels = view(bitmap, bitmap.width, bitmap.height, isJpeg);
     const seen = performance.now();
-    const { logits, distance } = await run(pixels);
+    const outputs = await run(pixels);
+    const { logits, distance } = stream === null ? outputs : steadied(outputs, stream);
     const timing = { look: seen - began, think: performance.now() - seen };
     postMessage({ kind: "answer", id, ...judged(logits, distance, CLASSES_IN_ANSWER), timing });
   } finally {
     bitmap.close();
   }
+}
+
+// Returns the mean of what the network gives over the last frames of a stream.
+function steadied({ logits, distance }, stream) {
+  const now = performance.now();
+  const weight = steady.stream === stream ? Math.exp((steady.at - now) / MEMORY) : 0; // of the mean so far
+  const mixed = (before, value) => (weight ? weight * before + (1 - weight) * value : value);
+  const means = Float64Array.from(logits, (value, index) => mixed(steady.logits?.[index], value));
+  steady = { stream, at: now, logits: means, distance: distance === null ? null : mixed(steady.distance, distance) };
+  return steady;
 }
 
 // Runs the network. A graphics processor can be lost, say while a phone sleeps; then WebAssembly takes over.
