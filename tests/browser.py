@@ -30,7 +30,7 @@ QUIET = (
 )
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 # What the page's own scripts wait for, in milliseconds, before they go on without it
-PATIENCE = (("app.js", "CONTROL_WITHIN", 4000), ("service_worker.js", "PATIENCE", 3000))
+PATIENCE = (("loading.js", "CONTROL_WITHIN", 4000), ("service_worker.js", "PATIENCE", 3000))
 
 
 class Host(http.server.SimpleHTTPRequestHandler):
@@ -47,9 +47,9 @@ class Host(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def hosted(folder, port=0):
+def hosted(folder, port=0, host=Host):
     """Serve a folder on 127.0.0.1, at a free port or at this one; give its address, which ends in a slash."""
-    handler = functools.partial(Host, directory=str(folder))
+    handler = functools.partial(host, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"

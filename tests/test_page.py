@@ -342,23 +342,66 @@ def test_an_iphones_heic_is_named_where_the_browser_cannot_open_it(page, some, t
     assert ask(page, some[0])["predictions"]
 
 
-def test_a_photo_may_be_dropped(page, some):
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_cut_jpeg_is_refused_where_predict_refuses_it(page, exported, tmp_path, progressive):
+    """One without its last bytes is opened, with a note in a terminal; browsers would show any beginning."""
+    predictor, cut = fc.load(exported), tmp_path / "cut.jpg"
+    whole = picture(400, 300, format="JPEG", quality=90, progressive=progressive)
+    refused = set()
+    for share in (0.3, 0.5, 0.8, 0.96):
+        cut.write_bytes(whole[: int(share * len(whole))])
+        answered = ask(page, cut)
+        try:
+            expected = predictor(cut, top_k=6)
+        except fc.InputError:
+            assert answered.startswith("cut.jpg is cut off: ")
+            refused.add(share)
+        else:
+            check_same(answered, expected)
+    assert 0.3 in refused
+    assert 0.96 not in refused
+
+
+def drop(page, files):
+    """Drop files, by their names and bytes, onto the page."""
     page.execute_script("window.answers.length = 0")
-    page.execute_async_script(
+    page.execute_script(
         """
-        const [data, done] = arguments;
-        const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
         const transfer = new DataTransfer();
-        transfer.items.add(new File([bytes], "dropped.jpg", { type: "image/jpeg" }));
+        for (const [name, data] of Object.entries(arguments[0])) {
+          const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+          transfer.items.add(new File([bytes], name, { type: "image/jpeg" }));
+        }
         for (const type of ["dragenter", "dragover", "drop"]) {
           document.body.dispatchEvent(new DragEvent(type, { bubbles: true, cancelable: true, dataTransfer: transfer }));
         }
-        done();
         """,
-        base64.b64encode(some[1].read_bytes()).decode(),
+        {name: base64.b64encode(data).decode() for name, data in files.items()},
     )
+
+
+def test_a_photo_may_be_dropped(page, some):
+    drop(page, {"dropped.jpg": some[1].read_bytes()})
     assert wait_for(page, "window.answers[0]")["predictions"]
     assert page.find_element("id", "photo").get_attribute("alt") == "dropped.jpg"
+    assert not page.find_element("id", "next").is_displayed()
+
+
+def test_of_several_files_all_are_answered_one_after_the_other(page, exported, some):
+    """One that is no picture is said, and the next one can be asked for."""
+    drop(page, {"a.jpg": some[0].read_bytes(), "b.jpg": b"no photo", "c.jpg": some[7].read_bytes()})
+    first, last = fc.load(exported)([some[0], some[7]], top_k=6)
+    check_same(wait_for(page, "window.answers[0]"), first)
+    following = page.find_element("id", "next")
+    assert following.text == "Next photo (2 of 3)"
+    following.click()
+    wait_for(page, "document.getElementById('notice-text').textContent.startsWith('b.jpg is not a picture')")
+    assert following.text == "Next photo (3 of 3)"
+    following.click()
+    check_same(wait_for(page, "window.answers[1]"), last)
+    assert page.find_element("id", "photo").get_attribute("alt") == "c.jpg"
+    assert not following.is_displayed()
+    assert page.execute_script("return document.activeElement.id") == "hold"  # since the button that had it has gone
 
 
 def test_no_earlier_answer_stands_beside_another_photo_or_without_a_camera(page, some):

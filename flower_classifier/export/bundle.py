@@ -212,7 +212,12 @@ def files_of(title: str, model: bytes, spec: ExportSpec) -> dict[str, bytes]:
     files[README] = readme(title, spec, len(model))
     files[MANIFEST] = manifest(title)
     page = {name: data for name, data in files.items() if not name.endswith(NOT_OF_THE_PAGE)}
-    named = {"title": html.escape(title), "spec_sha256": sha256_of(files[SPEC_FILE])}
+    heavy = {name: len(data) for name, data in page.items() if name == MODEL_FILE or name.endswith(".gz")}
+    named = {
+        "title": html.escape(title),
+        "spec_sha256": sha256_of(files[SPEC_FILE]),
+        "bytes": html.escape(json.dumps(heavy)),
+    }
     contents = {name: sha256_of(data) for name, data in sorted(page.items())}
     version = sha256_of(f"{contents} {filled(INDEX, **named)!r}".encode())[:16]
     page[INDEX] = files[INDEX] = filled(INDEX, version=version, **named)

@@ -3,6 +3,7 @@
 // For other scripts: each answer is also an event, `addEventListener("answer", ({ detail }) => …)`, where `held` says
 // that the picture is kept. ?engine=wasm or webgpu, and ?threads=1, choose what runs the network.
 
+import { announceLoading, settleServiceWorker, showProgress } from "./loading.js";
 import { TEXTS, percent } from "./texts.js";
 
 const $ = (id) => document.getElementById(id);
@@ -16,12 +17,13 @@ const MOST_NAMED = 3; // of them
 const MARGIN = { side: 14, top: 54, bottom: 34 }; // px, of the corners: the title and the answer are there
 const MOST_FAILURES = 10; // frames in a row without an answer
 const SMOOTH = 0.85; // weight of the frame before in the frame rate
-const CONTROL_WITHIN = 4000; // ms in which a service worker takes over, where it can
 
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 const waiting = new Map(); // pictures by number -> what to do with their answers
 let [asked, classCount, preprocessing] = [0, 0, null];
 let stream = null;
+let photos = { files: [], at: 0 }; // chosen or dropped together, and which of them is shown
+let announceKept; // what says that all is kept, when it is
 let wish = 0; // number of the last wish for a camera or a photo: what an earlier one still brings is too late
 let [isHeld, facing, framesPerSecond, spokenAt, spoken] = [false, "environment", 0, 0, ""];
 
@@ -32,37 +34,17 @@ async function start() {
   const isOld = !("OffscreenCanvas" in window && "DecompressionStream" in window);
   if (isOld) return fail(TEXTS.tooOld);
   await settleServiceWorker();
+  const { cardSha256, bytes } = document.documentElement.dataset;
+  const sizes = JSON.parse(bytes);
+  announceKept = await announceLoading();
   const parameters = new URLSearchParams(location.search);
   const options = {
-    specSha256: document.documentElement.dataset.cardSha256,
+    specSha256: cardSha256,
+    sizes,
     engine: parameters.get("engine"),
     threads: parameters.has("threads") ? Number(parameters.get("threads")) : null,
   };
   worker.postMessage({ kind: "load", options });
-}
-
-// Waits until what is fetched goes through the service worker, which keeps it for the next time without a network.
-async function settleServiceWorker() {
-  if (!("serviceWorker" in navigator)) return; // no https
-  const isUpdate = Boolean(navigator.serviceWorker.controller);
-  const isControlled = new Promise((resolve) => {
-    if (isUpdate) resolve();
-    navigator.serviceWorker.addEventListener("controllerchange", () => {
-      const hasBegun = !["loading", "failed"].includes(document.body.dataset.state);
-      if (!isUpdate) resolve();
-      else if (!hasBegun) location.reload(); // half of what it has loaded is the earlier export's
-    });
-  });
-  try {
-    const { installing } = await navigator.serviceWorker.register("service_worker.js");
-    const hasFailed = new Promise((resolve) => {
-      installing?.addEventListener("statechange", () => installing.state === "redundant" && resolve());
-    });
-    const isLate = new Promise((resolve) => setTimeout(resolve, CONTROL_WITHIN));
-    await Promise.race([isControlled, hasFailed, isLate]);
-  } catch {
-    // a private window, say: the page works, but only with a network
-  }
 }
 
 worker.onmessage = ({ data }) => {
@@ -83,12 +65,8 @@ function begin(ready) {
   $("answer").hidden = false;
   $("choose").disabled = false;
   $("detail").textContent = TEXTS.pointCamera(classCount);
+  announceKept(ready.files);
   openCamera();
-}
-
-function showProgress({ done, total }) {
-  $("progress").value = total ? done / total : 0;
-  $("progress-text").textContent = TEXTS.loaded(done, total);
 }
 
 // Returns what the worker says of a picture: a file, or a bitmap, which is the worker's from then on.
@@ -105,6 +83,7 @@ function ask(picture, stream = null) {
 async function openCamera() {
   const own = ++wish;
   closeCamera();
+  photos = { files: [], at: 0 };
   if (!navigator.mediaDevices?.getUserMedia) return showNoCamera("NotSupportedError");
   let opened;
   try {
@@ -168,8 +147,20 @@ function showNoCamera(reason) {
 
 // ------------------------------------------------------------------------------------------------------------ photos
 
-async function openPhoto(file) {
-  if (!file || $("choose").disabled) return;
+// Takes files that were chosen, dropped or pasted together: the first is shown, and the next ones when they are asked for.
+function openPhotos(files) {
+  if (!files?.length || $("choose").disabled) return;
+  photos = { files: [...files], at: 0 };
+  openPhoto();
+}
+
+function openNextPhoto() {
+  photos.at++;
+  openPhoto();
+}
+
+async function openPhoto() {
+  const file = photos.files[photos.at];
   const own = ++wish;
   closeCamera();
   enter("photo", { verdict: TEXTS.looking });
@@ -237,9 +228,9 @@ function speak(name, text, atOnce) {
 
 function fail(message) {
   closeCamera();
-  enter("failed", { problem: message });
   $("loading").hidden = true;
   $("choose").disabled = true;
+  enter("failed", { problem: message });
 }
 
 // ----------------------------------------------------------------------------------------------------------- controls
@@ -260,10 +251,18 @@ function enter(state, { verdict = "", detail = "", problem = "" }) {
   [spoken, framesPerSecond] = ["", 0];
   $("spoken").textContent = $("rate").textContent = "";
   $("notice-text").textContent = problem;
-  $("again").hidden = state === "failed";
+  $("again").textContent = state === "failed" ? TEXTS.tryAgain : TEXTS.tryCamera;
+  const following = photos.at + 1;
+  $("next").hidden = following >= photos.files.length || state === "failed";
+  $("next").textContent = TEXTS.nextPhoto(following + 1, photos.files.length);
   $("notice").hidden = !problem;
   const isLost = focused?.tagName === "BUTTON" && (focused.disabled || focused.closest("[hidden]"));
   if (isLost) [$("hold"), $("choose"), $("notice")].find((other) => !other.disabled && !other.hidden)?.focus();
+}
+
+function tryAgain() {
+  if (document.body.dataset.state === "failed") location.reload();
+  else openCamera();
 }
 
 function setHeld(held) {
@@ -308,13 +307,14 @@ function placeFinder() {
 function watchControls() {
   $("hold").addEventListener("click", pressHold);
   $("choose").addEventListener("click", () => $("file").click());
-  $("again").addEventListener("click", openCamera);
+  $("again").addEventListener("click", tryAgain);
   $("turn").addEventListener("click", turnCamera);
+  $("next").addEventListener("click", openNextPhoto);
   $("file").addEventListener("change", () => {
-    openPhoto($("file").files[0]);
+    openPhotos($("file").files);
     $("file").value = ""; // so that the same file can be chosen again
   });
-  addEventListener("paste", (event) => openPhoto(event.clipboardData?.files[0]));
+  addEventListener("paste", (event) => openPhotos(event.clipboardData?.files));
   addEventListener("keydown", pressKey);
   addEventListener("resize", placeFinder);
   video.addEventListener("resize", placeFinder);
@@ -344,7 +344,7 @@ function pressKey(event) {
 function drag(event) {
   event.preventDefault();
   document.body.classList.toggle("dropping", event.type === "dragenter" || event.type === "dragover");
-  if (event.type === "drop") openPhoto(event.dataTransfer.files[0]);
+  if (event.type === "drop") openPhotos(event.dataTransfer.files);
 }
 
 start();

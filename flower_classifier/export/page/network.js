@@ -17,14 +17,17 @@ const ENGINES = {
 
 // Returns {engine, run}: `run(pixels)` takes Uint8Array (S * S * 3) to {logits, distance}. `report` hears of bytes.
 export async function loadNetwork(spec, { engine, threads }, report) {
-  const model = await fetchChecked(spec.model, report);
   const problems = [];
-  for (const name of engine ? [engine] : await enginesHere()) {
+  const engines = engine ? [engine] : await enginesHere();
+  const fetchedModel = fetchChecked(spec.model, report);
+  for (const name of engines) {
     try {
-      const run = await start(name, model, spec, threads, report);
+      const [model, runtime] = await Promise.all([fetchedModel, fetchRuntime(name, report)]);
+      const run = await start(name, model, runtime, spec, threads);
       await checkPattern(run, spec);
       return { engine: name, run };
     } catch (error) {
+      if (error instanceof NotLoaded) throw error;
       problems.push(`${name}: ${error.message ?? error}`);
     }
   }
@@ -38,12 +41,27 @@ async function enginesHere() {
   return adapter && !imitated ? ["webgpu", "wasm"] : ["wasm"];
 }
 
-async function start(name, model, spec, threads, report) {
+// A file did not come, or is not the right one: no other engine helps.
+class NotLoaded extends Error {}
+
+function breakOff() {
+  throw new NotLoaded(TEXTS.brokenOff);
+}
+
+async function fetchRuntime(name, report) {
   const { script, wasm } = ENGINES[name];
-  const ort = await import(new URL(script, VENDOR).href);
+  const [ort, binary] = await Promise.all([
+    import(new URL(script, VENDOR).href).catch(breakOff),
+    fetchBytes(`vendor/${wasm}.wasm.gz`, report),
+  ]);
+  return { ort, binary: await unpacked(binary) };
+}
+
+async function start(name, model, { ort, binary }, spec, threads) {
+  const { wasm } = ENGINES[name];
   const settings = ort.env.wasm;
   settings.wasmPaths = { mjs: new URL(`${wasm}.js`, VENDOR).href };
-  settings.wasmBinary = await unpacked(await fetchBytes(new URL(`${wasm}.wasm.gz`, VENDOR), report));
+  settings.wasmBinary = binary;
   settings.numThreads = Math.min(threads ?? MOST_THREADS, threadsOffered());
   ort.env.logLevel = "error";
   const session = await ort.InferenceSession.create(model, { executionProviders: [name], logSeverityLevel: ONLY_ERRORS });
@@ -60,25 +78,25 @@ const threadsOffered = () => (self.crossOriginIsolated ? navigator.hardwareConcu
 
 // Fetches a file of the page that must have this digest. One that was kept while the host was changing is fetched anew.
 export async function fetchChecked({ file, sha256 }, report) {
-  const url = new URL(file, import.meta.url);
-  const kept = await fetchBytes(url, report);
+  const kept = await fetchBytes(file, report);
   if (await fits(kept, sha256)) return kept;
-  const fresh = await fetchBytes(url, report, "reload");
+  const fresh = await fetchBytes(file, report, "reload");
   if (await fits(fresh, sha256)) return fresh;
-  throw new Error(TEXTS.damaged(file));
+  throw new NotLoaded(TEXTS.damaged(file));
 }
 
-// Fetches a file, telling how many bytes of how many are there.
-async function fetchBytes(url, report, cache = "default") {
-  const response = await fetch(url, { cache });
-  if (!response.ok) throw new Error(TEXTS.missing(url.pathname.split("/").pop()));
-  const total = Number(response.headers.get("content-length"));
+// Fetches a file, telling how many bytes have come.
+async function fetchBytes(file, report, cache = "default") {
+  report(file, 0); // so that its size is known from the start
+  const response = await fetch(new URL(file, import.meta.url), { cache }).catch(breakOff);
+  if (response.status >= 500) breakOff();
+  if (!response.ok) throw new NotLoaded(TEXTS.missing(file));
   const parts = [];
   for (const reader = response.body.getReader(); ; ) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch(breakOff);
     if (done) break;
     parts.push(value);
-    report(url.pathname, value.length, total);
+    report(file, value.length);
   }
   return new Uint8Array(await new Blob(parts).arrayBuffer());
 }

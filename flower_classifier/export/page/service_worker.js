@@ -83,18 +83,20 @@ async function hasGone(text) {
   const script = await fetch(addressOf("service_worker.js"), { cache: "no-store" }).catch(() => null);
   if ([404, 410].includes(script?.status)) return true;
   const since = await cache.match(ELSE);
-  if (!since) await cache.put(ELSE, new Response(String(Date.now())));
+  if (!since) await cache.put(ELSE, new Response(String(Date.now()))).catch(() => {});
   return since ? Date.now() - Number(await since.text()) > GONE_AFTER : false;
 }
 
-// Answers from the cache; what is not in it yet, or is asked for anew, is fetched, and kept if it is of this export.
+// Answers from the cache; what is not in it yet, or is asked for anew, is fetched, and kept beside that if it is of this
+// export. Where nothing can be kept, on a full phone say, the page works with a network.
 async function file(event, address) {
-  const cache = await caches.open(CACHE + VERSION);
-  const kept = event.request.cache === "reload" ? null : await cache.match(address);
+  const cache = await caches.open(CACHE + VERSION).catch(() => null);
+  const kept = event.request.cache === "reload" ? null : await cache?.match(address);
   if (kept) return isolated(kept);
   const fetched = await fetch(address, { cache: "reload" });
   const copies = [fetched.clone(), fetched.clone()];
-  event.waitUntil(isOfThis(copies[0], address, true).then((isOurs) => isOurs && cache.put(address, copies[1])));
+  const keeping = isOfThis(copies[0], address, true).then((isOurs) => isOurs && cache?.put(address, copies[1]));
+  event.waitUntil(keeping.catch(() => {}));
   return isolated(fetched);
 }
 

@@ -6,6 +6,8 @@ const again = "export it again";
 export const TEXTS = {
   pointCamera: (classes) => `Point the camera at one of ${number(classes)} things it knows.`,
   choosePhoto: (classes) => `Choose a photo of one of ${number(classes)} things it knows.`,
+  loadedOnce: "Getting ready. Where it can be kept, this happens once.",
+  isKept: "Photos stay on this device; no network needed.",
   loaded: (done, total) => `${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`,
   looking: "Looking…",
   sure: (share) => `${share} sure`,
@@ -18,6 +20,9 @@ export const TEXTS = {
   hold: "Hold",
   goOn: "Go on",
   toCamera: "Camera",
+  nextPhoto: (at, count) => `Next photo (${number(at)} of ${number(count)})`,
+  tryCamera: "Try the camera again",
+  tryAgain: "Try again",
 
   noCamera: {
     NotAllowedError: "The camera is off for this page. Allow it in the browser’s settings, or choose a photo.",
@@ -30,7 +35,14 @@ export const TEXTS = {
   noHeic: (file) =>
     `${file || "This"} is HEIC, as iPhones write, and this browser cannot open it. Send it as a JPEG, or choose ` +
     "“Most Compatible” in the iPhone’s settings, under Camera, Formats.",
+  cut: (file, share) =>
+    `${file || "This"} is cut off: ${share ? `${percent(share)} of the picture is there` : "only its outlines are there"}. ` +
+    "Send or download it again.",
   tooOld: "This browser is too old to run the classifier. One from 2023 or later does.",
+  falseColours:
+    "This browser puts noise into pictures, as a protection against being recognised, so each answer would be wrong. " +
+    "Switch that protection off for this page, or use another browser.",
+  brokenOff: "The network broke off while the classifier was loading.",
   notStarted: (reason) => `The classifier could not be started: ${reason || "a file of it is missing"}`,
   runsNowhere: (reasons) => `The classifier does not run in this browser (${reasons})`,
   wrongAnswer: "it answers a test picture wrongly",

@@ -4,7 +4,9 @@
 //      the number of the camera's stream that it is a frame of, or null: its answer is a mean over the last frames
 // Out: {kind: "progress", …}, {kind: "ready", …}, {kind: "answer", id, …}, {kind: "failure", id, message}
 
+import { areRead } from "./colours.js";
 import { openDeepGrey } from "./grey.js";
+import { completed } from "./jpeg.js";
 import { judgeFor } from "./judging.js";
 import { fetchChecked, loadNetwork } from "./network.js";
 import { viewer } from "./resample.js";
@@ -28,21 +30,22 @@ onmessage = ({ data }) => {
 };
 
 async function load(options) {
+  if (!(await areRead())) throw new Error(TEXTS.falseColours);
   const data = await fetchChecked({ file: "classifier.json", sha256: options.specSha256 }, () => {});
   spec = JSON.parse(new TextDecoder().decode(data));
-  network = await loadNetwork(spec, options, progress());
+  const files = new Map(); // name -> {done, total}: bytes
+  network = await loadNetwork(spec, options, progress(files, options.sizes ?? {}));
   view = viewer(spec.preprocessing);
   judged = judgeFor(spec);
   const { classes, preprocessing } = spec;
-  postMessage({ kind: "ready", engine: network.engine, classCount: classes.length, preprocessing });
+  postMessage({ kind: "ready", engine: network.engine, classCount: classes.length, preprocessing, files: [...files.keys()] });
 }
 
-// Returns what hears of bytes that have come, and tells the page of all of them.
-function progress() {
-  const files = new Map();
-  return (file, bytes, total) => {
+// Returns what hears of bytes of a file that have come, and tells the page of all of them. `sizes`: bytes by file.
+function progress(files, sizes) {
+  return (file, bytes) => {
     const done = (files.get(file)?.done ?? 0) + bytes;
-    files.set(file, { done, total: Math.max(total, done) });
+    files.set(file, { done, total: Math.max(sizes[file] ?? 0, done) });
     const all = [...files.values()];
     postMessage({ kind: "progress", done: sum(all, "done"), total: sum(all, "total") });
   };
@@ -53,9 +56,9 @@ const sum = (items, key) => items.reduce((total, item) => total + item[key], 0);
 async function answer({ id, picture, stream }) {
   const began = performance.now();
   const isFile = picture instanceof Blob;
-  const bitmap = isFile ? await opened(picture) : picture;
+  const isJpeg = isFile && (await startsWith(picture, JPEG));
+  const bitmap = isFile ? await opened(picture, isJpeg) : picture;
   try {
-    const isJpeg = isFile && (await startsWith(picture, JPEG));
     const pixels = view(bitmap, bitmap.width, bitmap.height, isJpeg);
     const seen = performance.now();
     const outputs = await run(pixels);
@@ -88,9 +91,12 @@ async function run(pixels) {
   }
 }
 
+// Too little of a picture is there.
+class Incomplete extends Error {}
+
 // Opens a file upright, with its colours as they are stored, as predict.py does. Where grey of more than 8 bits has a
 // range, a TIFF is refused: the browsers that open one would scale it in their own way.
-async function opened(file) {
+async function opened(file, isJpeg) {
   const range = spec.preprocessing.grey_range;
   try {
     if (range) {
@@ -98,8 +104,11 @@ async function opened(file) {
       const deep = await openDeepGrey(file, range);
       if (deep) return deep;
     }
-    return await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "default" });
-  } catch {
+    const { whole, share } = isJpeg ? await completed(file) : { whole: file };
+    if (!whole) throw new Incomplete(TEXTS.cut(file.name, share));
+    return await createImageBitmap(whole, { colorSpaceConversion: "none", premultiplyAlpha: "default" });
+  } catch (error) {
+    if (error instanceof Incomplete) throw error;
     throw new Error(await isHeic(file) ? TEXTS.noHeic(file.name) : TEXTS.noPicture(file.name));
   }
 }
