@@ -70,10 +70,15 @@ class Finding:
     split: str = ""  # train, valid or test, of a photo
 
     @property
+    def stays(self) -> bool:
+        """Whether it is about a photo that judges, against which no facts speak: it stays unless a person says no."""
+        is_fact = any(kind.is_fact for kind in KINDS if kind.name == self.kind)
+        return self.split in ("valid", "test") and not is_fact
+
+    @property
     def row(self) -> list[object]:
-        """Its row in doctor.csv. Photos that judge stay in a run, unless facts speak against them."""
-        is_left_out = self.split == "train" or any(kind.is_fact for kind in KINDS if kind.name == self.kind)
-        answer = (YES if is_left_out else NO) if self.split else ""
+        """Its row in doctor.csv."""
+        answer = (NO if self.stays else YES) if self.split else ""
         return [self.path, self.kind, round(self.score, 4), self.suggestion, self.other, answer]
 
 
@@ -150,4 +155,7 @@ def summary_of(findings: Sequence[Finding], photos: int, classes: int, leaked: S
             lines.append(f"{len(of_kind):7,}  {kind.shows}: {first}{more}")
             if kind.name == "leak":
                 lines += [f"{'':9}{line}" for line in leaked]
+    if staying := {finding.path for finding in findings if finding.stays}:
+        photos_that_stay = counted(len(staying), "validation or test photo")
+        lines.append(f"{photos_that_stay} may only look wrong: --without lets them stay ({LEAVE_OUT} in {TABLE})")
     return "\n".join(lines if findings else [*lines, "nothing found that looks wrong"])

@@ -54,7 +54,7 @@ def leave_out(splits: Splits, table: Path) -> Splits:
         if (number := sum(bool(answers[photo]) and not any(answers[photo]) for photo in split.photos))
     ]
     if staying:
-        note(f"{' and '.join(staying)} listed there stay, where the column {LEAVE_OUT} does not say {YES}")
+        note(f"the column {LEAVE_OUT} lets {' and '.join(staying)} stay: write {YES} there to leave them out, too")
     for before, after in zip(splits.parts, (train, valid, *test), strict=True):
         if len(after):
             warn_of_losses(splits.classes, before, after, table)
@@ -72,7 +72,9 @@ def warn_of_losses(classes: Sequence[str], before: Split, after: Split, table: P
     """Warn of the classes that lose all of their photos in a split, or more than MUCH_OF_A_CLASS of them."""
     there, left = Counter(before.labels), Counter(after.labels)
     if emptied := [name for label, name in enumerate(classes) if there[label] and not left[label]]:
-        warn(f"{table} leaves no {before.spoken} photos of {first_few(emptied)}: an accuracy there says nothing of them")
+        warn(
+            f"{table} leaves no {before.spoken} photos of {first_few(emptied)}: an accuracy there says nothing of them"
+        )
     losses = {label: there[label] - left[label] for label in sorted(there) if left[label]}
     if much := [label for label, loss in losses.items() if loss > MUCH_OF_A_CLASS * there[label]]:
         named = first_few([f"{classes[label]} ({losses[label]:,} of {there[label]:,})" for label in much])
