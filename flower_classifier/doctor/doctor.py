@@ -16,7 +16,7 @@ import torch
 
 from flower_classifier.base.console import progress
 from flower_classifier.base.files import check_writable
-from flower_classifier.base.messages import InputError, note, reason_of
+from flower_classifier.base.messages import InputError, counted, note, reason_of
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.doctor.findings import KINDS, TABLE, Finding, summary_of, write_findings
 from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats, find_twins
@@ -62,6 +62,17 @@ class Examined:
         label_folder, split = self.classes[ref.label], ref.split.name
         return Finding(ref.photo, kind, score, suggestion, twin_photo, label_folder, other_class, split)
 
+    @property
+    def class_sizes(self) -> torch.Tensor:
+        """How many training photos each class has, (C,)."""
+        return torch.bincount(self.opinion.labels[self.opinion.is_training], minlength=len(self.classes))
+
+    @property
+    def doubted_training_photos(self) -> torch.Tensor:
+        """How many training photos of each class look much more like another class, (C,)."""
+        is_doubted = self.opinion.is_training & (self.opinion.rivals[1] >= math.log10(LEAST_TIMES))
+        return torch.bincount(self.opinion.labels[is_doubted], minlength=len(self.classes))
+
     def about_twins(self) -> Iterator[Finding]:
         """For each group of duplicates, report every photo but the one to keep, beside that one.
 
@@ -103,13 +114,15 @@ class Examined:
     def about_labels(self) -> Iterator[Finding]:
         """Yield a finding for each photo that looks much more like another class, and for each far from every class.
 
-        Only of classes with enough training photos to judge a photo by.
+        Only of classes with enough training photos to judge a photo by. Of a small class most photos are not called
+        wrong: the heads have not learned it, which `about_classes` reports.
         """
-        opinion = self.opinion
-        sizes = torch.bincount(opinion.labels[opinion.is_training], minlength=len(self.classes))
-        is_judged = sizes[opinion.labels] >= FEWEST_OF_A_CLASS  # bool (N,)
-        rivals, powers = opinion.rivals
-        for index in ((powers >= math.log10(LEAST_TIMES)) & is_judged).nonzero()[:, 0].tolist():
+        opinion, (rivals, powers) = self.opinion, self.opinion.rivals
+        sizes, doubted = self.class_sizes, self.doubted_training_photos
+        is_unlearned = (sizes < SMALL_CLASS) & (2 * doubted > sizes)  # bool (C,)
+        is_judged = (sizes >= FEWEST_OF_A_CLASS)[opinion.labels]  # bool (N,)
+        is_doubted = is_judged & ~is_unlearned[opinion.labels] & (powers >= math.log10(LEAST_TIMES))
+        for index in is_doubted.nonzero()[:, 0].tolist():
             rival, ref = int(rivals[index]), self.refs[index]
             advice, rival_folder = f"looks like {self.names[rival]}", self.classes[rival]
             label_folder, power, split = self.classes[ref.label], powers[index].item(), ref.split.name
@@ -140,11 +153,13 @@ class Examined:
     def about_classes(self) -> Iterator[Finding]:
         """Yield findings about classes with few photos, and about pairs that look alike."""
         opinion, classes = self.opinion, self.classes
-        labels = opinion.labels[opinion.is_training]
-        sizes = torch.bincount(labels, minlength=len(classes)).tolist()
-        for name, size in zip(classes, sizes, strict=True):
+        labels, sizes = opinion.labels[opinion.is_training], self.class_sizes.tolist()
+        for name, size, doubted in zip(classes, sizes, self.doubted_training_photos.tolist(), strict=True):
             if size < SMALL_CLASS:
-                yield Finding(f"{name}/", "small_class", SMALL_CLASS - size, f"{size} training photos", class_name=name)
+                advice = counted(size, "training photo")
+                if size >= FEWEST_OF_A_CLASS and 2 * doubted > size:
+                    advice += f", {doubted} of them taken for other classes: too few to learn from"
+                yield Finding(f"{name}/", "small_class", SMALL_CLASS - size, advice, class_name=name)
         pairs = zip(labels.tolist(), opinion.predicted[opinion.is_training].tolist(), strict=True)
         confused = Counter(tuple(sorted(pair)) for pair in pairs if pair[0] != pair[1])
         for (first, second), times in confused.items():
