@@ -14,8 +14,9 @@ from support import TINY
 
 import train
 from flower_classifier.doctor.findings import KINDS
-from flower_classifier.doctor.image_stats import ImageStats, find_twins, likeness, near_pairs
+from flower_classifier.doctor.image_stats import ImageStats
 from flower_classifier.doctor.second_opinion import fold_of_each_photo
+from flower_classifier.doctor.twins import find_twins, likeness, near_pairs
 from flower_classifier.photos.copies import linked
 from flower_classifier.photos.demo import draw_dataset
 from flower_classifier.photos.left_out import leave_out
@@ -357,7 +358,7 @@ def test_a_look_measures_what_a_person_sees(tmp_path):
 
 
 def test_near_pairs_are_those_of_a_search_through_all(monkeypatch):
-    monkeypatch.setattr("flower_classifier.doctor.image_stats.BLOCK", 7)
+    monkeypatch.setattr("flower_classifier.doctor.twins.BLOCK", 7)
     features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
     unit = (features / features.norm(dim=1, keepdim=True)).numpy()
     cosines = unit @ unit.T
@@ -372,13 +373,46 @@ def test_near_pairs_are_those_of_a_search_through_all(monkeypatch):
     assert len(expected) > 20
 
 
-def test_features_and_thumbnails_must_agree(tmp_path):
-    """Thumbnails that are the same are not enough, nor are features."""
-    split = Split("train", tmp_path, ("a.png", "b.png", "c.png"), (0, 0, 0))
-    for photo, seed in zip(split.photos, (1, 1, 2), strict=True):
+def test_neither_features_nor_shapes_alone_make_two_photos_one(tmp_path):
+    """Two photos of one scene are one, whatever the features; two of soft light from above only if a network agrees."""
+    split = Split("train", tmp_path, ("a.png", "b.png", "c.png", "d.png", "e.png"), (0,) * 5)
+    for photo, seed in zip(split.photos, (1, 1, 2), strict=False):
         scene(tmp_path / photo, seed).save(tmp_path / photo, compress_level=1 + (photo == "b.png"))
-    places = [PhotoRef(split, index) for index in range(3)]
-    thumbnails = [ImageStats.of(place.path).thumbnail for place in places]
-    near, far = torch.tensor([[1.0, 0], [1, 0.1], [-1, 0]]), torch.tensor([[1.0, 0], [-1, 0.1], [0.9, 0]])
-    assert list(find_twins(places, near, thumbnails)) == [(0, 1)]
-    assert find_twins(places, far, thumbnails) == {}
+    for photo, seed in (("d.png", 3), ("e.png", 4)):
+        light = (
+            60 + 120 * np.sin(np.linspace(0, 3, 240))[:, None] + np.random.default_rng(seed).normal(0, 8, (240, 320))
+        )
+        Image.fromarray(light.clip(0, 255).astype(np.uint8)).convert("RGB").save(tmp_path / photo)
+    refs = [PhotoRef(split, index) for index in range(5)]
+    thumbnails = [ImageStats.of(ref.path).thumbnail for ref in refs]
+    assert likeness(thumbnails[3], thumbnails[4], finely=True) > 0.99
+    apart, alike = torch.eye(5), torch.ones(5, 5) + 0.1 * torch.eye(5)
+    assert list(find_twins(refs, apart, thumbnails)) == [(0, 1)]
+    assert list(find_twins(refs, alike, thumbnails)) == [(0, 1), (3, 4)]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_photo_that_was_turned_or_framed_is_known_again(tmp_path, is_first):
+    """Whatever a network makes of it: the features here are those of different photos."""
+    photos = [scene(tmp_path / f"{index}.png", index) for index in range(12)]
+    changed = [
+        photos[0].rotate(180),
+        photos[1].transpose(Image.Transpose.ROTATE_90),
+        photos[2].transpose(Image.Transpose.ROTATE_270),
+        ImageOps.flip(photos[3]),
+        photos[4].transpose(Image.Transpose.TRANSPOSE),
+        photos[5].rotate(180).resize((200, 150), Image.Resampling.LANCZOS),
+        ImageOps.expand(photos[6], 30, "white"),
+        ImageOps.pad(photos[7], (320, 320), color=(20, 60, 20)),
+        ImageOps.expand(photos[8], 20, "black").rotate(180),
+    ]
+    for index, photo in enumerate(changed):
+        photo.save(tmp_path / f"changed_{index}.jpg", quality=80)
+    names = [f"{index}.png" for index in range(12)]
+    twins = [f"changed_{index}.jpg" for index in range(len(changed))]
+    ordered = [*twins, *names] if is_first else [*names, *twins]
+    split = Split("train", tmp_path, tuple(ordered), (0,) * len(ordered))
+    refs = [PhotoRef(split, index) for index in range(len(ordered))]
+    found = find_twins(refs, torch.eye(len(refs)), [ImageStats.of(ref.path).thumbnail for ref in refs])
+    pairs = {frozenset((ordered[one], ordered[other])) for one, other in found}
+    assert pairs == {frozenset((f"{index}.png", f"changed_{index}.jpg")) for index in range(len(changed))}

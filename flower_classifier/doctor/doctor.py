@@ -19,14 +19,16 @@ from flower_classifier.base.files import check_writable
 from flower_classifier.base.messages import InputError, counted, note, reason_of
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.doctor.findings import KINDS, TABLE, Finding, summary_of, write_findings
-from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats, find_twins
+from flower_classifier.doctor.image_stats import ImageStats
 from flower_classifier.doctor.second_opinion import SCHEDULE, Opinion, memory_of_all, second_opinion
+from flower_classifier.doctor.twins import find_twins
 from flower_classifier.features.extraction import ordered_parallel_map
 from flower_classifier.features.inputs import Inputs, check_photos_left, prepare_inputs
 from flower_classifier.features.seen_before import warn_of_seen
 from flower_classifier.photos.copies import linked
 from flower_classifier.photos.grey import GreyRange
 from flower_classifier.photos.images import ImageError
+from flower_classifier.photos.near_copies import THUMBNAIL
 from flower_classifier.photos.splits import PhotoRef
 from flower_classifier.photos.views import Augmentation, Preprocessing
 from flower_classifier.training.steps import open_cache, prepare
