@@ -188,8 +188,7 @@ def run_doctor(config: TrainConfig) -> None:
     examined, findings = examine(inputs.splits, data.classes, data.names)
     photos = sum(map(len, data.splits.parts))
     print(summary_of(findings, photos, len(data.classes), list(examined.leaks())), flush=True)
-    grey_range = built.frozen.preprocessing.grey_range
-    write_findings(folder, data.splits.train.root, findings, data.category_names, grey_range)
+    write_findings(folder, data.splits, findings, data.category_names, built.frozen.preprocessing)
     note(f"all of it, and sheets of the photos: {folder}")
 
 
