@@ -161,11 +161,13 @@ class Inputs:
             self.feature_rows[key] = LearnerRows(rows, classifier.features_of, self.schedule.views)
         return self.feature_rows[key]
 
-    def find_whitening(self, shrinkage: float, indices: torch.Tensor | None = None) -> Whitening:
+    def find_whitening(
+        self, shrinkage: float, indices: torch.Tensor | None = None, is_balanced: bool = False
+    ) -> Whitening:
         """Return the whitening of the plain views' features; `indices`: of the photos it is found from, None: all."""
         features, labels = self.features(), self.labels
         indices = torch.arange(len(labels)) if indices is None else indices
-        return Whitening.of(lambda block: features[indices[block]].float(), labels[indices], shrinkage)
+        return Whitening.of(lambda block: features[indices[block]].float(), labels[indices], shrinkage, is_balanced)
 
     def whitened_by(self, whitening: Whitening | None) -> Inputs:
         """Return the same inputs, of which `rows` are whitened."""
