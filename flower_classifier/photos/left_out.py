@@ -22,7 +22,7 @@ from flower_classifier.photos.tables import read_values
 LEAVE_OUT = "leave_out"  # the column
 YES, NO = "yes", "no"
 ANSWERS = {YES: True, "y": True, "1": True, "true": True, "x": True} | dict.fromkeys(("", NO, "n", "0", "false"), False)
-MUCH_OF_A_CLASS = 0.2  # share of a class's photos in a split; losing more is warned of
+MUCH_OF_A_CLASS = 0.2  # share of a class's photos in a split; losing more than that, and than one, is warned of
 
 
 def leave_out(splits: Splits, table: Path) -> Splits:
@@ -46,12 +46,12 @@ def leave_out(splits: Splits, table: Path) -> Splits:
         raise InputError(f"{table} lists all validation photos: leave some")
     if test and not len(test[0]):
         warn(f"{table} lists all test photos: there will be no test result")
-    count = sum(map(any, answers.values()))
-    note(f"going on without {counted(count, 'photo')} of {len(photos):,}, listed in {table}")
+    going = sum(map(any, answers.values()))
+    note(f"going on without {counted(going, 'photo')} of {len(photos):,}, listed in {table}")
     staying = [
-        photos_of(split.name, number)
+        photos_of(split.name, count)
         for split in splits.parts
-        if (number := sum(bool(answers[photo]) and not any(answers[photo]) for photo in split.photos))
+        if (count := sum(bool(answers[photo]) and not any(answers[photo]) for photo in split.photos))
     ]
     if staying:
         note(f"the column {LEAVE_OUT} lets {' and '.join(staying)} stay: write {YES} there to leave them out, too")
@@ -76,7 +76,7 @@ def warn_of_losses(classes: Sequence[str], before: Split, after: Split, table: P
             f"{table} leaves no {before.spoken} photos of {first_few(emptied)}: an accuracy there says nothing of them"
         )
     losses = {label: there[label] - left[label] for label in sorted(there) if left[label]}
-    if much := [label for label, loss in losses.items() if loss > MUCH_OF_A_CLASS * there[label]]:
+    if much := [label for label, loss in losses.items() if loss > max(MUCH_OF_A_CLASS * there[label], 1)]:
         named = first_few([f"{classes[label]} ({losses[label]:,} of {there[label]:,})" for label in much])
         warn(
             f"{table} leaves out more than {MUCH_OF_A_CLASS:.0%} of the {before.spoken} photos of "
