@@ -246,6 +246,7 @@ def test_a_wrong_label_is_found_by_the_heads_that_did_not_learn_it(train_into, t
     assert found == {("train/blue/wrong.png", "red/"), ("valid/red/wrong.png", "blue/")}
 
 
+@pytest.mark.slow
 def test_classes_of_unequal_sizes_are_judged_alike(train_into, tmp_path):
     """Of two drawn species, one with 60 training photos and one with 6, few photos look like the other one."""
     data, (large, small) = tmp_path / "data", list(SPECIES.items())[-2:]
