@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import itertools
 import os
 import re
 import shutil
@@ -14,12 +15,13 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from support import TINY
 
 import train
+from flower_classifier.doctor.doctor import Examined
 from flower_classifier.doctor.findings import KINDS, Finding, RowDrawer, write_findings
 from flower_classifier.doctor.image_stats import ImageStats
-from flower_classifier.doctor.second_opinion import fold_of_each_photo
+from flower_classifier.doctor.second_opinion import Opinion, fold_of_each_photo
 from flower_classifier.doctor.twins import find_twins, likeness, near_pairs
 from flower_classifier.photos.copies import linked
-from flower_classifier.photos.demo import draw_dataset
+from flower_classifier.photos.demo import SPECIES, draw_dataset
 from flower_classifier.photos.left_out import leave_out
 from flower_classifier.photos.splits import PhotoRef, Split, load_splits
 from flower_classifier.photos.views import Preprocessing
@@ -244,19 +246,18 @@ def test_a_wrong_label_is_found_by_the_heads_that_did_not_learn_it(train_into, t
     assert found == {("train/blue/wrong.png", "red/"), ("valid/red/wrong.png", "blue/")}
 
 
+@pytest.mark.slow
 def test_classes_of_unequal_sizes_are_judged_alike(train_into, tmp_path):
     """Of two drawn species, one with 60 training photos and one with 6, few photos look like the other one."""
-    data = tmp_path / "data"
-    draw_dataset(data, {"train": 60, "valid": 6}, size=48)
-    for split in ("train", "valid"):
-        for folder in sorted((data / split).iterdir())[:4]:
-            shutil.rmtree(folder)
-    large, small = sorted((data / "train").iterdir())
-    for photo in sorted(small.iterdir())[6:]:
-        photo.unlink()
+    data, (large, small) = tmp_path / "data", list(SPECIES.items())[-2:]
+    for split, ((name, species), number) in itertools.product(("train", "valid"), ((large, 60), (small, 6))):
+        (data / split / name).mkdir(parents=True)
+        for index in range(number if split == "train" else 6):
+            key = [0, SPLITS.index(split), int(name), index]
+            species.draw(np.random.default_rng(key), 48).save(data / split / name / f"{index}.jpg", quality=88)
     outcome = train_into(tmp_path / "run", data, *LOOK)
     rows = findings(tmp_path / "run" / "doctor", "label")
-    of_class = [sum(f"/{folder.name}/" in row["path"] for row in rows) for folder in (large, small)]
+    of_class = [sum(f"/{name}/" in row["path"] for row in rows) for name, _ in (large, small)]
     assert of_class[0] <= 4, outcome.out  # of 66
     assert of_class[1] <= 3, outcome.out  # of 12
 
@@ -281,6 +282,26 @@ def test_a_wrong_label_does_not_vouch_for_its_twin():
     is_training = torch.arange(20) < 15
     judges = fold_of_each_photo(torch.zeros(20, dtype=torch.int64), is_training, [[3, 7, 16], [9, 11], [17, 18]])
     assert judges.tolist() == [0, 1, 2, 3, 4, 0, 1, 3, 3, 4, 0, 4, 2, 3, 4, 5, 3, 5, 5, 5]
+
+
+@pytest.mark.parametrize("doubted", [3, 4])
+def test_of_a_small_class_most_photos_are_not_called_wrong(tmp_path, doubted):
+    """Where heads take most of 6 photos for another class, they are too few to learn from, and the class says so."""
+    labels = torch.tensor([0] * 12 + [1] * 6)
+    logits = torch.nn.functional.one_hot(torch.tensor([0] * 12 + [0] * doubted + [1] * (6 - doubted))) * 9.0
+    opinion = Opinion(labels, logits, labels, torch.zeros(18), torch.ones(18, dtype=torch.bool))
+    split = Split("train", tmp_path, tuple(f"{index}.jpg" for index in range(18)), tuple(labels.tolist()))
+    refs = [PhotoRef(split, index) for index in range(18)]
+    preprocessing = Preprocessing(256, 224, (0.0,) * 3, (1.0,) * 3, "bilinear")
+    examined = Examined(refs, [], opinion, {}, ["a", "b"], ["a", "b"], preprocessing)
+    called_wrong = [finding.path for finding in examined.about_labels()]
+    (small,) = (finding for finding in examined.about_classes() if finding.kind == "small_class")
+    if doubted == 3:
+        assert called_wrong == ["12.jpg", "13.jpg", "14.jpg"]
+        assert small.suggestion == "6 training photos"
+    else:
+        assert called_wrong == []
+        assert small.suggestion == "6 training photos, 4 of them taken for other classes: too few to learn from"
 
 
 def test_groups_are_the_photos_that_twins_link():
