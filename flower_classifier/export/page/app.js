@@ -143,6 +143,7 @@ function showRate(milliseconds) {
 function showNoCamera(reason) {
   closeCamera();
   enter("no-camera", { detail: TEXTS.choosePhoto(classCount), problem: TEXTS.noCamera[reason] ?? TEXTS.noCamera.other });
+  $("notice").classList.add("of-camera");
 }
 
 // ------------------------------------------------------------------------------------------------------------ photos
@@ -255,7 +256,9 @@ function enter(state, { verdict = "", detail = "", problem = "" }) {
   const following = photos.at + 1;
   $("next").hidden = following >= photos.files.length || state === "failed";
   $("next").textContent = TEXTS.nextPhoto(following + 1, photos.files.length);
+  $("choose").hidden = state === "photo" && !$("next").hidden; // there is room for two buttons
   $("notice").hidden = !problem;
+  $("notice").classList.remove("of-camera");
   const isLost = focused?.tagName === "BUTTON" && (focused.disabled || focused.closest("[hidden]"));
   if (isLost) [$("hold"), $("choose"), $("notice")].find((other) => !other.disabled && !other.hidden)?.focus();
 }
