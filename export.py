@@ -36,7 +36,7 @@ def run(config: ExportConfig) -> None:
     """Write the folder that `config` asks for."""
     folder = config.folder.resolve()
     title = printable(config.title or folder.name.replace("_", " "))
-    check_place(folder)
+    check_place(config.folder)
     checkpoint = Checkpoint.load(config.checkpoint)
     names = load_category_names(config.category_names, checkpoint.classes, checkpoint.category_names)
     checkpoint = replace(checkpoint, category_names=names)

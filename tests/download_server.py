@@ -21,6 +21,7 @@ class Server(ThreadingHTTPServer):
         self.cuts = []  # before which byte of the archive the connections break off, one after the other
         self.stalls = False  # whether a connection to be broken off hangs before, until the server closes
         self.misplaced = 0  # bytes by which a part begins too late
+        self.next_chunk = ""  # the size that is sent of a chunk, in hexadecimal, where the archive comes in chunks
         self.asked, self.sent = [], 0  # the Range of every request, and bytes of the archive that went out
         self.hanging = threading.Event()  # set when a connection is stalled
         self.closing = threading.Event()
@@ -50,12 +51,16 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send_response(206 if start else 200)
         self.send_header("Content-Type", site.kind)
-        if site.says_length:
+        if site.next_chunk:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif site.says_length:
             self.send_header("Content-Length", str(total - start))
         if start:
             self.send_header("Content-Range", f"bytes {start + site.misplaced}-{total - 1}/{total}")
         self.end_headers()
         part = site.body[start:end]
+        if site.next_chunk:
+            part = b"%x\r\n%b\r\n%b\r\n" % (len(part), part, site.next_chunk.encode()) + site.body[end:]
         self.wfile.write(part)
         site.sent += len(part)
         if end < len(site.body) and site.stalls:

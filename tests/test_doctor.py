@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import os
+import re
 import shutil
 
 import numpy as np
@@ -13,13 +14,16 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from support import TINY
 
 import train
-from flower_classifier.doctor.findings import KINDS
-from flower_classifier.doctor.image_stats import ImageStats, find_twins, likeness, near_pairs
+from flower_classifier.doctor.findings import KINDS, Finding, RowDrawer, write_findings
+from flower_classifier.doctor.image_stats import ImageStats
 from flower_classifier.doctor.second_opinion import fold_of_each_photo
+from flower_classifier.doctor.twins import find_twins, likeness, near_pairs
 from flower_classifier.photos.copies import linked
 from flower_classifier.photos.demo import draw_dataset
 from flower_classifier.photos.left_out import leave_out
 from flower_classifier.photos.splits import PhotoRef, Split, load_splits
+from flower_classifier.photos.views import Preprocessing
+from flower_classifier.report.pictures import square_of
 from flower_classifier.report.report_files import read_table
 
 SPLITS = ("train", "valid", "test")
@@ -130,10 +134,46 @@ def test_findings_come_by_kind_and_the_worst_of_each_first(examined):
 def test_each_kind_with_photos_has_a_sheet_and_no_photo_is_touched(spoiled, examined):
     sheets = {path.stem for path in examined.glob("*.png")}
     drawn = {row["finding"] for row in read_table(examined / "doctor.csv") if not row["path"].endswith("/")}
-    assert sheets == drawn - {"unreadable"}
+    assert {re.sub(r"-\d+$", "", sheet) for sheet in sheets} == drawn - {"unreadable"}
     for path in examined.glob("*.png"):
         assert Image.open(path).width == 1200
     assert len(list(spoiled.rglob("*.*"))) == 53
+
+
+def test_sheets_show_all_photos_each_beside_some_of_the_class_it_looks_like(tmp_path):
+    """Of 8 photos the rows of 4 take two sheets; photos that are doubted themselves stand for no class."""
+    data = few_scenes(tmp_path / "data", {"train": 12, "valid": 1})
+    rows = [Finding(f"train/a/{i}.jpg", "label", 9 - i, "looks like b", "b/", "a", "b", "train") for i in range(8)]
+    rows += [Finding("train/b/0.jpg", "blurry", 1, "?", class_name="b", split="train")]
+    (tmp_path / "doctor").mkdir()
+    for name in ("label.png", "label-7.png", "label-mine.png"):
+        (tmp_path / "doctor" / name).touch()
+    preprocessing = Preprocessing(256, 224, (0.0,) * 3, (1.0,) * 3, "bilinear")
+    write_findings(tmp_path / "doctor", load_splits(data), rows, {}, preprocessing)
+    names = sorted(path.name for path in (tmp_path / "doctor").glob("*.png"))
+    assert names == ["blurry.png", "label-1.png", "label-2.png", "label-mine.png"]
+    first, second = (Image.open(tmp_path / "doctor" / f"label-{number}.png") for number in (1, 2))
+    assert first.height > 2 * second.height  # six rows and two
+    drawer = RowDrawer(load_splits(data).train, ["a", "b"], {row.path for row in rows}, {"b": "rose"}, preprocessing)
+    cells = drawer.row(rows[0], 4)
+    assert [cell.file for cell in cells] == ["train/a/0.jpg", "train/b/1.jpg", "train/b/10.jpg", "train/b/11.jpg"]
+    assert [cell.line for cell in cells] == ["label: a"] + ["label: rose"] * 3
+    assert [cell.remark for cell in cells] == ["looks like b", "", "", ""]
+
+
+def test_a_narrow_photo_is_shown_whole_with_what_is_seen_marked(tmp_path):
+    data = few_scenes(tmp_path / "data", {"train": 2, "valid": 1})
+    Image.new("RGB", (1600, 200), (40, 90, 200)).save(data / "train" / "a" / "long.png")
+    finding = Finding("train/a/long.png", "narrow", 8, "cut it to what it shows", class_name="a", split="train")
+    preprocessing = Preprocessing(256, 224, (0.0,) * 3, (1.0,) * 3, "bilinear")
+    drawer = RowDrawer(load_splits(data).train, ["a", "b"], {finding.path}, {}, preprocessing)
+    (cell,) = drawer.row(finding, 1)
+    picture = np.asarray(square_of(cell, 240)).astype(int)
+    is_photo = (abs(picture - (40, 90, 200)) < 3).all(axis=2)
+    columns, rows = (np.nonzero(is_photo.any(axis=axis))[0] for axis in (0, 1))
+    assert (columns[0] + columns[-1]) / 2 == pytest.approx(120, abs=2)
+    assert columns[-1] - columns[0] == pytest.approx(240 / 8 * 224 / 256, abs=6)  # within the frame
+    assert rows[-1] - rows[0] == pytest.approx(240 / 8 * 224 / 256, abs=6)
 
 
 def test_it_prints_a_line_for_each_kind_and_trains_nothing(printed):
@@ -142,11 +182,16 @@ def test_it_prints_a_line_for_each_kind_and_trains_nothing(printed):
     assert first == "53 photos of 3 classes examined"
     assert "      1  files that cannot be opened: train/b/broken.jpg" in lines
     assert "      2  photos that are also in another split: train/a/03.jpg, train/a/01.jpg" in lines
-    effect = "are among the training photos; accuracy of a linear head"
+    effect = "is among the training photos; accuracy of a linear head"
     assert [line.split()[:3] for line in lines if effect in line] == [
-        ["1", "validation", "photos"],
-        ["1", "test", "photos"],
+        ["1", "validation", "photo"],
+        ["1", "test", "photo"],
     ]
+    rows = read_table(save_dir / "doctor" / "doctor.csv")
+    staying = {row["path"] for row in rows if row["leave_out"] == "no"}
+    assert "valid/b/fog.jpg" in staying
+    assert f"{len(staying)} validation or test photo" in lines[-1]
+    assert not any(path.startswith("train/") for path in staying)
     assert [path.name for path in save_dir.iterdir()] == ["doctor"]
 
 
@@ -197,6 +242,23 @@ def test_a_wrong_label_is_found_by_the_heads_that_did_not_learn_it(train_into, t
     first = findings(tmp_path / "run" / "doctor", "label")[:2]
     found = {(row["path"], row["other"]) for row in first}
     assert found == {("train/blue/wrong.png", "red/"), ("valid/red/wrong.png", "blue/")}
+
+
+def test_classes_of_unequal_sizes_are_judged_alike(train_into, tmp_path):
+    """Of two drawn species, one with 60 training photos and one with 6, few photos look like the other one."""
+    data = tmp_path / "data"
+    draw_dataset(data, {"train": 60, "valid": 6}, size=48)
+    for split in ("train", "valid"):
+        for folder in sorted((data / split).iterdir())[:4]:
+            shutil.rmtree(folder)
+    large, small = sorted((data / "train").iterdir())
+    for photo in sorted(small.iterdir())[6:]:
+        photo.unlink()
+    outcome = train_into(tmp_path / "run", data, *LOOK)
+    rows = findings(tmp_path / "run" / "doctor", "label")
+    of_class = [sum(f"/{folder.name}/" in row["path"] for row in rows) for folder in (large, small)]
+    assert of_class[0] <= 4, outcome.out  # of 66
+    assert of_class[1] <= 3, outcome.out  # of 12
 
 
 @pytest.mark.slow
@@ -285,11 +347,10 @@ def test_photos_that_judge_stay_where_the_doctor_only_doubts_them(run, spoiled, 
     left = {photo for split in leave_out(splits, tmp_path / "left.csv").parts for photo in split.photos}
     assert {photo for split in splits.parts for photo in split.photos} - left == gone
     assert "valid/b/fog.jpg" in listed - gone
-    assert any(row["finding"] == "label" for row in rows)
     options = (*TINY, "--save_dir", tmp_path / "run", "--summary", "--without", tmp_path / "left.csv")
     outcome = run(train, spoiled, *options)
     assert f"going on without {len(gone)} photos of 53" in outcome.err
-    assert "stay: doctor.csv" in outcome.err
+    assert "the column leave_out lets 1 validation photo stay" in outcome.err
     assert "cannot be opened" not in outcome.err  # the broken one is listed
 
 
@@ -336,7 +397,7 @@ def test_a_look_measures_what_a_person_sees(tmp_path):
 
 
 def test_near_pairs_are_those_of_a_search_through_all(monkeypatch):
-    monkeypatch.setattr("flower_classifier.doctor.image_stats.BLOCK", 7)
+    monkeypatch.setattr("flower_classifier.doctor.twins.BLOCK", 7)
     features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
     unit = (features / features.norm(dim=1, keepdim=True)).numpy()
     cosines = unit @ unit.T
@@ -351,13 +412,47 @@ def test_near_pairs_are_those_of_a_search_through_all(monkeypatch):
     assert len(expected) > 20
 
 
-def test_features_and_thumbnails_must_agree(tmp_path):
-    """Thumbnails that are the same are not enough, nor are features."""
-    split = Split("train", tmp_path, ("a.png", "b.png", "c.png"), (0, 0, 0))
-    for photo, seed in zip(split.photos, (1, 1, 2), strict=True):
+def test_neither_features_nor_shapes_alone_make_two_photos_one(tmp_path):
+    """Two photos of one scene are one, whatever the features; two of soft light from above only if a network agrees."""
+    split = Split("train", tmp_path, ("a.png", "b.png", "c.png", "d.png", "e.png"), (0,) * 5)
+    for photo, seed in zip(split.photos, (1, 1, 2), strict=False):
         scene(tmp_path / photo, seed).save(tmp_path / photo, compress_level=1 + (photo == "b.png"))
-    places = [PhotoRef(split, index) for index in range(3)]
-    thumbnails = [ImageStats.of(place.path).thumbnail for place in places]
-    near, far = torch.tensor([[1.0, 0], [1, 0.1], [-1, 0]]), torch.tensor([[1.0, 0], [-1, 0.1], [0.9, 0]])
-    assert list(find_twins(places, near, thumbnails)) == [(0, 1)]
-    assert find_twins(places, far, thumbnails) == {}
+    for photo, seed in (("d.png", 3), ("e.png", 4)):
+        light = (
+            60 + 120 * np.sin(np.linspace(0, 3, 240))[:, None] + np.random.default_rng(seed).normal(0, 8, (240, 320))
+        )
+        Image.fromarray(light.clip(0, 255).astype(np.uint8)).convert("RGB").save(tmp_path / photo)
+    refs = [PhotoRef(split, index) for index in range(5)]
+    thumbnails = [ImageStats.of(ref.path).thumbnail for ref in refs]
+    assert likeness(thumbnails[3], thumbnails[4], finely=True) > 0.99
+    apart, alike = torch.eye(5), torch.eye(5)
+    alike[4, 3] = 2
+    assert list(find_twins(refs, apart, thumbnails)) == [(0, 1)]
+    assert set(find_twins(refs, alike, thumbnails)) == {(0, 1), (3, 4)}
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_photo_that_was_turned_or_framed_is_known_again(tmp_path, is_first):
+    """Whatever a network makes of it: the features here are those of different photos."""
+    photos = [scene(tmp_path / f"{index}.png", index) for index in range(12)]
+    changed = [
+        photos[0].rotate(180),
+        photos[1].transpose(Image.Transpose.ROTATE_90),
+        photos[2].transpose(Image.Transpose.ROTATE_270),
+        ImageOps.flip(photos[3]),
+        photos[4].transpose(Image.Transpose.TRANSPOSE),
+        photos[5].rotate(180).resize((200, 150), Image.Resampling.LANCZOS),
+        ImageOps.expand(photos[6], 30, "white"),
+        ImageOps.pad(photos[7], (320, 320), color=(20, 60, 20)),
+        ImageOps.expand(photos[8], 20, "black").rotate(180),
+    ]
+    for index, photo in enumerate(changed):
+        photo.save(tmp_path / f"changed_{index}.jpg", quality=80)
+    names = [f"{index}.png" for index in range(12)]
+    twins = [f"changed_{index}.jpg" for index in range(len(changed))]
+    ordered = [*twins, *names] if is_first else [*names, *twins]
+    split = Split("train", tmp_path, tuple(ordered), (0,) * len(ordered))
+    refs = [PhotoRef(split, index) for index in range(len(ordered))]
+    found = find_twins(refs, torch.eye(len(refs)), [ImageStats.of(ref.path).thumbnail for ref in refs])
+    pairs = {frozenset((ordered[one], ordered[other])) for one, other in found}
+    assert pairs == {frozenset((f"{index}.png", f"changed_{index}.jpg")) for index in range(len(changed))}

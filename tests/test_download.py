@@ -1,5 +1,6 @@
 """--download against a real web server on this machine, which breaks off, stalls and refuses."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -154,6 +155,19 @@ def test_a_stalled_connection_is_given_up(site, fetch, monkeypatch):
     site.cuts, site.stalls = [HALF], True
     assert f": cannot download {site.url}: nothing came for 1 s\n" in fetch(code=1).err
     assert fetch.partial.read_bytes() == site.body[:HALF]
+
+
+@pytest.mark.parametrize("size", ["-5", "-1", "-ffffffffffffffffffff", "no number"])
+def test_a_chunk_of_an_impossible_size_is_a_broken_connection(site, fetch, photos, size):
+    """What has come before is kept, and the same command goes on from there."""
+    site.cuts, site.next_chunk = [HALF], size
+    error = fetch(code=1).err
+    assert re.search(rf": cannot download {site.url}: .*\n  0\.5 MB of it are kept; the same command goes on", error)
+    assert error.count("\n") == 3
+    assert fetch.partial.read_bytes() == site.body[:HALF]
+    site.next_chunk = ""
+    fetch()
+    assert contents(fetch.data) == photos
 
 
 def test_a_server_that_refuses_is_quoted(site, fetch):

@@ -1,8 +1,11 @@
 """The examples that docs/ shows: they are what it shows, and they run."""
 
+import io
 import json
 import os
 import re
+import runpy
+import select
 import shutil
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support import PROJECT
 from waiting import LIMIT, LONG_LIMIT, line_with
 
@@ -19,6 +23,7 @@ import flower_classifier as fc
 EXAMPLES = PROJECT / "docs" / "examples"
 
 
+TOO_LARGE = {"error": "a photo may have 20,000,000 bytes and 50,000,000 pixels at most"}
 IN_CLONE = "PYTHONPATH=. "  # which a command says in a clone, and need not where the package is installed
 
 
@@ -118,8 +123,30 @@ def check_service(server, classifier, photo):
         assert status == 400
         assert told["error"].startswith("cannot open the photo")
         assert sent(address, "other", b"") == (400, {"error": "send a file as the form's field photo"})
+        for kind in ("PNG", "JPEG"):
+            assert sent(address, "photo", wide_picture(kind)) == (413, TOO_LARGE)
     finally:
         server.terminate()
+
+
+@pytest.mark.slow
+def test_the_web_service_refuses_an_upload_of_too_many_bytes_in_its_own_words(exported, monkeypatch):
+    """In this process: a client may find the connection closed while it still sends."""
+    monkeypatch.setenv("CLASSIFIER", str(exported))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # which the service changes
+    app = runpy.run_path(str(EXAMPLES / "service.py"))["app"]
+    answer = app.test_client().post("/", data={"photo": (io.BytesIO(bytes(20_000_000)), "a.jpg")})
+    assert (answer.status_code, answer.json) == (413, TOO_LARGE)
+
+
+def wide_picture(kind):
+    """The bytes of a small file of more pixels than the service takes: a JPEG's says so, and has few."""
+    file = io.BytesIO()
+    if kind == "PNG":
+        Image.new("1", (7100, 7100)).save(file, "PNG")
+        return file.getvalue()
+    Image.new("RGB", (80, 80)).save(file, "JPEG")
+    return file.getvalue().replace(b"\x08\x00\x50\x00\x50", b"\x08\x4e\x20\x4e\x20", 1)  # 80 x 80, 20,000 x 20,000
 
 
 @pytest.mark.slow
@@ -144,6 +171,34 @@ def test_the_watcher_answers_each_photo_that_appears(clone, exported, flowers, t
     assert answers[0] == {"path": str(incoming / "a.jpg"), **predictor(photos[0]).plain()}
     assert "cannot open" in answers[1]["error"]
     assert answers[2] == {"path": str(incoming / "c.jpg"), **predictor(photos[1]).plain()}
+
+
+@pytest.mark.slow
+def test_the_watcher_waits_while_a_file_grows_and_answers_anew_what_stood_still(clone, exported, flowers, tmp_path):
+    """Though the file keeps a time of long ago, as one that is copied with its times does."""
+    whole = min((flowers / "test").glob("*/*.jpg")).read_bytes()
+    grows, stalls = (tmp_path / name for name in ("a.jpg", "b.jpg"))
+    grows.write_bytes(whole)
+    command = command_in("watch.py").partition(" >> ")[0]
+    with start(command.replace("incoming", str(tmp_path)).replace("rose_app", str(exported)), clone) as watcher:
+        try:
+            stalls.write_bytes(whole[:400])
+            while not select.select([watcher.stdout], [], [], 0.02)[0]:
+                with grows.open("ab") as file:
+                    file.write(b"\0")
+                os.utime(grows, (1, 1))
+            stalled = json.loads(watcher.stdout.readline())
+            answer = json.loads(watcher.stdout.readline())
+            with stalls.open("ab") as file:
+                file.write(whole[400:])
+            os.utime(stalls, (1, 1))
+            anew = json.loads(watcher.stdout.readline())
+        finally:
+            watcher.terminate()
+    assert (stalled["path"], "error" in stalled) == (str(stalls), True)
+    right = fc.load(exported)(whole).plain()
+    assert answer == {"path": str(grows), **right}
+    assert anew == {"path": str(stalls), **right}
 
 
 @pytest.mark.slow

@@ -150,6 +150,14 @@ def test_an_earlier_export_is_replaced_and_other_files_are_not(run, trained, tra
     assert [path.name for path in other.iterdir()] == ["photo.jpg"]
 
 
+def test_a_place_that_cannot_be_written_to_is_named_as_it_was_typed(run, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    outcome = run(export, trained / "checkpoint.pth", "file/app")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert outcome.err.endswith(f": file/app cannot be made: {tmp_path}/file cannot be written to: Not a directory\n")
+
+
 def test_a_folder_that_only_looks_like_an_export_is_left_alone(run, trained, exported, tmp_path):
     """A model.onnx of one's own, or files of one's own among the package's."""
     own = tmp_path / "own"

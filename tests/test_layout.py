@@ -14,7 +14,7 @@ from support import TINY
 import predict
 import train
 from flower_classifier.base.messages import InputError
-from flower_classifier.photos.layout import split_of
+from flower_classifier.photos.folders import split_of
 from flower_classifier.photos.splits import load_labelled, load_splits
 
 
@@ -222,10 +222,27 @@ def test_tar_files_of_several_splits_are_not_pooled(lay_out):
     assert load_splits(data).classes == ("cat", "dog")
 
 
-def test_a_tar_file_of_a_whole_data_set_is_not_learned_as_splits(lay_out):
-    data = packed(lay_out({"train/cat": 3, "train/dog": 3, "val/cat": 3}), ["all.tar"])
-    with pytest.raises(InputError, match=r"all\.tar holds train/, val/, no class folders: unpack it"):
+@pytest.mark.parametrize("above", ["", "flowers/"])
+@pytest.mark.parametrize("below", [".", "train"])
+def test_a_tar_file_of_a_whole_data_set_is_not_learned_as_splits(lay_out, above, below):
+    """Wherever the splits lie in it, and whether it lies in the data folder or in a split's."""
+    names = [f"{above}{name}" for name in ("train/cat", "train/dog", "val/cat")]
+    data = packed(lay_out(dict.fromkeys(names, 3)), ["all.tar"])
+    (data / below).mkdir(exist_ok=True)
+    (data / "all.tar").rename(data / below / "all.tar")
+    refusal = rf"^{data / below}/all\.tar holds train/, val/, which are splits and no classes: unpack it$"
+    with pytest.raises(InputError, match=refusal):
         load_splits(data)
+    with pytest.raises(InputError, match=refusal):
+        load_labelled(data / below / "all.tar", ("cat", "dog"))
+
+
+def test_class_folders_may_lie_beside_the_tar_file_that_they_were_unpacked_from(lay_out):
+    data = packed(lay_out({"train/cat": 3, "train/dog": 3, "val/cat": 3}), ["all.tar"])
+    with tarfile.open(data / "all.tar") as tar:
+        tar.extractall(data, filter="data")
+    shutil.copy(data / "all.tar", data / "train" / "all.tar")
+    assert len(load_splits(data).train) == 6
 
 
 def test_a_folder_of_splits_is_not_evaluated_as_one(lay_out):
@@ -339,15 +356,15 @@ def test_photos_of_old_tools_are_read(lay_out, run, tmp_path, ending):
 def test_the_same_name_in_other_characters_is_the_same_class(lay_out, run, tmp_path):
     """macOS stores "ä" as two characters; names from web pages end in blanks, visible or not."""
     composed, decomposed = (unicodedata.normalize(form, "Gänseblume") for form in ("NFC", "NFD"))
-    names = {f"train/{composed}": 4, "train/Rose": 4, f"valid/{decomposed}": 2, "valid/Rose \u200b": 2}
+    names = {f"train/{composed}": 5, "train/Rose": 5, f"valid/{decomposed}": 2, "valid/Rose \u200b": 2}
     data = lay_out(names)
-    assert sizes(load_splits(data)) == {"train": {composed: 4, "Rose": 4}, "valid": {composed: 2, "Rose": 2}}
+    assert sizes(load_splits(data)) == {"train": {composed: 5, "Rose": 5}, "valid": {composed: 2, "Rose": 2}}
     (tmp_path / "names.json").write_text(f'{{"{decomposed}": "daisy", "Rose": "rose"}}', encoding="utf-8")
     (tmp_path / "without.csv").write_text(f"path\ntrain/{decomposed}/p0.png\n", encoding="utf-8")
     options = ["--category_names", tmp_path / "names.json", "--without", tmp_path / "without.csv"]
     outcome = run(train, data, *TINY, "--epochs", 1, *options, "--save_dir", tmp_path / "out")
     assert "2 classes (daisy, rose)" in outcome.err or "2 classes (rose, daisy)" in outcome.err
-    assert "going on without 1 photo of 12" in outcome.err
+    assert "going on without 1 photo of 14" in outcome.err
     assert "warning: " not in outcome.err.replace("warning: random weights", "")
     judged = run(predict, data / "valid", tmp_path / "out" / "checkpoint.pth", "--evaluate")
     assert judged.code == 0

@@ -1,5 +1,6 @@
 """An option is said once: what the parser takes, what the checks refuse and what docs/options.md lists agree."""
 
+import ast
 import math
 import re
 import runpy
@@ -15,6 +16,7 @@ import train
 from flower_classifier.base.messages import InputError
 from flower_classifier.base.options import TYPED, Limits, Settings, argument, option
 from flower_classifier.config.allowed import MOST_LAYERS
+from flower_classifier.config.export_options import ExportConfig
 from flower_classifier.config.predict_options import PredictConfig
 from flower_classifier.config.train_options import TrainConfig
 
@@ -137,6 +139,23 @@ def test_a_program_is_told_of_the_setting_and_a_person_of_the_flag():
         with pytest.raises(InputError) as refused:
             EveryKind((Path("a"),), Path("b"), **wrong)
         assert (str(refused.value), refused.value.at_terminal) == (said, f"--{said}")
+
+
+def test_what_an_error_names_as_an_option_is_one():
+    """Not an argument, which nobody types a flag for: the first word of such a message would be `--folder`."""
+    settings = [setting for kind in (*COMMANDS.values(), ExportConfig) for setting in kind.options()]
+    options = {setting.name for setting in settings if not setting.positional}
+    takes = {"InputError": 1, "RunError": 1, "check_writable": 1, "check_there": 1, "input_file": 1}
+    named = set()
+    for path in [*PROJECT.glob("*.py"), *PROJECT.glob("flower_classifier/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in takes:
+                given = node.args[takes[node.func.id] :]
+                named |= {(value.value, path.name) for value in given if isinstance(value, ast.Constant)}
+    of_functions = {("topk", "model_utils.py"), ("on_error", "base_predictor.py")}  # which no command passes on
+    wrong = [(name, file) for name, file in named - of_functions if name not in options]
+    assert len(named) > 50
+    assert wrong == []
 
 
 def test_help_shows_groups_in_order_and_defaults():

@@ -275,7 +275,7 @@ def test_each_bar_of_the_reliability_diagram_says_how_many_photos_it_is_of():
     )
     assert (tuple(few), tuple(many)) == (wilson(3, 4), wilson(29, 30))
     said = [text.get_text() for text in figure.texts]
-    assert "94% sure on average, right 94% of the time: can be believed, as far as 34 photos tell" in said
+    assert "94% sure on average, right 94% of the time: can be believed, as far as 34 photos can tell" in said
     assert "no temperature: the validation photos gave no reason to change probabilities" in said
 
 
@@ -283,6 +283,7 @@ def test_the_verdict_on_probabilities_is_in_words():
     verdict = Verdict(180, 200, 0.5)  # 85.1 to 93.4 %
     words = ["right more often than it says", "can be believed", "too sure of itself"]
     assert [verdict.on_confidence(sure) for sure in (0.8, 0.9, 0.95)] == words
+    assert Verdict(1, 1, 1.0).on_confidence(0.9) == "can be believed, as far as 1 photo can tell"
 
 
 def test_the_last_epoch_has_its_number_and_what_a_photo_is_worth_is_said():
@@ -300,6 +301,8 @@ def test_the_last_epoch_has_its_number_and_what_a_photo_is_worth_is_said():
         assert [text.get_text() for text in figure.texts] == [f"one of the {photos} validation photos is worth {share}"]
     low, high = figure.axes[1].get_ylim()
     assert high - low > 4 / 20
+    (text,) = draw_curves(history, 23, photos=1).texts
+    assert text.get_text() == "the only validation photo is worth 100%"
     assert not draw_curves(history, 23).texts
 
 

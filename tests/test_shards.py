@@ -1,12 +1,16 @@
 """Photos in tar files: train/*.tar, named as a folder has them or as WebDataset does."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import shutil
 import tarfile
 
 import pytest
+from download_server import zipped
 from support import QUICK, TINY, parse_blocks, read, same
 
 import predict
@@ -182,6 +186,38 @@ def test_links_in_a_tar_file_are_photos_too(flowers, tmp_path, capsys, speaking)
     assert all(load_image(path) == load_image(photo) for path in paths)
 
 
+@pytest.mark.parametrize(
+    ("packer", "compress"),
+    [
+        ("gzip", gzip.compress),
+        ("bzip2", bz2.compress),
+        ("xz", lzma.compress),
+        ("zip", lambda data: zipped([("a", data)])),
+    ],
+)
+def test_a_compressed_archive_that_is_named_as_a_tar_file_is_told_from_a_damaged_one(shards, packer, compress):
+    tar = shards / "train" / "flowers-001.tar"
+    tar.write_bytes(compress(tar.read_bytes()))
+    refusal = f"^{tar} is compressed by {packer}, so photos cannot be read from it: unpack it$"
+    with pytest.raises(InputError, match=refusal):
+        load_splits(shards)
+
+
+def test_a_tar_file_in_capitals_is_one(run, trained, flowers, shards, tmp_path):
+    """Its photos are learned from, and answered one by one."""
+    upper = tmp_path / "upper"
+    for tar in shards.glob("*/*.tar"):
+        (upper / tar.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(tar, upper / tar.parent.name / f"{tar.stem}.TAR")
+    lower_case, upper_case = load_splits(shards), load_splits(upper)
+    assert [name.replace(".TAR/", ".tar/") for name in upper_case.train.photos] == list(lower_case.train.photos)
+    photo = upper_case.test.path(0)
+    asked = run(predict, photo, photo.parents[1], trained / "checkpoint.pth", "--format", "jsonl")
+    alone, *several = map(json.loads, asked.out.splitlines())
+    assert (alone["path"], len(several)) == (str(photo), 18)
+    assert alone == several[0]
+
+
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.ZIP"])
 def test_compressed_archives_are_named(run, tmp_path, name):
     (tmp_path / "train").mkdir()
@@ -308,11 +344,14 @@ def test_a_tar_file_without_photos_is_no_answer(run, trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_evaluate_takes_a_folder_of_tar_files(run, trained, flowers, shards, tmp_path):
-    asked = (trained / "checkpoint.pth", "--evaluate", "--report", tmp_path)
-    judged = [run(predict, root / "test", *asked) for root in (flowers, shards)]
-    assert [outcome.code for outcome in judged] == [0, 0]
+def test_evaluate_takes_a_tar_file_and_a_folder_of_them(run, trained, flowers, shards, tmp_path):
+    asked = (trained / "checkpoint.pth", "--evaluate")
+    tar = shutil.copy(shards / "test" / "flowers-000.tar", tmp_path / "Test.TAR")
+    with_report = [run(predict, photos, *asked, "--report", tmp_path) for photos in (shards / "test", tar)]
+    judged = [run(predict, flowers / "test", *asked), *with_report]
+    assert [outcome.code for outcome in judged] == [0, 0, 0]
     assert judged[0].out == judged[1].out
+    assert judged[0].out == judged[2].out
 
 
 def test_a_header_of_more_bytes_than_the_tar_file_has_is_damage(tmp_path):

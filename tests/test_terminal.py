@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import PROJECT, PYTHON, run_program
+from support import PROJECT, PYTHON, TINY, run_program
 from waiting import LIMIT, has_mapped, has_received, needs_proc, wait_until
 
 import predict
@@ -376,6 +377,22 @@ def test_words_for_numbers_and_lists():
     ]
     assert first_few("abc") == "a, b, c"
     assert first_few(range(10)) == "0, 1, 2 and 7 more"
+
+
+def test_of_one_photo_nothing_speaks_as_of_several(run, train_into, tmp_path):
+    """One to learn from in a class, one to choose by, and one of the test photos has been learned from."""
+    data = tmp_path / "data"
+    for number, name in enumerate(("train/red/a", "train/red/b", "train/blue/a", "valid/red/a", "test/red/a")):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((64, 64), 30 + 20 * number).save(data / f"{name}.png")
+    (data / "test" / "blue").mkdir()
+    shutil.copy(data / "train" / "blue" / "a.png", data / "test" / "blue")
+    options = (data, *TINY, "--no_cache", "--save_dir", tmp_path)
+    summary = run(train, *options, "--summary")
+    said = summary.out + summary.err + train_into(tmp_path, *options[:-2], "--epochs", 1).err
+    for phrase in ("3 training, 1 validation, 2 test photos", "reading 1 validation photo, view 0"):
+        assert phrase in said
+    assert re.findall(r"(?<![\d,.])1 (?:\w+ )?(?:photos|classes|files|pairs|views|epochs)\b", said) == []
 
 
 def test_a_message_is_said_once_even_where_the_root_logger_speaks_too(trained, flowers):

@@ -114,10 +114,10 @@ def hardlink(path: Path, aside: Path) -> bool:
     return True
 
 
-def check_writable(folder: Path, option: str) -> None:
+def check_writable(folder: Path, option: str | None = None) -> None:
     """Raise InputError unless files can be written to a folder, or to the nearest one above that exists.
 
-    `option` is the name of the setting that says which folder.
+    `option` is the name of the setting that says which folder; None: no option says that.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110
     try:

@@ -1,7 +1,7 @@
 """The parser of a command line: argparse with one-line errors, and with the names that other programs give to options.
 
-A flag may be written as people write it: with `-` or `_`, one, two or three dashes, in upper or lower case, and under a
-name that other programs have for it. An argument may be given by its name too: `--data_dir flowers`.
+A flag may be written as people write it: with `-`, `_` or neither in it, with one, two or three dashes before it, in
+upper or lower case, and under another program's name. An argument may be given by its name: `--data_dir flowers`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ WRONG_COMMAND_LINE = 2  # the exit code of every wrong input, as argparse has it
 ARGUMENTS_MISSING = "the following arguments are required: "  # as argparse says it, before what is missing
 NUMBERS = re.compile(r"-?[\d,]+")
 FLAG = re.compile(r"(-+)([^\W\d][\w-]*)(?:=(.*))?", re.DOTALL)  # dashes, a name, perhaps a value
+LONG_DASH = re.compile(r"[–—](?=[^\W\d])")  # what a word processor makes of two dashes
+DEVICES = {"device", "dev", "gpu_cpu", "mode"}  # names of --gpu that always have a value
 LIKE_A_TYPO = 0.8  # how alike a flag must be to one that is asked for: a wrong hint is worse than none
 
 Values = dict[str, Any]  # of options, by their names; Any: each option has a type of its own
@@ -118,7 +120,7 @@ class Parser(argparse.ArgumentParser):
             for name, (written, value) in self.written.items():
                 if name in self.named:
                     self.error(f"with {written} {value}, {unknown[0]!r} is one too many: give each argument once")
-            self.error(f"unknown argument {unknown[0]!r}")
+            self.error(f"unknown argument {unknown[0]!r}{self.hint_at('')}")
         flag = word.split("=")[0]
         name = bare(flag)
         if hint := self.hint_at(name):
@@ -142,6 +144,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with code 2; the usage text of twenty flags would bury the message."""
         message = self.other_missing(message) or message
+        if message.startswith(ARGUMENTS_MISSING):
+            message += self.hint_at(message.removeprefix(ARGUMENTS_MISSING).lower())
         self.exit(WRONG_COMMAND_LINE, f"{self.prog}: {message}\n(python {self.prog} --help shows the options)\n")
 
     def other_missing(self, message: str) -> str | None:
@@ -161,7 +165,7 @@ class Parser(argparse.ArgumentParser):
         flag. The value of an old-style `--gpu gpu` or `--gpu True` goes, `--gpu False` goes whole.
         """
         arguments: list[str] = []
-        words = deque(argv)
+        words = deque(LONG_DASH.sub("--", word, count=1) if LONG_DASH.match(word) else word for word in argv)
         while words:
             word = words.popleft()
             if word == "--":  # paths follow; argparse cannot take "./-a.jpg" for a flag
@@ -180,7 +184,8 @@ class Parser(argparse.ArgumentParser):
             return ""
         dashes, name = match[1], match[2].replace("-", "_")
         others = {other: known for known, other in self.others()}
-        for spelling in (name, name.lower()):
+        joined = {known.replace("_", ""): known for known in [*map(bare, self._option_string_actions), *others]}
+        for spelling in (name, name.lower(), joined.get(name.lower().replace("_", ""), "")):
             if dashes == "-" and f"-{spelling}" in self._option_string_actions:
                 return f"-{spelling}"
             if f"--{spelling}" in self._option_string_actions or spelling in others:
@@ -206,6 +211,10 @@ class Parser(argparse.ArgumentParser):
             while following and NUMBERS.fullmatch(following[0]):
                 numbers.append(following.popleft())
             joined = ",".join(text.strip(",") for text in numbers)
+            before, earlier = self.written.get(flag.lstrip("-"), (written, joined))
+            if earlier != joined:  # as of other programs, where each gives another hidden layer
+                both = f"{flag} {earlier} {joined}".replace(",", " ")
+                self.error(f"{before} {earlier} and {written} {joined} are the same option: {both} gives both")
             self.note_value(action.dest if action else flag, written, joined)
             if joined.startswith("-"):
                 return [f"{flag}={joined}"]
@@ -224,7 +233,7 @@ class Parser(argparse.ArgumentParser):
     def rewritten_gpu(self, word: str, following: deque[str]) -> list[str]:
         """Rewrite `--gpu`, `--gpu 1`, `--device cuda:0` to --gpu, and `--gpu False` or `--device cpu` to nothing."""
         written, equals, value = word.partition("=")
-        is_device = bare(written) == "device"  # whose value is no word of another argument
+        is_device = bare(written) in DEVICES  # whose value is no word of another argument
         if not equals and following and (is_device or following[0].lower() in GPU_ON | GPU_OFF):
             value = following.popleft()
         device = value.lower().split(":")[0]  # cuda:0

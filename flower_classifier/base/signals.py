@@ -1,13 +1,16 @@
-"""Signals that ask the process to end: how a command answers them, and how it holds them back."""
+"""Signals that ask the process to end: how they are answered, also while a library computes, and held back."""
 
 import contextlib
 import os
+import queue
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from flower_classifier.base.messages import note
 from flower_classifier.base.torchrun import is_in_job
@@ -16,6 +19,7 @@ HANGUP = getattr(signal, "SIGHUP", None)  # its terminal was closed, its ssh bro
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"} | ({HANGUP: "hung up"} if HANGUP else {})
 
 Answer = Callable[[int, FrameType | None], object] | int | None  # as the module `signal` takes and gives it
+Result = TypeVar("Result")
 
 
 class Stopped(KeyboardInterrupt):
@@ -77,6 +81,53 @@ def ended_by_ctrl_c(may_end: Callable[[], bool], message: str) -> Iterator[None]
             for signum, answer in answers.items():
                 signal.signal(signum, answer)
         note(message)
+
+
+class Helper(threading.Thread):
+    """A thread that does one piece of work after another: a network keeps its scratch memory by the thread."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)  # the process need not wait for work that never ends
+        self.orders: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        """Do all that is ordered, until there is None."""
+        while order := self.orders.get():
+            order()
+            del order  # and all that it holds, before the next comes
+
+
+helpers: dict[int, Helper] = {}  # the main thread's, by the process: a forked one needs another
+
+
+def done_aside(work: Callable[[], Result], abandon: Callable[[], object] = lambda: None) -> Result:
+    """Do work of another library's, and answer signals meanwhile, though it may never end. Raises what it raises.
+
+    Python answers a signal between two steps of the main thread, and to Python such work is one step. So another thread
+    does it, for which the main thread waits. Where an answer ends the waiting, `abandon` is called, and what becomes of
+    the work is nobody's concern. Threads that receive no signals do their work themselves.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    outcome: Future[Result] = Future()
+
+    def do() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # for the thread that waits
+            outcome.set_exception(error)
+
+    process = os.getpid()
+    helper = helpers.get(process) or helpers.setdefault(process, Helper())
+    helper.orders.put(do)
+    try:
+        return outcome.result()
+    finally:
+        if not outcome.done():
+            abandon()
+            del helpers[process]
+            helper.orders.put(None)
 
 
 @contextlib.contextmanager

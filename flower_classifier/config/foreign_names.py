@@ -1,13 +1,14 @@
 """What other programs of this kind call the options of the commands, and what to say of options that are not here.
 
-Names that public solutions of the exercise are known to use; they were not counted. Each means what it says, or it is
-refused in a sentence that says what to do; one that programs use for different things (`--checkpoint` for where to
-write, or what to read) is refused.
+Names that 147 public solutions of the exercise use. Each means what it says, or it is refused in a sentence that says
+what to do; one that programs use for different things (`--checkpoint` for where to write, or what to read) is refused.
+A name is known with or without its `_`.
 """
 
 from flower_classifier.base.parser import ForeignNames
 
 NOT_NEEDED = "is not needed: all processor cores read photos"
+NO_GPU = "is not needed: the processor computes, unless --gpu is given"
 BY_CHECKPOINT = "is not needed: the checkpoint says it"
 BY_CLASSES = "is not needed: it is the number of class folders"
 LAYERS = "--hidden_units 512 256 makes two hidden layers"
@@ -18,7 +19,7 @@ OPTIMIZER = "is not here: the optimizer is AdamW, and --learning_rate and --weig
 SPLITS = "is not needed: DATA_DIR holds train/, valid/ and test/"
 
 SHARED = {
-    "gpu": ("device", "use_gpu", "cuda", "use_cuda", "enable_gpu", "g"),
+    "gpu": ("device", "dev", "gpu_cpu", "mode", "use_gpu", "cuda", "use_cuda", "enable_gpu", "pred_gpu", "g"),
     "category_names": (
         "category_name",
         "cat_names",
@@ -29,8 +30,15 @@ SHARED = {
         "categories",
         "class_names",
         "names",
+        "label_names",
+        "class_dict",
+        "class_mapping",
+        "categories_json",
+        "cnames",
+        "cn",
         "json",
         "json_file",
+        "json_path",
     ),
 }
 
@@ -48,34 +56,109 @@ TRAIN = ForeignNames(
             "image_dir",
             "images_dir",
         ),
-        "save_dir": ("save_directory", "save_path", "save", "save_name", "save_file", "output_dir"),
+        "save_dir": (
+            "save_directory",
+            "save_path",
+            "save",
+            "save_to",
+            "save_file",
+            "saved_model",
+            "output_dir",
+            "sd",
+            "s",
+        ),
         "arch": ("architecture", "model_arch", "model_name", "network", "backbone", "a"),
-        "learning_rate": ("learn_rate", "learningrate", "lrate"),
-        "hidden_units": ("hidden_unit", "hidden_units1", "hidden_size", "hidden_sizes", "hidden", "units"),
-        "epochs": ("epoch", "num_epochs", "n_epochs", "epochs_num", "number_of_epochs", "max_epochs", "e"),
-        "batch_size": ("batch", "batchsize", "bs"),
-        "dropout": ("drop_out", "dropout_rate", "drop_rate", "drop_p", "dropout_p", "drop_prob", "dropout_prob"),
+        "learning_rate": ("learn_rate", "learn_r", "learning_r", "lrate", "lrn", "lrn_rate", "l"),
+        "hidden_units": (
+            "hidden_unit",
+            "hidden_units1",
+            "hidden_1",
+            "hidden_input",
+            "hidden_size",
+            "hidden_sizes",
+            "hidden",
+            "hid",
+            "hl1",
+            "hlu",
+            "hu",
+            "units",
+        ),
+        "epochs": (
+            "epoch",
+            "num_epochs",
+            "num_epoch",
+            "n_epochs",
+            "epochs_num",
+            "epoch_num",
+            "number_of_epochs",
+            "training_epochs",
+            "max_epochs",
+            "e",
+        ),
+        "batch_size": ("batch", "bs", "b"),
+        "dropout": (
+            "drop",
+            "drop_out",
+            "dropout_rate",
+            "drop_rate",
+            "drop_p",
+            "dropout_p",
+            "p_dropout",
+            "drop_prob",
+            "dropout_prob",
+        ),
         "valid_split": ("val_split", "validation_split", "valid_share"),
         "seed": ("random_seed", "manual_seed"),
         "image_size": ("img_size",),
     },
     hints={
-        **dict.fromkeys(("num_workers", "workers", "pin_memory"), NOT_NEEDED),
+        **dict.fromkeys(("num_workers", "workers", "num_threads", "pin_memory"), NOT_NEEDED),
+        **dict.fromkeys(("cpu", "no_cuda", "no_gpu"), NO_GPU),
         **dict.fromkeys(
-            ("hidden_layer2", "hidden_layer_2", "hidden_units2", "hidden_units_2", "hidden_layers"), LAYERS
+            (
+                "hidden_layer2",
+                "hidden_layer_2",
+                "hidden_units2",
+                "hidden_units_2",
+                "hidden_2",
+                "hl2",
+                "fc2",
+                "hidden_layers",
+            ),
+            LAYERS,
         ),
         **dict.fromkeys(("checkpoint", "checkpoint_path", "checkpoint_dir", "checkpoint_file"), INTO_FILE),
-        **dict.fromkeys(("load", "load_dir", "load_checkpoint", "load_path"), f"--resume takes no file: {GOES_ON}"),
+        **dict.fromkeys(
+            ("load", "load_dir", "load_checkpoint", "load_path", "resume_checkpoint", "cont"),
+            f"--resume takes no file: {GOES_ON}",
+        ),
         **dict.fromkeys(("optimizer", "optim", "momentum"), OPTIMIZER),
         **dict.fromkeys(("scheduler", "step_size", "gamma", "lr_decay", "decay"), RATE_FALLS),
-        **dict.fromkeys(("output_size", "output_units", "num_classes", "n_classes", "num_labels"), BY_CLASSES),
+        **dict.fromkeys(
+            (
+                "output_size",
+                "output_units",
+                "output_features",
+                "num_classes",
+                "n_classes",
+                "number_of_classes",
+                "num_labels",
+            ),
+            BY_CLASSES,
+        ),
         **dict.fromkeys(("train_dir", "valid_dir", "test_dir", "val_dir"), SPLITS),
         **dict.fromkeys(("input_size", "input_units", "in_features"), "is not needed: the network says it"),
-        **dict.fromkeys(("print_every", "log_interval", "verbose"), "is not needed: each epoch prints a line"),
+        **dict.fromkeys(
+            ("print_every", "print_in", "log_interval", "verbose"), "is not needed: each epoch prints a line"
+        ),
+        **dict.fromkeys(("validate", "test"), "is not needed: test photos are judged when the training ends"),
         **dict.fromkeys(("model", "pretrained_model"), "--arch names the network, such as --arch vgg16"),
         **dict.fromkeys(("pretrained", "freeze"), "is not needed: networks are; --fine_tune N lets them learn too"),
         **dict.fromkeys(("top_k", "topk", "image_path", "image"), "is an option of predict.py"),
         **dict.fromkeys(("criterion", "loss"), "is not here: the loss is cross-entropy"),
+        "save_name": "--save_dir FILE.pth names the checkpoint's file",
+        "data_dir": "the folder of photos, such as flowers",
+        "": "DATA_DIR is one folder; --save_dir says where the checkpoint goes",
         "early_stopping": "--patience N stops when the validation loss was no lower for N epochs",
         "resume": GOES_ON,
     },
@@ -97,10 +180,14 @@ PREDICT = ForeignNames(
             "input_path",
             "path_to_image",
             "image_filepath",
+            "img_file",
+            "pathname",
+            "sample_path",
             "filepath",
             "file",
             "path",
             "photo",
+            "i",
         ),
         "checkpoint": (
             "checkpoint_path",
@@ -113,18 +200,28 @@ PREDICT = ForeignNames(
             "saved_model",
             "load_checkpoint",
             "load_dir",
+            "loaded_model",
+            "load_state_file",
+            "load_point",
+            "check",
             "ckpt",
             "chkpt",
+            "cpt",
             "save_dir",
         ),
-        "top_k": ("topk", "top", "topn", "top_n", "top_num", "num_top", "k"),
+        "top_k": ("top", "top_n", "top_num", "num_top", "top_k_predictions", "k", "t"),
     },
     hints={
-        **dict.fromkeys(("arch", "architecture", "hidden_units", "learning_rate", "epochs"), BY_CHECKPOINT),
+        **dict.fromkeys(
+            ("arch", "architecture", "hidden_units", "hidden_size", "learning_rate", "epochs", "epoch", "seed"),
+            BY_CHECKPOINT,
+        ),
+        **dict.fromkeys(("cpu", "no_cuda", "no_gpu"), NO_GPU),
         **dict.fromkeys(("model", "model_name"), "CHECKPOINT is the model, and says its architecture"),
-        **dict.fromkeys(("batch_size", "num_workers", "workers", "pin_memory"), NOT_NEEDED),
+        **dict.fromkeys(("num_workers", "workers", "num_threads", "pin_memory"), NOT_NEEDED),
+        "batch_size": "is not needed: as many photos at once are answered as is quickest",
         **dict.fromkeys(("show", "display", "show_plot"), "--plot FILE.png draws the answer"),
-        **dict.fromkeys(("data_dir", "data", "test_dir"), "is not needed: IMAGE may be a folder of photos"),
+        **dict.fromkeys(("data_dir", "data", "dir", "test_dir"), "is not needed: IMAGE may be a folder of photos"),
         **dict.fromkeys(("threshold", "min_prob"), "--min_probability P says from which probability on one is sure"),
     },
 )

@@ -19,7 +19,7 @@ from flower_classifier.base.torchrun import world_size
 from flower_classifier.config import foreign_names
 from flower_classifier.config.allowed import CHECKPOINT_ENDINGS, DEFAULT_RATE, DEFAULT_TOP_K, checkpoint_in, is_exported
 from flower_classifier.photos.tables import check_columns
-from flower_classifier.photos.tar_files import split_path
+from flower_classifier.photos.tar_files import is_tar_name, split_path
 
 if TYPE_CHECKING:
     from flower_classifier.photos.label_tables import Labels
@@ -155,8 +155,8 @@ class PredictConfig(QuestionConfig):
     evaluate: bool = option(
         False,
         "evaluation",
-        "IMAGE is a folder with one folder of photos per class: say how many answers are right, and how far "
-        "probabilities can be believed (--format json: as one object)",
+        "IMAGE is a folder, or a tar file, of one folder of photos per class: say how many answers are right, and how "
+        "far probabilities can be believed (--format json: as one object)",
     )
     labels: Path | None = option(
         None,
@@ -192,7 +192,8 @@ class PredictConfig(QuestionConfig):
         if self.evaluate:
             self.check_evaluation()
         elif name := next((name for name in ("report", "labels", "columns") if getattr(self, name)), None):
-            raise InputError("works only together with --evaluate", name)
+            advice = "; --category_names takes what people call classes" if name == "labels" else ""
+            raise InputError(f"works only together with --evaluate{advice}", name)
         if self.output and (self.format != "jsonl" or self.plot):
             raise InputError("is for --format jsonl, without --plot", "output")
         if world_size() > 1 and not self.output:
@@ -248,8 +249,11 @@ class PredictConfig(QuestionConfig):
 
     def check_evaluation(self) -> None:
         """Refuse what does not go with --evaluate."""
-        if len(self.images) != 1 or not self.images[0].is_dir():
-            raise InputError("takes one folder: of one folder of photos per class, or with --labels", "evaluate")
+        image = self.images[0]
+        is_tar = is_tar_name(image.name) and os.path.isfile(image)  # noqa: PTH113 -- Path.is_file() may raise
+        if len(self.images) != 1 or not (image.is_dir() or (is_tar and not self.labels)):
+            what = "one folder, or tar file, of one folder of photos per class, or one folder with --labels"
+            raise InputError(f"takes {what}", "evaluate")
         check_columns(self.labels, self.columns)
         single = ("plot", "heatmap", "null", "top_k", "min_probability", "sets", "neighbours", "output")
         if any(getattr(self, name) for name in single):

@@ -16,17 +16,19 @@ import torch
 
 from flower_classifier.base.console import progress
 from flower_classifier.base.files import check_writable
-from flower_classifier.base.messages import InputError, note, reason_of
+from flower_classifier.base.messages import InputError, counted, note, photos_of, reason_of
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.doctor.findings import KINDS, TABLE, Finding, summary_of, write_findings
-from flower_classifier.doctor.image_stats import THUMBNAIL, ImageStats, find_twins
+from flower_classifier.doctor.image_stats import ImageStats
 from flower_classifier.doctor.second_opinion import SCHEDULE, Opinion, memory_of_all, second_opinion
+from flower_classifier.doctor.twins import find_twins
 from flower_classifier.features.extraction import ordered_parallel_map
 from flower_classifier.features.inputs import Inputs, check_photos_left, prepare_inputs
 from flower_classifier.features.seen_before import warn_of_seen
 from flower_classifier.photos.copies import linked
 from flower_classifier.photos.grey import GreyRange
 from flower_classifier.photos.images import ImageError
+from flower_classifier.photos.near_copies import THUMBNAIL
 from flower_classifier.photos.splits import PhotoRef
 from flower_classifier.photos.views import Augmentation, Preprocessing
 from flower_classifier.training.steps import open_cache, prepare
@@ -61,6 +63,17 @@ class Examined:
         other_class = "" if twin is None else self.classes[self.refs[twin].label]
         label_folder, split = self.classes[ref.label], ref.split.name
         return Finding(ref.photo, kind, score, suggestion, twin_photo, label_folder, other_class, split)
+
+    @property
+    def class_sizes(self) -> torch.Tensor:
+        """How many training photos each class has, (C,)."""
+        return torch.bincount(self.opinion.labels[self.opinion.is_training], minlength=len(self.classes))
+
+    @property
+    def doubted_training_photos(self) -> torch.Tensor:
+        """How many training photos of each class look much more like another class, (C,)."""
+        is_doubted = self.opinion.is_training & (self.opinion.rivals[1] >= math.log10(LEAST_TIMES))
+        return torch.bincount(self.opinion.labels[is_doubted], minlength=len(self.classes))
 
     def about_twins(self) -> Iterator[Finding]:
         """For each group of duplicates, report every photo but the one to keep, beside that one.
@@ -97,19 +110,23 @@ class Examined:
             unleaked = [index for index in in_split if index not in learned]
             if len(unleaked) < len(in_split) and unleaked:
                 accuracy, without = right[in_split].mean().item(), right[unleaked].mean().item()
-                spoken = f"{len(in_split) - len(unleaked):,} {name} photos are among the training photos"
+                leaked = len(in_split) - len(unleaked)
+                verb = "is" if leaked == 1 else "are"
+                spoken = f"{counted(leaked, f'{name} photo')} {verb} among the training photos"
                 yield f"{spoken}; accuracy of a linear head {accuracy:.1%} with them, {without:.1%} without"
 
     def about_labels(self) -> Iterator[Finding]:
         """Yield a finding for each photo that looks much more like another class, and for each far from every class.
 
-        Only of classes with enough training photos to judge a photo by.
+        Only of classes with enough training photos to judge a photo by. Of a small class most photos are not called
+        wrong: the heads have not learned it, which `about_classes` reports.
         """
-        opinion = self.opinion
-        sizes = torch.bincount(opinion.labels[opinion.is_training], minlength=len(self.classes))
-        is_judged = sizes[opinion.labels] >= FEWEST_OF_A_CLASS  # bool (N,)
-        rivals, powers = opinion.rivals
-        for index in ((powers >= math.log10(LEAST_TIMES)) & is_judged).nonzero()[:, 0].tolist():
+        opinion, (rivals, powers) = self.opinion, self.opinion.rivals
+        sizes, doubted = self.class_sizes, self.doubted_training_photos
+        is_unlearned = (sizes < SMALL_CLASS) & (2 * doubted > sizes)  # bool (C,)
+        is_judged = (sizes >= FEWEST_OF_A_CLASS)[opinion.labels]  # bool (N,)
+        is_doubted = is_judged & ~is_unlearned[opinion.labels] & (powers >= math.log10(LEAST_TIMES))
+        for index in is_doubted.nonzero()[:, 0].tolist():
             rival, ref = int(rivals[index]), self.refs[index]
             advice, rival_folder = f"looks like {self.names[rival]}", self.classes[rival]
             label_folder, power, split = self.classes[ref.label], powers[index].item(), ref.split.name
@@ -140,11 +157,13 @@ class Examined:
     def about_classes(self) -> Iterator[Finding]:
         """Yield findings about classes with few photos, and about pairs that look alike."""
         opinion, classes = self.opinion, self.classes
-        labels = opinion.labels[opinion.is_training]
-        sizes = torch.bincount(labels, minlength=len(classes)).tolist()
-        for name, size in zip(classes, sizes, strict=True):
+        labels, sizes = opinion.labels[opinion.is_training], self.class_sizes.tolist()
+        for name, size, doubted in zip(classes, sizes, self.doubted_training_photos.tolist(), strict=True):
             if size < SMALL_CLASS:
-                yield Finding(f"{name}/", "small_class", SMALL_CLASS - size, f"{size} training photos", class_name=name)
+                advice = photos_of("train", size)
+                if size >= FEWEST_OF_A_CLASS and 2 * doubted > size:
+                    advice += f", {doubted} of them taken for other classes: too few to learn from"
+                yield Finding(f"{name}/", "small_class", SMALL_CLASS - size, advice, class_name=name)
         pairs = zip(labels.tolist(), opinion.predicted[opinion.is_training].tolist(), strict=True)
         confused = Counter(tuple(sorted(pair)) for pair in pairs if pair[0] != pair[1])
         for (first, second), times in confused.items():
@@ -171,8 +190,7 @@ def run_doctor(config: TrainConfig) -> None:
     examined, findings = examine(inputs.splits, data.classes, data.names)
     photos = sum(map(len, data.splits.parts))
     print(summary_of(findings, photos, len(data.classes), list(examined.leaks())), flush=True)
-    grey_range = built.frozen.preprocessing.grey_range
-    write_findings(folder, data.splits.train.root, findings, data.category_names, grey_range)
+    write_findings(folder, data.splits, findings, data.category_names, built.frozen.preprocessing)
     note(f"all of it, and sheets of the photos: {folder}")
 
 

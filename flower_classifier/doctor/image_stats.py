@@ -1,38 +1,25 @@
-"""What is measured on a photo's pixels alone (size, brightness, contrast, sharpness), and which photos are one.
+"""What is measured on a photo's pixels alone: size, brightness, contrast, sharpness, and a thumbnail.
 
-    stats = ImageStats.of(path)
-    likeness(stats.thumbnail, other.thumbnail)      1 for the same photo, even resized, cropped a little or mirrored
-
-The same photo may be there twice: byte for byte, or saved again, resized, mirrored or cut a little. Features alone
-would call two photos of one rose the same; thumbnails alone, two petals on a dark ground. Where both agree, it is one
-photo.
+stats = ImageStats.of(path)
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from flower_classifier.photos.copies import averaging, same_bytes
 from flower_classifier.photos.grey import GreyRange
 from flower_classifier.photos.images import load_image, upright_size
-from flower_classifier.photos.splits import PhotoRef
+from flower_classifier.photos.near_copies import THUMBNAIL
 
 SIDE = 256  # pixels of the shorter side that brightness, contrast and sharpness are measured at
 LEAST_VARIANCE = 1e-3  # squared levels, added to both variances of sharpness: a picture of one colour counts as sharp
-THUMBNAIL = 48  # pixels a side
-COMPARED = 24  # pixels a side that two thumbnails are compared at
-# Crops of a photo that its twin may show: shares of a side, and how many offsets along it; few crops, then many
-ROUGHLY = ((0.95, 0.9, 0.85, 0.8), 3)
-FINELY = ((0.975, 0.95, 0.925, 0.9, 0.875, 0.85, 0.825, 0.8), 9)
-
-Boxes = tuple[tuple[float, ...], int]
+# Of a border: the most that its colours differ from its median, in levels, but for one pixel in twenty; the least share
+# of a side that must lie within
+BORDER_RANGE, LEAST_WITHIN = 12, 0.5
 
 
 @dataclass(frozen=True)
@@ -45,7 +32,7 @@ class ImageStats:
     brightness: float  # 0 black to 1
     contrast: float  # difference of the 95th and the 5th percentile of the brightness, 0 to 1
     sharpness: float  # by the variance of the Laplacian: Pech-Pacheco et al. 2000
-    thumbnail: np.ndarray  # (THUMBNAIL, THUMBNAIL) of uint8: the whole photo in grey, squeezed into a square
+    thumbnail: np.ndarray  # (THUMBNAIL, THUMBNAIL) of uint8: the photo in grey within its border, squeezed to a square
 
     @classmethod
     def of(cls, path: Path, grey_range: GreyRange | None = None) -> ImageStats:
@@ -56,7 +43,8 @@ class ImageStats:
             image = image.resize([max(SIDE, round(side * scale)) for side in image.size], Image.Resampling.BOX)
         grey = image.convert("L")
         dark, bright = np.percentile(np.asarray(image).max(axis=2), (5, 95)) / 255
-        thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+        box = within_border(np.asarray(grey))
+        thumbnail = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, box))
         return cls(
             upright_size(path), float(bright), float(bright - dark), sharpness(np.asarray(grey, np.float32)), thumbnail
         )
@@ -71,84 +59,15 @@ def sharpness(values: np.ndarray) -> float:
     return float(np.log((edges.var() + LEAST_VARIANCE) / (values.var() + LEAST_VARIANCE)))
 
 
-def likeness(first: np.ndarray, second: np.ndarray, finely: bool = False) -> float:
-    """Return how alike two thumbnails are, at most 1: the highest correlation of one, or a crop of it, with the other.
-
-    Mirror images are alike too. `finely` takes ten times as long, and finds to a pixel where a photo was cut.
-    """
-    boxes = FINELY if finely else ROUGHLY
-    whole_first, whole_second = crops_of(first)[0], crops_of(second)[0]  # (COMPARED²,)
-    mirrored_first = crops_of(first[:, ::-1])[0]
-    return max(
-        (crops_of(first, boxes) @ whole_second).max().item(),
-        (crops_of(first[:, ::-1], boxes) @ whole_second).max().item(),
-        (crops_of(second, boxes) @ np.stack([whole_first, mirrored_first], axis=1)).max().item(),
-    )
-
-
-def crops_of(thumbnail: np.ndarray, boxes: Boxes = ((), 0)) -> np.ndarray:
-    """Return a thumbnail and its crops as vectors (P, COMPARED²) of mean 0 and length 1; one colour gives 0."""
-    rows, columns = averages(boxes)
-    values = rows @ thumbnail.astype(np.float32) @ columns  # (P, COMPARED, COMPARED)
-    flat = values.reshape(len(values), -1)
-    flat = flat - flat.mean(axis=1, keepdims=True)
-    lengths = np.linalg.norm(flat, axis=1, keepdims=True)
-    return np.divide(flat, lengths, out=np.zeros_like(flat), where=lengths > 1)
-
-
-@functools.cache
-def averages(boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
-    """Return the matrices that average a thumbnail's rows and columns to those of the whole and of its crops.
-
-    They are (P, COMPARED, THUMBNAIL), to multiply from the left, and (P, THUMBNAIL, COMPARED), from the right.
-    """
-    sides, steps = boxes
-    offsets = [step / (steps - 1) for step in range(steps)]
-    crops = [(0.0, 0.0, 1.0)]
-    crops += [(top * (1 - side), left * (1 - side), side) for side in sides for top in offsets for left in offsets]
-    rows = np.stack([averaging(top, side, THUMBNAIL, COMPARED) for top, _, side in crops])
-    columns = np.stack([averaging(left, side, THUMBNAIL, COMPARED).T for _, left, side in crops])
-    return rows, columns
-
-
-# ------------------------------------------------------------------------------------------------- the same photo twice
-
-
-NEAREST = 3  # each photo is compared with this many photos, those with the most similar features
-LEAST_COSINE = 0.6  # between the centred features
-LEAST_ROUGHLY, LEAST_FINELY = 0.8, 0.965  # least likeness of the thumbnails, by few crops first and then by many
-BLOCK = 1_024  # photos whose similarities to all others are in memory at a time
-
-
-def find_twins(
-    refs: Sequence[PhotoRef], features: torch.Tensor, thumbnails: Sequence[np.ndarray]
-) -> dict[tuple[int, int], float]:
-    """Return the pairs of duplicates among N photos, by their centred features (N, D) and their thumbnails.
-
-    A pair is the indices of two photos that are one; beside it is how alike they are, 1 for the same bytes.
-    """
-    same = same_bytes([ref.path for ref in refs], [ref.size for ref in refs])
-    twins = {(original, copy): 1.0 for original, *copies in same for copy in copies}
-    for first, second in near_pairs(features):
-        if (first, second) not in twins and likeness(thumbnails[first], thumbnails[second]) >= LEAST_ROUGHLY:
-            closely = likeness(thumbnails[first], thumbnails[second], finely=True)
-            if closely >= LEAST_FINELY:
-                twins[first, second] = closely
-    return twins
-
-
-def near_pairs(features: torch.Tensor) -> list[tuple[int, int]]:
-    """Return the pairs of photos where one is among the NEAREST to the other and their cosine is at least LEAST_COSINE.
-
-    Each pair comes once; the pairs are sorted. `features`: (N, D), of mean 0.
-    """
-    unit = torch.nn.functional.normalize(features, dim=1)
-    pairs: set[tuple[int, int]] = set()
-    for block in torch.arange(len(unit)).split(BLOCK):
-        similar = unit[block] @ unit.T  # (B, N)
-        similar[torch.arange(len(block)), block] = -2  # not to itself
-        nearest = similar.topk(min(NEAREST, len(unit) - 1))
-        for row, column in (nearest.values >= LEAST_COSINE).nonzero().tolist():
-            first, second = block[row].item(), nearest.indices[row, column].item()
-            pairs.add((min(first, second), max(first, second)))
-    return sorted(pairs)
+def within_border(grey: np.ndarray) -> tuple[int, int, int, int]:
+    """Return the box (left, top, right, bottom) of a grey picture (H, W) less a border that has one colour, if any."""
+    background = float(np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])))
+    differs = np.abs(grey - background) > BORDER_RANGE  # (H, W)
+    limits = []
+    for axis in (0, 1):
+        (inner,) = np.nonzero(differs.mean(axis=axis) > 0.05)
+        length = differs.shape[1 - axis]
+        has_border = len(inner) and inner[-1] + 1 - inner[0] >= LEAST_WITHIN * length
+        limits.append((int(inner[0]), int(inner[-1]) + 1) if has_border else (0, length))
+    (left, right), (top, bottom) = limits
+    return left, top, right, bottom

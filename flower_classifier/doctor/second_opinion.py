@@ -5,7 +5,7 @@
 
 Training photos are shared out among five folds, and each is judged by a head that learned from the other four. The
 other splits' photos are judged by a head that learned from all training photos. Duplicates share a fold; otherwise a
-wrong label would confirm itself through its twin.
+wrong label would confirm itself through its twin. Each class counts the same, however few its photos are.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def second_opinion(
     judges = fold_of_each_photo(labels, is_training, groups)
     learned_from = torch.stack([judges[:train_count] != head for head in range(FOLDS + 1)])  # the last head: from all
     class_mask = torch.ones(len(learned_from), classes, dtype=torch.bool)
-    heads = FoldHeads(train, train.schedule, learned_from, class_mask)
+    heads = FoldHeads(train, train.schedule, learned_from, class_mask, is_balanced=True)
     with progress(heads.work, f"{len(learned_from)} heads", "photo", scaled=True) as bar:
         heads.learn(bar)
     sizes = [len(inputs.used) for inputs in splits]

@@ -91,18 +91,19 @@ def imported_names(script: Path, at_once: bool) -> Iterator[str]:
 
 
 def check_place(folder: Path) -> None:
-    """Raise InputError where a folder cannot be written, or holds files that are not from an earlier export.
-
-    `folder`: without links.
-    """
-    if folder == Path.cwd() or folder in Path.cwd().parents:
+    """Raise InputError where a folder cannot be written, or holds files that are not from an earlier export."""
+    real = folder.resolve()
+    if real == Path.cwd() or real in Path.cwd().parents:
         raise InputError(f"{folder} is where you are: give another folder")
     if folder.exists():
         if any(folder.iterdir()) and not is_from_export(folder):
             raise InputError(f"{folder} holds other files: give a new folder, or one that export.py wrote")
         if foreign := foreign_files(folder):
             raise InputError(f"{folder} holds files that are no part of an export ({first_few(foreign)}): move them")
-    check_writable(folder.parent, "folder")
+    try:
+        check_writable(real.parent)
+    except InputError as error:
+        raise InputError(f"{folder} cannot be made: {error}") from None
 
 
 def is_from_export(folder: Path) -> bool:

@@ -22,7 +22,7 @@ import PIL
 import torch
 
 from flower_classifier.base.console import bars_are_shown, progress
-from flower_classifier.base.messages import InputError, counted, first_few, note, reason_of, warn
+from flower_classifier.base.messages import InputError, counted, first_few, note, photos_of, reason_of, warn
 from flower_classifier.features.extraction import micro_batches, opener, threads_per_worker
 from flower_classifier.features.feature_cache import FeatureCache, LearnerRows, MemoryTable, Rows, Table
 from flower_classifier.features.job_extraction import extract_by_all
@@ -161,11 +161,13 @@ class Inputs:
             self.feature_rows[key] = LearnerRows(rows, classifier.features_of, self.schedule.views)
         return self.feature_rows[key]
 
-    def find_whitening(self, shrinkage: float, indices: torch.Tensor | None = None) -> Whitening:
+    def find_whitening(
+        self, shrinkage: float, indices: torch.Tensor | None = None, is_balanced: bool = False
+    ) -> Whitening:
         """Return the whitening of the plain views' features; `indices`: of the photos it is found from, None: all."""
         features, labels = self.features(), self.labels
         indices = torch.arange(len(labels)) if indices is None else indices
-        return Whitening.of(lambda block: features[indices[block]].float(), labels[indices], shrinkage)
+        return Whitening.of(lambda block: features[indices[block]].float(), labels[indices], shrinkage, is_balanced)
 
     def whitened_by(self, whitening: Whitening | None) -> Inputs:
         """Return the same inputs, of which `rows` are whitened."""
@@ -245,13 +247,13 @@ class Inputs:
             if lacking := [view for view in missing if not missing[view].isdisjoint(indices)]:
                 work.append((indices, lacking))
         views = [str(view) for view in missing if missing[view]]
-        description = f"{self.split.spoken} photos, view{'s' * (len(views) > 1)} {' and '.join(views)}"
+        of_views = f"view{'s' * (len(views) > 1)} {' and '.join(views)}"
         count = sum(len(indices) for indices, _ in work)
         if work and self.announced and not bars_are_shown():
-            note(f"reading {count:,} {description}")
+            note(f"reading {photos_of(self.split.name, count)}, {of_views}")
         errors: dict[int, ImageError] = {}
         started, reading, computing = time.perf_counter(), 0.0, 0.0
-        with progress(count, description, "photo") as bar:
+        with progress(count, f"{self.split.spoken} photos, {of_views}".strip(), "photo") as bar:
             for done in extract_by_all(self.frozen, self.split, self.augmentation, work, bar):
                 if done.errors:
                     errors |= done.errors

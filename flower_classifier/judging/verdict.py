@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from flower_classifier.base.messages import counted
+
 ENOUGH_TO_TELL = 100  # photos: of fewer, the interval is wider than 12 % even where 90 % are right
 TWO_SIDED_95 = 1.959964  # standard errors, of a normal distribution, that 95 of 100 draws stay within
 
@@ -66,7 +68,8 @@ class Verdict:
             return "too sure of itself"
         if sure < low:
             return "right more often than it says"
-        return "can be believed" + (f", as far as {self.photos} photos tell" if self.photos < ENOUGH_TO_TELL else "")
+        limit = f", as far as {counted(self.photos, 'photo')} can tell" if self.photos < ENOUGH_TO_TELL else ""
+        return f"can be believed{limit}"
 
     def __str__(self) -> str:
         return "{} ({})".format(*self.lines)

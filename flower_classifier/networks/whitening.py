@@ -44,10 +44,17 @@ class Whitening:
             return (features - self.centre) @ self.matrix
 
     @classmethod
-    def of(cls, features: Callable[[torch.Tensor], torch.Tensor], labels: torch.Tensor, shrinkage: float) -> Whitening:
+    def of(
+        cls,
+        features: Callable[[torch.Tensor], torch.Tensor],
+        labels: torch.Tensor,
+        shrinkage: float,
+        is_balanced: bool = False,
+    ) -> Whitening:
         """Find it for photos with these labels (N,). `features`: indices (B,) -> features, float32 (B, D).
 
-        Raises RunError for features that are not finite.
+        `is_balanced`: whether its centre is the mean of the classes' means, and not of all photos. Raises RunError for
+        features that are not finite.
         """
         blocks = torch.arange(len(labels)).split(BLOCK)
         present, classes = labels.unique(return_inverse=True)
@@ -60,6 +67,8 @@ class Whitening:
         centre, means = sums.sum(dim=0) / len(labels), sums / torch.bincount(classes)[:, None]
         if len(labels) == len(present):  # nothing says how photos of a class differ
             means = centre.expand_as(means)
+        elif is_balanced:
+            centre = means.mean(dim=0)
         scatter = torch.zeros(len(centre), len(centre))
         with torch_threads(threads_for_work(len(labels) * scatter.numel())):
             for block in blocks:

@@ -37,12 +37,15 @@ def same_bytes(paths: Sequence[Path], sizes: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def content_digests(paths: Sequence[Path]) -> list[str]:
-    """Return a digest of each photo's bytes, of DIGEST_LETTERS letters; empty for one that cannot be read."""
+def content_digests(paths: Sequence[Path], last: int | None = None) -> list[str]:
+    """Return a digest of each photo's bytes, of DIGEST_LETTERS letters; empty for one that cannot be read.
+
+    `last`: how many bytes at its end are looked at; None: all.
+    """
     digests = []
     for path in paths:
         try:
-            digests.append(hashlib.blake2b(read_bytes(path), digest_size=DIGEST_LETTERS // 2).hexdigest())
+            digests.append(hashlib.blake2b(read_bytes(path, last), digest_size=DIGEST_LETTERS // 2).hexdigest())
         except OSError:  # which opening the photo reports
             digests.append("")
     return digests

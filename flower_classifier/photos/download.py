@@ -39,6 +39,7 @@ from flower_classifier.photos.folders import has_photo_suffix, is_ignored
 FLOWERS = "https://s3.amazonaws.com/content.udacity-data.com/courses/nd188/flower_data.zip"
 TIMEOUT = 30.0  # seconds without a byte, after which a connection is given up
 CHUNK = 2**18  # bytes
+NEGATIVE_CHUNK = "the server sends a chunk of a negative size"
 BEGINNING = b"PK"  # of every zip archive
 MOST_UNPACKED = 20 * 10**9  # bytes that an archive may unpack to
 OUTSIDE = re.compile(r"^/|[\\\0]|(^|/)(\.\.(/|$)|[A-Za-z]:)")  # in the name of an entry, on any system
@@ -151,8 +152,10 @@ def receive(response: HTTPResponse, url: str, partial: Path, etag: Path) -> None
             with network_errors(url, partial):
                 try:
                     chunk = response.read1(CHUNK)
-                except ValueError:  # from http.client, of a length below 0
-                    raise URLError("the server sends a chunk of a negative size") from None
+                except (ValueError, OverflowError):  # http.client's, of some sizes below 0
+                    raise URLError(NEGATIVE_CHUNK) from None
+                if response.chunked and (response.chunk_left or 0) < 0:  # others make it take all that follows
+                    raise URLError(NEGATIVE_CHUNK)
                 if not chunk and total is not None and file.tell() != total:
                     raise URLError(f"the connection broke off at {megabytes(file.tell(), total)}")
             if not chunk:

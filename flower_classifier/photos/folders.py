@@ -23,6 +23,8 @@ SPLIT_NAMES = {
     **dict.fromkeys(("valid", "val", "validation", "validate"), "valid"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+# Words that name no class beside a split's: seg_train, training_set, test_images, trainset
+FILLERS = ("set", "sets", "data", "dataset", "image", "images", "img", "imgs", "photo", "photos", "pictures", "seg")
 # Left behind by macOS's zip, by Synology and QNAP, and by Windows; hidden folders go by their dot
 NOT_CLASSES = ("__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 LITTER = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")  # files that systems leave in folders
@@ -169,6 +171,21 @@ def class_name_of(name: str) -> str:
     return unicodedata.normalize("NFC", INVISIBLE.sub("", name)).strip(" \t\u00a0\u200c\u200d\u3000") or name
 
 
+def split_of(name: str) -> str | None:
+    """Return the split that a folder's name is of: "test1", "seg_test" and "test_images" are test's; None for none.
+
+    "train_station" and "bullet train" are none: they may be classes.
+    """
+    words = [word for word in re.split(r"[\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()) if word]
+    splits = []
+    for word in words:
+        if split := SPLIT_NAMES.get(word) or SPLIT_NAMES.get(re.sub(r"(set|data)$", "", word)):  # trainset, testdata
+            splits.append(split)
+        elif word not in FILLERS:
+            return None
+    return splits[0] if len(splits) == 1 else None
+
+
 def is_ignored(name: str) -> bool:
     """Say whether a folder is left out of the data, whatever lies in it."""
     return name.startswith(".") or name in NOT_CLASSES
@@ -219,7 +236,8 @@ def photos_in(tar: Path) -> list[str]:
 def classes_in(tar: Path) -> dict[str, list[str]]:
     """Map each class to the names of its photos in a tar file.
 
-    Raises OSError, and InputError for a damaged file. Photos of no class are left out with a warning.
+    Raises OSError, and InputError for a damaged file, or one of several splits: what is to be judged by would be
+    learned from. Photos of no class are left out with a warning.
     """
     classes = read_classes(tar)
     by_key: dict[str, list[str]] = {}
@@ -227,16 +245,23 @@ def classes_in(tar: Path) -> dict[str, list[str]]:
         by_key.setdefault(split_name(name)[0], []).append(name)
     by_class: dict[str, list[str]] = {}
     loose = list(index_of(os.fspath(tar)).passed_over)
+    folders: set[str] = set()
     for key, photos in by_key.items():
         of_class = photos
         if key in classes:  # which is that of `000017.jpg`, not of `000017.mask.png`, unless there is no other
             of_class = [name for name in photos if f".{split_name(name)[1]}" in photo_endings()] or photos[:1]
+        else:
+            folders.update(photos[0].split("/")[:-1])  # the others' too, as they share a key
         for photo in of_class:
             class_name = class_name_of(classes.get(key, photo.partition("/")[0] if "/" in photo else ""))
             if class_name:
                 by_class.setdefault(class_name, []).append(photo)
             else:
                 loose.append(photo)
+    splits = sorted(filter(split_of, folders))
+    if len(set(map(split_of, splits))) > 1:
+        names = first_few([f"{name}/" for name in splits])
+        raise InputError(f"{tar} holds {names}, which are splits and no classes: unpack it")
     if loose:
         warn(f"{tar}: {counted(len(loose), 'file')} left out, of no class or not to be read ({first_few(loose)})")
     return by_class

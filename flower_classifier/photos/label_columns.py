@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flower_classifier.base.messages import InputError, counted, first_few, printable, reason_of, warn
-from flower_classifier.photos.folders import has_photo_suffix
-from flower_classifier.photos.layout import split_of
+from flower_classifier.photos.folders import has_photo_suffix, split_of
 from flower_classifier.photos.photo_lookup import Match, PhotoLookup
 from flower_classifier.photos.tables import PATH_COLUMNS, SHOWN, Table, as_written, named_column, parse_columns
 

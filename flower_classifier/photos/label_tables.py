@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flower_classifier.base.messages import InputError, counted, first_few, note, photos_of, printable, warn
-from flower_classifier.photos.folders import INVISIBLE, ByClass, PhotoSearch, class_name_of, is_photo
+from flower_classifier.photos.folders import INVISIBLE, ByClass, PhotoSearch, class_name_of, is_photo, split_of
 from flower_classifier.photos.label_columns import find_columns
-from flower_classifier.photos.layout import class_folders, report_left_out, split_of
+from flower_classifier.photos.layout import class_folders, report_left_out
 from flower_classifier.photos.name_labels import best_rule, explained
 from flower_classifier.photos.photo_lookup import PhotoLookup
 from flower_classifier.photos.tables import STEM, read_table

@@ -22,21 +22,20 @@ from typing import NamedTuple
 from flower_classifier.base.messages import InputError, counted, first_few, note, warn
 from flower_classifier.photos.folder_samples import check_shape, may_hold_photos
 from flower_classifier.photos.folders import (
+    FILLERS,
     SPLIT_NAMES,
     ByClass,
     class_name_of,
     find_classes,
     has_photo_suffix,
     is_photo,
-    photos_in,
     shards_of,
+    split_of,
     visible_folders,
 )
 from flower_classifier.photos.name_labels import labels_hint
 from flower_classifier.photos.tar_files import split_path
 
-# Words that name no class beside a split's: seg_train, training_set, test_images, trainset
-FILLERS = ("set", "sets", "data", "dataset", "image", "images", "img", "imgs", "photo", "photos", "pictures", "seg")
 FOLD = re.compile(r"(fold|split|part|cv)[ _.-]*\d+", re.IGNORECASE)
 # Files by which folders that our commands wrote are recognised. All pictures in --plot's folder end as 1.jpg.png does
 OUR_FILES = ("checkpoint.pth", "last.pth", "evaluation.json", "doctor.csv", "manifest.webmanifest", "model.onnx")
@@ -114,7 +113,7 @@ def innermost(folder: Path) -> Path:
 
 
 def check_shards(folder: Path) -> None:
-    """Raise InputError where the tar files of a folder are of several splits, or hold splits instead of classes."""
+    """Raise InputError where the tar files of a folder are of several splits."""
     by_split = {
         SPLIT_NAMES[word]: shard.name
         for shard in shards_of(folder)
@@ -125,10 +124,6 @@ def check_shards(folder: Path) -> None:
         names = first_few(list(by_split.values()))
         folders = first_few([f"{split}/" for split in by_split])
         raise InputError(f"{folder} holds tar files of several splits ({names}): move them into folders {folders}")
-    for shard in shards_of(folder):
-        splits = sorted({name.partition("/")[0] for name in photos_in(shard) if name.count("/") > 1})
-        if splits and all(map(split_of, splits)):
-            raise InputError(f"{shard} holds {first_few([f'{name}/' for name in splits])}, no class folders: unpack it")
 
 
 def check_inside_split(folder: Path) -> None:
@@ -177,21 +172,6 @@ def split_folders(data_dir: Path) -> dict[str, Path]:
         split: train if split == "train" else folder_of_classes(folder, split, is_deeper)
         for split, folder in folders.items()
     }
-
-
-def split_of(name: str) -> str | None:
-    """Return the split that a folder's name is of: "test1", "seg_test" and "test_images" are test's; None for none.
-
-    "train_station" and "bullet train" are none: they may be classes.
-    """
-    words = [word for word in re.split(r"[\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()) if word]
-    splits = []
-    for word in words:
-        if split := SPLIT_NAMES.get(word) or SPLIT_NAMES.get(re.sub(r"(set|data)$", "", word)):  # trainset, testdata
-            splits.append(split)
-        elif word not in FILLERS:
-            return None
-    return splits[0] if len(splits) == 1 else None
 
 
 def is_unsorted(folder: Path) -> bool:

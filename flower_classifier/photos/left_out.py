@@ -54,7 +54,7 @@ def leave_out(splits: Splits, table: Path) -> Splits:
         if (number := sum(bool(answers[photo]) and not any(answers[photo]) for photo in split.photos))
     ]
     if staying:
-        note(f"{' and '.join(staying)} listed there stay, where the column {LEAVE_OUT} does not say {YES}")
+        note(f"the column {LEAVE_OUT} lets {' and '.join(staying)} stay: write {YES} there to leave them out, too")
     for before, after in zip(splits.parts, (train, valid, *test), strict=True):
         if len(after):
             warn_of_losses(splits.classes, before, after, table)

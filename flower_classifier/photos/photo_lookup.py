@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flower_classifier.base.messages import InputError, first_few, printable, reason_of
-from flower_classifier.photos.folders import SPLIT_NAMES, has_photo_suffix
-from flower_classifier.photos.layout import split_of
+from flower_classifier.photos.folders import SPLIT_NAMES, has_photo_suffix, split_of
 from flower_classifier.photos.tables import as_written
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # https://…, s3://…

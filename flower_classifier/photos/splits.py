@@ -16,15 +16,26 @@ from pathlib import Path
 
 from flower_classifier.base.files import digest_of
 from flower_classifier.base.messages import InputError, counted, first_few, note, photos_of, printable, spoken, warn
-from flower_classifier.photos.copies import same_bytes
-from flower_classifier.photos.folders import SPLIT_NAMES, ByClass, class_name_of, find_classes, visible_folders
+from flower_classifier.photos.copies import content_digests, same_bytes
+from flower_classifier.photos.folders import (
+    SPLIT_NAMES,
+    ByClass,
+    class_name_of,
+    classes_in,
+    find_classes,
+    is_shard,
+    split_of,
+    visible_folders,
+)
 from flower_classifier.photos.hold_out import NONE, Photos, hold_out
 from flower_classifier.photos.label_tables import Labels
-from flower_classifier.photos.layout import layout_of, photos_by_split, split_folders, split_of
+from flower_classifier.photos.layout import layout_of, photos_by_split, split_folders
 from flower_classifier.photos.name_labels import labels_hint
 from flower_classifier.photos.tar_files import index_of, split_path, status_if_there
 
 PhotoKey = tuple[str, int, int, int]  # path below the data folder, size in bytes, mtime and ctime in ns
+CONTENTS_OF = 1000  # photos of a split whose contents are compared: a tenth of a second, however many there are
+CONTENT_END = 65_536  # bytes at each file's end: all of a small photo, and rows of pixels of an uncompressed one
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,16 @@ class Split:
         Of a photo that changes while the program runs, the size that was seen first counts.
         """
         return digest_of(zip(self.photos, self.labels, self.sizes, strict=True))
+
+    def contents(self) -> dict[str, str]:
+        """Map CONTENTS_OF photos, spread over the split, to a digest of each file's end, which tells what it shows.
+
+        It is the same wherever the folder lies, and whenever it was copied there.
+        """
+        step = max(len(self) / CONTENTS_OF, 1)
+        spread = [int(number * step) for number in range(min(len(self), CONTENTS_OF))]
+        digests = content_digests([self.path(index) for index in spread], last=CONTENT_END)
+        return {self.photos[index]: digest for index, digest in zip(spread, digests, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -199,12 +220,14 @@ def load_splits(
 
 
 def load_labelled(folder: Path, classes: tuple[str, ...], labels: Labels | None = None) -> Split:
-    """Find the photos of a folder with one folder per class, or with `labels`; theirs are indices into `classes`.
+    """Find the photos of a folder, or tar file, of one folder per class, or of a folder with `labels`.
+
+    The split's labels are indices into `classes`.
 
     Of labels for several splits the test photos are taken, or the validation photos. Raises InputError if there are no
     photos, or for a class that is none of the classes.
     """
-    name = SPLIT_NAMES.get(folder.resolve().name.lower(), "")
+    name = SPLIT_NAMES.get((folder.stem if is_shard(folder) else folder.resolve().name).lower(), "")
     if labels:
         by_split = labels.by_split(folder, default_split=None)
         taken = next(split for split in ("test", "valid", "train") if split in by_split)
@@ -212,6 +235,8 @@ def load_labelled(folder: Path, classes: tuple[str, ...], labels: Labels | None 
         if len(by_split) > 1:
             name = taken
             note(f"{labels} has several splits: judging by its {photos_of(taken, sum(map(len, by_class.values())))}")
+    elif is_shard(folder):
+        by_class = classes_in(folder)
     else:
         if splits := split_folders(folder):
             names = first_few([f"{path.name}/" for path in splits.values()])

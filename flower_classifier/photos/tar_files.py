@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,13 +19,21 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from flower_classifier.base.messages import InputError, reason_of
+from flower_classifier.base.messages import InputError, counted, reason_of
 
 if TYPE_CHECKING:
     from tarfile import TarFile, TarInfo
 
 
-ENDING = ".tar"  # not of compressed ones: they cannot be read from the middle
+ENDING = ".tar"  # or .TAR; not of compressed ones: they cannot be read from the middle
+LEADS_IN = re.compile(f"{re.escape(ENDING)}(?={re.escape(os.sep)})", re.IGNORECASE)
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
 CHUNK = 2**20  # bytes read at a time
 MOST_ZEROS = 2**21  # bytes at the end, which fill up a record: of 10 kB as a rule, of a megabyte at most
 LONGEST_CHAIN = 8  # links to links
@@ -72,7 +81,7 @@ READING = threading.Lock()  # so that several threads do not read the same heade
 
 def is_tar_name(name: str) -> bool:
     """Say whether a file's name is that of a tar file."""
-    return name.endswith(ENDING) and not name.startswith(".")
+    return name.lower().endswith(ENDING) and not name.startswith(".")
 
 
 def status_of(file: str | Path | int) -> Status:
@@ -171,7 +180,11 @@ def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
     except Exception as error:  # tarfile raises nearly anything on damaged files
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a header names an impossible place
             raise
-        after = f"after {len(extents):,} files" if extents else "from its beginning"
+        file.seek(0)
+        start = file.read(max(map(len, COMPRESSED)))
+        if packer := next((COMPRESSED[magic] for magic in COMPRESSED if start.startswith(magic)), None):
+            return DamagedTarError(f"{tar} is compressed by {packer}, so photos cannot be read from it: unpack it")
+        after = f"after {counted(len(extents), 'file')}" if extents else "from its beginning"
         return DamagedTarError(f"{tar} is damaged {after} ({reason_of(error)}): pack it anew")
     return TarIndex(tar, extents, (*unusable, *follow(links, extents)))
 
@@ -216,13 +229,10 @@ def follow(links: dict[str, str], extents: dict[str, Extent]) -> list[str]:
 
 def split_path(path: str | Path) -> tuple[str, str] | None:
     """Return the tar file that a path leads into, and the name in there; None for any other path."""
-    text, mark = os.fspath(path), ENDING + os.sep
-    end = text.rfind(mark)  # nearly always -1
-    while end >= 0:
-        tar, name = text[: end + len(ENDING)], text[end + len(mark) :]
-        if os.path.isfile(tar):  # noqa: PTH113 -- a Path of each takes its time
-            return tar, name.replace(os.sep, "/")
-        end = text.rfind(mark, 0, end)
+    text = os.fspath(path)
+    for end in [match.end() for match in LEADS_IN.finditer(text)][::-1]:  # nearly always none
+        if os.path.isfile(text[:end]):  # noqa: PTH113 -- a Path of each takes its time
+            return text[:end], text[end + len(os.sep) :].replace(os.sep, "/")
     return None
 
 

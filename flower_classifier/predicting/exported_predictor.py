@@ -28,6 +28,7 @@ import numpy as np
 from flower_classifier.base.console import Bar
 from flower_classifier.base.files import sha256_of
 from flower_classifier.base.messages import NEEDED_BY_EXPORTED, InputError, check_installed, reason_of
+from flower_classifier.base.signals import done_aside
 from flower_classifier.config.allowed import (
     DEFAULT_RATE,
     MODEL_FILE,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 3  # of classifier.json; 1 says nothing of how strangers are measured, 2 says by_probability
 EXPORT_AGAIN = "export the checkpoint again"
 BATCH = 8  # photos that the network takes at a time
-ONLY_ERRORS = 3  # of onnxruntime's levels of messages
+ONLY_ERRORS, ONLY_FATAL = 3, 4  # of onnxruntime's levels of messages
 NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"  # onnxruntime's Privacy.md; it is read once, when it is imported
 importing = threading.Lock()  # held while that variable is another than the program's
 
@@ -206,14 +207,18 @@ def import_onnxruntime(name: str = "onnxruntime") -> ModuleType:
 def session_of(model: bytes, path: Path | str) -> onnxruntime.InferenceSession:
     """Return a session that runs a network. Raises InputError, naming `path`, for one that onnxruntime cannot run."""
     check_installed(NEEDED_BY_EXPORTED)
-    onnxruntime = import_onnxruntime()  # here, as it is optional
-    options = onnxruntime.SessionOptions()
+    library = import_onnxruntime()  # here, as it is optional
+    options = library.SessionOptions()
     options.log_severity_level = ONLY_ERRORS
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of onnxruntime's own kinds
-        advice = f"update onnxruntime, or {EXPORT_AGAIN}"
-        raise InputError(f"onnxruntime cannot run {path} ({reason_of(error)}): {advice}") from None
+
+    def start() -> onnxruntime.InferenceSession:
+        try:
+            return library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of onnxruntime's own kinds
+            advice = f"update onnxruntime, or {EXPORT_AGAIN}"
+            raise InputError(f"onnxruntime cannot run {path} ({reason_of(error)}): {advice}") from None
+
+    return done_aside(start)
 
 
 class ExportedPredictor(BasePredictor):
@@ -318,12 +323,19 @@ class ExportedPredictor(BasePredictor):
             row += 1
 
     def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the network's outputs, by their names, for views (B, S, S, 3)."""
+        """Return the network's outputs, by their names, for views (B, S, S, 3). A file may hold one that never ends."""
         names = outputs_of(self.spec.tells_strangers)
-        try:
-            outputs = dict(zip(names, self.session.run(list(names), {PIXELS: pixels}), strict=True))
-        except Exception as error:  # of onnxruntime's own kinds
-            raise InputError(f"onnxruntime cannot run the network ({reason_of(error)}): {EXPORT_AGAIN}") from None
+        options = import_onnxruntime().RunOptions()
+        options.log_severity_level = ONLY_FATAL  # errors are raised, and a run that is ended is none
+
+        def compute() -> list[np.ndarray]:
+            try:
+                return self.session.run(list(names), {PIXELS: pixels}, options)
+            except Exception as error:  # of onnxruntime's own kinds
+                raise InputError(f"onnxruntime cannot run the network ({reason_of(error)}): {EXPORT_AGAIN}") from None
+
+        values = done_aside(compute, abandon=lambda: setattr(options, "terminate", True))
+        outputs = dict(zip(names, values, strict=True))
         if any(outputs[name].ndim != axes for name, axes in AXES.items() if name in outputs):
             raise InputError(f"the network's outputs have other shapes than {SPEC_FILE} tells of: {EXPORT_AGAIN}")
         if not all(len(values) == len(pixels) and np.isfinite(values).all() for values in outputs.values()):

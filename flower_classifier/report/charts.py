@@ -80,7 +80,8 @@ def draw_curves(
     accuracy.text(1, 1.03, text, ha="right", transform=accuracy.transAxes, **text_style(style.NORMAL, style.GREEN))
     if photos:
         digits = 2 if photos > 10 else 3  # 1.1%, 12.5%
-        worth = f"one of the {photos:,} validation photos is worth {100 / photos:.{digits}g}%"
+        which = f"one of the {photos:,} validation photos" if photos > 1 else "the only validation photo"
+        worth = f"{which} is worth {100 / photos:.{digits}g}%"
         style_of_worth = text_style(style.SMALL, style.FAINT)
         figure.text(9.7 / WIDTH, 0.12 / 4.2, worth, ha="right", **style_of_worth)
     return figure

@@ -23,10 +23,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from flower_classifier.base.files import write_whole
 from flower_classifier.base.messages import note, percent
+from flower_classifier.photos.views import Box
 from flower_classifier.report import style
 from flower_classifier.report.report_files import writing
 
@@ -159,6 +160,7 @@ class Cell:
     remark: str  # in red
     line: str
     file: str
+    seen: Box | None = None  # what a network sees of the photo, in its pixels; with it the photo is shown whole
 
 
 def draw_prediction(
@@ -228,14 +230,29 @@ def draw_sheet(cells: Sequence[Cell], title: str) -> Figure:
     write_line(figure, title, MARGIN, height - 0.2, 9.4, style.LARGE)
     for index, cell in enumerate(cells):
         left, down = MARGIN + index % COLUMNS * CELL, GRID_TOP + index // COLUMNS * (CELL + CAPTIONS)
-        photo = ImageOps.fit(cell.photo, (side, side), Image.Resampling.LANCZOS)
-        page.paste(photo, (round(left * DPI), round(down * DPI)))
+        page.paste(square_of(cell, side), (round(left * DPI), round(down * DPI)))
         top = height - down - CELL + MARGIN  # of the captions
         write_line(figure, cell.remark, left, top - 0.06, CELL - MARGIN, style.TITLE, style.RED)
         write_line(figure, cell.line, left, top - 0.26, CELL - MARGIN, style.TITLE)
         write_line(figure, cell.file, left, top - 0.46, CELL - MARGIN, style.CAPTION, style.FAINT)
     figure.figimage(np.asarray(page), zorder=-1)
     return figure
+
+
+def square_of(cell: Cell, side: int) -> Image.Image:
+    """Return a cell's photo, cut to a square; or whole, in a red frame what a network sees, the rest pale."""
+    if not cell.seen:
+        return ImageOps.fit(cell.photo, (side, side), Image.Resampling.LANCZOS)
+    photo = ImageOps.contain(cell.photo, (side, side), Image.Resampling.LANCZOS)
+    scale = max(photo.size) / max(cell.photo.size)
+    left, top, right, bottom = (round(pixels * scale) for pixels in cell.seen)
+    box = max(left, 0), max(top, 0), min(right, photo.width), min(bottom, photo.height)
+    pale = Image.blend(photo, Image.new("RGB", photo.size, "white"), 0.6)
+    pale.paste(photo.crop(box), box)
+    ImageDraw.Draw(pale).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=style.RED, width=2)
+    square = Image.new("RGB", (side, side), style.PALE)
+    square.paste(pale, ((side - photo.width) // 2, (side - photo.height) // 2))
+    return square
 
 
 def draw_grid(photos: Sequence[tuple[Image.Image, str]]) -> Figure:

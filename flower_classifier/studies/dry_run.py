@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from flower_classifier.base.console import bars_are_shown, progress
-from flower_classifier.base.messages import InputError, counted, note, printable
+from flower_classifier.base.messages import InputError, counted, note, photos_of, printable
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.features.batches import EVALUATION_BATCH, Batch, batches, read_augmented, to_learner
 from flower_classifier.features.extraction import extract, ordered_parallel_map, shared_cores
@@ -82,8 +82,9 @@ def show(name: str, text: str) -> None:
 
 def show_photos(data: Data, splits: Sequence[Inputs], skip_bad: bool) -> list[ImageError]:
     """Print how many photos there are and of which sizes; open them all, and return the errors of those that fail."""
-    photos = ", ".join(f"{len(split):,} {split.spoken}" for split in data.splits.parts)
-    print(f"{counted(len(data.classes), 'class', 'classes')}: {photos} photos")
+    *first, last = data.splits.parts
+    photos = [*(f"{len(split):,} {split.spoken}" for split in first), photos_of(last.name, len(last))]
+    print(f"{counted(len(data.classes), 'class', 'classes')}: {', '.join(photos)}")
     names = [printable(name) for name in data.names]
     show("smallest class", class_sizes([names[label] for label in data.splits.train.labels]))
     by_area = sorted(open_all(splits), key=lambda size: (math.prod(size), size))

@@ -188,7 +188,9 @@ class FoldHeads:
 
     They learn in a fraction of the time that heads with hidden layers take, and do as well here (docs/strangers.md).
     `photos`: which of the training photos each head learns from, bool (H, N). `classes`: which classes it knows, bool
-    (H, C); it must not learn from photos of other classes. `is_balanced`: whether each class weighs the same in a loss.
+    (H, C); it must not learn from photos of other classes. `is_balanced`: whether each class weighs the same in a loss,
+    and where the features are centred. A bias learns too slowly to make up for a centre amid the largest class: its
+    photos would lie about as near to a small class as to their own.
     """
 
     def __init__(
@@ -214,7 +216,7 @@ class FoldHeads:
         train, recipe, device = self.train, self.recipe, self.train.frozen.device
         labels, whitening = train.labels, None
         if train.frozen.classifier.can_be_whitened and enough_to_whiten(len(indices), int(classes.sum())):
-            whitening = train.find_whitening(DEFAULT_SHRINKAGE, indices)
+            whitening = train.find_whitening(DEFAULT_SHRINKAGE, indices, self.is_balanced)
             train = train.whitened_by(whitening)
             recipe = replace(recipe, learning_rate=WHITENED_RATE, weight_decay=WHITENED_DECAY)
         if self.is_balanced:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from flower_classifier.base.messages import counted, first_few, note, printable, warn
+from flower_classifier.base.messages import counted, first_few, note, photos_of, printable, warn
 from flower_classifier.config.train_options import TrainConfig
 from flower_classifier.judging.class_balance import are_unequal
 from flower_classifier.judging.evaluation import Evaluation
@@ -30,12 +30,9 @@ def report_start(
     photos = [f"{len(split):,} {split.spoken}" for split in data.splits.parts]
     sizes = Counter(data.splits.train.labels)
     least, most = min(sizes.values()), max(sizes.values())
-    each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    each = photos_of("train", least) if least == most else f"{least:,} to {photos_of('train', most)}"
     names = first_few([printable(name) for name in data.names])
-    note(
-        f"{counted(len(data.classes), 'class', 'classes')} ({names}); photos: {', '.join(photos)}; "
-        f"{each} training photos of a class"
-    )
+    note(f"{counted(len(data.classes), 'class', 'classes')} ({names}); photos: {', '.join(photos)}; {each} of a class")
     if not saved:
         warn_of_unequal(config, data)
     model, recipe = state.classifier.config, state.recipe

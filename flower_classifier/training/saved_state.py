@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from flower_classifier.base.messages import InputError
+from flower_classifier.base.messages import InputError, counted, first_few
 from flower_classifier.judging.calibration import calibrate
 from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.networks.checkpoint import Row, Trust, what_to_do
@@ -41,6 +41,7 @@ class Identity:
     whitening: float = 0.0  # the shrinkage; 0: features are not whitened
     square_roots: bool = False  # whether square roots were taken of features
     grey_range: GreyRange | None = None  # which grey values of more than 8 bits became 0 to 255
+    contents: dict[str, str] = field(default_factory=dict)  # digests of some photos; none of an earlier version's run
 
     def to_plain(self) -> Plain:
         """Return what last.pth holds of it; of runs without such grey, what it always held."""
@@ -53,10 +54,13 @@ class Identity:
         """Raise InputError, naming the first difference, if a run would be resumed with another identity."""
         for entry in fields(self):
             before, after = getattr(self, entry.name), getattr(now, entry.name)
-            if before != after:
+            if entry.name != "contents" and before != after:
                 phrase = NOT_OPTIONS.get(entry.name)
                 change = f"{phrase} changed: put that back" if phrase else f"was {before}, now {after}: put that back"
                 raise InputError(f"{change}, or start a new run", None if phrase else entry.name)
+        if changed := [photo for photo, digest in self.contents.items() if now.contents.get(photo, digest) != digest]:
+            photos = f"{counted(len(changed), 'photo')} ({first_few(changed)})"
+            raise InputError(f"cannot resume: what is in {photos} changed: put that back, or start a new run")
 
 
 # How messages name the parts of an identity that are not options

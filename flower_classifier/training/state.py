@@ -244,7 +244,8 @@ class TrainState:
         load_learned(self.learner, saved.learner)
         load_learned(self.average, saved.average)
         names = self.finished.category_names or saved.category_names
-        self.finished = replace(saved, settings=self.finished.settings, category_names=names)
+        same = self.finished  # in its settings and identity; those of an earlier version's run may lack something
+        self.finished = replace(saved, settings=same.settings, identity=same.identity, category_names=names)
 
     def load_best(self) -> None:
         """Put the best epoch's tensors into the learner, for features as they are."""

@@ -162,6 +162,7 @@ def start_state(config: TrainConfig, data: Data, built: Built) -> TrainState:
         classes=list(data.classes),
         train=splits.train.fingerprint(),
         valid=splits.valid.fingerprint(),
+        contents=splits.train.contents() | splits.valid.contents(),
         mirror=config.mirror,
         fit=config.fit,
         layers=classifier.config.layers,
