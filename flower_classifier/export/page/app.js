@@ -3,6 +3,7 @@
 // For other scripts: each answer is also an event, `addEventListener("answer", ({ detail }) => …)`, where `held` says
 // that the picture is kept. ?engine=wasm or webgpu, and ?threads=1, choose what runs the network.
 
+import { showBar } from "./bars.js";
 import { announceLoading, settleServiceWorker, showProgress } from "./loading.js";
 import { TEXTS, percent } from "./texts.js";
 
@@ -201,23 +202,6 @@ function show(answer, atOnce = false) {
   else answer.predictions.slice(0, BARS).forEach(showBar);
   speak(name, isStranger ? name : `${name}, ${detail}`, atOnce);
   dispatchEvent(new CustomEvent("answer", { detail: { ...answer, held: isHeld } }));
-}
-
-function showBar({ name, probability }, place) {
-  const row = $("bars").children[place] ?? $("bars").appendChild(newBar());
-  row.querySelector(".name").textContent = name;
-  row.querySelector(".share").textContent = percent(probability);
-  row.querySelector(".fill").style.setProperty("--share", probability.toFixed(3));
-}
-
-function newBar() {
-  const row = document.createElement("li");
-  for (const kind of ["name", "share", "track"]) {
-    row.appendChild(document.createElement("span")).className = kind;
-  }
-  row.querySelector(".name").dir = "auto";
-  row.querySelector(".track").appendChild(document.createElement("span")).className = "fill";
-  return row;
 }
 
 // Tells a screen reader of another answer, but not of every frame; of that to a photo or a held picture at once.
