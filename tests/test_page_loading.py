@@ -70,7 +70,7 @@ def test_the_bar_shows_how_much_of_all_has_come_and_the_network_comes_beside_its
         assert said == "Getting ready."
 
 
-IS_KEPT = "Photos stay on this device; no network needed."
+IS_KEPT = "Photos stay here. No network needed."
 KEPT = """
 const names = caches.keys().then((keys) => Promise.all(keys.map(async (key) => (await caches.open(key)).keys())));
 names.then((requests) => arguments[0](requests.flat().map(({ url }) => url.split("/").pop())));

@@ -3,6 +3,7 @@
 // For other scripts: each answer is also an event, `addEventListener("answer", ({ detail }) => …)`, where `held` says
 // that the picture is kept. ?engine=wasm or webgpu, and ?threads=1, choose what runs the network.
 
+import { showBar } from "./bars.js";
 import { announceLoading, settleServiceWorker, showProgress } from "./loading.js";
 import { TEXTS, percent } from "./texts.js";
 
@@ -143,6 +144,7 @@ function showRate(milliseconds) {
 function showNoCamera(reason) {
   closeCamera();
   enter("no-camera", { detail: TEXTS.choosePhoto(classCount), problem: TEXTS.noCamera[reason] ?? TEXTS.noCamera.other });
+  $("notice").classList.add("of-camera");
 }
 
 // ------------------------------------------------------------------------------------------------------------ photos
@@ -202,23 +204,6 @@ function show(answer, atOnce = false) {
   dispatchEvent(new CustomEvent("answer", { detail: { ...answer, held: isHeld } }));
 }
 
-function showBar({ name, probability }, place) {
-  const row = $("bars").children[place] ?? $("bars").appendChild(newBar());
-  row.querySelector(".name").textContent = name;
-  row.querySelector(".share").textContent = percent(probability);
-  row.querySelector(".fill").style.setProperty("--share", probability.toFixed(3));
-}
-
-function newBar() {
-  const row = document.createElement("li");
-  for (const kind of ["name", "share", "track"]) {
-    row.appendChild(document.createElement("span")).className = kind;
-  }
-  row.querySelector(".name").dir = "auto";
-  row.querySelector(".track").appendChild(document.createElement("span")).className = "fill";
-  return row;
-}
-
 // Tells a screen reader of another answer, but not of every frame; of that to a photo or a held picture at once.
 function speak(name, text, atOnce) {
   if (!atOnce && (name === spoken || performance.now() - spokenAt < SPEAK_EVERY)) return;
@@ -255,7 +240,9 @@ function enter(state, { verdict = "", detail = "", problem = "" }) {
   const following = photos.at + 1;
   $("next").hidden = following >= photos.files.length || state === "failed";
   $("next").textContent = TEXTS.nextPhoto(following + 1, photos.files.length);
+  $("choose").hidden = state === "photo" && !$("next").hidden; // there is room for two buttons
   $("notice").hidden = !problem;
+  $("notice").classList.remove("of-camera");
   const isLost = focused?.tagName === "BUTTON" && (focused.disabled || focused.closest("[hidden]"));
   if (isLost) [$("hold"), $("choose"), $("notice")].find((other) => !other.disabled && !other.hidden)?.focus();
 }

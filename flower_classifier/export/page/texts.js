@@ -7,7 +7,7 @@ export const TEXTS = {
   pointCamera: (classes) => `Point the camera at one of ${number(classes)} things it knows.`,
   choosePhoto: (classes) => `Choose a photo of one of ${number(classes)} things it knows.`,
   loadedOnce: "Getting ready. Where it can be kept, this happens once.",
-  isKept: "Photos stay on this device; no network needed.",
+  isKept: "Photos stay here. No network needed.",
   loaded: (done, total) => `${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`,
   looking: "Looking…",
   sure: (share) => `${share} sure`,
@@ -36,7 +36,7 @@ export const TEXTS = {
     `${file || "This"} is HEIC, as iPhones write, and this browser cannot open it. Send it as a JPEG, or choose ` +
     "“Most Compatible” in the iPhone’s settings, under Camera, Formats.",
   cut: (file, share) =>
-    `${file || "This"} is cut off: ${share ? `${percent(share)} of the picture is there` : "only its outlines are there"}. ` +
+    `${file || "This"} is cut off: ${share ? `${percent(share).replaceAll(" ", "\u00a0")} of the picture is there` : "only its outlines are there"}. ` +
     "Send or download it again.",
   tooOld: "This browser is too old to run the classifier. One from 2023 or later does.",
   falseColours:
