@@ -300,7 +300,6 @@ def manifest(title: str) -> bytes:
         {"src": "icon.svg", "sizes": "any", "type": "image/svg+xml"},
     ]
     facts = {
-        "id": "./",
         "name": title,
         "short_name": (textwrap.wrap(title, MOST_LETTERS) or [title])[0],
         "description": f"{title}: point the camera, and it says what it sees. Nothing leaves this device.",

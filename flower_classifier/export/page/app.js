@@ -105,8 +105,9 @@ async function openCamera() {
   if (own !== wish) return;
   enter("live", { verdict: TEXTS.looking });
   placeFinder();
-  navigator.wakeLock?.request("screen").catch(() => {}); // which the browser ends when the page is hidden
-  watch(opened, own);
+  const awake = navigator.wakeLock?.request("screen").catch(() => null);
+  await watch(opened, own);
+  (await awake)?.release();
 }
 
 function closeCamera() {
