@@ -11,6 +11,7 @@ import pytest
 import predict
 import train
 from flower_classifier.base.messages import InputError
+from flower_classifier.config import foreign_names
 from flower_classifier.config.predict_options import PredictConfig
 from flower_classifier.config.train_options import TrainConfig
 
@@ -69,6 +70,7 @@ TRAINED = [
     ("flowers --device gpu", {"gpu": True}),
     ("flowers --device mps", {"gpu": True}),
     ("flowers --device cuda:0", {"gpu": True}),
+    ("flowers --gpu cuda:0", {"gpu": True}),
     ("flowers --device cpu", {"gpu": False}),
     ("flowers --gpu gpu", {"gpu": True}),
     ("flowers --gpu cuda", {"gpu": True}),
@@ -145,19 +147,19 @@ def test_what_other_solutions_write_means_what_it_says(program, line, meant):
 
 
 REFUSED = [
-    ("flowers --num_workers 4", "'--num_workers': is not needed: all processor cores read photos"),
-    ("flowers --pin_memory", "'--pin_memory': is not needed: all processor cores read photos"),
+    ("flowers --num_workers 4", "'--num_workers': it is not needed, since all processor cores read photos"),
+    ("flowers --pin_memory", "'--pin_memory': it is not needed, since all processor cores read photos"),
     ("flowers --model vgg16", "'--model': --arch names the network, such as --arch vgg16"),
     ("flowers --hidden_layer2 120", "'--hidden_layer2': --hidden_units 512 256 makes two hidden layers"),
     ("flowers --hidden_layers 120", "'--hidden_layers': --hidden_units 512 256 makes two hidden layers"),
-    ("flowers --print_every 40", "'--print_every': is not needed: each epoch prints a line"),
-    ("flowers --optimizer adam", "'--optimizer': is not here: the optimizer is AdamW"),
-    ("flowers --momentum 0.9", "'--momentum': is not here: the optimizer is AdamW"),
-    ("flowers --output_size 102", "'--output_size': is not needed: it is the number of class folders"),
+    ("flowers --print_every 40", "'--print_every': it is not needed, since each epoch prints a line"),
+    ("flowers --optimizer adam", "'--optimizer': it is not here: the optimizer is AdamW"),
+    ("flowers --momentum 0.9", "'--momentum': it is not here: the optimizer is AdamW"),
+    ("flowers --output_size 102", "'--output_size': it is not needed, since it is the number of class folders"),
     ("flowers --checkpoint ck.pth", "'--checkpoint': --save_dir says where the checkpoint goes, --resume goes on"),
     ("flowers --checkpoint_path ck.pth", "'--checkpoint_path': --save_dir says where the checkpoint goes"),
-    ("flowers --train_dir a", "'--train_dir': is not needed: DATA_DIR holds train/, valid/ and test/"),
-    ("flowers --top_k 3", "'--top_k': is an option of predict.py"),
+    ("flowers --train_dir a", "'--train_dir': it is not needed, since DATA_DIR holds train/, valid/ and test/"),
+    ("flowers --top_k 3", "'--top_k': it is an option of predict.py"),
     ("flowers --early_stopping", "'--early_stopping': --patience N stops"),
     ("flowers --resume ck.pth", "--resume takes no value, and 'ck.pth' follows it: it goes on with the run that lies"),
     ("--resume ck.pth flowers", "--resume takes no value, and 'ck.pth' follows it: it goes on with the run that lies"),
@@ -166,25 +168,30 @@ REFUSED = [
     ("flowers --epchs 1", "unknown argument '--epchs': did you mean --epochs?"),
     ("flowers --whatever 1", "unknown argument '--whatever'\n"),
     ("flowers --device tpu", "--device must be cuda, gpu, mps or cpu, not 'tpu'"),
+    ("flowers --gpu=tpu", "--gpu must be cuda, gpu, mps or cpu, not 'tpu'"),
+    ("flowers --numworkers 4", "'--numworkers': it is not needed, since all processor cores read photos"),
     ("flowers --device", "--device must be cuda, gpu, mps or cpu, not ''"),
     ("flowers --data_dir", "argument --data_dir: expected one argument"),
     ("flowers --data_dir flowers", "with --data_dir flowers, 'flowers' is one too many: give each argument once"),
     ("--data_dir flowers --data_directory out", "--data_dir flowers and --data_directory out are the same argument"),
     ("flowers --lr 1 --learning_rate 2", "--lr 1 and --learning_rate 2 are the same option: give it once"),
-    ("flowers --device cpu --gpu", "--device off and --gpu on are the same option: give it once"),
+    ("flowers --device cpu --gpu", "--device cpu and --gpu contradict each other: give one of them"),
     ("flowers other", "unknown argument 'other': DATA_DIR is one folder; --save_dir says where the checkpoint goes"),
     ("--gpu", "the following arguments are required: DATA_DIR: the folder of photos, such as flowers"),
     ("flowers --hidden_units 512 --hidden_units 256", "are the same option: --hidden_units 512 256 gives both"),
     ("flowers --hidden_1 512 --hidden_units 256 128", "same option: --hidden_units 512 256 128 gives both"),
     ("flowers --hl2 120", "'--hl2': --hidden_units 512 256 makes two hidden layers"),
     ("flowers --save_dir out --save_name my", "'--save_name': --save_dir FILE.pth names the checkpoint's file"),
-    ("flowers --cpu", "'--cpu': is not needed: the processor computes, unless --gpu is given"),
-    ("flowers --test", "'--test': is not needed: test photos are judged when the training ends"),
-    ("predict.py a.jpg ck.pth --dir flowers", "'--dir': is not needed: IMAGE may be a folder of photos"),
-    ("predict.py a.jpg ck.pth --batch_size 4", "'--batch_size': is not needed: as many photos at once are answered"),
+    ("flowers --cpu", "'--cpu': it is not needed, since the processor computes, unless --gpu is given"),
+    ("flowers --test", "'--test': it is not needed, since test photos are judged when the training ends"),
+    ("predict.py a.jpg ck.pth --dir flowers", "'--dir': it is not needed, since IMAGE may be a folder of photos"),
+    (
+        "predict.py a.jpg ck.pth --batch_size 4",
+        "'--batch_size': it is not needed, since as many photos at once are answered",
+    ),
     ("predict.py a.jpg ck.pth --model vgg16", "'--model': CHECKPOINT is the model, and says its architecture"),
-    ("predict.py a.jpg ck.pth --arch vgg16", "'--arch': is not needed: the checkpoint says it"),
-    ("predict.py a.jpg ck.pth --num_workers 2", "'--num_workers': is not needed"),
+    ("predict.py a.jpg ck.pth --arch vgg16", "'--arch': it is not needed, since the checkpoint says it"),
+    ("predict.py a.jpg ck.pth --num_workers 2", "'--num_workers': it is not needed"),
     ("predict.py a.jpg ck.pth --top_k 3 --topk 4", "--top_k 3 and --topk 4 are the same option: give it once"),
     ("predict.py a.jpg ck.pth --checkpoint out", "with --checkpoint out, 'ck.pth' is one too many"),
     ("predict.py a.jpg ck.pth --image b.jpg", "with --image b.jpg, 'ck.pth' is one too many"),
@@ -202,9 +209,17 @@ def test_what_means_nothing_here_is_refused_in_a_line_that_says_what_to_do(line,
     assert said in err
 
 
-def test_names_of_classes_that_are_given_as_labels_told_where_they_belong():
+def test_class_names_given_as_labels_are_refused_with_where_they_belong():
     with pytest.raises(InputError, match="with --evaluate; --category_names takes what people call classes"):
         asked("a.jpg ck.pth --labels cat_to_name.json", "predict.py")
+
+
+@pytest.mark.parametrize("names", [foreign_names.TRAIN, foreign_names.PREDICT])
+def test_no_name_means_two_things(names):
+    meanings = [(other, option) for option, others in names.same.items() for other in others] + [*names.hints.items()]
+    by_name = {}
+    for name, meaning in meanings:
+        assert by_name.setdefault(name.replace("_", ""), meaning) == meaning
 
 
 def test_the_same_twice_is_no_mistake_and_of_one_name_the_last_counts():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import predict
-from flower_classifier.judging.verdict import Verdict, wilson
+from flower_classifier.judging.verdict import AccuracyVerdict, wilson
 from flower_classifier.networks.checkpoint import VALIDATION_PHOTOS, Checkpoint
 
 
@@ -37,10 +37,10 @@ def test_the_interval_holds_the_true_accuracy_about_95_times_in_100(photos):
 @pytest.mark.parametrize(
     ("verdict", "text"),
     [
-        (Verdict(52, 61, 0.2), "52 of 61 right: 85% (74 to 92%; guessing: 20%)"),
-        (Verdict(3, 3, 0.5), "3 of 3 right: 100% (44 to 100%; guessing: 50%)"),
-        (Verdict(390, 408, 1 / 102), "390 of 408 right: 95.6% (93.1 to 97.2%; guessing: 1.0%)"),
-        (Verdict(18_000, 20_000, 0.1), "18,000 of 20,000 right: 90.00% (89.58 to 90.41%; guessing: 10.00%)"),
+        (AccuracyVerdict(52, 61, 0.2), "52 of 61 right: 85% (74 to 92%; guessing: 20%)"),
+        (AccuracyVerdict(3, 3, 0.5), "3 of 3 right: 100% (44 to 100%; guessing: 50%)"),
+        (AccuracyVerdict(390, 408, 1 / 102), "390 of 408 right: 95.6% (93.1 to 97.2%; guessing: 1.0%)"),
+        (AccuracyVerdict(18_000, 20_000, 0.1), "18,000 of 20,000 right: 90.00% (89.58 to 90.41%; guessing: 10.00%)"),
     ],
 )
 def test_it_has_the_digits_that_the_number_of_photos_bears(verdict, text):

@@ -27,7 +27,6 @@ ARGUMENTS_MISSING = "the following arguments are required: "  # as argparse says
 NUMBERS = re.compile(r"-?[\d,]+")
 FLAG = re.compile(r"(-+)([^\W\d][\w-]*)(?:=(.*))?", re.DOTALL)  # dashes, a name, perhaps a value
 LONG_DASH = re.compile(r"[–—](?=[^\W\d])")  # what a word processor makes of two dashes
-DEVICES = {"device", "dev", "gpu_cpu", "mode"}  # names of --gpu that always have a value
 LIKE_A_TYPO = 0.8  # how alike a flag must be to one that is asked for: a wrong hint is worse than none
 
 Values = dict[str, Any]  # of options, by their names; Any: each option has a type of its own
@@ -41,7 +40,11 @@ class ForeignNames:
     """
 
     same: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of an option or argument, by its name here
-    hints: Mapping[str, str] = field(default_factory=dict)  # by the foreign name; also of a flag that takes no value
+    hints: Mapping[str, str] = field(default_factory=dict)  # by the foreign name
+    with_device: frozenset[str] = frozenset()  # names of --gpu that always have a value
+    of_values: Mapping[str, str] = field(default_factory=dict)  # hints for an option of ours that takes no value
+    of_missing: Mapping[str, str] = field(default_factory=dict)  # hints for an argument that is missing, by its name
+    of_surplus: str = ""  # hint for a word that no argument takes
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -84,6 +87,7 @@ class Parser(argparse.ArgumentParser):
         self.typed: list[str] = []
         self.written: dict[str, tuple[str, str]] = {}  # by the option: how it was written first, and its value
         self.named: dict[str, list[str]] = {}  # the arguments that were given by their names
+        self.gpu: tuple[bool, str] | None = None  # what --gpu said first, and how it was typed
 
     def parse(self, argv: Sequence[str] | None = None) -> Values:
         """Return the values of the typed options alone; the settings class fills in the defaults.
@@ -116,36 +120,36 @@ class Parser(argparse.ArgumentParser):
             for flag, following in zip(self.typed, self.typed[1:], strict=False):
                 action = self._option_string_actions.get(self.flag_of(flag))
                 if action and action.nargs == 0 and not following.startswith("-"):
-                    self.error(f"{flag} takes no value, and {following!r} follows it{self.hint_at(action.dest)}")
+                    hint = behind(self.foreign.of_values, action.dest)
+                    self.error(f"{flag} takes no value, and {following!r} follows it{hint}")
             for name, (written, value) in self.written.items():
                 if name in self.named:
                     self.error(f"with {written} {value}, {unknown[0]!r} is one too many: give each argument once")
-            self.error(f"unknown argument {unknown[0]!r}{self.hint_at('')}")
+            self.error(
+                f"unknown argument {unknown[0]!r}" + (f": {self.foreign.of_surplus}" if self.foreign.of_surplus else "")
+            )
         flag = word.split("=")[0]
         name = bare(flag)
-        if hint := self.hint_at(name):
+        hints = {other.replace("_", ""): hint for other, hint in self.foreign.hints.items()}
+        if hint := behind(hints, name.replace("_", "")):
             self.error(f"unknown argument {word!r}{hint}")
-        names = {bare(known): known for known in self._option_string_actions}
-        names |= {other: f"--{name}" for name, other in self.others() if f"--{name}" in self._option_string_actions}
+        names = {bare(option): option for option in self._option_string_actions}
+        others = self.by_other_name().items()
+        names |= {other: f"--{name}" for other, name in others if f"--{name}" in self._option_string_actions}
         close = nearest(name, names, most=1, cutoff=LIKE_A_TYPO)
         self.error(f"unknown argument {word!r}" + (f": did you mean {names[close[0]]}?" if close else ""))
 
-    def hint_at(self, name: str) -> str:
-        """Return what there is to say of a foreign name, behind a colon."""
-        hint = self.foreign.hints.get(name)
-        return f": {hint}" if hint else ""
-
-    def others(self) -> list[tuple[str, str]]:
-        """Return each name of an option or argument, and another that it has; an argument may be given by its own."""
-        here = {action.dest: bool(action.option_strings) for action in self._actions}
-        pairs = [(name, other) for name, others in self.foreign.same.items() if name in here for other in others]
-        return pairs + [(name, name) for name, is_option in here.items() if not is_option]
+    def by_other_name(self) -> dict[str, str]:
+        """Return the option or argument that each other name means; an argument's own name is one of them."""
+        is_option = {action.dest: bool(action.option_strings) for action in self._actions}
+        others = {other: name for name, names in self.foreign.same.items() if name in is_option for other in names}
+        return others | {name: name for name in is_option if not is_option[name]}
 
     def error(self, message: str) -> NoReturn:
         """End with code 2; the usage text of twenty flags would bury the message."""
         message = self.other_missing(message) or message
         if message.startswith(ARGUMENTS_MISSING):
-            message += self.hint_at(message.removeprefix(ARGUMENTS_MISSING).lower())
+            message += behind(self.foreign.of_missing, message.removeprefix(ARGUMENTS_MISSING).lower())
         self.exit(WRONG_COMMAND_LINE, f"{self.prog}: {message}\n(python {self.prog} --help shows the options)\n")
 
     def other_missing(self, message: str) -> str | None:
@@ -183,8 +187,8 @@ class Parser(argparse.ArgumentParser):
         if not match:
             return ""
         dashes, name = match[1], match[2].replace("-", "_")
-        others = {other: known for known, other in self.others()}
-        joined = {known.replace("_", ""): known for known in [*map(bare, self._option_string_actions), *others]}
+        others = self.by_other_name()
+        joined = {option.replace("_", ""): option for option in [*map(bare, self._option_string_actions), *others]}
         for spelling in (name, name.lower(), joined.get(name.lower().replace("_", ""), "")):
             if dashes == "-" and f"-{spelling}" in self._option_string_actions:
                 return f"-{spelling}"
@@ -222,7 +226,7 @@ class Parser(argparse.ArgumentParser):
         takes_value = action is not None and action.nargs != 0
         if action:
             if equals and not takes_value:
-                self.error(f"{written} takes no value, and has {value!r}{self.hint_at(action.dest)}")
+                self.error(f"{written} takes no value, and has {value!r}{behind(self.foreign.of_values, action.dest)}")
             self.note_value(action.dest, written, value if equals or not takes_value else (*following, "")[0])
         if takes_value and not equals and following and following[0].startswith("-"):
             with contextlib.suppress(ValueError):  # it is a flag, and not `-1`, `-.5`, `-1e-3`
@@ -233,17 +237,16 @@ class Parser(argparse.ArgumentParser):
     def rewritten_gpu(self, word: str, following: deque[str]) -> list[str]:
         """Rewrite `--gpu`, `--gpu 1`, `--device cuda:0` to --gpu, and `--gpu False` or `--device cpu` to nothing."""
         written, equals, value = word.partition("=")
-        is_device = bare(written) in DEVICES  # whose value is no word of another argument
-        if not equals and following and (is_device or following[0].lower() in GPU_ON | GPU_OFF):
+        has_value = bare(written) in self.foreign.with_device  # which is no word of another argument
+        if not equals and following and (has_value or device_of(following[0]) in GPU_ON | GPU_OFF):
             value = following.popleft()
-        device = value.lower().split(":")[0]  # cuda:0
-        if is_device and device not in GPU_ON | GPU_OFF:
+        if (value or has_value) and device_of(value) not in GPU_ON | GPU_OFF:
             self.error(f"{written} must be cuda, gpu, mps or cpu, not {value!r}")
-        is_on = device in GPU_ON or not value
-        self.note_value("gpu", written, "on" if is_on else "off")
-        if device in GPU_OFF:
-            return []
-        return ["--gpu"] if is_on else [f"--gpu={value}"]
+        is_on, typed = not value or device_of(value) in GPU_ON, f"{written} {value}".strip()
+        was_on, before = self.gpu = self.gpu or (is_on, typed)
+        if is_on != was_on:
+            self.error(f"{before} and {typed} contradict each other: give one of them")
+        return ["--gpu"] if is_on else []
 
     def note_value(self, name: str, written: str, value: str, may_repeat: bool = False) -> None:
         """Keep how an option was written. Ends with code 2 if another of its names has given it another value.
@@ -256,6 +259,16 @@ class Parser(argparse.ArgumentParser):
         if differs and (is_argument or bare(before) != bare(written)):
             same = f"{before} {earlier} and {written} {value}".replace("  ", " ")
             self.error(f"{same} are the same {'argument' if is_argument else 'option'}: give it once")
+
+
+def device_of(value: str) -> str:
+    """Return the kind of a device: `CUDA:0` is cuda."""
+    return value.lower().split(":")[0]
+
+
+def behind(hints: Mapping[str, str], name: str) -> str:
+    """Return what there is to say of a name, behind a colon; nothing where there is no hint."""
+    return f": {hints[name]}" if name in hints else ""
 
 
 def bare(flag: str) -> str:

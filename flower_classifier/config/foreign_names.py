@@ -7,16 +7,20 @@ A name is known with or without its `_`.
 
 from flower_classifier.base.parser import ForeignNames
 
-NOT_NEEDED = "is not needed: all processor cores read photos"
-NO_GPU = "is not needed: the processor computes, unless --gpu is given"
-BY_CHECKPOINT = "is not needed: the checkpoint says it"
-BY_CLASSES = "is not needed: it is the number of class folders"
-LAYERS = "--hidden_units 512 256 makes two hidden layers"
+NOT_NEEDED = "it is not needed, since all processor cores read photos"
+NO_GPU = "it is not needed, since the processor computes, unless --gpu is given"
+BY_CHECKPOINT = "it is not needed, since the checkpoint says it"
+BY_CLASSES = "it is not needed, since it is the number of class folders"
+TWO_LAYERS = "--hidden_units 512 256 makes two hidden layers"
 INTO_FILE = "--save_dir says where the checkpoint goes, --resume goes on with the run there"
 GOES_ON = "it goes on with the run that lies in --save_dir"
-RATE_FALLS = "is not here: a head keeps its rate and the average of its steps, and fine-tuning's rate falls by itself"
-OPTIMIZER = "is not here: the optimizer is AdamW, and --learning_rate and --weight_decay set it"
-SPLITS = "is not needed: DATA_DIR holds train/, valid/ and test/"
+RATE_FALLS = (
+    "it is not here: a head keeps its rate and the average of its steps, and fine-tuning's rate falls by itself"
+)
+OPTIMIZER = "it is not here: the optimizer is AdamW, and --learning_rate and --weight_decay set it"
+SPLITS = "it is not needed, since DATA_DIR holds train/, valid/ and test/"
+
+WITH_DEVICE = frozenset({"device", "dev", "gpu_cpu", "mode"})  # names of --gpu that always have a value
 
 SHARED = {
     "gpu": ("device", "dev", "gpu_cpu", "mode", "use_gpu", "cuda", "use_cuda", "enable_gpu", "pred_gpu", "g"),
@@ -125,7 +129,7 @@ TRAIN = ForeignNames(
                 "fc2",
                 "hidden_layers",
             ),
-            LAYERS,
+            TWO_LAYERS,
         ),
         **dict.fromkeys(("checkpoint", "checkpoint_path", "checkpoint_dir", "checkpoint_file"), INTO_FILE),
         **dict.fromkeys(
@@ -147,21 +151,25 @@ TRAIN = ForeignNames(
             BY_CLASSES,
         ),
         **dict.fromkeys(("train_dir", "valid_dir", "test_dir", "val_dir"), SPLITS),
-        **dict.fromkeys(("input_size", "input_units", "in_features"), "is not needed: the network says it"),
+        **dict.fromkeys(("input_size", "input_units", "in_features"), "it is not needed, since the network says it"),
         **dict.fromkeys(
-            ("print_every", "print_in", "log_interval", "verbose"), "is not needed: each epoch prints a line"
+            ("print_every", "print_in", "log_interval", "verbose"), "it is not needed, since each epoch prints a line"
         ),
-        **dict.fromkeys(("validate", "test"), "is not needed: test photos are judged when the training ends"),
+        **dict.fromkeys(("validate", "test"), "it is not needed, since test photos are judged when the training ends"),
         **dict.fromkeys(("model", "pretrained_model"), "--arch names the network, such as --arch vgg16"),
-        **dict.fromkeys(("pretrained", "freeze"), "is not needed: networks are; --fine_tune N lets them learn too"),
-        **dict.fromkeys(("top_k", "topk", "image_path", "image"), "is an option of predict.py"),
-        **dict.fromkeys(("criterion", "loss"), "is not here: the loss is cross-entropy"),
+        **dict.fromkeys(
+            ("pretrained", "freeze"),
+            "it is not needed, since networks are pretrained; --fine_tune N lets them learn too",
+        ),
+        **dict.fromkeys(("top_k", "topk", "image_path", "image"), "it is an option of predict.py"),
+        **dict.fromkeys(("criterion", "loss"), "it is not here: the loss is cross-entropy"),
         "save_name": "--save_dir FILE.pth names the checkpoint's file",
-        "data_dir": "the folder of photos, such as flowers",
-        "": "DATA_DIR is one folder; --save_dir says where the checkpoint goes",
         "early_stopping": "--patience N stops when the validation loss was no lower for N epochs",
-        "resume": GOES_ON,
     },
+    with_device=WITH_DEVICE,
+    of_values={"resume": GOES_ON},
+    of_missing={"data_dir": "the folder of photos, such as flowers"},
+    of_surplus="DATA_DIR is one folder; --save_dir says where the checkpoint goes",
 )
 
 PREDICT = ForeignNames(
@@ -219,9 +227,12 @@ PREDICT = ForeignNames(
         **dict.fromkeys(("cpu", "no_cuda", "no_gpu"), NO_GPU),
         **dict.fromkeys(("model", "model_name"), "CHECKPOINT is the model, and says its architecture"),
         **dict.fromkeys(("num_workers", "workers", "num_threads", "pin_memory"), NOT_NEEDED),
-        "batch_size": "is not needed: as many photos at once are answered as is quickest",
+        "batch_size": "it is not needed, since as many photos at once are answered as is quickest",
         **dict.fromkeys(("show", "display", "show_plot"), "--plot FILE.png draws the answer"),
-        **dict.fromkeys(("data_dir", "data", "dir", "test_dir"), "is not needed: IMAGE may be a folder of photos"),
+        **dict.fromkeys(
+            ("data_dir", "data", "dir", "test_dir"), "it is not needed, since IMAGE may be a folder of photos"
+        ),
         **dict.fromkeys(("threshold", "min_prob"), "--min_probability P says from which probability on one is sure"),
     },
+    with_device=WITH_DEVICE,
 )

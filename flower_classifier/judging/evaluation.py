@@ -19,7 +19,7 @@ from flower_classifier.config.allowed import MOST_SCORED
 from flower_classifier.features.batches import EVALUATION_BATCH, Batch, to_learner, whole
 from flower_classifier.features.inputs import Inputs
 from flower_classifier.judging.class_balance import are_unequal
-from flower_classifier.judging.verdict import Verdict, share_text
+from flower_classifier.judging.verdict import AccuracyVerdict, share_text
 from flower_classifier.networks.classifier import Classifier
 from flower_classifier.networks.devices import threads_for, torch_threads
 from flower_classifier.networks.feature_bank import Extract
@@ -127,9 +127,9 @@ class Evaluation:
         return precision[present].nan_to_num(0).mean().item(), f1[present].mean().item()
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> AccuracyVerdict:
         """How many photos are right, and what guessing reaches on them."""
-        return Verdict(int(self.right.sum()), len(self), self.labels.bincount().max().item() / len(self))
+        return AccuracyVerdict(int(self.right.sum()), len(self), self.labels.bincount().max().item() / len(self))
 
     @property
     def top_accuracy(self) -> float:

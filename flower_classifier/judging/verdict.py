@@ -1,6 +1,6 @@
 """How many photos were right, as people should hear it: with how far chance may move it, and what guessing reaches.
 
-str(Verdict(52, 61, 0.2)) == "52 of 61 right: 85% (74 to 92%; guessing: 20%)"
+str(AccuracyVerdict(52, 61, 0.2)) == "52 of 61 right: 85% (74 to 92%; guessing: 20%)"
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def share_text(share: float, photos: int, unit: str = "%") -> str:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AccuracyVerdict:
     """How many of some photos were predicted right."""
 
     right: int

@@ -1,4 +1,4 @@
-"""Which training photos are held out to validate on, where there is no validation folder.
+"""Which training photos are held out to validate or to test on, where there are no such photos.
 
     train, valid = hold_out(Photos(data_dir, by_class, class_folders), 0.2, seed, rule)
 
@@ -71,8 +71,8 @@ def hold_out(
     `rule`: what belongs together, as for `groups_of`. `split`: what they are for, valid or test. `already`: the share
     of every class that was held out before; `share` is one of all photos, those included.
 
-    Near copies of which a class has no others are torn apart, with a
-    warning; where another rule makes one group of a class, none of it is held out. Raises InputError where nothing is.
+    Where all photos of a class are near copies of one another, some are held out all the same, with a warning; where
+    another rule makes one group of a class, none of it is held out. Raises InputError where nothing is.
     """
     groups, indices_of = [frozenset(group) for group in groups_of(photos, rule)], photos.indices
     if not groups and rule not in (None, NONE):

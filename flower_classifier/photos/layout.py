@@ -103,7 +103,7 @@ def layout_of(data_dir: Path) -> dict[str, SplitFolder]:
 
 
 def innermost(folder: Path) -> Path:
-    """Return the folder below, where each holds one folder alone, that holds splits or several classes; else this."""
+    """Follow folders that hold one folder alone down to one that holds splits or several classes; else return this."""
     inner = only_folder(folder)
     while inner and len(class_folders(inner)) < 2 and not split_of(inner.name):
         if any(split_of(path.name) == "train" for path in class_folders(inner)):
@@ -175,7 +175,7 @@ def split_folders(data_dir: Path) -> dict[str, Path]:
 
 
 def is_unsorted(folder: Path) -> bool:
-    """Say whether photos lie in a folder itself, and no folders but perhaps one called images/, or as a split is."""
+    """Say whether a folder's photos lie in no class folders: in itself, or in a folder images/ or of a split's name."""
     while (inner := only_folder(folder)) and (split_of(inner.name) or inner.name.lower() in FILLERS):
         folder = inner
     holds_folders = bool(class_folders(folder) or shards_of(folder))

@@ -28,8 +28,9 @@ MUCH_OF_A_CLASS = 0.2  # share of a class's photos in a split; losing more than 
 def leave_out(splits: Splits, table: Path) -> Splits:
     """Return the splits less the photos that a table lists, by their paths below the data folder.
 
-    Warn of classes that lose more than MUCH_OF_A_CLASS of their photos in a split, or all. Raises InputError for a
-    table that cannot be read, and where no training photo would be left of a class, or no validation photo at all.
+    Warn of classes that lose more than MUCH_OF_A_CLASS of their photos in a split, or all, and where no test photo is
+    left: there is no test split then. Raises InputError for a table that cannot be read, for an answer that is neither
+    yes nor no, and where no training photo would be left of a class, or no validation photo at all.
     """
     photos = [photo for split in splits.parts for photo in split.photos]
     cells = read_values(table, "without", splits.train.root, photos, f"in {splits.train.root}", LEAVE_OUT, default=YES)
@@ -38,8 +39,8 @@ def leave_out(splits: Splits, table: Path) -> Splits:
         split.take([index for index, photo in enumerate(split.photos) if not any(answers[photo])])
         for split in splits.parts
     )
-    left = set(train.labels)
-    if lost := [name for label, name in enumerate(splits.classes) if label not in left]:
+    remaining = set(train.labels)
+    if lost := [name for label, name in enumerate(splits.classes) if label not in remaining]:
         names = first_few(lost)
         raise InputError(f"{table} lists all training photos of {names}: leave some, or move the class away")
     if not len(valid):
@@ -70,15 +71,15 @@ def answer_in(table: Path, cell: str) -> bool:
 
 def warn_of_losses(classes: Sequence[str], before: Split, after: Split, table: Path) -> None:
     """Warn of the classes that lose all of their photos in a split, or more than MUCH_OF_A_CLASS of them."""
-    there, left = Counter(before.labels), Counter(after.labels)
-    if emptied := [name for label, name in enumerate(classes) if there[label] and not left[label]]:
+    counts, remaining = Counter(before.labels), Counter(after.labels)
+    if emptied := [name for label, name in enumerate(classes) if counts[label] and not remaining[label]]:
         warn(
             f"{table} leaves no {before.spoken} photos of {first_few(emptied)}: an accuracy there says nothing of them"
         )
-    losses = {label: there[label] - left[label] for label in sorted(there) if left[label]}
-    if much := [label for label, loss in losses.items() if loss > max(MUCH_OF_A_CLASS * there[label], 1)]:
-        named = first_few([f"{classes[label]} ({losses[label]:,} of {there[label]:,})" for label in much])
+    losses = {label: counts[label] - remaining[label] for label in sorted(counts) if remaining[label]}
+    if large := [label for label, loss in losses.items() if loss > max(MUCH_OF_A_CLASS * counts[label], 1)]:
+        named = first_few([f"{classes[label]} ({losses[label]:,} of {counts[label]:,})" for label in large])
         warn(
             f"{table} leaves out more than {MUCH_OF_A_CLASS:.0%} of the {before.spoken} photos of "
-            f"{counted(len(much), 'class', 'classes')}: {named}; are these wrong?"
+            f"{counted(len(large), 'class', 'classes')}: {named}; are these wrong?"
         )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ENDING = ".tar"  # or .TAR; not of compressed ones: they cannot be read from the middle
 LEADS_IN = re.compile(f"{re.escape(ENDING)}(?={re.escape(os.sep)})", re.IGNORECASE)
-COMPRESSED = {
+PACKERS = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ": "xz",
@@ -181,8 +181,8 @@ def read_index(tar: str, file: BinaryIO) -> TarIndex | DamagedTarError:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a header names an impossible place
             raise
         file.seek(0)
-        start = file.read(max(map(len, COMPRESSED)))
-        if packer := next((COMPRESSED[magic] for magic in COMPRESSED if start.startswith(magic)), None):
+        start = file.read(max(map(len, PACKERS)))
+        if packer := next((PACKERS[magic] for magic in PACKERS if start.startswith(magic)), None):
             return DamagedTarError(f"{tar} is compressed by {packer}, so photos cannot be read from it: unpack it")
         after = f"after {counted(len(extents), 'file')}" if extents else "from its beginning"
         return DamagedTarError(f"{tar} is damaged {after} ({reason_of(error)}): pack it anew")

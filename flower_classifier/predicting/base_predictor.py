@@ -25,7 +25,8 @@ from flower_classifier.photos.views import Preprocessing
 # Photos of a generator that are answered before it is asked for more: what it makes is not all kept. A multiple of
 # every micro-batch, and on a CPU enough for every worker, so that the digits are those of a list
 AT_A_TIME = 64
-calls: list[int] = []  # of all predictors, answered now: their processes. A forked one keeps those that it cut off
+# A process id for each call of any predictor that is being answered. A forked process inherits its parent's for ever
+answering_processes: list[int] = []
 BROKEN = "the checkpoint answers with nan or infinity: its weights are broken; train again"
 
 
@@ -147,20 +148,20 @@ class BasePredictor(ABC):
         """
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Let a caller be answered. Raises RunError in a process that was forked while others were.
+    def answering(self) -> Iterator[None]:
+        """Mark a call as being answered until the block ends. Raises RunError in one forked during another call.
 
         Locks, and the network's own threads, were copied as they were then, and would be waited for without end.
         """
         process = os.getpid()
-        if any(other != process for other in list(calls)):
+        if any(other != process for other in list(answering_processes)):
             advice = "load the classifier in each process, or start processes by spawn"
             raise RunError(f"this process was forked while another thread was answered: {advice}")
-        calls.append(process)
+        answering_processes.append(process)
         try:
             yield
         finally:
-            calls.remove(process)
+            answering_processes.remove(process)
 
     def neighbours(self, answer: Answer, count: int) -> list[Neighbour]:
         """Return the `count` training photos most alike to the network. Raises ValueError where none are remembered."""
@@ -242,7 +243,7 @@ class BasePredictor(ABC):
         many = cast("Iterable[Photo]", [photos] if is_one else photos)
         results: list[Result | ImageError] = []
         for chunk in [many] if isinstance(many, list | tuple) else chunks_of(many, AT_A_TIME):
-            with self.alone():
+            with self.answering():
                 answers = list(self.answers(chunk, altogether=len(results) + len(chunk)))
                 warn_of_damaged()
             for answer in answers:

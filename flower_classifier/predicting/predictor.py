@@ -77,7 +77,7 @@ class Predictor(BasePredictor):
         return Clusters(self.feature_bank, self.stranger_measure)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def answering(self) -> Iterator[None]:
         """Serialise callers, each with torch's original thread count.
 
         A thread that began while another was answered has too few. A process that was forked from the one that loaded
@@ -88,7 +88,7 @@ class Predictor(BasePredictor):
         if is_forked and self.frozen.device.type != "cpu":
             advice = "load the checkpoint in each process, or start processes by spawn"
             raise RunError(f"this process was forked from one that had taken the GPU: {advice}")
-        with super().alone(), self.one_at_a_time, torch_threads(1 if is_forked else self.threads):
+        with super().answering(), self.one_at_a_time, torch_threads(1 if is_forked else self.threads):
             yield
 
     def answers(

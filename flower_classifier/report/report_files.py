@@ -62,7 +62,7 @@ REPORT_FILES = (
     ReportFile("tuning.png", "the same as a picture", "tuning", optional=True),
     ReportFile(
         "per_class.csv",
-        "photos, accuracy with its interval, and most frequent mistake of each class: one row per class",
+        "photos, accuracy (the recall) with its interval, precision, F1 and most frequent mistake of each class",
         "evaluation",
     ),
     ReportFile(
