@@ -27,13 +27,13 @@ __version__ = "0.1.0"
 def load(path: str | Path, gpu: bool = False, category_names: str | Path | None = None) -> BasePredictor:
     """Return a predictor: call it with a photo, or a list of photos.
 
-    `path`: a checkpoint, or a folder that export.py made of one. `gpu`: use CUDA or Apple's MPS where there is one; an
-    exported folder runs on the CPU. `category_names`: a JSON file of names that people use now, by class folder.
-    Raises InputError for a file that train.py did not write or a folder that export.py did not, RunError where
-    onnxruntime is missing that a folder needs.
+    `path`: a checkpoint, a folder that holds one, or a folder that export.py made of one. `gpu`: use CUDA or Apple's
+    MPS where there is one; an exported folder runs on the CPU. `category_names`: a JSON file of names that people use
+    now, by class folder. Raises InputError for a file that train.py did not write or a folder that holds neither,
+    RunError where onnxruntime is missing that a folder needs.
     """
     from flower_classifier.base.messages import NEEDED, check_installed
-    from flower_classifier.config.allowed import is_exported
+    from flower_classifier.config.allowed import checkpoint_in, is_exported
     from flower_classifier.photos.category_names import load_category_names
 
     path, names = Path(path), Path(category_names) if category_names else None
@@ -41,8 +41,9 @@ def load(path: str | Path, gpu: bool = False, category_names: str | Path | None 
         from flower_classifier.predicting.exported_predictor import ExportedPredictor
 
         return ExportedPredictor(path, names)
+    path = checkpoint_in(path)
     if path.is_dir():
-        raise InputError(f"{path} is a folder that export.py did not write")
+        raise InputError(f"{path} is a folder that export.py did not write, and holds no checkpoint.pth")
     check_installed(NEEDED)
     try:
         from flower_classifier.networks.checkpoint import Checkpoint

@@ -171,6 +171,12 @@ def test_a_save_dir_that_names_a_file_is_the_checkpoint_and_run_lies_beside_it(r
     answers = [run(predict, photo, path).out for path in (checkpoint, checkpoint.parent, kept)]
     assert answers[0]
     assert len(set(answers)) == 1
+    before, other = checkpoint.read_bytes(), checkpoint.with_name("other.pth")
+    assert run(train, flowers, *TINY, "--epochs", 2, "--save_dir", other).code == 0
+    assert checkpoint.read_bytes() == before
+    outcome = run(train, flowers, *TINY, "--epochs", 3, "--save_dir", checkpoint, "--resume")  # would replace it
+    assert (outcome.code, outcome.out, checkpoint.read_bytes()) == (2, "", before)
+    assert f"the run beside {checkpoint} is of {other}; --save_dir {other} resumes it" in outcome.err
     theirs = tmp_path / "theirs.pth"
     torch.save({"state_dict": {}}, theirs)
     before = theirs.read_bytes()

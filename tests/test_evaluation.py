@@ -246,5 +246,6 @@ def test_balanced_accuracy_and_its_line_are_counted_by_hand():
     assert "20 of 23 right: 87%" in lines[0]
     assert lines[1] == (
         "balanced accuracy 62%, the mean over classes (always saying ants: 50%, and 83% of the photos); "
-        "largest class: ants, 19 of 19 right; smallest: bees, 1 of 4 right"
+        "largest class: ants, 19 of 19 right; smallest of those with photos here: bees, 1 of 4 right; without any "
+        "here: wasps"
     )

@@ -180,6 +180,9 @@ REFUSED = [
     ("--gpu", "the following arguments are required: DATA_DIR: the folder of photos, such as flowers"),
     ("flowers --hidden_units 512 --hidden_units 256", "are the same option: --hidden_units 512 256 gives both"),
     ("flowers --hidden_1 512 --hidden_units 256 128", "same option: --hidden_units 512 256 128 gives both"),
+    ("flowers --hidden_units 512 --hidden_units 512", "same option: --hidden_units 512 512 gives both"),
+    ("flowers --hidden_units 1,024", "'1,024' may be one number: write 1024 for that"),
+    ("predict.py --image= ck.pth", "argument IMAGE: "),
     ("flowers --hl2 120", "'--hl2': --hidden_units 512 256 makes two hidden layers"),
     ("flowers --save_dir out --save_name my", "'--save_name': --save_dir FILE.pth names the checkpoint's file"),
     ("flowers --cpu", "'--cpu': it is not needed, since the processor computes, unless --gpu is given"),
@@ -234,3 +237,16 @@ def test_a_quoted_home_folder_is_the_home_folder(tmp_path, monkeypatch):
     assert (config.data_dir, config.save_dir) == (tmp_path / "flowers", tmp_path / "out")
     assert config.weights == str(tmp_path / "ck.pth")
     assert asked("~nobody-is-called-so").data_dir == Path("~nobody-is-called-so")
+
+
+@pytest.mark.parametrize(("line", "is_on"), [("--device 0", True), ("--gpu 0", False), ("--gpu=1", True)])
+def test_a_number_behind_a_device_is_a_gpus_and_behind_gpu_says_yes_or_no(line, is_on):
+    assert asked(f"flowers {line}").gpu is is_on
+
+
+def test_a_value_of_gpu_that_may_be_a_folder_is_asked_about(capsys, tmp_path):
+    (tmp_path / "1").mkdir()
+    with pytest.raises(SystemExit):
+        asked("--gpu 1 ck.pth", "predict.py")
+    assert "--gpu 1: 1 is a path here, too: write --gpu=1, or ./1" in capsys.readouterr().err
+    assert asked("--gpu ./1 ck.pth", "predict.py").images == (Path("./1"),)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import flower_classifier as fc
+import model_utils
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,18 @@ def test_a_forked_process_answers(request, some, kind):
 
 
 @needs_fork
+def test_a_forked_process_loads_and_unpickles_a_classifier_of_its_own(trained_on_features, some):
+    """Where its parent has used torch: to check a file and to copy tensors takes threads, too."""
+    checkpoint = trained_on_features / "checkpoint.pth"
+    loaded = fc.load(checkpoint)
+    expected, pickled = loaded(some[0])[0]["class"], pickle.dumps(loaded)
+    assert in_a_fork(lambda: fc.load(checkpoint)(some[0])[0]["class"]) == expected
+    assert in_a_fork(lambda: pickle.loads(pickled)(some[0])[0]["class"]) == expected
+    model = model_utils.load_checkpoint(checkpoint)
+    assert in_a_fork(lambda: model_utils.predict(some[0], model, 1)[1]) == [expected]
+
+
+@needs_fork
 def test_a_process_that_was_forked_while_another_thread_was_answered_says_so(either, some):
     class SlowFile(io.BytesIO):
         def read(self, size=-1):
@@ -158,7 +171,7 @@ def test_a_process_that_was_forked_while_another_thread_was_answered_says_so(eit
         go_on.set()
         thread.join()
     assert isinstance(error, fc.RunError)
-    assert str(error).startswith("this process was forked while another thread was answered: load the classifier in")
+    assert str(error).startswith("this process was forked while another thread was answered: start processes by spawn")
     assert either(some[0])
 
 

@@ -97,12 +97,13 @@ def test_a_class_that_loses_much_of_its_photos_is_named(flowers, tmp_path, caplo
     ]
 
 
-def test_a_column_says_which_of_the_listed_photos_go(flowers, tmp_path):
+@pytest.mark.parametrize("header", ["leave_out", "Leave Out", "leave-out"])
+def test_a_column_says_which_of_the_listed_photos_go(flowers, tmp_path, header):
     """One yes is enough, however it is written; what is neither yes nor no is refused."""
     splits = load_splits(flowers)
     photos = [f"test/54/drawn_{index:03d}.jpg" for index in range(3)]
     rows = [f"{photos[0]},no", f"{photos[0]}, Yes", f"{photos[1]},No", f"{photos[1]},", f"{photos[2]},TRUE"]
-    left = leave_out(splits, listing(tmp_path / "t.csv", *rows, header="path,leave_out"))
+    left = leave_out(splits, listing(tmp_path / "t.csv", *rows, header=f"path,{header}"))
     assert set(splits.test.photos) - set(left.test.photos) == {photos[0], photos[2]}
     odd = listing(tmp_path / "odd.csv", f"{photos[0]},perhaps", header="path,leave_out")
     with pytest.raises(InputError, match="the column leave_out says perhaps: write yes or no"):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
@@ -70,6 +71,8 @@ class Option:
 
     def parse_numbers(self, text: str) -> tuple[object, ...]:
         """Parse `512`, `512,256` or `0` (none)."""
+        if re.search(r",0\d", text):  # 1,024 would be two layers
+            raise argparse.ArgumentTypeError(f"{text!r} may be one number: write {text.replace(',', '')} for that")
         try:
             numbers = tuple(self.kind(word) for word in text.split(","))
         except ValueError:

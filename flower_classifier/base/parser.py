@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import re
 import sys
 import textwrap
@@ -26,7 +27,7 @@ WRONG_COMMAND_LINE = 2  # the exit code of every wrong input, as argparse has it
 ARGUMENTS_MISSING = "the following arguments are required: "  # as argparse says it, before what is missing
 NUMBERS = re.compile(r"-?[\d,]+")
 FLAG = re.compile(r"(-+)([^\W\d][\w-]*)(?:=(.*))?", re.DOTALL)  # dashes, a name, perhaps a value
-LONG_DASH = re.compile(r"[–—](?=[^\W\d])")  # what a word processor makes of two dashes
+LONG_DASH = re.compile(r"^[–—](?=[^\W\d])")  # what a word processor makes of two dashes
 LIKE_A_TYPO = 0.8  # how alike a flag must be to one that is asked for: a wrong hint is worse than none
 
 Values = dict[str, Any]  # of options, by their names; Any: each option has a type of its own
@@ -99,7 +100,10 @@ class Parser(argparse.ArgumentParser):
         values: Values = {}
         for action in [action for action in self._actions if action.dest in self.named]:
             self._actions.remove(action)  # what stands there without a name is another argument's
-            texts = [self._get_value(action, text) for text in self.named[action.dest]]
+            try:
+                texts = [self._get_value(action, text) for text in self.named[action.dest]]
+            except argparse.ArgumentError as error:
+                self.error(str(error))
             values[action.dest] = texts if action.nargs == "+" else texts[0]
         flags = [action.dest for action in self._actions if action.option_strings and action.dest != "help"]
         untyped = argparse.Namespace(**dict.fromkeys(flags, NOT_TYPED))
@@ -169,9 +173,9 @@ class Parser(argparse.ArgumentParser):
         flag. The value of an old-style `--gpu gpu` or `--gpu True` goes, `--gpu False` goes whole.
         """
         arguments: list[str] = []
-        words = deque(LONG_DASH.sub("--", word, count=1) if LONG_DASH.match(word) else word for word in argv)
+        words = deque(argv)
         while words:
-            word = words.popleft()
+            word = LONG_DASH.sub("--", words.popleft(), count=1)
             if word == "--":  # paths follow; argparse cannot take "./-a.jpg" for a flag
                 return [*arguments, *(f"./{path}" if path.startswith("-") else path for path in words)]
             flag = self.flag_of(word)
@@ -215,8 +219,8 @@ class Parser(argparse.ArgumentParser):
             while following and NUMBERS.fullmatch(following[0]):
                 numbers.append(following.popleft())
             joined = ",".join(text.strip(",") for text in numbers)
-            before, earlier = self.written.get(flag.lstrip("-"), (written, joined))
-            if earlier != joined:  # as of other programs, where each gives another hidden layer
+            if flag.lstrip("-") in self.written:  # as of other programs, where each gives another hidden layer
+                before, earlier = self.written[flag.lstrip("-")]
                 both = f"{flag} {earlier} {joined}".replace(",", " ")
                 self.error(f"{before} {earlier} and {written} {joined} are the same option: {both} gives both")
             self.note_value(action.dest if action else flag, written, joined)
@@ -240,6 +244,10 @@ class Parser(argparse.ArgumentParser):
         has_value = bare(written) in self.foreign.with_device  # which is no word of another argument
         if not equals and following and (has_value or device_of(following[0]) in GPU_ON | GPU_OFF):
             value = following.popleft()
+            if not has_value and os.path.exists(value):  # noqa: PTH110 -- "" is none
+                self.error(f"{written} {value}: {value} is a path here, too: write {written}={value}, or ./{value}")
+        if has_value and value.isdecimal():  # the number of a GPU, as CUDA counts them
+            value = f"cuda:{value}"
         if (value or has_value) and device_of(value) not in GPU_ON | GPU_OFF:
             self.error(f"{written} must be cuda, gpu, mps or cpu, not {value!r}")
         is_on, typed = not value or device_of(value) in GPU_ON, f"{written} {value}".strip()

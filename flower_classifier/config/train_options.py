@@ -375,7 +375,7 @@ class TrainConfig(Settings):
 
     @property
     def kept(self) -> dict[str, object]:
-        """The options that a resumed run keeps, in plain types."""
+        """The options that a resumed run keeps, in plain types, and the name of its checkpoint's file."""
         options = {name: getattr(self, name) for name in RESUMED_OPTIONS}
         weights = self.weights
         if weights is not None and Path(weights).is_file():
@@ -386,7 +386,8 @@ class TrainConfig(Settings):
             groups = str(Path(groups).absolute())
         tables = {name: getattr(self, name) for name in TABLES}
         tables = {name: path and str(path if path == STEM else path.absolute()) for name, path in tables.items()}
-        return {**options, "weights": weights, "hidden_units": units, "groups": groups, **tables}
+        values = {"weights": weights, "hidden_units": units, "groups": groups, "checkpoint": self.checkpoint_path.name}
+        return {**options, **values, **tables}
 
     @property
     def begun(self) -> Values:
@@ -428,8 +429,17 @@ class TrainConfig(Settings):
         return name in self.typed or getattr(self, name) != default
 
     def resuming(self, stored: Values) -> TrainConfig:
-        """Return these options with those `stored` by an earlier run, unless they were typed or set by a program."""
+        """Return these options with those `stored` by an earlier run, unless they were typed or set by a program.
+
+        Raises InputError where that run's checkpoint is another file beside this one: it would replace this one.
+        """
         stored = {"groups": "none", **stored}  # as runs of earlier versions held photos out
+        before = self.checkpoint_path.with_name(stored.get("checkpoint", self.checkpoint_path.name))
+        if before != self.checkpoint_path:
+            raise InputError(
+                f"cannot go on: the run beside {self.checkpoint_path} is of {before}; --save_dir {before} resumes it",
+                "resume",
+            )
         taken = {name: stored[name] for name in RESUMED_OPTIONS if name in stored and not self.is_given(name)}
         taken |= {name: Path(taken[name]) for name in TABLES if taken.get(name)}
         if stored.get("augment") == "none" and "augment" not in taken:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from flower_classifier.base.messages import photos_of, printable
+from flower_classifier.base.messages import first_few, photos_of, printable
 from flower_classifier.config.allowed import MOST_SCORED
 from flower_classifier.features.batches import EVALUATION_BATCH, Batch, to_learner, whole
 from flower_classifier.features.inputs import Inputs
@@ -267,6 +267,7 @@ class Evaluation:
         present = sizes.nonzero()[:, 0]
         ordering = torch.tensor(learned_sizes) if len(learned_sizes) else sizes
         largest, smallest = (int(present[chosen(ordering[present])]) for chosen in (torch.argmax, torch.argmin))
+        missing = [printable(names[label]) for label in (sizes == 0).nonzero()[:, 0].tolist()]
 
         def of_class(label: int) -> str:
             return f"{printable(names[label])}, {confusion[label, label]:,} of {sizes[label]:,} right"
@@ -276,7 +277,8 @@ class Evaluation:
             f"balanced accuracy {share_text(self.balanced_accuracy, photos)}, the mean over classes (always saying "
             f"{printable(names[largest])}: {share_text(1 / len(present), photos)}, and "
             f"{share_text(sizes[largest].item() / photos, photos)} of the photos); largest class: {of_class(largest)}; "
-            f"smallest: {of_class(smallest)}"
+            f"smallest{' of those with photos here' if missing else ''}: {of_class(smallest)}"
+            + (f"; without any here: {first_few(missing)}" if missing else "")
         )
 
     def result_lines(self, split: str, names: Sequence[str], learned_sizes: Sequence[int] = ()) -> str:

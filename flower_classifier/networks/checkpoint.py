@@ -179,6 +179,8 @@ class Checkpoint:
             raise ValueError("class_to_idx does not count from 0")
         if not all(isinstance(name, str) for name in (*classes, *names, *names.values())):
             raise ValueError("names that are no text")
+        if not isinstance(contents["training"], dict) or not all(isinstance(row, dict) for row in contents["history"]):
+            raise ValueError("training or history is of another kind")
         model, preprocessing = ModelConfig.from_plain(contents), Preprocessing.from_plain(contents["preprocessing"])
         if not source_of(model.arch).takes(model.arch, preprocessing):  # the first photo would show it too late
             sizes = f"{preprocessing.crop_size} pixels out of {preprocessing.resize_size}"

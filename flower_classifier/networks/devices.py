@@ -171,6 +171,16 @@ def threads_for_work(multiply_adds: int) -> int:
     return min(max(multiply_adds // WORK_OF_A_THREAD, 1), torch.get_num_threads())
 
 
+@functools.cache
+def survive_forks() -> None:
+    """Let processes that are forked from this one compute with one thread.
+
+    Of OpenMP's threads, which torch would wait for without end, a fork copies none.
+    """
+    if hasattr(os, "register_at_fork"):  # not on Windows, which forks none
+        os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
+
+
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Set how many threads torch's operations use, and restore the earlier count at the end: each costs a microsecond.

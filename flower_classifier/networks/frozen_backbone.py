@@ -21,7 +21,14 @@ from torch import nn
 from flower_classifier.base.messages import is_out_of_memory
 from flower_classifier.networks.backbones import source_of
 from flower_classifier.networks.classifier import Classifier, normalise
-from flower_classifier.networks.devices import MICRO_BATCH, device_name, halve, has_bfloat16, precision_of
+from flower_classifier.networks.devices import (
+    MICRO_BATCH,
+    device_name,
+    halve,
+    has_bfloat16,
+    precision_of,
+    survive_forks,
+)
 from flower_classifier.networks.source import black_picture
 from flower_classifier.photos.views import Preprocessing
 
@@ -45,6 +52,7 @@ class FrozenBackbone:
     """
 
     def __init__(self, classifier: Classifier, device: torch.device) -> None:
+        survive_forks()
         self.classifier, self.config, self.device = classifier.to(device), classifier.config, device
         self.mean, self.std = classifier.mean, classifier.std
         self.memory_format, self.precision = torch.contiguous_format, torch.float32

@@ -172,6 +172,7 @@ def load_splits(
     groups: str | None = None,
     cache_dir: Path | None = None,
     test_split: float = 0.0,
+    warns_of_copies: bool = True,
 ) -> Splits:
     """Find the photos below `data_dir`, by what `labels` say, or by its folders: layout.py has the layouts.
 
@@ -215,7 +216,8 @@ def load_splits(
         valid=make_split("valid", data_dir, train, valid),
         test=make_split("test", data_dir, train, test) if test else None,
     )
-    splits.warn_of_copies()
+    if warns_of_copies:
+        splits.warn_of_copies()
     return splits
 
 

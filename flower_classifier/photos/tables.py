@@ -93,12 +93,14 @@ def read_values(
     columns = table.called(PATH_COLUMNS)
     if not columns:
         raise table.error(" has no column path: give a table such as doctor.csv")
-    if column not in table.columns and default is None:
+    if called := table.called([column.replace("_", "")]):
+        column = called[0]
+    elif default is None:
         raise table.error(f" has no column {column}: give a table with the columns path and {column}")
     names = list(map(as_written, photos))
     present = set(names)
     values: dict[str, list[str]] = {}
-    cells = table.cells(column) if column in table.columns else [default or ""] * len(table.rows)
+    cells = table.cells(column) if called else [default or ""] * len(table.rows)
     for cell, value in zip(map(as_written, table.cells(columns[0])), cells, strict=True):
         if cell and not cell.endswith("/"):
             values.setdefault(cell if cell in present else below(cell, root), []).append(value)

@@ -9,7 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict, cast, overload
+from typing import Literal, SupportsIndex, TypedDict, cast, overload
 
 import numpy as np
 
@@ -155,7 +155,7 @@ class BasePredictor(ABC):
         """
         process = os.getpid()
         if any(other != process for other in list(answering_processes)):
-            advice = "load the classifier in each process, or start processes by spawn"
+            advice = "start processes by spawn, or fork them while nothing is answered"
             raise RunError(f"this process was forked while another thread was answered: {advice}")
         answering_processes.append(process)
         try:
@@ -231,7 +231,7 @@ class BasePredictor(ABC):
         option that makes no sense or a checkpoint whose weights are broken, and RunError in a forked process that
         cannot be answered.
         """
-        if type(top_k) is not int or top_k < 1:
+        if isinstance(top_k, bool) or not isinstance(top_k, SupportsIndex) or top_k < 1:
             raise InputError(f"must be a whole number of at least 1, not {top_k}", "top_k")
         for value, option in ((stranger_rate, "stranger_rate"), (sets, "sets")):
             if not 0 <= value < 100:

@@ -115,10 +115,19 @@ def find_data(config: TrainConfig) -> Data:
     cache = None if config.summary else open_cache(config, quiet=True)  # a summary writes nothing
     cache_dir = cache.folder if cache else None
     labels, groups = config.label_source, config.groups
-    shares = {"valid_split": config.valid_split, "test_split": config.test_split}
-    splits = load_splits(config.data_dir, seed=config.seed, labels=labels, groups=groups, cache_dir=cache_dir, **shares)
+    splits = load_splits(
+        config.data_dir,
+        config.valid_split,
+        config.seed,
+        labels,
+        groups,
+        cache_dir,
+        config.test_split,
+        warns_of_copies=not config.without,
+    )
     if config.without:
         splits = leave_out(splits, config.without)
+        splits.warn_of_copies()  # of those that are left
     if config.category_names is None and not config.resume:  # a resumed run has its names
         with contextlib.suppress(OSError, ValueError):  # it is only a hint
             if set(splits.classes) <= json.loads(FLOWER_NAMES.read_text(encoding="utf-8")).keys():
