@@ -31,7 +31,7 @@ from flower_classifier.report.report_files import REPORT_FILES  # noqa: E402 -- 
 PAGES = ("README.md", "docs/predicting.md")  # those with output blocks; later ones use what earlier ones leave
 BLOCK = re.compile(r"^    \$ (python .*)\n((?:    .*\n|\n(?=    [^$ ]))*)", re.MULTILINE)
 HERO = (7, 54, 1)  # seed of the drawing at the top of README.md: larger than those of the demo, and a sunny day
-FIRST_EPOCHS = 4  # of a run that are shown, and the last
+FIRST_EPOCHS = 1  # of a run that are shown, and the last
 
 
 def main() -> None:
@@ -93,15 +93,17 @@ def made_anew(block: re.Match[str], folder: Path) -> str:
 
 
 def shortened(lines: list[str]) -> list[str]:
-    """Leave out the epochs in the middle of a run."""
-    kept: list[str] = []
+    """Leave out the epochs in the middle of a run, all readings but the first, and warnings."""
+    shown: list[str] = []
     for line in lines:
         epoch = re.match(r"epoch +(\d+)/(\d+)", line)
-        if epoch and FIRST_EPOCHS < int(epoch[1]) < int(epoch[2]):
-            kept += [] if kept[-1] == "…" else ["…"]
-        elif not (kept and kept[-1] == "…" and line.startswith("reading")):
-            kept.append(line)
-    return kept
+        is_middle = epoch and FIRST_EPOCHS < int(epoch[1]) < int(epoch[2])
+        is_reading = line.startswith("reading ") and any(other.startswith("reading ") for other in shown)
+        if is_middle or is_reading or line.startswith("warning: "):
+            shown += [] if shown[-1:] == ["…"] else ["…"]
+        else:
+            shown.append(line)
+    return shown
 
 
 def run(command: str, folder: Path) -> str:
