@@ -3,6 +3,7 @@
 # make docs     write docs/options.md and docs/files.md anew
 # make test   check the code, and run all tests but those that are marked slow
 # make test-all   everything that CI checks
+# make thorough   the slowest tests, which look once more at what others look at; before a release
 # make lowest   the tests with the lowest versions that the project allows, on Python 3.10
 # make newest   the tests with the newest versions: make newest PYTHON=python3.13
 # make browser   install Chromium and its driver, where apt can, for the tests of the page
@@ -17,7 +18,7 @@ REQUIREMENTS = requirements.txt requirements-dev.txt pyproject.toml
 FLOWERS ?= flowers
 SHOWN = demo/flowers/test/54/drawn_000.jpg
 
-.PHONY: setup demo gallery docs test test-all suite lowest newest lint format browser runtime
+.PHONY: setup demo gallery docs test test-all suite thorough lowest newest lint format browser runtime
 
 setup: $(VENV)/installed
 
@@ -44,12 +45,15 @@ docs: setup
 PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 
 test: setup lint browser
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not thorough"
 
 test-all: lint suite
 
 suite: setup browser
-	$(PYTEST)
+	$(PYTEST) -m "not thorough"
+
+thorough: setup browser
+	$(PYTEST) -m thorough
 
 lowest: PYTHON = python3.10
 lowest newest: VENV = .venv-$@-$(notdir $(PYTHON))

@@ -35,7 +35,7 @@ def default_preprocessing(arch):
 @pytest.mark.parametrize(
     "arch",
     [
-        pytest.param(name, marks=[] if name in SMALLEST_OF_A_FAMILY else [pytest.mark.slow])
+        pytest.param(name, marks=[] if name in SMALLEST_OF_A_FAMILY else [pytest.mark.thorough])
         for name in TORCHVISION_NAMES
     ],
 )

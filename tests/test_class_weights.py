@@ -63,7 +63,7 @@ def test_a_run_weighs_by_class(train_into, unequal, tmp_path):
         assert saved["training"]["class_weights"] == name
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_search_and_fine_tuning_weigh_too(train_into, unequal, tmp_path):
     """The same head goes on with weights and without; the same grid is searched."""
     options = (*TINY, "--epochs", 1, "--views", 1, "--hidden_units", 0)

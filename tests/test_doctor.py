@@ -197,7 +197,7 @@ def test_it_prints_a_line_for_each_kind_and_trains_nothing(printed):
     assert [path.name for path in save_dir.iterdir()] == ["doctor"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_an_earlier_time_found_is_gone_the_next_time(run, tmp_path):
     spoiled = few_scenes(tmp_path / "data", {"train": 4, "valid": 1})
     (tmp_path / "doctor").mkdir()
@@ -219,7 +219,7 @@ def test_what_an_earlier_time_found_is_gone_the_next_time(run, tmp_path):
     assert (outcome.code, "--doctor would move" in outcome.err) == (2, True)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_drawn_flowers_are_not_taken_for_one_another(train_into, tmp_path):
     """35 pictures of each species, of the same shapes on the same grounds."""
     draw_dataset(tmp_path / "data", {"train": 30, "valid": 5}, size=128)

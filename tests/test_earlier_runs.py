@@ -85,7 +85,7 @@ def test_no_report_of_an_earlier_run_stays_beside_a_newer_checkpoint(train_into,
     assert {path.name for path in (tmp_path / "run" / "earlier" / "1" / "run").iterdir()} >= report
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_evaluations_of_an_earlier_checkpoint_go_with_it(run, train_into, flowers, tmp_path):
     """Not what a person has put there, nor the evaluation of another checkpoint beside it."""
     train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)

@@ -113,7 +113,7 @@ def test_programs_get_the_numbers_as_an_object_which_the_report_keeps(run, resul
     }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_report_of_each_folder_has_a_place_of_its_own(run, checkpoint, flowers, tmp_path, monkeypatch):
     """Under the folder's name; a second folder of the name, or checkpoint beside the first, gets a number."""
     other = shutil.copytree(flowers / "valid", tmp_path / "garden" / "test")

@@ -71,7 +71,7 @@ def test_a_mirrored_answer_is_the_mean_over_both_views(train_into, run, flowers,
     np.testing.assert_allclose(outputs_of(tmp_path / "app", plain)["logits"][0], expected, atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_transformer_of_timm_is_exported(train_into, run, flowers, some, tmp_path, monkeypatch):
     """export.py itself compares onnxruntime with torch; benchmarks/export_families.py goes through all families."""
     small = ("--image_size", 64, "--epochs", 1, "--views", 1, "--no_report")

@@ -145,8 +145,14 @@ def test_what_it_reports_is_what_the_checkpoint_answers(run, flowers, fine_tuned
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
-    [TUNABLE, ("--arch", "timm/levit_128s", "--weights", "none", "--no_report", "--backbone_lr", 0.0003)],
-    ids=["resnet", "levit"],
+    [
+        pytest.param(TUNABLE, id="resnet"),
+        pytest.param(
+            ("--arch", "timm/levit_128s", "--weights", "none", "--no_report", "--backbone_lr", 0.0003),
+            marks=pytest.mark.thorough,
+            id="levit",
+        ),
+    ],
 )
 def test_an_epoch_is_judged_as_its_checkpoint_answers(train_into, run, flowers, tmp_path, model):
     """Levit keeps what it has computed from its weights until it is told that they change."""
@@ -198,7 +204,7 @@ def test_a_run_that_is_stopped_while_the_network_learns_ends_as_if_it_never_was(
         assert same(read(tmp_path / file), read(whole / file))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_is_stopped_before_its_first_epoch_ends_leaves_the_report_and_goes_on_later(train_into, flowers, tmp_path):
     """A finished run, which then is asked to fine-tune; and again, its checkpoint being removed meanwhile."""
     train_into(tmp_path / "run", flowers, *TINY[:-1], "--no_memory", "--epochs", 1)
@@ -224,7 +230,7 @@ train.main(arguments)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_finished_run_can_be_fine_tuned_later_and_longer(train_into, run, flowers, fine_tuned, tmp_path):
     head = train_into(tmp_path, flowers, *TUNABLE[:-2], "--hidden_units", 0, "--epochs", 2)
     later = train_into(tmp_path, flowers, "--resume", "--fine_tune", 3, "--backbone_lr", 0.001, "--no_report")
@@ -285,7 +291,7 @@ def test_how_it_goes_does_nothing_without_it_and_that_is_said(train_into, flower
     assert "warning: --backbone_lr says how --fine_tune goes, which is not asked for" in outcome.err
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_features_of_the_frozen_network_stay_its_own(train_into, flowers, tmp_path):
     """A run that is resumed while its network learns reads photos into a cache that is empty by then.
 

@@ -234,7 +234,7 @@ def test_the_exercises_functions_measure_the_same_range(trained, thermal):
     assert model.preprocessing == Checkpoint.load(trained / "checkpoint.pth").preprocessing
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_doctor_sees_narrow_photos_as_the_network_does(run, thermal, tmp_path):
     """By what 16 bits can hold, all of them would be dark."""
     outcome = run(train, thermal, *TINY, "--doctor", "--save_dir", tmp_path)

@@ -81,6 +81,7 @@ def test_it_is_named_by_every_way_to_ask(phone, trained, run):
     assert "18 test photos" in judged.out
 
 
+@pytest.mark.thorough
 def test_the_doctor_and_tar_files_read_it(phone, run, tmp_path):
     doctor = run(train, phone, *TINY[:-1], "--doctor", "--save_dir", tmp_path / "doctor")
     assert doctor.code == 0

@@ -179,7 +179,7 @@ def repacked(folder, name, data):
         script.write_text(script.read_text().replace(before, sha256_of(data)))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_other_engines_give_the_same_answers(page_site, exported, some):
     """Threads, which the service worker's headers allow from the second visit on; and a graphics card, imitated."""
     expected = fc.load(exported)(some[:4], top_k=6)
@@ -266,7 +266,7 @@ def used_memory(driver):
     return usage["usedSize"] + usage.get("backingStorageSize", 0)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_500_frames_take_no_more_memory_than_50(live):
     wait_for(live, "document.body.dataset.state == 'live'")
     live.execute_script("window.keepOne = () => window.answers.splice(0, window.answers.length - 1)")

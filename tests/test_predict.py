@@ -216,7 +216,7 @@ def test_what_is_wrong_is_said_in_a_line(run, trained, photo, tmp_path):
         assert len(outcome.err.splitlines()) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("arch", ["vgg11", "densenet121", "mnasnet0_5", "convnext_tiny", "googlenet", "vit_b_32"])
 def test_architectures_of_every_kind_train_and_predict(run, train_into, flowers, tmp_path, arch):
     data = tmp_path / "data"

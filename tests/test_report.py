@@ -17,7 +17,7 @@ from support import NAMES, read, run_program
 import predict
 import train
 from flower_classifier.judging.evaluation import Evaluation
-from flower_classifier.judging.verdict import Verdict, wilson
+from flower_classifier.judging.verdict import AccuracyVerdict, wilson
 from flower_classifier.report import style
 from flower_classifier.report.charts import draw_curves, draw_reliability, epoch_ticks
 from flower_classifier.report.confusion_matrix import MARKS, draw_confusion, order_by_likeness
@@ -280,10 +280,10 @@ def test_each_bar_of_the_reliability_diagram_says_how_many_photos_it_is_of():
 
 
 def test_the_verdict_on_probabilities_is_in_words():
-    verdict = Verdict(180, 200, 0.5)  # 85.1 to 93.4 %
+    verdict = AccuracyVerdict(180, 200, 0.5)  # 85.1 to 93.4 %
     words = ["right more often than it says", "can be believed", "too sure of itself"]
     assert [verdict.on_confidence(sure) for sure in (0.8, 0.9, 0.95)] == words
-    assert Verdict(1, 1, 1.0).on_confidence(0.9) == "can be believed, as far as 1 photo can tell"
+    assert AccuracyVerdict(1, 1, 1.0).on_confidence(0.9) == "can be believed, as far as 1 photo can tell"
 
 
 def test_the_last_epoch_has_its_number_and_what_a_photo_is_worth_is_said():

@@ -213,7 +213,7 @@ def test_a_python_without_the_packages_is_told_what_to_install(flowers, trained)
     assert run_program("-S", "train.py", "--help", cold=True).code == 0
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_both_commands_work_without_docstrings_and_asserts(flowers, tmp_path):
     """`python -OO` drops both; the help is then that of the options alone.
 

@@ -32,7 +32,7 @@ def test_a_network_that_learns_from_pixels_gets_all_threads():
         assert threads_for(new_classifier("cnn", 2)[0], 64) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_learns_the_same_digits_with_any_number_of_threads(train_into, flowers, tmp_path):
     """The whole of train.py: views, a search among heads, training, judging, the memory."""
     options = (flowers, *TINY, "--epochs", 3, "--batch_size", 7, "--tune", "--weight_decay", 0, "--label_smoothing", 0)

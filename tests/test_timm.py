@@ -130,7 +130,7 @@ def test_heat_maps_are_drawn_where_features_have_places():
 # ------------------------------------------------------------------------------------------------------- checkpoints
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_checkpoints_of_every_family_are_read_offline_in_a_fresh_process_with_the_same_digits(tmp_path):
     pixels = torch.randint(256, (2, 3, 256, 256), dtype=torch.uint8)
     torch.save(pixels, tmp_path / "pixels")

@@ -31,7 +31,7 @@ def both(*arguments, **environment):
     return warm
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_training_and_answers_are_the_same_bytes(flowers, tmp_path):
     """Of a network that is frozen first, and then learns, with views and a report."""
     folder, checkpoint = tmp_path / "out", tmp_path / "out" / "checkpoint.pth"

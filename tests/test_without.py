@@ -127,7 +127,7 @@ def test_paths_may_be_written_in_other_ways(flowers, monkeypatch, tmp_path):
     assert found == [["yes"]] * 6 + [[]]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_name_that_is_no_text_is_known_by_what_the_table_has_of_it(train_into, flowers, tmp_path):
     shutil.copytree(flowers, tmp_path / "data")
     odd = os.path.join(os.fsencode(tmp_path / "data" / "train" / "54"), b"\xe9, or not.jpg")  # noqa: PTH118 -- bytes
