@@ -24,7 +24,7 @@ from flower_classifier.photos import demo, download
 from flower_classifier.predicting.exported_predictor import ExportSpec
 
 LENIENT = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
-settings.register_profile("default", max_examples=60, **LENIENT)
+settings.register_profile("default", max_examples=40, **LENIENT)
 settings.register_profile("long", max_examples=10_000, **LENIENT)
 settings.load_profile("default")
 

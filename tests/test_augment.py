@@ -117,6 +117,7 @@ def test_kinds_share_the_plain_view_in_the_cache_and_nothing_else(run, train_int
             assert torch.equal(tensor, saved[1]["state_dict"][name])
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_keeps_the_kind(train_into, flowers, tmp_path):
     for kind, views in (("crops", 3), ("none", 1)):
         options = (*TINY, "--augment", kind, *(("--views", views) if kind == "crops" else ()))

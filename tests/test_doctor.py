@@ -309,7 +309,7 @@ def test_groups_are_the_photos_that_twins_link():
     assert linked(twins) == [[1, 2, 3, 5], [7, 8]]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_class_with_one_photo_is_not_called_an_outlier(train_into, tmp_path):
     for name, number in (("a", 14), ("b", 14), ("c", 1)):
         for split in ("train", "valid"):
@@ -323,7 +323,7 @@ def test_a_class_with_one_photo_is_not_called_an_outlier(train_into, tmp_path):
     assert [row["finding"] for row in table if "/c/" in f"/{row['path']}"] == ["small_class"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_photo_that_cannot_be_opened_any_more_is_told(train_into, tmp_path):
     """Its features are in the cache."""
     few_scenes(tmp_path / "data", {"train": 4, "valid": 4})

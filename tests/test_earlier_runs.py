@@ -107,7 +107,7 @@ def test_evaluations_of_an_earlier_checkpoint_go_with_it(run, train_into, flower
     assert (place / facts["checkpoint"]).samefile(kept / "checkpoint.pth")  # which it is of, here too
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_resumed_run_says_which_evaluations_of_its_checkpoint_go(run, train_into, flowers, tmp_path):
     train_into(tmp_path, flowers, "--arch", "cnn", "--epochs", 1)
     run(predict, flowers / "test", tmp_path / "checkpoint.pth", "--evaluate")

@@ -229,7 +229,7 @@ print(len(figure.axes[0].get_images()))
 
 
 @pytest.mark.usefixtures("figures")
-@pytest.mark.parametrize("kind", ["trained", "trained_on_features"])
+@pytest.mark.parametrize("kind", ["trained", pytest.param("trained_on_features", marks=pytest.mark.thorough)])
 def test_the_courses_own_steps_give_what_predict_gives(request, kind, data, monkeypatch, capsys):
     """A student's script of the two modules alone: what process_image returns is normalised once, and not twice."""
     checkpoint = request.getfixturevalue(kind) / "checkpoint.pth"

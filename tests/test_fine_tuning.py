@@ -177,7 +177,13 @@ def test_heat_maps_are_drawn_of_it(run, flowers, fine_tuned, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "rate"), [(signal.SIGKILL, 0.001), (signal.SIGINT, 0.001), (signal.SIGINT, 0.5)], ids=str
+    ("how", "rate"),
+    [
+        (signal.SIGKILL, 0.001),
+        pytest.param(signal.SIGINT, 0.001, marks=pytest.mark.thorough),
+        (signal.SIGINT, 0.5),
+    ],
+    ids=str,
 )
 def test_a_run_that_is_stopped_while_the_network_learns_ends_as_if_it_never_was(
     train_into, flowers, fine_tuned, tmp_path, how, rate

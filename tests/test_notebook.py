@@ -79,7 +79,7 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last_and_shows_what_it_say
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", [PROJECT, FOLDER])
+@pytest.mark.parametrize("folder", [pytest.param(PROJECT, marks=pytest.mark.thorough), FOLDER])
 def test_the_notebook_finds_the_project_wherever_of_it_it_is_opened(notebook, execute, folder):
     cells = code_cells(notebook)
     show = "from importlib.util import find_spec\n"

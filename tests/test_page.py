@@ -419,7 +419,7 @@ def test_no_earlier_answer_stands_beside_another_photo_or_without_a_camera(page,
     assert page.execute_script(f"return {ALL_SAID}") == ["", "Choose a photo of one of 6 things it knows.", "", "", ""]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_photo_of_48_megapixels_is_answered(page, exported, tmp_path):
     Image.open(io.BytesIO(picture(160, 120))).resize((8000, 6000)).save(tmp_path / "large.jpg", quality=85)
     check_same(ask(page, tmp_path / "large.jpg"), fc.load(exported)(tmp_path / "large.jpg", top_k=6))

@@ -179,7 +179,7 @@ def test_it_can_be_pickled_as_a_process_that_is_spawned_gets_it(either, some):
     assert pickle.loads(pickle.dumps(either))(some) == either(some)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_pool_of_spawned_processes_answers(predictor, exported, some):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         for loaded in (predictor, fc.load(exported)):

@@ -125,7 +125,7 @@ def test_the_tables_of_mistakes_and_of_all_predictions_are_those_of_predict(run,
 # ------------------------------------------------------------------------------------------------- a run that goes on
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_resumed_run_keeps_the_seconds_of_the_epochs_behind_it(train_into, flowers, tmp_path):
     """But not the row of an epoch that was never saved, nor the seconds of a row that is another run's."""
     options = (flowers, "--arch", "cnn")

@@ -246,7 +246,7 @@ def test_photos_that_were_swapped_are_other_data_though_their_names_and_sizes_ar
             (copied / split / old).rename(copied / split / new)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_other_weights_in_a_file_of_the_same_name_are_not_resumed(run, flowers, tmp_path):
     options = ("--arch", "squeezenet1_1", "--weights", tmp_path / "own.pth", "--save_dir", tmp_path / "out")
     for seed, code in ((0, 0), (1, 2)):

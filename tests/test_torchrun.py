@@ -176,7 +176,7 @@ def test_a_killed_process_ends_the_job_and_the_restarted_job_goes_on(photos, alo
     assert_the_same(tmp_path, alone)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @needs_proc
 @pytest.mark.usefixtures("precision")
 def test_fine_tuning_in_three_processes_of_which_one_is_killed_differs_by_rounding_alone(photos, tmp_path):
