@@ -106,8 +106,8 @@ def mean_of(values, tokens):
     return torch.cat([values[:, 0], patches], dim=1) if tokens else patches
 
 
-def case(arch, precision, slow):
-    return pytest.param(arch, precision, marks=[pytest.mark.slow] if arch in slow else [])
+def case(arch, precision, large):
+    return pytest.param(arch, precision, marks=[pytest.mark.thorough] if arch in large else [])
 
 
 @pytest.mark.parametrize(

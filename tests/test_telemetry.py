@@ -35,7 +35,7 @@ def commands(name, exported, checkpoint, photo, folder):
     }[name]
 
 
-PROGRAMS = ["predict.py of the folder", "predict.py", pytest.param("export.py", marks=pytest.mark.slow)]
+PROGRAMS = ["predict.py of the folder", "predict.py", pytest.param("export.py", marks=pytest.mark.thorough)]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
