@@ -35,7 +35,7 @@ from flower_classifier.features.feature_cache import FeatureCache
 from flower_classifier.features.grey_range import find_grey_range
 from flower_classifier.features.inputs import Inputs, Timings, UnusablePhotosError, eval_inputs, prepare_inputs
 from flower_classifier.judging.calibration import cross_validated
-from flower_classifier.judging.evaluation import Evaluation, evaluate_on
+from flower_classifier.judging.evaluation import Evaluation
 from flower_classifier.judging.verdict import share_text
 from flower_classifier.networks.checkpoint import VALIDATION_PHOTOS, Checkpoint, Row
 from flower_classifier.networks.classifier import Classifier, new_classifier, warn_of_random
@@ -46,7 +46,7 @@ from flower_classifier.photos.copies import content_digests
 from flower_classifier.photos.images import PhotoSource, load_image
 from flower_classifier.photos.mending import counting_damaged
 from flower_classifier.photos.views import Preprocessing
-from flower_classifier.predicting.base_predictor import BROKEN
+from flower_classifier.predicting.evaluate_folder import judged
 from flower_classifier.predicting.predictor import Predictor
 from flower_classifier.report.evaluation_report import EvaluationReport
 from flower_classifier.training.loop import fit
@@ -289,11 +289,7 @@ def evaluate_model(model: Model, data: Data) -> Results:
         with counting_damaged():
             inputs.prepare()
         refuse_bad(inputs)
-        try:
-            answers = evaluate_on(model.classifier.learner, inputs)
-        except FloatingPointError:
-            raise InputError(BROKEN) from None
-        answers = replace(answers, chose_epoch=model.trained.chose_epoch(content_digests(inputs.paths)))
+        answers = judged(model.classifier.learner, model.trained, inputs)
         they_chose_it = data.splits.test is None
         judge = cross_validated if they_chose_it else Evaluation.at
         evaluation = judge(answers, model.trained.trust.temperature)

@@ -4,9 +4,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 from flower_classifier.base.messages import InputError, note
-from flower_classifier.features.inputs import eval_inputs
-from flower_classifier.judging.evaluation import evaluate_on
+from flower_classifier.features.inputs import Inputs, eval_inputs
+from flower_classifier.judging.evaluation import Evaluation, evaluate_on
+from flower_classifier.networks.checkpoint import Checkpoint
 from flower_classifier.photos.copies import content_digests
 from flower_classifier.photos.label_tables import Labels
 from flower_classifier.photos.mending import counting_damaged
@@ -33,12 +36,7 @@ def evaluate_folder(
         inputs.prepare()
     evaluation = None
     if inputs.used:
-        try:
-            evaluation = evaluate_on(predictor.classifier.learner, inputs).at(predictor.temperature)
-            chose = predictor.checkpoint.chose_epoch(content_digests(inputs.paths))
-            evaluation = replace(evaluation, chose_epoch=chose)
-        except FloatingPointError:
-            raise InputError(BROKEN) from None
+        evaluation = judged(predictor.classifier.learner, predictor.checkpoint, inputs).at(predictor.temperature)
     bad = [(split.path(index), inputs.bad[index]) for index in sorted(inputs.bad)]
     facts = {  # for programs
         **report_identity(folder, checkpoint, labels.labels if labels else None),
@@ -64,3 +62,15 @@ def evaluate_folder(
         evaluation_report.write(report)
         note(f"tables and pictures of it: {report}")
     report_failures([], [error for _, error in bad], len(split))
+
+
+def judged(learner: nn.Module, checkpoint: Checkpoint, inputs: Inputs) -> Evaluation:
+    """Judge what a checkpoint's learner answers to photos, at temperature 1; say whether these chose its epoch.
+
+    Raises InputError for a checkpoint whose weights are broken.
+    """
+    try:
+        answers = evaluate_on(learner, inputs)
+    except FloatingPointError:
+        raise InputError(BROKEN) from None
+    return replace(answers, chose_epoch=checkpoint.chose_epoch(content_digests(inputs.paths)))
